@@ -1,0 +1,235 @@
+"""What runs where: nodes, devices, the ledger of their memory, engine instances, tasks, gateways, and usage."""
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from core import ids
+from core.tenancy import TenantModel, TenantQuerySet
+from models_app.models import Model
+
+
+class State(models.TextChoices):
+    """Life cycle of an instance; the agent on its node is the only writer once it is placed."""
+
+    PENDING = "pending", _("Pending")
+    STARTING = "starting", _("Starting")
+    READY = "ready", _("Ready")
+    DRAINING = "draining", _("Draining")
+    STOPPED = "stopped", _("Stopped")
+    FAILED = "failed", _("Failed")
+
+
+ACTIVE_STATES = [State.PENDING, State.STARTING, State.READY, State.DRAINING]
+
+
+class Desired(models.TextChoices):
+    RUNNING = "running", _("Running")
+    STOPPED = "stopped", _("Stopped")
+
+
+class Node(models.Model):
+    """A machine, or a part of one, with an agent of its own (host name and data folder tell them apart)."""
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_node_id, editable=False)
+    name = models.CharField(max_length=200)
+    data_folder = models.CharField(max_length=500)
+    engines = models.JSONField(default=dict, help_text=_("Engine name → what is installed, or what is missing."))
+    session = models.CharField(max_length=100, blank=True, help_text=_("Changes with each `up` or boot."))
+    fence = models.PositiveBigIntegerField(default=0, help_text=_("Only the newest agent of a node may write."))
+    heartbeat_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name", "id"]
+        constraints = [models.UniqueConstraint(fields=["name", "data_folder"], name="one_node_per_data_folder")]
+
+    def __str__(self):
+        return self.name
+
+
+class DeviceKind(models.TextChoices):
+    CPU = "cpu", "CPU"
+    CUDA = "cuda", "CUDA"
+
+
+class Device(models.Model):
+    """Memory that engines can be placed in. `reserved_bytes` is the sum of its reservations."""
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
+    kind = models.CharField(max_length=4, choices=DeviceKind)
+    index = models.PositiveSmallIntegerField(default=0)
+    name = models.CharField(max_length=200)
+    total_bytes = models.BigIntegerField()
+    usable_bytes = models.BigIntegerField(help_text=_("What may be reserved: the total less a share for the system."))
+    reserved_bytes = models.BigIntegerField(default=0)
+    used_bytes = models.BigIntegerField(default=0, help_text=_("As measured, by whomever."))
+    suspect = models.CharField(max_length=300, blank=True, help_text=_("Why nothing new is placed here."))
+    measured_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["node", "kind", "index"], name="one_row_per_device"),
+            models.CheckConstraint(condition=Q(reserved_bytes__gte=0), name="reservations_never_negative"),
+        ]
+
+    def __str__(self):
+        return f"{self.node} {self.kind}:{self.index}"
+
+
+class InstanceQuerySet(TenantQuerySet):
+    def active(self):
+        return self.filter(state__in=ACTIVE_STATES)
+
+    def serving(self):
+        return self.filter(state=State.READY)
+
+    def on(self, node):
+        return self.filter(node=node)
+
+
+class Instance(TenantModel):
+    """One engine process tree that serves a model, from its placement to its end.
+
+    `generation` is which run is wanted, `running_generation` which one the agent has started: a restart
+    only raises the first. `endpoint` is a URL (`unix:///…`), so that other transports can follow.
+    """
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_instance_id, editable=False)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="instances")
+    replica = models.PositiveSmallIntegerField(default=0)
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="instances")
+    desired = models.CharField(max_length=10, choices=Desired, default=Desired.RUNNING)
+    state = models.CharField(max_length=10, choices=State, default=State.PENDING)
+    generation = models.PositiveIntegerField(default=1)
+    running_generation = models.PositiveIntegerField(default=0)
+    on_demand = models.BooleanField(default=False, help_text=_("Started by a request; not started again at boot."))
+    force_stop = models.BooleanField(default=False, help_text=_("Stop without waiting for requests in flight."))
+    stop_timeout = models.PositiveIntegerField(default=60, help_text=_("Seconds that draining may take."))
+    start_timeout = models.PositiveIntegerField(default=300, help_text=_("Seconds that a start may take."))
+    healthy = models.BooleanField(default=False)
+    served_name = models.CharField(max_length=200, help_text=_("The model's name in the engine's eyes."))
+    endpoint = models.CharField(max_length=300, blank=True)
+    launch = models.JSONField(null=True, help_text=_("How it was started: arguments and environment, secrets left out."))
+    pid = models.PositiveIntegerField(null=True)
+    exit_code = models.IntegerField(null=True)
+    exit_signal = models.IntegerField(null=True)
+    failure_reason = models.TextField(blank=True)
+    log_tail = models.JSONField(default=list, help_text=_("The last lines before a failure."))
+    crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Crashes since it was last stable."))
+    state_since = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    ready_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    retry_at = models.DateTimeField(null=True, help_text=_("When a crashed or failed one may be tried again."))
+
+    objects = InstanceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["model", "replica"], condition=Q(state__in=["pending", "starting", "ready", "draining"]),
+                name="one_active_instance_per_replica",
+            )
+        ]
+
+    def __str__(self):
+        return self.id
+
+
+class Reservation(models.Model):
+    """A claim of device memory by an instance; freed when its process tree is gone and the memory is back."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="reservations")
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="reservations")
+    bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["device", "instance"], name="one_claim_per_device_and_instance")]
+
+
+class TaskKind(models.TextChoices):
+    START = "start", _("Start")
+    STOP = "stop", _("Stop")
+    RESTART = "restart", _("Restart")
+
+
+class TaskStatus(models.TextChoices):
+    RUNNING = "running", _("Running")
+    SUCCEEDED = "succeeded", _("Succeeded")
+    FAILED = "failed", _("Failed")
+
+
+class Task(TenantModel):
+    """A start, stop or restart that somebody asked for, and what came of it."""
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_task_id, editable=False)
+    kind = models.CharField(max_length=10, choices=TaskKind)
+    status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.RUNNING)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="tasks")
+    instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="tasks")
+    generation = models.PositiveIntegerField(default=1)
+    error = models.TextField(blank=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+
+
+class GatewayHeartbeat(models.Model):
+    """What one gateway process has in flight; written by it every second, so that agents can drain."""
+
+    id = models.UUIDField(primary_key=True)
+    host = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    beat_at = models.DateTimeField()
+    routes = models.JSONField(default=list, help_text=_("Ids of the instances it may send requests to."))
+    inflight = models.JSONField(default=dict, help_text=_("Instance id → requests in flight."))
+    idle = models.JSONField(default=dict, help_text=_("Instance id → seconds since its last request ended."))
+    waiting = models.JSONField(default=dict, help_text=_("Model id → requests that wait for it to start."))
+
+
+class UsageRecord(models.Model):
+    """One request, metered. Partitioned by day; written by the gateways' flushers in batches."""
+
+    pk = models.CompositePrimaryKey("started_on", "request_id")
+    started_on = models.DateField()
+    request_id = models.UUIDField()
+    started_at = models.DateTimeField()
+    tenant_id = models.CharField(max_length=ids.LENGTH)
+    key_id = models.CharField(max_length=ids.LENGTH, null=True)
+    user_id = models.CharField(max_length=ids.LENGTH, null=True)
+    model_id = models.CharField(max_length=ids.LENGTH)
+    model_name = models.CharField(max_length=200)
+    instance_id = models.CharField(max_length=ids.LENGTH, null=True)
+    generation = models.IntegerField(default=0)
+    route = models.CharField(max_length=80)
+    stream = models.BooleanField()
+    status = models.CharField(max_length=20)
+    http_status = models.SmallIntegerField()
+    prompt_tokens = models.IntegerField(default=0)
+    completion_tokens = models.IntegerField(default=0)
+    cached_tokens = models.IntegerField(default=0)
+    queue_ms = models.IntegerField(default=0)
+    ttft_ms = models.IntegerField(null=True)
+    duration_ms = models.IntegerField(default=0)
+
+    class Meta:
+        managed = False
+        db_table = "inference_usagerecord"
+
+
+class EngineTokens(models.Model):
+    """An engine run's own token counters, as last read: what the usage ledger is held against."""
+
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="token_counts")
+    generation = models.PositiveIntegerField()
+    prompt_tokens = models.BigIntegerField(default=0)
+    generation_tokens = models.BigIntegerField(default=0)
+    read_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["instance", "generation"], name="one_count_per_run")]

@@ -1,0 +1,75 @@
+"""The catalogue: which models a tenant has, under which names, and how they are to be run."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from core import ids
+from core.tenancy import TenantModel, TenantQuerySet
+
+RESERVED_NAMES = frozenset({"all-models", "stop-all", "restart-autostart", "default"})
+
+
+class Mode(models.TextChoices):
+    CHAT = "Chat", _("Chat")
+    EMBEDDING = "Embedding", _("Embedding")
+    RERANKER = "Reranker", _("Reranker")
+
+
+class Visibility(models.TextChoices):
+    PRIVATE = "private", _("Private to its tenant")
+    PUBLIC = "public", _("Public: every tenant may use it")
+
+
+class ModelQuerySet(TenantQuerySet):
+    def usable_by(self, actor):
+        """Own and public models: what `actor` may read and send requests to."""
+        if actor.sees_all:
+            return self
+        return self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+
+
+class Model(TenantModel):
+    """A language model that a tenant can start, by itself or by a request for it."""
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_model_id, editable=False)
+    name = models.CharField(max_length=200)
+    display_name = models.CharField(max_length=200, blank=True)
+    description = models.TextField(blank=True)
+    framework = models.CharField(max_length=20, default="vllm")
+    mode = models.CharField(max_length=10, choices=Mode, default=Mode.CHAT)
+    visibility = models.CharField(max_length=10, choices=Visibility, default=Visibility.PRIVATE)
+    priority = models.PositiveSmallIntegerField(default=5, validators=[MinValueValidator(1), MaxValueValidator(10)])
+    config = models.JSONField(default=dict, blank=True, help_text=_("Engine options and sampling defaults."))
+    resource_requirements = models.JSONField(default=dict, blank=True)
+    tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    auto_start = models.BooleanField(default=False, help_text=_("Started with the worker."))
+    pinned = models.BooleanField(default=False, help_text=_("Never unloaded, neither for idleness nor for room."))
+    idle_timeout = models.PositiveIntegerField(default=1800, help_text=_("Seconds without a request until its memory is given back; 0 means never."))
+    wait_timeout = models.PositiveIntegerField(default=180, help_text=_("Seconds that a request waits for the model to start."))
+    created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    objects = ModelQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="one_model_of_a_name_per_tenant")]
+
+    def __str__(self):
+        return self.name
+
+
+class ModelAlias(TenantModel):
+    """Another name of a model within its tenant."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="aliases")
+    name = models.CharField(max_length=200)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="one_alias_of_a_name_per_tenant")]
+
+    def __str__(self):
+        return self.name

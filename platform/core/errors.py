@@ -1,0 +1,191 @@
+"""Every failure that the platform reports on purpose, and its rendering for the REST API.
+
+PlatformError
+├── InvalidRequest            400 / 422   not JSON / a field is wrong
+├── Unauthenticated           401
+├── Forbidden                 403         role or scope too low, on one's own tenant's object
+├── NotFound                  404         missing and foreign look the same
+│   └── ModelNotFound         404
+├── Conflict                  409         the state forbids it
+│   └── ModelAlreadyExists    409
+├── TooLarge                  413
+├── RateLimited               429
+├── ModelNotRunning           503         stopped, or still starting when the wait limit came
+├── InsufficientResources     503         no device has the room
+├── EngineUnavailable         503         not installed, or died before the first byte
+├── ServiceUnavailable        503         Postgres is away
+└── OperationTimeout          504
+
+The data plane renders the same tree in OpenAI's form: inference/gateway/errors.py.
+"""
+
+import logging
+from datetime import UTC, datetime
+
+from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, JsonResponse
+from django.utils.translation import gettext_lazy as _
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+logger = logging.getLogger(__name__)
+
+
+class PlatformError(Exception):
+    """status, code and message of a failure; `param` names the field, `retry_after` is in seconds."""
+
+    status = 500
+    code = "INTERNAL_ERROR"
+    message = _("Something went wrong on our side.")
+
+    def __init__(self, message=None, *, param: str | None = None, details: dict | None = None,
+                 retry_after: int | None = None, status: int | None = None):
+        self.message = message or self.message
+        self.param = param
+        self.details = details or {}
+        self.retry_after = retry_after
+        self.status = status or self.status
+        super().__init__(str(self.message))
+
+
+class InvalidRequest(PlatformError):
+    status, code, message = 422, "INVALID_REQUEST", _("The request is not valid.")
+
+
+class Unauthenticated(PlatformError):
+    status, code = 401, "AUTHENTICATION_FAILED"
+    message = _("A valid credential is required: Authorization: Bearer <token or key>, or X-API-Key.")
+
+
+class Forbidden(PlatformError):
+    status, code, message = 403, "AUTHORIZATION_FAILED", _("Your role or key does not allow this.")
+
+
+class NotFound(PlatformError):
+    status, code, message = 404, "NOT_FOUND", _("There is no such thing.")
+
+
+class ModelNotFound(NotFound):
+    code, message = "MODEL_NOT_FOUND", _("The model does not exist.")
+
+
+class Conflict(PlatformError):
+    status, code, message = 409, "CONFLICT", _("The current state does not allow this.")
+
+
+class ModelAlreadyExists(Conflict):
+    code, message = "MODEL_ALREADY_EXISTS", _("A model or alias of this name exists already.")
+
+
+class TooLarge(PlatformError):
+    status, code, message = 413, "INVALID_REQUEST", _("The body is too large.")
+
+
+class RateLimited(PlatformError):
+    status, code, message = 429, "RATE_LIMITED", _("Too many requests.")
+
+
+class ModelNotRunning(PlatformError):
+    status, code, message = 503, "MODEL_NOT_RUNNING", _("The model is not running.")
+
+
+class InsufficientResources(PlatformError):
+    status, code, message = 503, "INSUFFICIENT_RESOURCES", _("No device has enough free memory.")
+
+
+class EngineUnavailable(PlatformError):
+    status, code, message = 503, "ENGINE_UNAVAILABLE", _("The engine is not available.")
+
+
+class ServiceUnavailable(PlatformError):
+    status, code, message = 503, "SERVICE_UNAVAILABLE", _("The database cannot be reached. Try again shortly.")
+
+
+class OperationTimeout(PlatformError):
+    status, code, message = 504, "OPERATION_TIMEOUT", _("The operation took too long.")
+
+
+def now_z() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def render(error: PlatformError, path: str) -> dict:
+    """The union of the documents' error forms; under /api/v1 `details` is a list."""
+    details: dict | list = dict(error.details)
+    if error.param:
+        details.setdefault(error.param, str(error.message))
+    if path.startswith("/api/v1/"):
+        details = [{"type": error.code, "field": field, "description": text} for field, text in details.items()]
+    return {
+        "success": False,
+        "message": str(error.message),
+        "error": {"code": error.code, "message": str(error.message), "details": details},
+        "timestamp": now_z(),
+        "path": path,
+    }
+
+
+def status_for(error: PlatformError, path: str) -> int:
+    """/api/v1 answers an invalid field with 400 where /api says 422."""
+    return 400 if error.status == 422 and path.startswith("/api/v1/") else error.status
+
+
+def headers_for(error: PlatformError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="serai"'
+    return headers
+
+
+def exception_handler(exc: Exception, context: dict) -> Response | None:
+    """Django REST Framework's one handler. None lets Django log the bug and answer 500."""
+    error = as_platform_error(exc)
+    if error is None:
+        return None
+    path = context["request"].path
+    return Response(render(error, path), status=status_for(error, path), headers=headers_for(error))
+
+
+def json_response(error: PlatformError, path: str) -> JsonResponse:
+    """The same for plain Django views and handler404/handler500."""
+    return JsonResponse(render(error, path), status=status_for(error, path), headers=headers_for(error))
+
+
+def as_platform_error(exc: Exception) -> PlatformError | None:
+    """Translate Django's and DRF's errors into ours; None for a bug."""
+    match exc:
+        case PlatformError():
+            return exc
+        case exceptions.ValidationError():
+            return InvalidRequest(details=flatten(exc.detail))
+        case exceptions.ParseError() | exceptions.UnsupportedMediaType():
+            return InvalidRequest(str(exc.detail), status=400)
+        case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
+            return Unauthenticated()
+        case exceptions.PermissionDenied() | PermissionDenied():
+            return Forbidden()
+        case exceptions.NotFound() | Http404():
+            return NotFound()
+        case exceptions.Throttled():
+            return RateLimited(retry_after=int(exc.wait or 1))
+        case exceptions.APIException():
+            return InvalidRequest(str(exc.detail), status=exc.status_code)
+        case OperationalError() | InterfaceError():
+            logger.warning("database away: %s", type(exc).__name__)
+            return ServiceUnavailable(retry_after=5)
+    return None
+
+
+def flatten(detail, prefix: str = "") -> dict[str, str]:
+    """DRF's nested error details as {"config.n_ctx": "text"}."""
+    if isinstance(detail, dict):
+        found = {}
+        for key, value in detail.items():
+            found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    if isinstance(detail, list):
+        return {prefix or "non_field_errors": " ".join(str(part) for part in detail)}
+    return {prefix or "non_field_errors": str(detail)}

@@ -1,0 +1,19 @@
+"""Readable ids: a UUID with a prefix that tells what it names."""
+
+import uuid
+from functools import partial
+
+LENGTH = 48
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4()}"
+
+
+new_tenant_id = partial(new_id, "tenant")
+new_user_id = partial(new_id, "user")
+new_key_id = partial(new_id, "key")
+new_model_id = partial(new_id, "model")
+new_node_id = partial(new_id, "node")
+new_instance_id = partial(new_id, "instance")
+new_task_id = partial(new_id, "task")

@@ -1,0 +1,30 @@
+"""Postgres tells listeners which table changed: triggers cannot be forgotten by a code path.
+
+One channel, `serai`; the payload is the table's name. Postgres sends equal payloads of one transaction once.
+"""
+
+from django.db import migrations
+
+CHANNEL = "serai"
+
+CREATE_FUNCTION = f"""
+CREATE OR REPLACE FUNCTION serai_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('{CHANNEL}', TG_TABLE_NAME);
+    RETURN NULL;
+END $$
+"""
+
+
+def create_function() -> migrations.RunSQL:
+    return migrations.RunSQL(CREATE_FUNCTION, "DROP FUNCTION serai_notify()")
+
+
+def on_change(table: str, *columns: str) -> migrations.RunSQL:
+    """Announce inserts, deletes, and updates (of `columns` only, where given)."""
+    update = f"UPDATE OF {', '.join(columns)}" if columns else "UPDATE"
+    return migrations.RunSQL(
+        f"CREATE TRIGGER serai_notify AFTER INSERT OR DELETE OR {update} ON {table} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION serai_notify()",
+        f"DROP TRIGGER serai_notify ON {table}",
+    )

@@ -1,0 +1,43 @@
+"""Pages as the service document shows them: items, total, page, size, pages."""
+
+from django.utils.translation import gettext as _
+from rest_framework.pagination import BasePagination
+from rest_framework.response import Response
+
+from core.errors import InvalidRequest
+
+DEFAULT_SIZE, MAXIMUM_SIZE = 20, 100
+
+
+class PagePagination(BasePagination):
+    """`page` counts from 1; `size` is 20 unless told, at most 100. A page past the end is empty."""
+
+    def paginate_queryset(self, queryset, request, view=None):
+        self.page = _whole(request, "page", 1, 1_000_000)
+        self.size = _whole(request, "size", DEFAULT_SIZE, MAXIMUM_SIZE)
+        self.total = queryset.count()
+        start = (self.page - 1) * self.size
+        return list(queryset[start : start + self.size])
+
+    def get_paginated_response(self, data):
+        return Response({
+            "items": data, "total": self.total, "page": self.page, "size": self.size, "pages": -(-self.total // self.size),
+        })
+
+    def get_paginated_response_schema(self, schema):
+        number = {"type": "integer"}
+        properties = {"items": schema, "total": number, "page": number, "size": number, "pages": number}
+        return {"type": "object", "required": list(properties), "properties": properties}
+
+    def get_schema_operation_parameters(self, view):
+        return [
+            {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 1, **more}}
+            for name, more in (("page", {"default": 1}), ("size", {"default": DEFAULT_SIZE, "maximum": MAXIMUM_SIZE}))
+        ]
+
+
+def _whole(request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise InvalidRequest(_("%(name)s must be a whole number from 1 to %(most)d.") % {"name": name, "most": most}, param=name)
+    return int(text)
