@@ -111,6 +111,7 @@ class Instance(TenantModel):
     healthy = models.BooleanField(default=False)
     served_name = models.CharField(max_length=200, help_text=_("The model's name in the engine's eyes."))
     endpoint = models.CharField(max_length=300, blank=True)
+    placement = models.JSONField(default=dict, help_text=_("Devices, estimated bytes, and why other candidates were refused."))
     launch = models.JSONField(null=True, help_text=_("How it was started: arguments and environment, secrets left out."))
     pid = models.PositiveIntegerField(null=True)
     exit_code = models.IntegerField(null=True)
@@ -137,6 +138,11 @@ class Instance(TenantModel):
 
     def __str__(self):
         return self.id
+
+    def ask(self, **wishes) -> None:
+        """Change what is wanted of it; only the agent changes what is observed."""
+        type(self).objects.filter(pk=self.pk).update(**wishes)
+        self.refresh_from_db()
 
 
 class Reservation(models.Model):

@@ -1,0 +1,111 @@
+"""What the platform needs to know of an engine. To add one, subclass EngineAdapter and name it in the settings."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models_app.artefacts import Artefact
+from models_app.models import Model
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Device memory of one instance, in bytes. The engine is told `kv_cache`, so that the claim is what it takes."""
+
+    weights: int
+    overhead: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.overhead + self.kv_cache
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """One start of one instance: what to serve, from where, on which devices, with how much KV cache (bytes)."""
+
+    model: Model
+    served_name: str
+    path: Path
+    artefact: Artefact
+    socket: Path
+    device_kind: str
+    device_indexes: tuple[int, ...]
+    estimate: Estimate
+    work_folder: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: list[str]
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """The engine's own counters since it started, in tokens."""
+
+    prompt: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A pattern in the last log lines and what it means to a person."""
+
+    pattern: str
+    meaning: str
+    regex: re.Pattern = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
+
+
+COMMON_SYMPTOMS = [
+    Symptom(r"out of memory|cannot allocate memory|MemoryError|std::bad_alloc", "The engine ran out of memory."),
+    Symptom(r"No space left on device", "The disk is full."),
+    Symptom(r"Permission denied: '?([^'\n]+)'?", "The engine may not read {0}."),
+    Symptom(r"No such file or directory: '?([^'\n]+)'?", "A file is missing: {0}"),
+]
+
+
+class EngineAdapter:
+    """One engine: how much memory it takes, how it is started, how its words are read.
+
+    Adapters hold no state and do no I/O but reading what they are given.
+    """
+
+    name: str
+    health_path = "/health"
+    symptoms: list[Symptom] = []
+
+    def unavailable_because(self) -> str | None:
+        """Why the engine cannot run on this machine now, as a sentence; None when it can."""
+        raise NotImplementedError
+
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+        """Memory that one instance of `model` needs on a device of this kind."""
+        raise NotImplementedError
+
+    def command(self, request: LaunchRequest) -> Command:
+        """The argument list and the whole environment of the engine process; it listens on `request.socket`."""
+        raise NotImplementedError
+
+    def token_counts(self, metrics: str) -> TokenCounts | None:
+        """Counters out of the engine's metrics page; None if it shows none."""
+        raise NotImplementedError
+
+    def explain(self, log: list[str]) -> str | None:
+        """What a person should know, from the last log lines; None if nothing is recognised.
+
+        The newest line that matches wins; a symptom of the engine's own goes before a common one.
+        """
+        for symptom in [*self.symptoms, *COMMON_SYMPTOMS]:
+            for line in reversed(log):
+                if match := symptom.regex.search(line):
+                    return symptom.meaning.format(*match.groups())
+        return None

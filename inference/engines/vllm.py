@@ -1,0 +1,172 @@
+"""vLLM, on CPU and CUDA, always on a Unix socket and with explicit KV bytes."""
+
+import os
+import re
+from pathlib import Path
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from inference.engines import install
+from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom, TokenCounts
+from models_app.artefacts import Artefact
+from models_app.models import Mode, Model
+
+DTYPE_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+# Resident size of the server and engine processes without weights and cache, as measured (docs/engines.md).
+OVERHEAD = {"cpu": 1400 * MIB, "cuda": 1700 * MIB}
+KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
+KV_FLOOR = 64 * MIB
+FULL_SEQUENCES = 8  # the default cache holds this many sequences of full length, within the limit
+# Without a limit of its own a model of a very long context would claim a whole device for one sequence.
+DEFAULT_CONTEXT_LIMIT = 32768
+
+# Options that reach the command line as `--name value`; everything else in `config` is for the gateway.
+VALUE_OPTIONS = {
+    "max_num_seqs": "--max-num-seqs",
+    "quantization": "--quantization",
+    "seed": "--seed",
+    "block_size": "--block-size",
+    "tensor_parallel_size": "--tensor-parallel-size",
+    "max_lora_rank": "--max-lora-rank",
+    "max_loras": "--max-loras",
+}
+SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
+
+
+class VllmAdapter(EngineAdapter):
+    name = "vllm"
+    symptoms = [
+        Symptom(r"unrecognized arguments: (.+)", "The engine does not know the option {0}."),
+        Symptom(r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
+                "The KV cache is too small for one sequence of full length: raise kv_cache_bytes or lower max_model_len."),
+        Symptom(r"Model architectures? \[?'?([\w]+)'?\]? (?:are|is) not supported",
+                "The engine does not support the architecture {0}."),
+        Symptom(r"SafetensorError|Error while deserializing header|corrupt", "The weights are damaged."),
+        Symptom(r"has no attribute 'init_cpu_memory_env'", "The library libnuma is missing: apt-get install libnuma1."),
+        Symptom(r"^\S*\s*(?:\S+ )*?((?:ValueError|RuntimeError|AssertionError|OSError): .{1,300})", "{0}"),
+    ]
+
+    def unavailable_because(self) -> str | None:
+        status = install.status(self.name)
+        if status.state == "ready":
+            return None
+        if status.state == "installing":
+            return _("The engine vLLM is being installed: %(progress)s") % {"progress": status.progress}
+        if status.state == "failed":
+            return _("The engine vLLM could not be installed: %(error)s") % {"error": status.error}
+        return _("The engine vLLM is not installed: run python3 manage.py engine install vllm.")
+
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+        width = DTYPE_BYTES[self._dtype(model, device_kind)]
+        stored = DTYPE_BYTES.get(artefact.dtype, 2)
+        weights = artefact.weight_bytes * (width if "quantization" not in model.config else stored) // stored
+        return Estimate(weights, OVERHEAD[device_kind], self._kv_bytes(model, artefact, device_kind, width))
+
+    def _kv_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
+        if given := model.config.get("kv_cache_bytes"):
+            return given
+        per_token = kv_bytes_per_token(artefact.parameters, width)
+        sequence = per_token * context_length(model, artefact)
+        wanted = min(FULL_SEQUENCES * sequence, KV_LIMIT[device_kind])
+        return max(wanted, sequence + sequence // 8, KV_FLOOR)
+
+    def _dtype(self, model: Model, device_kind: str) -> str:
+        wanted = model.config.get("dtype", "auto")
+        if wanted != "auto":
+            return wanted
+        return "float32" if device_kind == "cpu" else "bfloat16"
+
+    def command(self, request: LaunchRequest) -> Command:
+        argv = [
+            str(self._python()), "-m", "vllm.entrypoints.openai.api_server",
+            "--model", str(request.path),
+            "--served-model-name", request.served_name,
+            "--uds", str(request.socket),
+            "--kv-cache-memory-bytes", str(request.estimate.kv_cache),
+            "--enable-request-id-headers", "--enable-prompt-tokens-details",
+            "--disable-uvicorn-access-log",
+            *self._model_arguments(request),
+            *self._device_arguments(request),
+        ]
+        return Command(argv, self._environment(request))
+
+    def _python(self) -> Path:
+        return install.environment_python(self.name)
+
+    def _model_arguments(self, request: LaunchRequest) -> list[str]:
+        config = request.model.config
+        arguments = ["--max-model-len", str(context_length(request.model, request.artefact))]
+        for option, flag in VALUE_OPTIONS.items():
+            if option in config:
+                arguments += [flag, str(config[option])]
+        for option, flag in SWITCHES.items():
+            if option in config:
+                arguments.append(f"--{flag}" if config[option] else f"--no-{flag}")
+        if config.get("enable_lora"):
+            arguments.append("--enable-lora")
+        if request.model.mode == Mode.CHAT and config.get("enable_auto_tool_choice", True):
+            arguments += ["--enable-auto-tool-choice", "--tool-call-parser", config.get("tool_call_parser", "hermes")]
+        if request.model.mode != Mode.CHAT:
+            arguments += ["--runner", "pooling"]
+        return arguments
+
+    def _device_arguments(self, request: LaunchRequest) -> list[str]:
+        dtype = self._dtype(request.model, request.device_kind)
+        if request.device_kind == "cpu":
+            return ["--dtype", dtype, "--enforce-eager"]
+        arguments = ["--dtype", request.model.config.get("dtype", "auto")]
+        return arguments + (["--enforce-eager"] if request.model.config.get("enforce_eager") else [])
+
+    def _environment(self, request: LaunchRequest) -> dict[str, str]:
+        common = {
+            "PATH": f"{self._python().parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(request.work_folder),
+            "LANG": "C.UTF-8",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "VLLM_CACHE_ROOT": str(settings.CACHE_DIR / "vllm"),
+        }
+        return common | (self._cpu_environment() if request.device_kind == "cpu" else self._cuda_environment(request))
+
+    def _cpu_environment(self) -> dict[str, str]:
+        threads = settings.ENGINE_THREADS or max(1, (os.cpu_count() or 2) // 2)
+        return {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one import less on the way to ready
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default binds every engine to the same cores
+            "TORCH_COMPILE_DISABLE": "1",  # else the first request with logprobs compiles C++ for ten seconds
+        }
+
+    def _cuda_environment(self, request: LaunchRequest) -> dict[str, str]:
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
+
+    def token_counts(self, metrics: str) -> TokenCounts | None:
+        prompt = _counter(metrics, "vllm:prompt_tokens_total")
+        generation = _counter(metrics, "vllm:generation_tokens_total")
+        return None if prompt is None or generation is None else TokenCounts(prompt, generation)
+
+
+def kv_bytes_per_token(parameters: dict, width: int) -> int:
+    """Keys and values of one token over all layers, in bytes, at `width` bytes per number."""
+    heads = parameters.get("num_attention_heads") or 1
+    kv_heads = parameters.get("num_key_value_heads") or heads
+    head_size = parameters.get("head_dim") or (parameters.get("hidden_size") or 4096) // heads
+    return 2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width
+
+
+def context_length(model: Model, artefact: Artefact) -> int:
+    """Tokens of one sequence: as configured, else the model's own length up to a limit."""
+    configured = model.config.get("max_model_len") or model.config.get("n_ctx")
+    return configured or min(artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT)
+
+
+def _counter(metrics: str, name: str) -> int | None:
+    """Sum of a counter over its label sets; None where it does not occur."""
+    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
+    return sum(int(float(value)) for value in values) if values else None
