@@ -204,6 +204,12 @@ SPOOL_DIR = DATA_DIR / "spool"
 ENGINE_ADAPTERS = env.list("SERAI_ENGINE_ADAPTERS", default=["inference.engines.vllm.VllmAdapter"])
 ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machine
 
+# Set by `up` for its children: what lives only as long as that supervisor
+SESSION = env.str("SERAI_SESSION", "")
+SUPERVISOR_PID = env.int("SERAI_SUPERVISOR_PID", 0)
+SUPERVISOR_START = env.int("SERAI_SUPERVISOR_START", 0)
+ENGINE_LEASE_SECONDS = env.int("SERAI_ENGINE_LEASE", 900)
+
 # --- Language, time
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("zh-hans", _("Simplified Chinese"))]

@@ -1,0 +1,284 @@
+"""The node agent: makes what exists on this machine equal to what the rows ask for, and writes what it sees."""
+
+import logging
+import threading
+import time
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.utils import timezone
+
+from accounts.models import Installation
+from core.errors import PlatformError
+from inference import ledger, transitions
+from inference.agent import folders, node, processes, shims, traffic, workload
+from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
+from inference.agent.orphans import Orphans
+from inference.agent.probes import Probe, Probes
+from inference.engines import registry
+from inference.models import Desired, EngineTokens, Instance, State
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+BEAT_EVERY = 3.0
+DEVICES_EVERY = 15.0
+STABLE_AFTER = timedelta(minutes=5)
+BACK_OFF = (0, 2, 10)  # seconds before the first, second, third start after a crash
+FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
+
+
+class Superseded(Exception):
+    """Another agent took this node over; this one must not write any more."""
+
+
+class Agent:
+    """One per node. `run` returns when `stop` was called; engines live on and the next agent adopts them."""
+
+    def __init__(self):
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._probes = Probes()
+        self._due: dict[str, float] = {}
+        self._node = None
+
+    def look_now(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._tick()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
+            except Superseded:
+                logger.error("agent: another agent has taken over this data folder; this one ends")
+                return
+            finally:
+                close_old_connections()
+            self._wake.wait(TICK)
+            self._wake.clear()
+        self._probes.close()
+
+    def _tick(self) -> None:
+        if self._node is None:
+            self._begin()
+        if self._every("beat", BEAT_EVERY) and not node.beat(self._node):
+            raise Superseded
+        if self._every("devices", DEVICES_EVERY):
+            node.record_devices(self._node)
+        seen_traffic = traffic.read()
+        for instance in self._active():
+            self._reconcile(instance, seen_traffic)
+        if self._every("orphans", 10.0):
+            self._orphans.sweep()
+
+    def _every(self, name: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(name, 0.0):
+            return False
+        self._due[name] = now + seconds
+        return True
+
+    def _begin(self) -> None:
+        registered, new_session = node.register()
+        self._cluster = str(Installation.objects.get().cluster_id)
+        self._orphans = Orphans(registered, self._cluster)
+        self._node = registered
+        if new_session:
+            self._after_boot()
+        logger.info("agent: node %s (%s) ready", registered.name, registered.pk)
+
+    def _active(self) -> list[Instance]:
+        rows = Instance.objects.on(self._node).active().select_related("model").order_by("created_at")
+        return list(rows)
+
+    def _after_boot(self) -> None:
+        """Everything ended meanwhile. What requests had started waits for the next request; the rest comes back."""
+        for instance in self._active():
+            if self._process(instance)[0] == Process.RUNNING:
+                continue
+            if instance.on_demand or instance.desired == Desired.STOPPED:
+                self._end(instance, State.STOPPED)
+            else:
+                self._move(instance, State.PENDING, generation=max(instance.generation, instance.running_generation + 1), crashes=0)
+
+    # --- one instance
+
+    def _reconcile(self, instance: Instance, seen_traffic: traffic.Traffic) -> None:
+        process, state = self._process(instance)
+        probe = self._probe(instance) if process == Process.RUNNING else Probe()
+        step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
+        if process == Process.RUNNING:
+            shims.renew_lease(folders.folder_of(instance.pk))
+            self._note_tokens(instance, probe)
+        if step != Step.WAIT:
+            logger.info("%s (%s, %s): %s", instance.model.name, instance.pk, instance.state, step.value)
+            STEPS[step](self, instance, state, probe)
+
+    def _process(self, instance: Instance) -> tuple[Process, shims.ShimState | None]:
+        state = shims.read(folders.folder_of(instance.pk))
+        stale = instance.state != State.PENDING and state and state.generation != instance.running_generation
+        if state is None or stale:
+            return Process.NONE, None
+        if state.phase == "exited":
+            return Process.EXITED, state
+        return (Process.RUNNING if shims.is_running(state) else Process.LOST), state
+
+    def _probe(self, instance: Instance) -> Probe:
+        adapter = registry.get(instance.model.framework)
+        socket = folders.socket_of(instance.pk)
+        return self._probes.look(instance.pk, instance.running_generation, socket, adapter.health_path)
+
+    def _seen(self, instance, process, state, probe: Probe, seen_traffic: traffic.Traffic) -> Seen:
+        in_state_for = (timezone.now() - instance.state_since).total_seconds()
+        return Seen(
+            process=process, killed_by_signal=bool(state and state.signal), healthy=probe.healthy,
+            unhealthy_for=probe.unhealthy_for(), in_state_for=in_state_for,
+            drained=seen_traffic.drained(instance), idle=seen_traffic.idle(instance, in_state_for),
+            may_launch=self._may_launch(instance),
+        )
+
+    def _may_launch(self, instance: Instance) -> bool:
+        """One start per device at a time, and a crashed one after its pause."""
+        if instance.retry_at and instance.retry_at > timezone.now():
+            return False
+        mine = set(instance.reservations.values_list("device_id", flat=True))
+        starting = Instance.objects.on(self._node).filter(state=State.STARTING, reservations__device_id__in=mine)
+        return not starting.exists()
+
+    def _idle_timeout(self, instance: Instance) -> int:
+        return 0 if instance.model.pinned else instance.model.idle_timeout
+
+    def _note_tokens(self, instance: Instance, probe: Probe) -> None:
+        """Keep the engine's own counters, to hold the usage ledger against."""
+        if probe.metrics is None:
+            return
+        counts = registry.get(instance.model.framework).token_counts(probe.metrics)
+        probe.metrics = None
+        if counts:
+            EngineTokens.objects.update_or_create(
+                instance=instance, generation=instance.running_generation,
+                defaults={"prompt_tokens": counts.prompt, "generation_tokens": counts.generation},
+            )
+
+    # --- steps
+
+    def _move(self, instance: Instance, state: State, **fields) -> bool:
+        return transitions.move(instance, state, fence=self._node.fence, **fields)
+
+    def _launch(self, instance: Instance, _state, _probe) -> None:
+        now = timezone.now()
+        fields = {"running_generation": instance.generation, "started_at": now, "ready_at": None, "pid": None,
+                  "exit_code": None, "exit_signal": None, "healthy": False, "endpoint": ""}
+        if not self._move(instance, State.STARTING, **fields):
+            return
+        try:
+            command = workload.command_for(instance)
+            started = workload.launch(instance, command, self._cluster)
+        except (PlatformError, OSError, shims.LaunchFailed) as error:
+            self._fail(instance, str(error), [])
+            return
+        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.record(command))
+
+    def _ready(self, instance: Instance, _state, _probe) -> None:
+        endpoint = f"unix://{folders.socket_of(instance.pk)}"
+        self._move(instance, State.READY, endpoint=endpoint, healthy=True, ready_at=timezone.now(), failure_reason="",
+                   log_tail=[], retry_at=None)
+
+    def _health(self, instance: Instance, _state, probe: Probe) -> None:
+        Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
+        instance.refresh_from_db()
+        transitions.announce(instance)
+
+    def _drain(self, instance: Instance, _state, _probe) -> None:
+        self._move(instance, State.DRAINING)
+
+    def _unload(self, instance: Instance, _state, _probe) -> None:
+        """Idle. Only while still wanted: a start that comes at this moment wins, by the generation."""
+        rows = Instance.objects.filter(pk=instance.pk, desired=Desired.RUNNING, generation=instance.running_generation)
+        if rows.update(desired=Desired.STOPPED):
+            instance.refresh_from_db()
+            self._move(instance, State.DRAINING)
+
+    def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
+        """Ask the shim; if it has not ended the tree in time, the tree is killed without it."""
+        folder = folders.folder_of(instance.pk)
+        grace = 0 if instance.force_stop else workload.STOP_GRACE
+        asked = shims.stop_requested_at(folder)
+        if asked is None:
+            shims.request_stop(folder, state, grace)
+        elif time.time() - asked > workload.STOP_GRACE + KILL_SLACK:
+            self._sweep(instance, state, _probe)
+
+    def _time_out(self, instance: Instance, state, probe) -> None:
+        """Its end is seen at a later tick as a failure; the reason is kept here."""
+        reason = f"The engine was not ready after {instance.start_timeout} seconds."
+        Instance.objects.filter(pk=instance.pk).update(failure_reason=reason)
+        self._end_tree(instance, state, probe)
+
+    def _sweep(self, instance: Instance, _state, _probe) -> None:
+        """No shim watches over it any more: kill what carries its marks, then forget the state file."""
+        processes.kill_marked(self._cluster, str(settings.DATA_DIR), instance.pk)
+        left = [found for found in processes.scan(self._cluster, str(settings.DATA_DIR)) if found.instance == instance.pk]
+        if not left:
+            shims.forget(folders.folder_of(instance.pk))
+
+    def _stopped(self, instance: Instance, state, _probe) -> None:
+        self._end(instance, State.STOPPED, **_exit_of(state))
+
+    def _again(self, instance: Instance, _state, _probe) -> None:
+        self._move(instance, State.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False)
+
+    def _crashed(self, instance: Instance, state, _probe) -> None:
+        lines = workload.last_lines(folders.folder_of(instance.pk))
+        reason = workload.reason_for_end(instance, state, lines)
+        stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
+        crashes = 1 if stable else instance.crashes + 1
+        if crashes > MAX_CRASHES:
+            self._fail(instance, f"It crashed {crashes} times in a row. {reason}", lines, state)
+            return
+        retry_at = timezone.now() + timedelta(seconds=BACK_OFF[crashes - 1])
+        self._move(instance, State.PENDING, generation=instance.running_generation + 1, crashes=crashes, retry_at=retry_at,
+                   failure_reason=reason, log_tail=lines, healthy=False, endpoint="", **_exit_of(state))
+
+    def _failed(self, instance: Instance, state, _probe) -> None:
+        lines = workload.last_lines(folders.folder_of(instance.pk))
+        reason = instance.failure_reason or workload.reason_for_end(instance, state, lines)
+        self._fail(instance, reason, lines, state)
+
+    def _fail(self, instance: Instance, reason: str, lines: list[str], state=None) -> None:
+        logger.warning("%s failed: %s", instance.model.name, reason)
+        self._end(instance, State.FAILED, failure_reason=reason, log_tail=lines, desired=Desired.STOPPED,
+                  retry_at=timezone.now() + FAILURE_PAUSE, **_exit_of(state))
+
+    def _end(self, instance: Instance, outcome: State, **fields) -> None:
+        """The tree is gone: free its memory and close the row."""
+        if self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields):
+            ledger.release(instance)
+            self._probes.forget(instance.pk)
+
+
+STEPS = {
+    Step.LAUNCH: Agent._launch,
+    Step.READY: Agent._ready,
+    Step.HEALTH: Agent._health,
+    Step.DRAIN: Agent._drain,
+    Step.UNLOAD: Agent._unload,
+    Step.END: Agent._end_tree,
+    Step.SWEEP: Agent._sweep,
+    Step.STOPPED: Agent._stopped,
+    Step.AGAIN: Agent._again,
+    Step.CRASHED: Agent._crashed,
+    Step.FAILED: Agent._failed,
+    Step.TIMED_OUT: Agent._time_out,
+}
+
+
+def _exit_of(state: shims.ShimState | None) -> dict:
+    return {"exit_code": state.exit_code, "exit_signal": state.signal} if state else {}

@@ -1,0 +1,119 @@
+"""What an agent does next for one instance: a pure function of what should be and what is there."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from inference.models import Desired, Instance, State
+
+MAX_CRASHES = 3
+HANG_SECONDS = 120  # a busy engine answers its health probe late; only a dead one never does
+KILL_SLACK = 10  # seconds that a shim gets beyond the engine's own grace
+
+
+class Process(Enum):
+    NONE = "none"  # nothing was ever started for this generation, or no trace of it is left
+    RUNNING = "running"
+    EXITED = "exited"  # the shim saw its end
+    LOST = "lost"  # the shim itself is gone
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at an instance. Times are in seconds; `idle` is None while requests are in flight."""
+
+    process: Process
+    killed_by_signal: bool = False
+    healthy: bool | None = None
+    unhealthy_for: float = 0.0
+    in_state_for: float = 0.0
+    drained: bool = False
+    idle: float | None = None
+    may_launch: bool = True
+
+
+class Step(Enum):
+    WAIT = "wait"
+    LAUNCH = "launch"
+    READY = "ready"
+    HEALTH = "health"  # only the health flag changes
+    DRAIN = "drain"
+    UNLOAD = "unload"  # idle: drain, and wish for the end
+    END = "end"  # ask the shim to stop the tree
+    SWEEP = "sweep"  # kill what is left without a shim
+    STOPPED = "stopped"
+    AGAIN = "again"  # the next generation is to be started
+    CRASHED = "crashed"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+
+
+def decide(instance: Instance, seen: Seen, idle_timeout: int) -> Step:
+    """The one next step. `idle_timeout` is in seconds, 0 for never."""
+    match instance.state:
+        case State.PENDING:
+            return _pending(instance, seen)
+        case State.STARTING:
+            return _starting(instance, seen)
+        case State.READY:
+            return _ready(instance, seen, idle_timeout)
+        case State.DRAINING:
+            return _draining(instance, seen)
+    return Step.WAIT
+
+
+def _wanted(instance: Instance) -> bool:
+    """Whether the run that exists is still the one that is asked for."""
+    return instance.desired == Desired.RUNNING and instance.generation == instance.running_generation
+
+
+def _pending(instance: Instance, seen: Seen) -> Step:
+    if instance.desired == Desired.STOPPED:
+        return Step.STOPPED
+    if seen.process in (Process.RUNNING, Process.LOST):
+        return Step.SWEEP  # an earlier run of it is not gone yet
+    return Step.LAUNCH if seen.may_launch else Step.WAIT
+
+
+def _starting(instance: Instance, seen: Seen) -> Step:
+    if seen.process == Process.LOST:
+        return Step.SWEEP
+    if seen.process in (Process.EXITED, Process.NONE):
+        if not _wanted(instance):
+            return _after_end(instance)
+        return Step.CRASHED if seen.killed_by_signal or seen.process == Process.NONE else Step.FAILED
+    if not _wanted(instance):
+        return Step.END
+    if seen.healthy:
+        return Step.READY
+    return Step.TIMED_OUT if seen.in_state_for > instance.start_timeout else Step.WAIT
+
+
+def _ready(instance: Instance, seen: Seen, idle_timeout: int) -> Step:
+    if seen.process == Process.LOST:
+        return Step.SWEEP
+    if seen.process in (Process.EXITED, Process.NONE):
+        return Step.CRASHED if _wanted(instance) else _after_end(instance)
+    if not _wanted(instance):
+        return Step.DRAIN
+    if seen.unhealthy_for > HANG_SECONDS:
+        return Step.END
+    if idle_timeout and seen.idle is not None and seen.idle > idle_timeout:
+        return Step.UNLOAD
+    if seen.healthy is not None and seen.healthy != instance.healthy:
+        return Step.HEALTH
+    return Step.WAIT
+
+
+def _draining(instance: Instance, seen: Seen) -> Step:
+    if seen.process == Process.LOST:
+        return Step.SWEEP
+    if seen.process in (Process.EXITED, Process.NONE):
+        return _after_end(instance)
+    if instance.force_stop or seen.drained or seen.in_state_for > instance.stop_timeout:
+        return Step.END
+    return Step.WAIT
+
+
+def _after_end(instance: Instance) -> Step:
+    again = instance.desired == Desired.RUNNING and instance.generation > instance.running_generation
+    return Step.AGAIN if again else Step.STOPPED

@@ -1,0 +1,44 @@
+"""Wakes the agent when Postgres says that an instance changed. Missing a word costs one slow tick."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import psycopg
+from django.db import connection
+
+from core.notify import CHANNEL
+
+logger = logging.getLogger(__name__)
+
+TABLES = {"inference_instance"}
+PAUSE = 2.0
+
+
+class Listener(threading.Thread):
+    def __init__(self, wake: Callable[[], None]):
+        super().__init__(name="agent-listener", daemon=True)
+        self._wake = wake
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except psycopg.Error as error:
+                logger.debug("listener: %s", type(error).__name__)
+                self._stopping.wait(PAUSE)
+
+    def _listen(self) -> None:
+        parameters = connection.get_connection_params()
+        parameters.pop("cursor_factory", None)
+        parameters.pop("context", None)
+        with psycopg.connect(**parameters, autocommit=True) as link:
+            link.execute(f"LISTEN {CHANNEL}")
+            while not self._stopping.is_set():
+                for notice in link.notifies(timeout=1.0, stop_after=1):
+                    if notice.payload in TABLES:
+                        self._wake()

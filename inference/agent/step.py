@@ -1,0 +1,51 @@
+"""The agent as a step of the Celery worker: beside the consumer, so that a lost broker does not restart it."""
+
+import fcntl
+import logging
+import os
+import threading
+
+from celery import bootsteps
+from django.conf import settings
+
+from inference.agent.agent import Agent
+from inference.agent.listener import Listener
+
+logger = logging.getLogger(__name__)
+
+
+class AnotherAgent(Exception):
+    """The data folder has an agent already."""
+
+
+def claim_data_folder() -> int:
+    """A lock that the kernel gives back when this process ends. Raises AnotherAgent."""
+    settings.PRIVATE_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(settings.PRIVATE_DIR / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AnotherAgent(f"A worker already runs on {settings.DATA_DIR}.") from None
+    return descriptor
+
+
+class AgentStep(bootsteps.StartStopStep):
+    """Starts the agent's threads with the worker and ends them with it; engines live on."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, parent, **kwargs):
+        super().__init__(parent, **kwargs)
+        self.agent = Agent()
+        self.listener = Listener(self.agent.look_now)
+        self.thread = threading.Thread(target=self.agent.run, name="agent", daemon=True)
+
+    def start(self, parent) -> None:
+        self.listener.start()
+        self.thread.start()
+
+    def stop(self, parent) -> None:
+        self.listener.stop()
+        self.agent.stop()
+        self.thread.join(10)

@@ -1,0 +1,75 @@
+"""An engine as a process tree under the shim: what is launched for an instance, and what is known of its end."""
+
+from pathlib import Path
+
+from django.conf import settings
+
+from inference.agent import folders, shims
+from inference.engines import registry
+from inference.engines.base import Command, Estimate, LaunchRequest
+from inference.models import Instance
+from models_app import artefacts
+
+LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
+TAIL_LINES = 40
+STOP_GRACE = 15
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+def command_for(instance: Instance) -> Command:
+    """Raises PlatformError where the files or the engine are not fit to start."""
+    model, where = instance.model, instance.placement
+    adapter = registry.get(model.framework)
+    artefact = artefacts.check_startable(model)
+    return adapter.command(LaunchRequest(
+        model=model, served_name=instance.served_name, path=artefact.path, artefact=artefact,
+        socket=folders.socket_of(instance.pk),
+        device_kind=where["device_kind"], device_indexes=tuple(where["device_indexes"]),
+        estimate=Estimate(where["weights"], where["overhead"], where["kv_cache"]),
+        work_folder=folders.folder_of(instance.pk),
+    ))
+
+
+def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimState:
+    """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
+    folder = folders.folder_of(instance.pk)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return shims.launch(folder, shims.Spec(
+        cluster=cluster, data_folder=str(settings.DATA_DIR), instance=instance.pk, generation=instance.running_generation,
+        argv=command.argv, env=command.env, cwd=str(folder), drop_privileges=True,
+        log_bytes=LOG_BYTES, log_files=LOG_FILES, stop_grace=STOP_GRACE,
+        **_lifetime(),
+    ))
+
+
+def _lifetime() -> dict:
+    """Under `up` a tree ends with the supervisor; else it holds a lease that the agent renews."""
+    if settings.SUPERVISOR_PID:
+        watched = {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
+        return {"supervisor": watched, "lease_seconds": None}
+    return {"supervisor": None, "lease_seconds": settings.ENGINE_LEASE_SECONDS}
+
+
+def record(command: Command) -> dict:
+    """The launch as operators see it: no value that looks like a secret."""
+    hidden = {name: "<set>" if any(word in name for word in SECRET_WORDS) else value for name, value in command.env.items()}
+    return {"argv": command.argv, "env": hidden}
+
+
+def last_lines(folder: Path) -> list[str]:
+    return [line.text for line in shims.tail(folder, TAIL_LINES)]
+
+
+def reason_for_end(instance: Instance, state: shims.ShimState | None, lines: list[str]) -> str:
+    """Why it ended, for a person: the engine's own words where they are understood, else how the process ended."""
+    explained = registry.get(instance.model.framework).explain(lines)
+    ending = _ending(state)
+    return f"{explained} ({ending})" if explained else f"The engine ended: {ending}."
+
+
+def _ending(state: shims.ShimState | None) -> str:
+    if state is None:
+        return "no trace of it was left"
+    if state.signal:
+        return f"killed by signal {state.signal}"
+    return f"exit code {state.exit_code}"
