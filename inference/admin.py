@@ -1,0 +1,128 @@
+"""Operators' pages for models, instances, nodes and tasks. Actions call services."""
+
+from django.contrib import admin, messages
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import action, display
+
+from core.errors import PlatformError
+from inference import services, status
+from inference.models import Device, Instance, Node, Task
+from models_app.models import Model, ModelAlias
+
+STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """What agents write, people only read."""
+
+    def has_add_permission(self, request, obj=None):
+        return False
+
+    def has_change_permission(self, request, obj=None):
+        return False
+
+    def has_delete_permission(self, request, obj=None):
+        return False
+
+
+class AliasInline(TabularInline):
+    model = ModelAlias
+    extra = 0
+    fields = ["name"]
+
+
+@admin.register(Model)
+class CatalogueAdmin(ModelAdmin):
+    list_display = ["name", "tenant", "framework", "show_status", "show_reason", "visibility", "priority", "pinned"]
+    list_filter = ["tenant", "framework", "visibility"]
+    search_fields = ["name", "display_name", "aliases__name"]
+    readonly_fields = ["id", "show_status", "show_reason", "created_at", "updated_at"]
+    exclude = ["created_by"]
+    actions = ["start_models", "stop_models", "restart_models"]
+    inlines = [AliasInline]
+    list_select_related = ["tenant"]
+
+    def get_queryset(self, request):
+        return super().get_queryset(request).prefetch_related("instances")
+
+    def save_formset(self, request, form, formset, change):
+        for alias in formset.save(commit=False):
+            alias.tenant = form.instance.tenant
+            alias.save()
+        for gone in formset.deleted_objects:
+            gone.delete()
+
+    @display(description=_("Status"), label=STATUS_COLOURS)
+    def show_status(self, model):
+        return status.word(self._newest(model)).status
+
+    @display(description=_("Why it failed"))
+    def show_reason(self, model):
+        newest = self._newest(model)
+        return newest.failure_reason if newest and newest.failure_reason else "–"
+
+    def _newest(self, model) -> Instance | None:
+        return next(iter(model.instances.all()), None)
+
+    @action(description=_("Start"))
+    def start_models(self, request, queryset):
+        self._each(request, queryset, services.start, _("%s is starting."))
+
+    @action(description=_("Stop"))
+    def stop_models(self, request, queryset):
+        self._each(request, queryset, services.stop, _("%s is stopping."))
+
+    @action(description=_("Restart"))
+    def restart_models(self, request, queryset):
+        self._each(request, queryset, services.restart, _("%s is restarting."))
+
+    def _each(self, request, queryset, verb, done) -> None:
+        for model in queryset:
+            try:
+                verb(model)
+                self.message_user(request, done % model.name, messages.SUCCESS)
+            except PlatformError as error:
+                self.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
+
+
+@admin.register(Instance)
+class InstanceAdmin(ReadOnlyAdmin):
+    list_display = ["model", "tenant", "node", "show_state", "desired", "generation", "state_since", "failure_reason"]
+    list_filter = ["state", "node", "tenant"]
+    search_fields = ["model__name", "id"]
+    list_select_related = ["model", "tenant", "node"]
+    actions = ["stop_instances"]
+
+    @display(description=_("State"), label={"ready": "success", "starting": "info", "failed": "danger", "draining": "warning"})
+    def show_state(self, instance):
+        return instance.state
+
+    @action(description=_("Stop"), permissions=["view"])
+    def stop_instances(self, request, queryset):
+        for instance in queryset.active().select_related("model"):
+            services.stop(instance.model)
+            self.message_user(request, _("%s is stopping.") % instance.model.name, messages.SUCCESS)
+
+
+class DeviceInline(TabularInline):
+    model = Device
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ["kind", "index", "name", "total_bytes", "usable_bytes", "reserved_bytes", "used_bytes", "suspect"]
+
+    def has_add_permission(self, request, obj=None):
+        return False
+
+
+@admin.register(Node)
+class NodeAdmin(ReadOnlyAdmin):
+    list_display = ["name", "data_folder", "heartbeat_at", "engines"]
+    inlines = [DeviceInline]
+
+
+@admin.register(Task)
+class TaskAdmin(ReadOnlyAdmin):
+    list_display = ["id", "kind", "status", "model", "tenant", "created_at", "finished_at", "error"]
+    list_filter = ["status", "kind", "tenant"]
+    list_select_related = ["model", "tenant"]
