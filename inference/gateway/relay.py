@@ -1,0 +1,134 @@
+"""An engine's event stream on its way to the client: bytes pass, the token counts put in for us are cut out.
+
+Engines count in every chunk (`continuous_usage_stats`), so a stream that breaks off is metered to the token.
+No event is parsed; whole events are cut by slice, so the result does not depend on how TCP split the bytes.
+"""
+
+import re
+from dataclasses import dataclass
+
+import orjson
+
+EVENT_BYTES = 8 * 1024 * 1024  # no event of an engine is longer
+MOST_TOKENS = 2**31 - 1
+
+# An object with at most two more levels in it; JSON text cannot contain the unescaped key.
+_OBJECT = rb"\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\}"
+USAGE = re.compile(rb',\s?"usage":\s?(' + _OBJECT + rb"|null)")
+NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
+INDEX = re.compile(rb'"index":\s?(\d{1,4})')
+
+
+@dataclass(slots=True, frozen=True)
+class Usage:
+    """Tokens of one request; `cached` of the prompt's came out of the prefix cache."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+def read_usage(value) -> Usage:
+    """Usage as an engine wrote it, made safe: what is no plausible count is 0."""
+    if type(value) is not dict:
+        return Usage()
+    details = value.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if type(details) is dict else None
+    prompt = _count(value.get("prompt_tokens"))
+    return Usage(prompt, _count(value.get("completion_tokens")), min(_count(cached), prompt))
+
+
+def _count(value) -> int:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
+class StreamRelay:
+    """Feed it what the engine sends; what it returns goes to the client.
+
+    `done` is set by `[DONE]`; `failure` by an error event (its bytes are in `error`), or by bytes that are
+    no event stream. After either, nothing more comes out.
+    """
+
+    def __init__(
+        self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1
+    ):
+        self._show_usage, self._show_continuous = show_usage, show_continuous
+        self._choices, self._several = choices, choices * prompts > 1
+        self._tail = b""
+        self._last: dict[int, bytes] = {}
+        self._final: bytes | None = None
+        self.done = False
+        self.failure: str | None = None
+        self.error = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self.done or self.failure:
+            return b""
+        if self._tail:
+            data = self._tail + data
+        end = data.rfind(b"\n\n") + 2
+        if end == 1:
+            self._tail = data
+            if len(data) > EVENT_BYTES:
+                self.failure = "an event without end"
+            return b""
+        self._tail = data[end:]
+        return self._pass(data[: end - 2].split(b"\n\n"))
+
+    def _pass(self, events: list[bytes]) -> bytes:
+        out = []
+        for event in events:
+            if self.done or self.failure:
+                break
+            if len(event) > EVENT_BYTES:
+                self.failure = "an event without end"
+            elif event.startswith(b"data: {"):
+                self._one(event, out)
+            elif event == b"data: [DONE]":
+                self.done = True
+                out.append(event)
+            elif event and not event.startswith(b":"):
+                self.failure = "not an event stream"
+        if not out:
+            return b""
+        out.append(b"")
+        return b"\n\n".join(out)
+
+    def _one(self, event: bytes, out: list[bytes]) -> None:
+        if event.startswith(b'data: {"error"'):
+            self.failure, self.error = "an error of the engine", event[6:]
+            return
+        at = event.rfind(b'"usage":')
+        found = USAGE.search(event, max(0, at - 2)) if at > 0 else None
+        if found is None:
+            out.append(event)
+        elif NO_CHOICES.search(event):
+            self._final = found[1]
+            if self._show_usage:
+                out.append(event)
+        else:
+            self._note(event, found[1])
+            out.append(event if self._show_continuous else event[: found.start()] + event[found.end() :])
+
+    def _note(self, event: bytes, usage: bytes) -> None:
+        index = INDEX.search(event) if self._several else None
+        self._last[int(index[1]) if index else 0] = usage
+
+    def usage(self) -> Usage:
+        """The engine's own sum, or, where the stream broke off, the last counts of each choice together."""
+        if self._final is not None:
+            return read_usage(_parse(self._final))
+        prompts: dict[int, int] = {}
+        completion = 0
+        for index, raw in self._last.items():
+            usage = read_usage(_parse(raw))
+            prompts[index // self._choices] = usage.prompt
+            completion += usage.completion
+        return Usage(sum(prompts.values()), completion)
+
+
+def _parse(raw: bytes):
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None

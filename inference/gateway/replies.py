@@ -1,0 +1,149 @@
+"""Whole replies of an engine, brought into the form of OpenAI's schema, and its refusals in our own words.
+
+Engines fill optional fields with null and add fields of their own; clients that check the schema trip over
+both. Nothing that an engine says in an error is passed on: it may name paths, addresses and versions.
+"""
+
+import re
+import uuid
+
+import orjson
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from core import errors
+from inference.gateway.errors import ContextTooLong
+from inference.gateway.relay import Usage, read_usage
+from inference.gateway.requests import Operation
+from inference.gateway.snapshot import ModelEntry
+
+TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
+CHOICE = ("index", "message", "text", "logprobs", "finish_reason", "stop_reason")
+MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "function_call", "reasoning")
+
+
+def clean(operation: Operation, raw: bytes, *, generated_id: bool = False) -> tuple[bytes, Usage]:
+    """The reply for the client and its token counts. Raises EngineUnavailable for what is no such reply.
+
+    `generated_id` names it `gen-…`, as the REST API's `generate` does.
+    """
+    try:
+        reply = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise unreadable() from None
+    if type(reply) is not dict:
+        raise unreadable()
+    if not operation.generates:
+        return orjson.dumps(_without_nulls(reply)), Usage()
+    choices = reply.get("choices")
+    if type(choices) is not list or not all(type(choice) is dict for choice in choices):
+        raise unreadable()
+    usage = read_usage(reply.get("usage"))
+    reply = {name: reply[name] for name in TOP_LEVEL if reply.get(name) is not None}
+    if generated_id:
+        reply["id"] = f"gen-{uuid.uuid4()}"
+    reply["choices"] = [_choice(choice) for choice in choices]
+    reply["usage"] = _usage(reply.get("usage"), usage)
+    return orjson.dumps(reply), usage
+
+
+def unreadable() -> errors.EngineUnavailable:
+    return errors.EngineUnavailable(_("The engine's answer could not be read."))
+
+
+def _without_nulls(fields: dict) -> dict:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _only(fields: dict, names: tuple[str, ...]) -> dict:
+    return {name: fields[name] for name in names if fields.get(name) is not None}
+
+
+def _choice(choice: dict) -> dict:
+    """`logprobs`, `message.content` and `message.refusal` are required, if only as null."""
+    found = _only(choice, CHOICE)
+    found["logprobs"] = _logprobs(choice)
+    if type(choice.get("message")) is dict:
+        found["message"] = {"content": None, "refusal": None, **_only(choice["message"], MESSAGE)}
+    return found
+
+
+def _logprobs(choice: dict):
+    found = choice.get("logprobs")
+    if type(found) is dict and "content" in found:
+        return {"content": found["content"], "refusal": found.get("refusal")}
+    return found
+
+
+def _usage(given, usage: Usage) -> dict:
+    """The counts with how many tokens of the prompt were cached, and how many had to be computed."""
+    found = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "cache_n": usage.cached,
+        "prompt_n": usage.prompt - usage.cached,
+    }
+    if type(given) is dict:
+        for name in ("prompt_tokens_details", "completion_tokens_details"):
+            if type(given.get(name)) is dict:
+                found[name] = _without_nulls(given[name])
+    return found
+
+
+# --- refusals
+
+TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
+PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
+LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
+REFUSALS = (  # what an engine's message is about, the field that it means, our words for it
+    (r"tool", "tools", _("This model is not set up for these tools.")),
+    (r"schema|grammar|regex|structured", "response_format", _("The engine cannot hold to this schema.")),
+    (r"multimodal|image|audio", "messages", _("This model does not take such content.")),
+    (r"chat template|roles?\b", "messages", _("The model cannot take this sequence of messages.")),
+)
+
+
+def refusal(operation: Operation, status: int, raw: bytes, model: ModelEntry) -> errors.PlatformError:
+    """Our error for an engine's reply that is not 200."""
+    if status in (429, 503):
+        return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
+    if status not in (400, 413, 422):
+        return errors.EngineUnavailable(_("The engine failed at this request."))
+    message, param = _engine_error(raw)
+    known = param if param in operation.fields else None
+    if TOO_LONG.search(message):
+        return _too_long(message, known or operation.required[0], model)
+    for about, field, ours in REFUSALS:
+        if re.search(about, message, re.IGNORECASE):
+            return errors.InvalidRequest(ours, param=field)
+    return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
+
+
+def _engine_error(raw: bytes) -> tuple[str, str | None]:
+    """Message and parameter of an error in vLLM's form, for us to look at only."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return "", None
+    error = body.get("error", body) if type(body) is dict else None
+    if type(error) is not dict:
+        return "", None
+    param = error.get("param")
+    return str(error.get("message", "")), param if type(param) is str else None
+
+
+def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
+    """Only numbers are taken over from the engine's words."""
+    limit, given = LIMIT_TOKENS.search(message), PROMPT_TOKENS.search(message)
+    most = int(limit[1]) if limit else model.context
+    text = _("This request is too long for the model.")
+    if most and given:
+        text = format_lazy(
+            _("The model's context has {limit} tokens; the prompt has {given}, and the answer needs room too."),
+            limit=most,
+            given=given[1],
+        )
+    elif most:
+        text = format_lazy(_("The prompt and the answer do not fit in the model's {limit} tokens."), limit=most)
+    return ContextTooLong(text, param=param, details={"context": most} if most else None)

@@ -1,0 +1,194 @@
+"""From a request's bytes to what the engine gets: parsed once, checked, and never the client's own bytes."""
+
+import hmac
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+from django.utils.translation import gettext_lazy as _
+
+from core.errors import InvalidRequest
+from inference.gateway import bounds, chat
+from inference.gateway.bounds import (
+    Fields,
+    boolean,
+    clean,
+    integer,
+    listing,
+    mapping,
+    number,
+    record,
+    text,
+    wrong,
+)
+from inference.gateway.snapshot import ModelEntry
+
+CHOICES, PROMPTS, LONGEST_CONTEXT = 8, 32, 2**20
+
+
+def prompt(value, param):
+    """A text, token ids, or a list of either."""
+    if type(value) is str:
+        return value
+    if type(value) is not list or not value:
+        raise wrong(param, _("must be a text or a list that is not empty."))
+    if type(value[0]) is int:
+        return bounds.token_ids(value, param)
+    entry = text() if type(value[0]) is str else bounds.token_ids
+    return listing(entry, PROMPTS)(value, param)
+
+
+SAMPLING: Fields = {
+    "n": integer(1, CHOICES),
+    "max_tokens": integer(1, LONGEST_CONTEXT),
+    "min_tokens": integer(0, LONGEST_CONTEXT),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1, above=True),
+    "top_k": integer(-1, 2**20),
+    "min_p": number(0, 1),
+    "frequency_penalty": number(-2, 2),
+    "presence_penalty": number(-2, 2),
+    "repetition_penalty": number(0, 10, above=True),
+    "seed": integer(-bounds.INT64, bounds.INT64 - 1),
+    "stop": bounds.stop,
+    "stop_token_ids": listing(integer(0, bounds.TOKEN_IDS), 64, least=0),
+    "include_stop_str_in_output": boolean,
+    "ignore_eos": boolean,
+    "skip_special_tokens": boolean,
+    "logit_bias": bounds.logit_bias,
+    "stream": boolean,
+    "stream_options": record({"include_usage": boolean, "continuous_usage_stats": boolean}),
+    "response_format": chat.response_format,
+    "structured_outputs": chat.structured_outputs,
+}
+CHAT: Fields = SAMPLING | {
+    "messages": chat.messages,
+    "max_completion_tokens": integer(1, LONGEST_CONTEXT),
+    "logprobs": boolean,
+    "top_logprobs": integer(0, 20),
+    "tools": chat.tools,
+    "tool_choice": chat.tool_choice,
+    "parallel_tool_calls": boolean,
+    "reasoning_effort": bounds.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    "chat_template_kwargs": chat.template_switches,
+}
+COMPLETION: Fields = SAMPLING | {"prompt": prompt, "logprobs": integer(0, 20), "echo": boolean}
+TOKENIZE: Fields = {
+    "prompt": text(),
+    "messages": chat.messages,
+    "tools": chat.tools,
+    "add_special_tokens": boolean,
+    "add_generation_prompt": boolean,
+    "continue_final_message": boolean,
+    "return_token_strs": boolean,
+}
+DETOKENIZE: Fields = {"tokens": bounds.token_ids}
+
+
+@dataclass(slots=True, frozen=True)
+class Operation:
+    """What an engine can be asked for: its route there, the fields it takes, and what its answers are."""
+
+    name: str
+    engine_path: str
+    fields: Fields
+    required: tuple[str, ...]  # one of them
+    generates: bool = True
+
+
+CHAT_COMPLETION = Operation("chat.completions", "/v1/chat/completions", CHAT, ("messages",))
+TEXT_COMPLETION = Operation("completions", "/v1/completions", COMPLETION, ("prompt",))
+TOKENIZATION = Operation("tokenize", "/tokenize", TOKENIZE, ("prompt", "messages"), generates=False)
+DETOKENIZATION = Operation("detokenize", "/detokenize", DETOKENIZE, ("tokens",), generates=False)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A checked request. `show_usage` and `show_continuous` are what the client itself asked for."""
+
+    payload: dict
+    stream: bool = False
+    show_usage: bool = False
+    show_continuous: bool = False
+    choices: int = 1
+    prompts: int = 1
+
+    def body(self, served_name: str) -> bytes:
+        self.payload["model"] = served_name
+        return orjson.dumps(self.payload)
+
+
+def parse(raw: bytes) -> dict:
+    """The body as an object; of two equal keys the last one counts, here as in the engine."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest(_("The body is not valid JSON."), status=400) from None
+    return mapping(body, "body")
+
+
+def model_ref(body: dict) -> str | None:
+    ref = body.get("model")
+    return None if ref is None else text(300, least=1)(ref, "model")
+
+
+def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes) -> Prepared:
+    """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
+    payload = clean(operation.fields, body)
+    if not any(name in payload for name in operation.required):
+        raise wrong(operation.required[0], _("this field is required."))
+    if not operation.generates:
+        return Prepared(payload)
+    _check_together(payload)
+    _limit_tokens(payload, model)
+    payload["cache_salt"] = cache_salt(tenant_id, salt_key)
+    payload["user"] = tenant_id
+    prepared = Prepared(payload, stream=payload.get("stream", False), choices=payload.get("n", 1))
+    _count_prompts(prepared)
+    _ask_for_usage(prepared)
+    return prepared
+
+
+def _check_together(payload: dict) -> None:
+    if payload.get("top_logprobs") and not payload.get("logprobs"):
+        raise wrong("top_logprobs", _("needs logprobs to be true."))
+    if payload.get("min_tokens", 0) > payload.get("max_tokens", LONGEST_CONTEXT):
+        raise wrong("min_tokens", _("must not be greater than max_tokens."))
+    if payload.get("tool_choice") not in (None, "none") and not payload.get("tools"):
+        raise wrong("tool_choice", _("needs tools."))
+    if "response_format" in payload and "structured_outputs" in payload:
+        raise wrong("structured_outputs", _("cannot go together with response_format."))
+
+
+def _limit_tokens(payload: dict, model: ModelEntry) -> None:
+    """Hold the request against the context, and fill in the model's own sampling defaults."""
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        if model.context and payload.get(name, 0) > model.context:
+            raise wrong(name, _("must be between {low} and {high}."), low=1, high=model.context)
+    for name, value in model.sampling.items():
+        if name != "max_tokens" or "max_completion_tokens" not in payload:
+            payload.setdefault(name, value)
+
+
+def _count_prompts(prepared: Prepared) -> None:
+    given = prepared.payload.get("prompt")
+    if type(given) is list and type(given[0]) is not int:
+        prepared.prompts = len(given)
+
+
+def _ask_for_usage(prepared: Prepared) -> None:
+    """Have the engine count in every chunk, so that a stream that is cut is still metered to the token."""
+    asked = prepared.payload.pop("stream_options", None) or {}
+    if not prepared.stream:
+        return
+    prepared.show_usage = asked.get("include_usage", False)
+    prepared.show_continuous = prepared.show_usage and asked.get("continuous_usage_stats", False)
+    prepared.payload["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@lru_cache(maxsize=4096)
+def cache_salt(tenant_id: str, key: bytes) -> str:
+    """Tenants never share cached prefixes, so that nobody can time another's prompts."""
+    return hmac.digest(key, tenant_id.encode(), "sha256").hex()
+
+

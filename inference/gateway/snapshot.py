@@ -1,0 +1,133 @@
+"""What the data plane knows: keys, people, models and engines as of one moment, in memory, never changed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+ROLE_RANK = {"viewer": 0, "member": 1, "admin": 2, "owner": 3}
+
+
+@dataclass(slots=True, frozen=True)
+class Principal:
+    """Who acts, for which tenant, how far; `scopes` or `models` of None: all that the role allows."""
+
+    tenant_id: str
+    role: str
+    key_id: str | None = None
+    user_id: str | None = None
+    scopes: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+    operator: bool = False
+
+    def may(self, scope: str, role: str = "member") -> bool:
+        in_scope = self.scopes is None or scope in self.scopes
+        return in_scope and (self.operator or ROLE_RANK.get(self.role, -1) >= ROLE_RANK[role])
+
+
+@dataclass(slots=True, frozen=True)
+class KeyEntry:
+    principal: Principal
+    expires_at: float | None = None  # epoch seconds
+
+
+@dataclass(slots=True, frozen=True)
+class TenantEntry:
+    id: str
+    slug: str
+    default_model: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class UserEntry:
+    id: str
+    operator: bool = False
+    default_tenant_id: str | None = None
+    roles: dict[str, str] = field(default_factory=dict)  # tenant id → role
+
+
+@dataclass(slots=True, frozen=True)
+class ModelEntry:
+    id: str
+    tenant_id: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    public: bool = False
+    mode: str = "Chat"
+    created: int = 0  # epoch seconds
+    context: int | None = None  # tokens, prompt and answer together
+    sampling: dict = field(default_factory=dict)
+    wait_timeout: float = 180
+    start_seconds: float | None = None  # what the last start took
+
+
+@dataclass(slots=True, frozen=True)
+class InstanceEntry:
+    id: str
+    model_id: str
+    state: str
+    served_name: str = ""
+    endpoint: str = ""
+    generation: int = 1
+    healthy: bool = True
+    wanted: bool = True  # False once somebody asked for its stop
+    state_since: float = 0.0  # epoch seconds
+    failure_reason: str = ""
+
+    @property
+    def routable(self) -> bool:
+        return self.state == "ready" and self.wanted and bool(self.endpoint)
+
+    @property
+    def coming(self) -> bool:
+        return self.state in ("pending", "starting") and self.wanted
+
+
+class Snapshot:
+    """Look-ups by key digest, user, tenant, model id and name. Built once, then only read."""
+
+    __slots__ = (
+        "instances", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants", "users",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        tenants: Iterable[TenantEntry] = (),
+        keys: dict[bytes, KeyEntry] | None = None,
+        users: Iterable[UserEntry] = (),
+        revoked_sessions: Iterable[str] = (),
+        models: Iterable[ModelEntry] = (),
+        instances: Iterable[InstanceEntry] = (),
+    ):
+        self.tenants = {tenant.id: tenant for tenant in tenants}
+        self.slugs = {tenant.slug: tenant for tenant in self.tenants.values()}
+        self.keys = keys or {}
+        self.users = {user.id: user for user in users}
+        self.revoked_sessions = frozenset(revoked_sessions)
+        self.models = {model.id: model for model in models}
+        self.names: dict[str, dict[str, ModelEntry]] = {}
+        self.public: dict[str, ModelEntry] = {}
+        self._index_names()
+        self.instances: dict[str, list[InstanceEntry]] = {}
+        for instance in instances:
+            self.instances.setdefault(instance.model_id, []).append(instance)
+
+    def _index_names(self) -> None:
+        """A tenant's own names go before its aliases, and so do the public ones'."""
+        for model in self.models.values():
+            self.names.setdefault(model.tenant_id, {})[model.name] = model
+            if model.public:
+                self.public.setdefault(model.name, model)
+        for model in self.models.values():
+            for alias in model.aliases:
+                self.names[model.tenant_id].setdefault(alias, model)
+                if model.public:
+                    self.public.setdefault(alias, model)
+
+    def of_model(self, model_id: str) -> list[InstanceEntry]:
+        return self.instances.get(model_id, [])
+
+    def routable_ids(self) -> list[str]:
+        return [entry.id for entries in self.instances.values() for entry in entries if entry.routable]
+
+    def endpoints(self) -> set[str]:
+        return {entry.endpoint for entries in self.instances.values() for entry in entries if entry.endpoint}
