@@ -1,0 +1,62 @@
+"""The engine's output in size-capped files: `engine.log`, older ones in `engine.log.1`, `engine.log.2`, …"""
+
+import errno
+import os
+import time
+
+LINE_BYTES = 65536
+
+
+class Log:
+    """Puts epoch seconds before each line. A full disk costs lines, which are counted, and nothing else."""
+
+    def __init__(self, path: str, file_bytes: int, files: int):
+        self.path, self.file_bytes, self.files = path, file_bytes, files
+        self.dropped = 0
+        self.size = 0
+        self.partial = b""
+        self.fd: int | None = None
+
+    def feed(self, output: bytes) -> None:
+        lines = (self.partial + output).replace(b"\r", b"\n").split(b"\n")
+        self.partial = lines.pop()
+        for line in filter(None, lines):
+            self.write(line)
+        if len(self.partial) > LINE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.partial:
+            self.write(self.partial)
+        self.partial = b""
+
+    def write(self, line: bytes) -> None:
+        entry = b"%.3f %s\n" % (time.time(), line)
+        try:
+            if self.fd is None:
+                self.open(os.O_APPEND)
+            if self.size and self.size + len(entry) > self.file_bytes:
+                self.rotate()
+            self.append(entry)
+        except OSError:
+            self.dropped += 1
+
+    def open(self, flags: int) -> None:
+        flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.path, flags, 0o600)
+        self.size = os.fstat(self.fd).st_size
+
+    def append(self, entry: bytes) -> None:
+        if os.write(self.fd, entry) < len(entry):
+            os.ftruncate(self.fd, self.size)
+            raise OSError(errno.ENOSPC, "the line did not fit")
+        self.size += len(entry)
+
+    def rotate(self) -> None:
+        os.close(self.fd)
+        self.fd = None
+        names = [self.path] + [f"{self.path}.{number}" for number in range(1, self.files)]
+        for number in range(len(names) - 1, 0, -1):
+            if os.path.exists(names[number - 1]):
+                os.replace(names[number - 1], names[number])
+        self.open(os.O_APPEND | os.O_TRUNC)

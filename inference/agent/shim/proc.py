@@ -1,0 +1,70 @@
+"""Processes as /proc shows them, and signals that never hit a recycled pid."""
+
+import errno
+import os
+import signal
+from typing import NamedTuple
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Process(NamedTuple):
+    pid: int
+    parent: int
+    start: int  # clock ticks since boot
+    alive: bool  # a zombie is not
+    rss_bytes: int
+
+
+def read_process(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold anything
+    return Process(pid, int(fields[1]), int(fields[19]), fields[0] not in b"ZX", int(fields[21]) * PAGE_BYTES)
+
+
+def list_pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:  # not Linux
+        return []
+
+
+def descendants(root: int) -> list[Process]:
+    """Every process below `root`, without `root` itself."""
+    children: dict[int, list[Process]] = {}
+    for process in filter(None, map(read_process, list_pids())):
+        children.setdefault(process.parent, []).append(process)
+    found = list(children.get(root, []))
+    for process in found:  # grows while it is walked
+        found.extend(children.get(process.pid, []))
+    return found
+
+
+def send_signal(pid: int, start: int, signum: int) -> bool:
+    """Signal exactly this process: the pidfd pins it, the start time proves that the pid was not recycled."""
+    pidfd = None
+    try:
+        pidfd = _open_pidfd(pid)
+        process = read_process(pid)
+        if process is None or process.start != start:
+            return False
+        os.kill(pid, signum) if pidfd is None else signal.pidfd_send_signal(pidfd, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    return True
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:  # a kernel before 5.3
+            return None
+        raise
