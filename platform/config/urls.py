@@ -1,6 +1,25 @@
 """Every HTTP route of Django; the data plane's are in inference/gateway/asgi.py, sockets in config/asgi.py."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
-urlpatterns = [path("console/", admin.site.urls)]
+from accounts.views import enter
+from config.errors import not_found, server_error
+from monitoring import views as monitoring
+
+api = [path("", include("accounts.urls")), path("", include("inference.urls")), path("", include("models_app.urls"))]
+
+urlpatterns = [
+    path("", monitoring.root),
+    path("health", monitoring.health),
+    path("check_health", monitoring.check_health),
+    path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("redoc", SpectacularRedocView.as_view(url_name="schema")),
+    path("api/", include(api)),
+    path("api/v1/", include(api)),  # the same, under the version that the documents also name
+    path("console/enter/<str:token>", enter),
+    path("console/", admin.site.urls),
+]
+handler404, handler500 = not_found, server_error

@@ -1,0 +1,31 @@
+"""Who acts: a person or a key, for one tenant, with a role."""
+
+from dataclasses import dataclass
+
+from accounts import policy
+from accounts.models import ApiKey, Role, Tenant, User
+from accounts.policy import Permission
+
+
+@dataclass(frozen=True)
+class Actor:
+    """`tenant` is the acting one; an operator who named none sees all and writes to `tenant`."""
+
+    tenant: Tenant | None
+    role: Role | None
+    user: User | None = None
+    key: ApiKey | None = None
+    is_operator: bool = False
+    sees_all: bool = False
+
+    def may(self, permission: Permission) -> bool:
+        if self.key:
+            return policy.key_may(self.role, self.key.scopes, permission)
+        return self.is_operator or policy.role_may(self.role, permission)
+
+    @property
+    def label(self) -> str:
+        """The actor's name in audit records."""
+        if self.key:
+            return f"key {self.key.prefix}… ({self.key.name})"
+        return self.user.get_username() if self.user else "anonymous"

@@ -1,0 +1,102 @@
+"""Credentials of a REST request: JWT, API key, or the console's session, and the tenant they act for."""
+
+from django.conf import settings
+from django.db.models import Q
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+
+from accounts import keys, tokens
+from accounts.actor import Actor
+from accounts.models import ApiKey, Membership, Role, Tenant, User
+from core.errors import NotFound, Unauthenticated
+
+TENANT_HEADER = "Serai-Tenant"
+LONGEST_CREDENTIAL = 4096
+
+
+def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> Actor:
+    """The actor behind an API key or an access token. Raises Unauthenticated, or NotFound for a foreign tenant."""
+    if len(credential) > LONGEST_CREDENTIAL or not credential.isascii():
+        raise Unauthenticated
+    if credential.startswith(keys.PREFIX):
+        return actor_for_key(credential)
+    return actor_for_user(tokens.user_of(credential), wanted_tenant)
+
+
+def actor_for_key(secret: str) -> Actor:
+    key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(digest=keys.digest(secret)).first()
+    if key is None:
+        raise Unauthenticated
+    return Actor(tenant=key.tenant, role=Role(key.role), key=key)
+
+
+def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
+    """A person acts for the default tenant or for the one named, where there is a membership (operators: any)."""
+    if wanted_tenant:
+        tenant = Tenant.objects.filter(Q(slug=wanted_tenant) | Q(pk=wanted_tenant), is_active=True).first()
+        role = _role_in(user, tenant)
+        if tenant is None or (role is None and not user.is_operator):
+            raise NotFound
+        return Actor(tenant=tenant, role=role, user=user, is_operator=user.is_operator)
+    tenant = _default_tenant(user)
+    return Actor(tenant, _role_in(user, tenant), user, is_operator=user.is_operator, sees_all=user.is_operator)
+
+
+def anonymous_actor() -> Actor | None:
+    """A member of the tenant that the operator opened to everybody, if there is one."""
+    if not settings.ANONYMOUS_TENANT:
+        return None
+    tenant = Tenant.objects.filter(slug=settings.ANONYMOUS_TENANT, is_active=True).first()
+    return Actor(tenant=tenant, role=Role.MEMBER) if tenant else None
+
+
+def _default_tenant(user: User) -> Tenant | None:
+    memberships = Membership.objects.filter(user=user, tenant__is_active=True).select_related("tenant").order_by("pk")
+    tenants = [membership.tenant for membership in memberships]
+    if user.default_tenant and (user.default_tenant in tenants or user.is_operator) and user.default_tenant.is_active:
+        return user.default_tenant
+    return tenants[0] if tenants else None
+
+
+def _role_in(user: User, tenant: Tenant | None) -> Role | None:
+    membership = Membership.objects.filter(user=user, tenant=tenant).first() if tenant else None
+    return Role(membership.role) if membership else None
+
+
+def credential_in(headers) -> str | None:
+    """The bearer token or key of a request, None if it brings none. Raises Unauthenticated for another scheme."""
+    if key := headers.get("X-API-Key"):
+        return key.strip()
+    authorization = headers.get("Authorization")
+    if authorization is None:
+        return None
+    scheme, _space, credential = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthenticated
+    return credential.strip()
+
+
+class CredentialAuthentication(BaseAuthentication):
+    def authenticate(self, request):
+        credential = credential_in(request.headers)
+        if credential is None:
+            return None
+        actor = actor_for_credential(credential, request.headers.get(TENANT_HEADER))
+        return actor.user or actor, actor
+
+    def authenticate_header(self, request):
+        return 'Bearer realm="serai"'
+
+
+class ConsoleAuthentication(SessionAuthentication):
+    """The console's cookie, with CSRF; and behind it the anonymous tenant where there is one."""
+
+    def authenticate(self, request):
+        found = super().authenticate(request)
+        if found is None:
+            actor = anonymous_actor()
+            return (actor, actor) if actor else None
+        actor = actor_for_user(found[0], request.headers.get(TENANT_HEADER))
+        return found[0], actor
+
+    def authenticate_header(self, request):
+        return 'Bearer realm="serai"'

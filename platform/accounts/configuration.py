@@ -1,0 +1,128 @@
+"""The configuration that all processes share: typed, with ranges, read from memory and at most a second old."""
+
+import logging
+import threading
+import time
+from dataclasses import asdict, dataclass, field, fields
+
+from django.db import DatabaseError, InterfaceError, transaction
+from django.utils.translation import gettext as _
+
+from accounts import audit
+from accounts.actor import Actor
+from accounts.models import ConfigurationValue
+from core.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 1.0
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def number(default: int | float, low: int | float, high: int | float):
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class AlertThresholds:
+    """Percent, degrees Celsius, seconds, and a share from 0 to 1."""
+
+    gpu_utilization_high: float = number(90, 0, 100)
+    gpu_temperature_high: float = number(80, 0, 150)
+    response_time_high: float = number(2.0, 0.001, 3600)
+    error_rate_high: float = number(0.05, 0, 1)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Times are in seconds: between samples, that a start may take, between health probes."""
+
+    gpu_monitor_interval: int = number(30, 1, 3600)
+    max_concurrent_models: int = number(10, 1, 10_000)
+    default_model_timeout: int = number(300, 5, 7200)
+    health_check_interval: int = number(60, 1, 3600)
+    log_level: str = field(default="INFO", metadata={"choices": LOG_LEVELS})
+    alert_thresholds: AlertThresholds = field(default_factory=AlertThresholds)
+
+
+class _Memory:
+    """The last configuration that was read, and when by the monotonic clock."""
+
+    def __init__(self):
+        self.value = Configuration()
+        self.read_at = float("-inf")
+        self.lock = threading.Lock()
+
+
+_memory = _Memory()
+
+
+def current() -> Configuration:
+    """In force now; while the database is away, the last one that was read."""
+    with _memory.lock:
+        if time.monotonic() - _memory.read_at > FRESH_SECONDS:
+            try:
+                _memory.value = _read()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("configuration: kept, the database is away (%s)", type(error).__name__)
+            _memory.read_at = time.monotonic()
+        return _memory.value
+
+
+@transaction.atomic
+def change(actor: Actor, patch: dict, request=None) -> Configuration:
+    """Merge `patch`, nested objects too. Raises InvalidRequest that names each wrong field."""
+    flat = _check(patch)
+    before = _flatten(asdict(_read()))
+    for key, value in flat.items():
+        if before[key] == value:
+            continue
+        row, _created = ConfigurationValue.objects.update_or_create(
+            key=key, defaults={"value": value, "changed_by": actor.user}
+        )
+        audit.record(actor, "configuration.change", row, request=request, old=before[key], new=value)
+    _memory.read_at = float("-inf")
+    return _read()
+
+
+def _read() -> Configuration:
+    values = dict(ConfigurationValue.objects.values_list("key", "value"))
+    thresholds = {f.name: values.get(f"alert_thresholds.{f.name}", f.default) for f in fields(AlertThresholds)}
+    plain = {f.name: values.get(f.name, f.default) for f in fields(Configuration) if f.name != "alert_thresholds"}
+    return Configuration(**plain, alert_thresholds=AlertThresholds(**thresholds))
+
+
+def _flatten(nested: dict) -> dict:
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": content for inner, content in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _check(patch: dict) -> dict:
+    """The patch with flat keys. Every wrong field is named at once."""
+    known = {f.name: f for f in fields(Configuration) if f.name != "alert_thresholds"}
+    known |= {f"alert_thresholds.{f.name}": f for f in fields(AlertThresholds)}
+    if not isinstance(patch, dict) or not isinstance(patch.get("alert_thresholds", {}), dict):
+        raise InvalidRequest(details={"alert_thresholds": _("An object is expected.")})
+    flat = _flatten(patch)
+    wrong = {key: _problem(known.get(key), value) for key, value in flat.items()}
+    wrong = {key: problem for key, problem in wrong.items() if problem}
+    if wrong:
+        raise InvalidRequest(details=wrong)
+    return flat
+
+
+def _problem(known, value) -> str:
+    if known is None:
+        return _("There is no such setting.")
+    if choices := known.metadata.get("choices"):
+        return "" if value in choices else _("One of %(choices)s is expected.") % {"choices": ", ".join(choices)}
+    low, high = known.metadata["low"], known.metadata["high"]
+    types = (int,) if known.type is int else (int, float)
+    if type(value) not in types or not low <= value <= high:
+        return _("A number from %(low)s to %(high)s is expected.") % {"low": low, "high": high}
+    return ""

@@ -1,0 +1,111 @@
+"""Access and refresh tokens of one log-in. Both carry its id and end with it; refresh tokens are good once."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import jwt
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from rest_framework_simplejwt.exceptions import TokenError
+from rest_framework_simplejwt.tokens import AccessToken, RefreshToken, Token
+
+from accounts.models import LoginSession, User
+from core.errors import Unauthenticated
+
+SESSION_CLAIM = "sid"
+REFRESH_LIFE = timedelta(seconds=settings.REFRESH_TOKEN_SECONDS)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a valid access token says; whether its session still stands is asked of the database or the snapshot."""
+
+    user_id: str
+    session_id: str
+    expires_at: float
+
+
+def verify(token: str) -> Claims:
+    """Signature, algorithm, type, audience, issuer and expiry; no database. Raises Unauthenticated."""
+    claims = _read(AccessToken, token)
+    return Claims(claims["user_id"], claims[SESSION_CLAIM], claims["exp"])
+
+
+def open_session(user: User) -> dict:
+    """A new log-in, as the reply of POST /api/auth/token."""
+    session_id = uuid.uuid4()
+    refresh = RefreshToken.for_user(user)
+    LoginSession.objects.create(
+        id=session_id, user=user, refresh_jti=refresh["jti"], expires_at=timezone.now() + REFRESH_LIFE
+    )
+    return _reply(refresh, str(session_id))
+
+
+def refresh_session(token: str) -> dict:
+    """New tokens for a refresh token. One that comes twice was stolen: the whole log-in ends."""
+    claims = _read(RefreshToken, token)
+    replayed = False
+    with transaction.atomic():
+        session = LoginSession.objects.select_for_update().select_related("user").filter(pk=claims[SESSION_CLAIM]).first()
+        if session is None or not _stands(session):
+            raise Unauthenticated
+        replayed = session.refresh_jti != claims["jti"]
+        if replayed:
+            session.revoked_at = timezone.now()
+        refresh = RefreshToken.for_user(session.user)
+        session.refresh_jti = refresh["jti"]
+        session.save(update_fields=["refresh_jti", "revoked_at"])
+    if replayed:
+        raise Unauthenticated
+    return _reply(refresh, str(session.pk))
+
+
+def revoke(token: str) -> None:
+    """End the log-in that an access or refresh token belongs to."""
+    for kind in (AccessToken, RefreshToken):
+        try:
+            claims = _read(kind, token)
+        except Unauthenticated:
+            continue
+        LoginSession.objects.filter(pk=claims[SESSION_CLAIM], revoked_at=None).update(revoked_at=timezone.now())
+        return
+    raise Unauthenticated
+
+
+def user_of(token: str) -> User:
+    """The active user of a valid access token whose log-in still stands. Raises Unauthenticated."""
+    claims = verify(token)
+    session = LoginSession.objects.select_related("user__default_tenant").filter(pk=claims.session_id).first()
+    if session is None or not _stands(session) or session.user_id != claims.user_id:
+        raise Unauthenticated
+    return session.user
+
+
+def _stands(session: LoginSession) -> bool:
+    return session.revoked_at is None and session.expires_at > timezone.now() and session.user.is_active
+
+
+def _reply(refresh: Token, session_id: str) -> dict:
+    refresh[SESSION_CLAIM] = session_id
+    access = refresh.access_token
+    return {
+        "access_token": str(access), "token_type": "bearer", "expires_in": settings.ACCESS_TOKEN_SECONDS,
+        "refresh_token": str(refresh),
+    }
+
+
+def _read(kind: type[Token], token: str) -> Token:
+    """A token of that kind with all the claims that ours have."""
+    try:
+        if jwt.get_unverified_header(token).get("crit"):
+            raise Unauthenticated
+        claims = kind(token)
+        uuid.UUID(claims[SESSION_CLAIM])
+        datetime.fromtimestamp(claims["exp"], UTC)
+        if not isinstance(claims["user_id"], str) or not isinstance(claims["jti"], str):
+            raise Unauthenticated
+    except (TokenError, jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
+        raise Unauthenticated from None
+    return claims

@@ -1,0 +1,242 @@
+"""Log-in over the API, tenants, members, keys, the audit log, the configuration, and the console's one-time link."""
+
+from dataclasses import asdict
+
+from axes.handlers.proxy import AxesProxyHandler
+from django.conf import settings
+from django.contrib.auth import authenticate, login
+from django.db import transaction
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, viewsets
+from rest_framework.decorators import action
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts import audit, configuration, services, tokens
+from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
+from accounts.policy import Permission
+from accounts.serializers import (
+    AuditSerializer,
+    CredentialsSerializer,
+    KeySerializer,
+    MemberSerializer,
+    NewKeySerializer,
+    RefreshSerializer,
+    RevokeSerializer,
+    RoleSerializer,
+    TenantSerializer,
+    TokensSerializer,
+)
+from core.errors import InvalidRequest, RateLimited, Unauthenticated
+from core.tenancy import TenantScopedMixin
+
+
+def checked(serializer_class, request) -> dict:
+    serializer = serializer_class(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data
+
+
+class PublicView(APIView):
+    """Needs no credential; a wrong one in the header does no harm."""
+
+    authentication_classes = []
+    permissions = {"POST": Permission.PUBLIC, "GET": Permission.PUBLIC}
+
+
+class TokenView(PublicView):
+    @extend_schema(request=CredentialsSerializer, responses=TokensSerializer, auth=[])
+    def post(self, request):
+        credentials = checked(CredentialsSerializer, request)
+        user = authenticate(request._request, **credentials)
+        if user is None:
+            self._refuse(request._request, credentials["username"])
+        return Response(tokens.open_session(user))
+
+    def _refuse(self, request, username: str):
+        """After too many failures this pair of name and address has to pause; nobody else has."""
+        if AxesProxyHandler.is_locked(request, {"username": username}):
+            raise RateLimited(
+                _("Too many failed log-ins."), retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds())
+            )
+        raise Unauthenticated(_("The user name or the password is wrong."))
+
+
+class RefreshView(PublicView):
+    @extend_schema(request=RefreshSerializer, responses=TokensSerializer, auth=[])
+    def post(self, request):
+        return Response(tokens.refresh_session(checked(RefreshSerializer, request)["refresh_token"]))
+
+
+class RevokeView(PublicView):
+    @extend_schema(request=RevokeSerializer, responses=OpenApiTypes.OBJECT, auth=[])
+    def post(self, request):
+        tokens.revoke(checked(RevokeSerializer, request)["token"])
+        return Response({"message": _("The log-in has ended.")})
+
+
+class TenantViewSet(mixins.ListModelMixin, mixins.CreateModelMixin, mixins.RetrieveModelMixin, mixins.UpdateModelMixin,
+                    viewsets.GenericViewSet):
+    """Operators make tenants and close them; a closed one's keys and people are shut out."""
+
+    queryset = Tenant.objects.all()
+    serializer_class = TenantSerializer
+    filterset_fields = ["slug", "is_active"]
+    http_method_names = ["get", "post", "patch", "head", "options"]
+    permissions = {
+        "list": Permission.OPERATE, "create": Permission.OPERATE, "retrieve": Permission.OPERATE,
+        "partial_update": Permission.OPERATE,
+    }
+
+    @transaction.atomic
+    def perform_create(self, serializer):
+        tenant = serializer.save()
+        audit.record(self.request.auth, "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug)
+
+    @transaction.atomic
+    def perform_update(self, serializer):
+        tenant = serializer.save()
+        changed = {name: str(value) for name, value in serializer.validated_data.items()}
+        audit.record(self.request.auth, "tenant.change", tenant, tenant_id=tenant.pk, request=self.request, **changed)
+
+
+class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    queryset = Membership.objects.select_related("user")
+    serializer_class = MemberSerializer
+    filterset_fields = ["role"]
+    permissions = dict.fromkeys(("list", "retrieve", "create", "partial_update", "destroy"), Permission.MANAGE_TENANT)
+
+    @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
+    @transaction.atomic
+    def create(self, request):
+        fields = checked(MemberSerializer, request)
+        actor = request.auth
+        role = fields.get("role", "member")
+        services.require_rank(actor.role, role, actor.is_operator)
+        membership = services.add_member(actor.tenant, self._account(fields), role)
+        audit.record(actor, "member.add", membership, request=request, username=membership.user.username, role=role)
+        return Response(MemberSerializer(membership).data, status=201)
+
+    @extend_schema(request=RoleSerializer, responses=MemberSerializer)
+    @transaction.atomic
+    def partial_update(self, request, pk=None):
+        membership, role = self.get_object(), checked(RoleSerializer, request)["role"]
+        for each in (membership.role, role):
+            services.require_rank(request.auth.role, each, request.auth.is_operator)
+        old = membership.role
+        services.change_role(membership, role)
+        audit.record(request.auth, "member.role", membership, request=request, old=old, new=role)
+        return Response(MemberSerializer(membership).data)
+
+    @transaction.atomic
+    def destroy(self, request, pk=None):
+        membership = self.get_object()
+        services.require_rank(request.auth.role, membership.role, request.auth.is_operator)
+        audit.record(request.auth, "member.remove", membership, request=request, username=membership.user.username)
+        services.remove_member(membership)
+        return Response(status=204)
+
+    def _account(self, fields: dict) -> User:
+        """An existing account by name. Only an operator learns whether a name is free, and makes accounts."""
+        username = fields["user"]["username"]
+        if self.request.auth.is_operator and fields.get("password"):
+            if User.objects.filter(username=username).exists():
+                raise InvalidRequest(details={"username": _("This account exists already; leave the password out.")})
+            return User.objects.create_user(
+                username, fields["user"].get("email", ""), fields["password"], default_tenant=self.request.auth.tenant
+            )
+        user = User.objects.filter(username=username, is_active=True).first()
+        if user is None:
+            raise InvalidRequest(details={"username": _("There is no such account; an operator can make one.")})
+        return user
+
+
+class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    """A key's secret is in the reply that made it and nowhere else."""
+
+    queryset = ApiKey.objects.select_related("created_by")
+    serializer_class = KeySerializer
+    permissions = dict.fromkeys(("list", "retrieve", "create", "destroy", "revoke"), Permission.MANAGE_TENANT)
+
+    @extend_schema(request=KeySerializer, responses={201: NewKeySerializer})
+    @transaction.atomic
+    def create(self, request):
+        fields = checked(KeySerializer, request)
+        actor = request.auth
+        services.require_rank(actor.role, fields["role"], actor.is_operator)
+        fields["allowed_models"] = [self._model_id(ref) for ref in fields.get("allowed_models", [])]
+        key, secret = services.issue_key(actor.tenant, maker=actor.user, **fields)
+        audit.record(actor, "key.create", key, request=request, name=key.name, scopes=key.scopes, role=key.role)
+        return Response({**KeySerializer(key).data, "secret": secret}, status=201)
+
+    def destroy(self, request, pk=None):
+        self._revoke(request)
+        return Response(status=204)
+
+    @extend_schema(request=None, responses=KeySerializer)
+    @action(detail=True, methods=["post"])
+    def revoke(self, request, pk=None):
+        return Response(KeySerializer(self._revoke(request)).data)
+
+    @transaction.atomic
+    def _revoke(self, request) -> ApiKey:
+        key = self.get_object()
+        services.revoke_key(key)
+        audit.record(request.auth, "key.revoke", key, request=request, name=key.name)
+        return key
+
+    def _model_id(self, ref: str) -> str:
+        model = resolve_model(self.request.auth, ref)
+        if model is None:
+            raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
+        return model
+
+
+# The catalogue is an app above this one; it says here how a reference becomes the id of a model.
+_model_resolvers = []
+
+
+def register_model_resolver(resolver) -> None:
+    """`resolver(actor, ref) -> id or None` for models that the actor may use."""
+    _model_resolvers.append(resolver)
+
+
+def resolve_model(actor, ref: str) -> str | None:
+    return next(filter(None, (resolver(actor, ref) for resolver in _model_resolvers)), None)
+
+
+class AuditViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
+    queryset = AuditRecord.objects.all()
+    serializer_class = AuditSerializer
+    filterset_fields = ["action", "object_type", "object_id"]
+    permissions = {"list": Permission.MANAGE_TENANT}
+
+
+class ConfigurationView(APIView):
+    permissions = {"GET": Permission.OPERATE, "PUT": Permission.OPERATE}
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    def get(self, request):
+        return Response(asdict(configuration.current()))
+
+    @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT)
+    def put(self, request):
+        return Response(asdict(configuration.change(request.auth, request.data, request)))
+
+
+@never_cache
+def enter(request, token: str):
+    """The console's one-time link. A GET changes nothing, so that a previewing mail reader does not use it up."""
+    if request.method != "POST":
+        return render(request, "enter.html")
+    user = services.redeem(token)
+    if user is None:
+        return render(request, "enter.html", {"used": True}, status=410)
+    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    return redirect("/console/")
+
+
