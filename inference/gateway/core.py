@@ -6,23 +6,37 @@ from collections.abc import Callable, Collection, Mapping
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
+from accounts.keys import PREFIX
+from accounts.policy import Permission
+from accounts.tokens import Claims
 from core import errors
 from inference.gateway.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, UserEntry
 
 BEARER = b"bearer "
-JWT_START = b"eyJ"  # base64 of '{"'
+KEY_START = PREFIX.encode()
+LONGEST_CREDENTIAL = 4096
 
-Verify = Callable[[str], Mapping]
+Verify = Callable[[str], Claims]
 
 
 def credential(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """The API key or token that a request brings; Authorization goes before X-API-Key."""
-    authorization = headers.get(b"authorization")
-    if authorization is None:
-        return headers.get(b"x-api-key")
-    if authorization[:7].lower() != BEARER:
+    """The API key or token that a request brings. Raises Unauthenticated for another scheme."""
+    found = headers.get(b"x-api-key")
+    if found is None:
+        found = headers.get(b"authorization")
+        if found is None:
+            return None
+        if found[:7].lower() != BEARER:
+            raise errors.Unauthenticated()
+        found = found[7:]
+    found = found.strip()
+    if not found or len(found) > LONGEST_CREDENTIAL or not found.isascii():
         raise errors.Unauthenticated()
-    return authorization[7:].strip()
+    return found
+
+
+def is_key(secret: bytes | None) -> bool:
+    return secret is not None and secret.startswith(KEY_START)
 
 
 def authenticate(
@@ -36,14 +50,14 @@ def authenticate(
 ) -> Principal:
     """Who acts, by key, token or (where the operator allows it) nothing. Raises Unauthenticated.
 
-    `now` is in epoch seconds; `verify` returns a token's claims or raises Unauthenticated; `anonymous` is
-    the slug of the tenant that callers without a credential act for.
+    `now` is in epoch seconds; `verify` checks a token by itself or raises Unauthenticated; `anonymous` is the
+    slug of the tenant that callers without a credential act for.
     """
     secret = credential(headers)
-    if not secret:
+    if secret is None:
         return _anonymous(snapshot, anonymous)
-    if secret.startswith(JWT_START):
-        return _by_token(secret, headers.get(b"serai-tenant"), snapshot, verify)
+    if not is_key(secret):
+        return _by_token(verify(secret.decode()), headers.get(b"serai-tenant"), snapshot)
     entry = snapshot.keys.get(hmac.digest(pepper, secret, "sha256"))
     if entry is None or (entry.expires_at is not None and entry.expires_at <= now):
         raise errors.Unauthenticated()
@@ -54,37 +68,38 @@ def _anonymous(snapshot: Snapshot, slug: str) -> Principal:
     tenant = snapshot.slugs.get(slug) if slug else None
     if tenant is None:
         raise errors.Unauthenticated()
-    return Principal(tenant.id, "member", scopes=frozenset({"read", "inference"}))
+    return Principal(tenant.id, "member")
 
 
-def _by_token(token: bytes, wish: bytes | None, snapshot: Snapshot, verify: Verify) -> Principal:
-    try:
-        claims = verify(token.decode("ascii"))
-    except UnicodeDecodeError:
-        raise errors.Unauthenticated() from None
-    user = snapshot.users.get(str(claims.get("user_id", "")))
-    if user is None or str(claims.get("sid", "")) in snapshot.revoked_sessions:
+def _by_token(claims: Claims, wish: bytes | None, snapshot: Snapshot) -> Principal:
+    user = snapshot.users.get(claims.user_id)
+    if user is None or claims.session_id in snapshot.revoked_sessions:
         raise errors.Unauthenticated()
-    tenant_id = _acting_tenant(user, wish, snapshot)
-    return Principal(tenant_id, user.roles.get(tenant_id, ""), user_id=user.id, operator=user.operator)
+    tenant_id = _named_tenant(user, wish, snapshot) if wish else _default_tenant(user, snapshot)
+    return Principal(tenant_id, user.roles.get(tenant_id), user_id=user.id, operator=user.operator)
 
 
-def _acting_tenant(user: UserEntry, wish: bytes | None, snapshot: Snapshot) -> str:
-    """The tenant named in the header if the user belongs to it (operators to all), else the default one."""
-    if wish is None:
-        tenant_id = user.default_tenant_id or next(iter(user.roles), None)
-    else:
-        named = wish.decode("latin-1")
-        tenant = snapshot.tenants.get(named) or snapshot.slugs.get(named)
-        tenant_id = tenant.id if tenant else None
+def _named_tenant(user: UserEntry, wish: bytes, snapshot: Snapshot) -> str:
+    """The tenant of the header Serai-Tenant, by slug or id; honoured for members and operators."""
+    name = wish.decode("latin-1")
+    tenant = snapshot.slugs.get(name) or snapshot.tenants.get(name)
+    if tenant is None or not (user.operator or tenant.id in user.roles):
+        raise errors.NotFound()
+    return tenant.id
+
+
+def _default_tenant(user: UserEntry, snapshot: Snapshot) -> str:
+    tenant_id = user.default_tenant_id
     if tenant_id in snapshot.tenants and (user.operator or tenant_id in user.roles):
         return tenant_id
+    for tenant_id in user.roles:
+        if tenant_id in snapshot.tenants:
+            return tenant_id
     raise errors.Forbidden()
 
 
-def require(principal: Principal, *scopes: str, role: str = "member") -> None:
-    """One of the scopes is enough."""
-    if not any(principal.may(scope, role) for scope in scopes):
+def require(principal: Principal, permission: Permission) -> None:
+    if not principal.may(permission):
         raise errors.Forbidden()
 
 

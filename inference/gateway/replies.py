@@ -98,7 +98,7 @@ PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
 REFUSALS = (  # what an engine's message is about, the field that it means, our words for it
     (r"tool", "tools", _("This model is not set up for these tools.")),
-    (r"schema|grammar|regex|structured", "response_format", _("The engine cannot hold to this schema.")),
+    (r"schema|grammar|regex|structured", "response_format", _("The engine cannot hold to such a schema.")),
     (r"multimodal|image|audio", "messages", _("This model does not take such content.")),
     (r"chat template|roles?\b", "messages", _("The model cannot take this sequence of messages.")),
 )
@@ -139,11 +139,8 @@ def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
     most = int(limit[1]) if limit else model.context
     text = _("This request is too long for the model.")
     if most and given:
-        text = format_lazy(
-            _("The model's context has {limit} tokens; the prompt has {given}, and the answer needs room too."),
-            limit=most,
-            given=given[1],
-        )
+        text = _("The model's context has {limit} tokens; the prompt has {given}, the answer needs room too.")
     elif most:
-        text = format_lazy(_("The prompt and the answer do not fit in the model's {limit} tokens."), limit=most)
+        text = _("The prompt and the answer do not fit in the model's {limit} tokens.")
+    text = format_lazy(text, limit=most, given=given and given[1])
     return ContextTooLong(text, param=param, details={"context": most} if most else None)

@@ -1,9 +1,16 @@
 """What the data plane knows: keys, people, models and engines as of one moment, in memory, never changed."""
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-ROLE_RANK = {"viewer": 0, "member": 1, "admin": 2, "owner": 3}
+from accounts import policy
+from accounts.policy import Permission
+from core.errors import ServiceUnavailable
+
+STALE_SECONDS = 300  # how long the data plane serves on while Postgres is away
 
 
 @dataclass(slots=True, frozen=True)
@@ -11,16 +18,17 @@ class Principal:
     """Who acts, for which tenant, how far; `scopes` or `models` of None: all that the role allows."""
 
     tenant_id: str
-    role: str
+    role: str | None
     key_id: str | None = None
     user_id: str | None = None
     scopes: frozenset[str] | None = None
     models: frozenset[str] | None = None
     operator: bool = False
 
-    def may(self, scope: str, role: str = "member") -> bool:
-        in_scope = self.scopes is None or scope in self.scopes
-        return in_scope and (self.operator or ROLE_RANK.get(self.role, -1) >= ROLE_RANK[role])
+    def may(self, permission: Permission) -> bool:
+        if self.scopes is not None:
+            return policy.key_may(self.role, self.scopes, permission)
+        return self.operator or policy.role_may(self.role, permission)
 
 
 @dataclass(slots=True, frozen=True)
@@ -41,7 +49,7 @@ class UserEntry:
     id: str
     operator: bool = False
     default_tenant_id: str | None = None
-    roles: dict[str, str] = field(default_factory=dict)  # tenant id → role
+    roles: dict[str, str] = field(default_factory=dict)  # tenant id → role, the oldest membership first
 
 
 @dataclass(slots=True, frozen=True)
@@ -131,3 +139,37 @@ class Snapshot:
 
     def endpoints(self) -> set[str]:
         return {entry.endpoint for entries in self.instances.values() for entry in entries if entry.endpoint}
+
+
+class SnapshotSource:
+    """The latest snapshot, and a bell for the next one. For the event loop's thread only."""
+
+    def __init__(self, snapshot: Snapshot | None = None):
+        self._current, self._read_at = snapshot, time.monotonic()
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._next: asyncio.Future | None = None
+
+    def current(self) -> Snapshot:
+        """Raises ServiceUnavailable if there is none, or only an old one."""
+        if self._current is None or time.monotonic() - self._read_at > STALE_SECONDS:
+            raise ServiceUnavailable(retry_after=5)
+        return self._current
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._current, self._read_at = snapshot, time.monotonic()
+        for listener in self._listeners:
+            listener(snapshot)
+        if self._next:
+            self._next.set_result(None)
+            self._next = None
+
+    def subscribe(self, listener: Callable[[Snapshot], None]) -> None:
+        self._listeners.append(listener)
+
+    async def following(self, timeout: float) -> None:
+        """Until the next snapshot is published, or `timeout` seconds are over."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._next)

@@ -1,0 +1,111 @@
+"""The parts of a snapshot as they are read from Postgres, and which table belongs to which part."""
+
+from collections.abc import Callable, Iterable
+
+from django.conf import settings
+
+from inference.gateway.snapshot import InstanceEntry, KeyEntry, ModelEntry, Principal, TenantEntry, UserEntry
+
+SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "max_tokens")
+
+TENANTS = "SELECT id, slug, default_model FROM accounts_tenant WHERE is_active"
+KEYS = """
+SELECT key.digest, key.id, key.tenant_id, key.role, key.scopes, key.allowed_models,
+    extract(epoch FROM key.expires_at)
+FROM accounts_apikey AS key JOIN accounts_tenant AS tenant ON tenant.id = key.tenant_id
+WHERE key.revoked_at IS NULL AND tenant.is_active AND (key.expires_at IS NULL OR key.expires_at > now())
+"""
+USERS = """
+SELECT person.id, person.is_staff, person.default_tenant_id,
+    array_agg(member.tenant_id ORDER BY member.id), array_agg(member.role ORDER BY member.id)
+FROM accounts_user AS person LEFT JOIN accounts_membership AS member ON member.user_id = person.id
+WHERE person.is_active GROUP BY person.id
+"""
+REVOKED_SESSIONS = """
+SELECT id::text FROM accounts_loginsession WHERE revoked_at > now() - make_interval(secs => %s)
+"""
+MODELS = """
+SELECT model.id, model.tenant_id, model.name, model.visibility = 'public', model.mode,
+    extract(epoch FROM model.created_at), model.config, model.wait_timeout,
+    array(SELECT alias.name FROM models_app_modelalias AS alias WHERE alias.model_id = model.id ORDER BY id)
+FROM models_app_model AS model ORDER BY model.created_at, model.id
+"""
+INSTANCES = """
+SELECT id, model_id, state, served_name, endpoint, running_generation, healthy, desired = 'running',
+    extract(epoch FROM state_since), failure_reason
+FROM inference_instance
+WHERE state IN ('pending', 'starting', 'ready', 'draining')
+    OR (state = 'failed' AND state_since > now() - interval '10 minutes')
+"""
+START_SECONDS = """
+SELECT DISTINCT ON (model_id) model_id, extract(epoch FROM ready_at - started_at)
+FROM inference_instance WHERE ready_at > started_at ORDER BY model_id, ready_at DESC
+"""
+
+Execute = Callable[..., Iterable[tuple]]
+
+
+def _tenants(execute: Execute) -> list[TenantEntry]:
+    return [TenantEntry(*row) for row in execute(TENANTS)]
+
+
+def _keys(execute: Execute) -> dict[bytes, KeyEntry]:
+    found = {}
+    for digest, key_id, tenant_id, role, scopes, models, expires_at in execute(KEYS):
+        allowed = frozenset(models) if models else None
+        principal = Principal(tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed)
+        found[bytes(digest)] = KeyEntry(principal, None if expires_at is None else float(expires_at))
+    return found
+
+
+def _users(execute: Execute) -> list[UserEntry]:
+    found = []
+    for user_id, operator, default_tenant_id, tenant_ids, roles in execute(USERS):
+        by_tenant = {tenant_id: role for tenant_id, role in zip(tenant_ids, roles, strict=True) if tenant_id}
+        found.append(UserEntry(user_id, operator, default_tenant_id, by_tenant))
+    return found
+
+
+def _revoked_sessions(execute: Execute) -> list[str]:
+    return [row[0] for row in execute(REVOKED_SESSIONS, [settings.ACCESS_TOKEN_SECONDS])]
+
+
+def _models(execute: Execute) -> list[ModelEntry]:
+    start_seconds = {model_id: float(seconds) for model_id, seconds in execute(START_SECONDS)}
+    return [_model(row, start_seconds.get(row[0])) for row in execute(MODELS)]
+
+
+def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
+    model_id, tenant_id, name, public, mode, created, config, wait_timeout, aliases = row
+    context = config.get("max_model_len") or config.get("n_ctx")
+    sampling = {option: config[option] for option in SAMPLING_DEFAULTS if config.get(option) is not None}
+    if context and "max_tokens" in sampling:
+        sampling["max_tokens"] = min(sampling["max_tokens"], context)
+    return ModelEntry(
+        model_id, tenant_id, name, tuple(aliases), public, mode, int(created), context, sampling,
+        wait_timeout, start_seconds,
+    )  # fmt: skip
+
+
+def _instances(execute: Execute) -> list[InstanceEntry]:
+    return [InstanceEntry(*row[:8], float(row[8]), row[9]) for row in execute(INSTANCES)]
+
+
+READERS = {
+    "tenants": _tenants,
+    "keys": _keys,
+    "users": _users,
+    "revoked_sessions": _revoked_sessions,
+    "models": _models,
+    "instances": _instances,
+}
+AFFECTED = {  # table → what has to be read again
+    "accounts_tenant": {"tenants", "keys"},
+    "accounts_apikey": {"keys"},
+    "accounts_user": {"users"},
+    "accounts_membership": {"users"},
+    "accounts_loginsession": {"revoked_sessions"},
+    "models_app_model": {"models"},
+    "models_app_modelalias": {"models"},
+    "inference_instance": {"instances"},
+}

@@ -1,0 +1,188 @@
+"""A process's journal of requests on local disk: it survives the process's kill and needs no database.
+
+    <root>/<process>/lock               held (flock) as long as the process lives
+    <root>/<process>/00000001.jsonl     a JSON list per line: admission ["a", id, …], settlement ["s", id, …]
+
+A new segment repeats the admissions that are still open, so a read segment can be deleted.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+BACKLOG_BYTES = 16 * 1024 * 1024
+READ_BYTES = 512 * 1024
+COMPLAIN_SECONDS = 60
+
+
+def lock(folder: Path) -> int | None:
+    """Own the folder: a descriptor to keep open, or None if a living process has it."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class Spool:
+    """The writing side, for one thread. A full disk is ridden out in memory; beyond that, `lost` counts."""
+
+    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = BACKLOG_BYTES):
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.folder = root / name
+        self.segment = 0
+        self.lost = 0
+        self._segment_bytes, self._backlog_bytes = segment_bytes, backlog_bytes
+        self._backlog = bytearray()
+        self._open: dict[str, bytes] = {}
+        self._size, self._descriptor = 0, -1
+        self._complained = 0.0
+        self._create(root / f".{name}")
+
+    def _create(self, hidden: Path) -> None:
+        """Nobody sees the folder before it is locked."""
+        hidden.mkdir(mode=0o700, parents=True)
+        self._lock = lock(hidden)
+        hidden.rename(self.folder)
+        self._next_segment()
+
+    def admit(self, request_id: str, line: bytes) -> None:
+        self._open[request_id] = line
+        self._append(line)
+
+    def settle(self, request_id: str, line: bytes) -> None:
+        self._open.pop(request_id, None)
+        self._append(line)
+        if self._size > self._segment_bytes and not self._backlog:
+            self._next_segment()
+
+    def _append(self, line: bytes) -> None:
+        if not self._backlog:
+            written = self._write(line)
+            if written < len(line):
+                self._backlog += line[written:]
+        elif len(self._backlog) + len(line) > self._backlog_bytes:
+            self.lost += 1
+        else:
+            self._backlog += line
+            del self._backlog[: self._write(bytes(self._backlog))]
+
+    def _write(self, data: bytes) -> int:
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            self._complain(error)
+            return 0
+        self._size += written
+        return written
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained > COMPLAIN_SECONDS:
+            self._complained = now
+            logger.error("usage journal: %s (%d records lost so far)", error.strerror, self.lost)
+
+    def _next_segment(self) -> None:
+        path = self.folder / f"{self.segment + 1:08d}.jsonl"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            return self._complain(error)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._size = descriptor, 0
+        if self._open:
+            self._append(b"".join(self._open.values()))
+        self.segment += 1
+
+    def close(self) -> None:
+        """Let go of the folder; what is left in it is recovered by the next process."""
+        os.close(self._descriptor)
+        os.close(self._lock)
+
+    def remove(self) -> None:
+        """For a folder of which everything has been read and nothing is open."""
+        if not self._open and not self._backlog:
+            remove(self.folder)
+
+
+class SpoolReader:
+    """The reading side of one folder, from its beginning: settlements joined with their admissions."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        segments = [int(path.stem) for path in folder.glob("*.jsonl")]
+        self.end = max(segments, default=0) + 1
+        self._segment, self._offset = min(segments, default=1), 0
+        self._read_out: list[Path] = []
+        self.open: dict[str, list] = {}
+
+    def settled(self, sealed_below: int) -> list[tuple[list, list]]:
+        """The next (admission, settlement) pairs; segments under `sealed_below` get no more lines."""
+        while True:
+            path = self._folder / f"{self._segment:08d}.jsonl"
+            lines = self._lines(path)
+            if pairs := list(self._join(lines)):
+                return pairs
+            if lines:
+                continue
+            if self._segment >= sealed_below:
+                return []
+            self._read_out.append(path)
+            self._segment, self._offset = self._segment + 1, 0
+
+    def discard(self) -> None:
+        """Delete what was read and is durable elsewhere by now."""
+        while self._read_out:
+            self._read_out.pop().unlink(missing_ok=True)
+
+    def _lines(self, path: Path) -> list[bytes]:
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(READ_BYTES)
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.splitlines()
+
+    def _join(self, lines: list[bytes]) -> Iterator[tuple[list, list]]:
+        for line in lines:
+            with suppress(orjson.JSONDecodeError, LookupError, TypeError):
+                entry = orjson.loads(line)
+                if entry[0] == "a":
+                    self.open[entry[1]] = entry
+                elif entry[1] in self.open:
+                    yield self.open.pop(entry[1]), entry
+
+
+def left_behind(root: Path) -> Iterator[Path]:
+    """Folders of processes that are no more, each locked while it is looked at."""
+    for folder in sorted(root.glob("[!.]*-*")):
+        descriptor = lock(folder)
+        if descriptor is not None:
+            try:
+                yield folder
+            finally:
+                os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
