@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""An engine that speaks vLLM's wire format over a Unix socket and commits every fault on demand.
+
+    fake_engine.py --uds PATH --served-model-name NAME [--model DIR] [any other argument of vLLM]
+
+Standard library only. `Switches` come from `--switches JSON`, the variable FAKE_ENGINE (JSON), the file
+`fake_engine.json` in the model's folder, and, for one request, from marks in the last user message or prompt:
+`[[crash_at_token=3]]`, `[[hang]]`. The shapes are those that vLLM 0.32.0 was seen to send.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fake_generation import FINGERPRINT, Generation, Switches, chat_words, marked_text, prompt_words, usage
+from fake_http import Connection, Request, listen
+
+DEAF = "import os, signal, time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+
+
+@dataclass
+class Counters:
+    prompt: int = 0
+    generation: int = 0
+    running: int = 0
+    waiting: int = 0
+    finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None):
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+Step = tuple[int, str, bool]  # choice, its next token, whether that is its last
+
+
+class Engine:
+    def __init__(self, name: str, switches: Switches, max_model_len: int, max_num_seqs: int):
+        self.name, self.switches, self.max_model_len = name, switches, max_model_len
+        self.slots = asyncio.Semaphore(max_num_seqs)
+        self.counters = Counters()
+        self.answered = 0
+
+    async def serve(self, connection: Connection) -> None:
+        while True:
+            await self.answer(connection, await connection.receive())
+            await connection.flush()
+
+    async def answer(self, connection: Connection, request: Request) -> None:
+        route = ROUTES.get(request.path)
+        try:
+            if route is None:
+                return connection.reply({"detail": "Not Found"}, 404)
+            if request.method != route[0]:
+                return connection.reply({"detail": "Method Not Allowed"}, 405)
+            await route[1](self, connection, request)
+        except Refused as refusal:
+            connection.reply(refusal.body, refusal.status)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            connection.reply(Refused(400, f"1 validation error: {error!r}", "Bad Request").body, 400)
+
+    async def health(self, connection: Connection, _request: Request) -> None:
+        if self.switches.hang_health:
+            await connection.pause(None)
+        connection.reply(b"", self.switches.health_status)
+
+    async def models(self, connection: Connection, _request: Request) -> None:
+        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "vllm", "root": self.name,
+                 "parent": None, "max_model_len": self.max_model_len}  # fmt: skip
+        connection.reply({"object": "list", "data": [model]})
+
+    async def version(self, connection: Connection, _request: Request) -> None:
+        connection.reply({"version": "0.32.0"})
+
+    async def metrics(self, connection: Connection, _request: Request) -> None:
+        connection.reply(self._metrics_text(), kind="text/plain; version=1.0.0; charset=utf-8")
+
+    def _metrics_text(self) -> str:
+        label, counters = f'engine="0",model_name="{self.name}"', self.counters
+        series = [("num_requests_running", "gauge", counters.running),
+                  ("num_requests_waiting", "gauge", counters.waiting),
+                  ("prompt_tokens_total", "counter", counters.prompt),
+                  ("generation_tokens_total", "counter", counters.generation)]  # fmt: skip
+        lines = []
+        for name, kind, value in series:
+            lines += [f"# TYPE vllm:{name} {kind}", f"vllm:{name}{{{label}}} {value:.1f}"]
+        lines.append("# TYPE vllm:request_success_total counter")
+        for reason, count in counters.finished.items():
+            lines.append(f'vllm:request_success_total{{finished_reason="{reason}",{label}}} {count:.1f}')
+        return "\n".join(lines) + "\n"
+
+    async def tokenize(self, connection: Connection, request: Request) -> None:
+        body = self._checked(request)
+        words = chat_words(body["messages"]) if "messages" in body else prompt_words(body["prompt"])[0]
+        reply = {"count": len(words), "max_model_len": self.max_model_len, "tokens": list(range(len(words)))}
+        connection.reply({**reply, "token_strs": None})
+
+    async def detokenize(self, connection: Connection, request: Request) -> None:
+        tokens = self._checked(request)["tokens"]
+        connection.reply({"prompt": " ".join(f"token{token}" for token in tokens)})
+
+    async def embeddings(self, connection: Connection, request: Request) -> None:
+        words = prompt_words(self._checked(request)["input"])
+        data = [{"index": index, "object": "embedding", "embedding": [float(len(text)), 1.0]}
+                for index, text in enumerate(words)]  # fmt: skip
+        counted = usage(sum(map(len, words)), 0)
+        connection.reply({"object": "list", "model": self.name, "data": data, "usage": counted})
+
+    async def chat(self, connection: Connection, request: Request) -> None:
+        await self._generate(connection, request, chat=True)
+
+    async def completions(self, connection: Connection, request: Request) -> None:
+        await self._generate(connection, request, chat=False)
+
+    def _checked(self, request: Request) -> dict:
+        body = request.json()
+        asked = body.get("model") or self.name
+        if asked != self.name:
+            message = f"The model `{asked}` does not exist. Valid aliases: {self.name}."
+            raise Refused(404, message, "NotFoundError", "model")
+        return body
+
+    async def _generate(self, connection: Connection, request: Request, chat: bool) -> None:
+        body = self._checked(request)
+        switches = self.switches.marked(marked_text(body, chat))
+        if switches.error_status:
+            raise Refused(switches.error_status, switches.error_text, "InternalServerError")
+        request_id = request.headers.get("x-request-id", uuid.uuid4().hex[:16])
+        generation = Generation(self.name, body, switches, request_id, chat)
+        self.counters.waiting += 1
+        try:
+            async with self.slots:
+                self.counters.waiting -= 1
+                await self._run(connection, generation)
+        finally:
+            self._note_end()
+
+    async def _run(self, connection: Connection, generation: Generation) -> None:
+        self.counters.running += 1
+        try:
+            if generation.body.get("stream"):
+                await self._stream(connection, generation)
+            else:
+                await self._whole(connection, generation)
+            self.counters.finished[generation.reason] += generation.count
+        finally:
+            self.counters.running -= 1
+
+    async def _steps(self, connection: Connection, generation: Generation) -> AsyncIterator[Step]:
+        """Every token of every choice, after its pause and its fault; counted when made, sent or not.
+
+        As in vLLM, a prompt counts once for each of its `n` choices, and a client's leaving under no reason.
+        """
+        switches, last = generation.switches, len(generation.tokens) - 1
+        await connection.pause(None if switches.hang else switches.first_token_delay)
+        self.counters.prompt += sum(map(generation.prompt_tokens, range(generation.count)))
+        for number, token in enumerate(generation.tokens):
+            await connection.pause(switches.token_interval if number else 0)
+            await self._misbehave(connection, switches, number)
+            for choice in range(generation.count):
+                self.counters.generation += 1
+                generation.made[choice] += 1
+                yield choice, token, number == last
+
+    async def _misbehave(self, connection: Connection, switches: Switches, number: int) -> None:
+        if number == switches.crash_at_token:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == switches.hang_at_token:
+            await connection.pause(None)
+        if number == switches.truncate:
+            raise ConnectionAbortedError
+        if number == switches.error_at_token:
+            raise Refused(500, switches.error_text, "InternalServerError")
+
+    async def _whole(self, connection: Connection, generation: Generation) -> None:
+        try:
+            async for _ in self._steps(connection, generation):
+                pass
+        except ConnectionAbortedError:
+            connection.reply_half(generation.whole())
+            raise
+        garbage = '{"id": "chatcmpl-1", "choices": [{'
+        connection.reply(garbage if generation.switches.garbage else generation.whole())
+
+    async def _stream(self, connection: Connection, generation: Generation) -> None:
+        options = generation.body.get("stream_options") or {}
+        final = bool(options.get("include_usage")) and not generation.switches.no_usage
+        each = final and bool(options.get("continuous_usage_stats"))
+        connection.begin_events()
+        try:
+            await self._send_tokens(connection, generation, final, each)
+        except Refused as refusal:
+            await connection.event(refusal.body)
+        await connection.event("[DONE]")
+        connection.end_events()
+
+    async def _send_tokens(self, connection: Connection, generation: Generation, final: bool, each: bool):
+        opened = not generation.chat
+        async for choice, text, last in self._steps(connection, generation):
+            if not opened:
+                await self._open(connection, generation, each)
+                opened = True
+            if generation.switches.garbage:
+                await connection.event(b'{"choices": [\xff\x00')
+                continue
+            more = {"usage": generation.usage(choice)} if each else {}
+            if last and not final:
+                more["system_fingerprint"] = FINGERPRINT
+            await connection.event(generation.chunk([generation.piece(choice, text, last)], **more))
+        if final:
+            end = generation.chunk([], usage=generation.total_usage(), system_fingerprint=FINGERPRINT)
+            await connection.event(end)
+
+    async def _open(self, connection: Connection, generation: Generation, each: bool) -> None:
+        """Of a chat: the role of every choice, with the fields that vLLM puts behind the usage."""
+        for choice in range(generation.count):
+            begun = usage(generation.prompt_tokens(choice), 0)
+            more = {"usage": {**begun, "completion_tokens_details": None}} if each else {}
+            more |= {"prompt_token_ids": None, "prompt_text": None}
+            await connection.event(generation.chunk([generation.opening(choice)], **more))
+
+    def _note_end(self) -> None:
+        self.answered += 1
+        if self.answered == self.switches.exit_after_requests:
+            asyncio.get_running_loop().call_later(0.05, os._exit, 0)  # the reply is still on its way
+
+
+ROUTES = {
+    "/health": ("GET", Engine.health),
+    "/ping": ("GET", Engine.health),
+    "/metrics": ("GET", Engine.metrics),
+    "/version": ("GET", Engine.version),
+    "/v1/models": ("GET", Engine.models),
+    "/v1/chat/completions": ("POST", Engine.chat),
+    "/v1/completions": ("POST", Engine.completions),
+    "/v1/embeddings": ("POST", Engine.embeddings),
+    "/tokenize": ("POST", Engine.tokenize),
+    "/detokenize": ("POST", Engine.detokenize),
+}
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--uds", required=True)
+    parser.add_argument("--served-model-name", default="fake")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--switches", default="{}")
+    return parser.parse_known_args()[0]
+
+
+def read_switches(arguments: argparse.Namespace) -> Switches:
+    beside = arguments.model / "fake_engine.json" if arguments.model else None
+    from_file = json.loads(beside.read_text()) if beside and beside.is_file() else {}
+    from_environment = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
+    return Switches(**{**from_file, **from_environment, **json.loads(arguments.switches)})
+
+
+def begin(switches: Switches) -> None:
+    """What goes wrong before the socket is there."""
+    if switches.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(switches.grandchildren):
+        start_grandchild()
+    print("fake engine: loading weights", flush=True)
+    time.sleep(switches.start_delay)
+    if switches.crash_before_ready:
+        print(switches.crash_before_ready.get("stderr", ""), file=sys.stderr, flush=True)
+        sys.exit(switches.crash_before_ready.get("code", 1))
+
+
+def start_grandchild() -> None:
+    """Its parent ends at once, so nothing but a subreaper or its marks in /proc leads to it."""
+    starter = f"import subprocess, sys; subprocess.Popen([sys.executable, '-I', '-S', '-c', {DEAF!r}])"
+    subprocess.run([sys.executable, "-I", "-S", "-c", starter], check=True)
+
+
+def main() -> None:
+    arguments = read_arguments()
+    switches = read_switches(arguments)
+    if not switches.ignore_sigterm:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    begin(switches)
+    engine = Engine(arguments.served_model_name, switches, arguments.max_model_len, arguments.max_num_seqs)
+    print("fake engine: ready", flush=True)
+    asyncio.run(listen(arguments.uds, engine.serve))
+
+
+if __name__ == "__main__":
+    main()
