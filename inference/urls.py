@@ -1,0 +1,19 @@
+"""REST routes of what runs, below /api/. They come before the catalogue's: a model's name may hold slashes."""
+
+from django.urls import path
+from rest_framework.routers import SimpleRouter
+
+from inference import views
+
+router = SimpleRouter(trailing_slash=False)
+router.register("tasks", views.TaskViewSet)
+
+urlpatterns = [
+    path("models/all-models/info", views.AllInfoView.as_view()),
+    path("models/<path:ref>/info", views.InfoView.as_view()),
+    path("models/<path:ref>/start", views.StartView.as_view()),
+    path("models/<path:ref>/stop", views.StopView.as_view()),
+    path("models/<path:ref>/restart", views.RestartView.as_view()),
+    path("usage", views.UsageView.as_view()),
+    *router.urls,
+]

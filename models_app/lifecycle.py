@@ -1,0 +1,29 @@
+"""What the catalogue asks of the app that runs models, which stands above it and registers itself here."""
+
+from typing import Protocol
+
+from django.db.models import QuerySet
+
+from models_app.models import Model
+
+
+class Lifecycle(Protocol):
+    def statuses(self, models: list[Model]) -> dict[str, dict]:
+        """Model id → {"status", "health", "resource_usage", "performance_stats"} in the service document's words."""
+
+    def with_status(self, queryset: QuerySet, status: str) -> QuerySet:
+        """Only the models with this status word."""
+
+    def end_for_deletion(self, model: Model, force: bool) -> None:
+        """Return when nothing of it runs. Raises Conflict if something does and `force` is not set."""
+
+
+_registered: list[Lifecycle] = []
+
+
+def register(lifecycle: Lifecycle) -> None:
+    _registered[:] = [lifecycle]
+
+
+def get() -> Lifecycle:
+    return _registered[0]
