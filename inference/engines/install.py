@@ -38,6 +38,10 @@ _CAUSES = (
         r"dns error|[Cc]onnection (refused|timed out|reset)|[Nn]etwork is unreachable|error sending request",
         "The package index cannot be reached: check the network or pip's settings.",
     ),
+    (
+        r"[Hh]ash mismatch",
+        "A package differs from its hash in the lock. Try again; if it stays so, do not trust the package index.",
+    ),
 )
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LAST_LINES = 6
+COMPLAINT_LINES = 10
 _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
 
 
 class PackageError(Exception):
-    """uv could not do it; the message holds its last words."""
+    """uv could not do it; the message is its complaint."""
 
 
 class Uv:
@@ -50,13 +50,13 @@ class Uv:
         self._run("pip", "install", *options, "-r", str(lock), on_line=on_line)
 
     def _run(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> None:
-        last: list[str] = []
+        said = []
         with self._started(arguments) as process:
             for line in process.stdout:
-                last = [*last, line.strip()][-LAST_LINES:]
-                on_line(line.strip())
+                said.append(line.strip())
+                on_line(said[-1])
         if process.returncode:
-            raise PackageError("\n".join(last))
+            raise PackageError(_complaint(said))
 
     @contextmanager
     def _started(self, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen]:
@@ -81,6 +81,12 @@ def _find_uv() -> str:
     return found
 
 
+def _complaint(said: list[str]) -> str:
+    """uv's error line and what explains it, without the progress before."""
+    start = next((place for place, line in enumerate(said) if line.startswith("error")), 0)
+    return "\n".join(said[start : start + COMPLAINT_LINES])
+
+
 def _target(python: Path) -> tuple[str, ...]:
     return ("--python", str(python))
 
@@ -88,7 +94,9 @@ def _target(python: Path) -> tuple[str, ...]:
 def _main_sources() -> list[str]:
     """A mirror of PyPI and folders of wheels; further indexes are asked only for builds that PyPI lacks."""
     settings = _pip_settings()
-    options = [word for folder in settings["find-links"] for word in ("--find-links", folder)]
+    # Unlike pip, uv gives up where a folder is missing.
+    places = [place for place in settings["find-links"] if "://" in place or Path(place).exists()]
+    options = [word for place in places for word in ("--find-links", place)]
     for url in settings["index-url"][-1:]:
         options += ["--default-index", url]
     return options

@@ -1,8 +1,9 @@
 """Lets PyPI's torchvision, a CUDA build, be imported beside a CPU build of torch.
 
-Its compiled operators cannot be loaded there, and its import ends with "operator torchvision::nms does not exist".
-Engines need only its Python parts, so declaring the two operators whose fake versions it registers is enough.
-A .pth file imports this module in every interpreter of the environment; until torchvision is imported it does nothing.
+Its compiled operators cannot be loaded there, and its import ends with "operator torchvision::nms does not
+exist". Engines need only its Python parts, so declaring the two operators whose fake versions it registers is
+enough. A .pth file imports this module in every interpreter of the environment; until torchvision is imported it
+does nothing.
 """
 
 import importlib.abc
