@@ -94,7 +94,10 @@ class InstanceAdmin(ReadOnlyAdmin):
     list_select_related = ["model", "tenant", "node"]
     actions = ["stop_instances"]
 
-    @display(description=_("State"), label={"ready": "success", "starting": "info", "failed": "danger", "draining": "warning"})
+    @display(
+        description=_("State"),
+        label={"ready": "success", "starting": "info", "failed": "danger", "draining": "warning"},
+    )
     def show_state(self, instance):
         return instance.state
 
@@ -109,7 +112,16 @@ class DeviceInline(TabularInline):
     model = Device
     extra = 0
     can_delete = False
-    fields = readonly_fields = ["kind", "index", "name", "total_bytes", "usable_bytes", "reserved_bytes", "used_bytes", "suspect"]
+    fields = readonly_fields = [
+        "kind",
+        "index",
+        "name",
+        "total_bytes",
+        "usable_bytes",
+        "reserved_bytes",
+        "used_bytes",
+        "suspect",
+    ]
 
     def has_add_permission(self, request, obj=None):
         return False

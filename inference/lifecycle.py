@@ -40,7 +40,9 @@ class Lifecycle:
             instance = newest.get(model.pk)
             word = status.word(instance)
             found[model.pk] = {
-                "status": word.status, "health": word.health, "resource_usage": _usage(instance),
+                "status": word.status,
+                "health": word.health,
+                "resource_usage": _usage(instance),
                 "performance_stats": figures[model.pk],
             }
         return found
@@ -68,7 +70,9 @@ class Lifecycle:
         since = timezone.now() - timedelta(seconds=HOUR)
         rows = UsageRecord.objects.filter(model_id__in=model_ids, started_at__gte=since, started_on__gte=since.date())
         rows = rows.values("model_id").annotate(
-            requests=Count("*"), errors=Count("*", filter=Q(http_status__gte=500)), duration=Avg("duration_ms")
+            requests=Count("request_id"),
+            errors=Count("request_id", filter=Q(http_status__gte=500)),
+            duration=Avg("duration_ms"),
         )
         found = defaultdict(lambda: {"avg_response_time": 0.0, "requests_per_second": 0.0, "error_rate": 0.0})
         for row in rows:

@@ -111,8 +111,12 @@ class Instance(TenantModel):
     healthy = models.BooleanField(default=False)
     served_name = models.CharField(max_length=200, help_text=_("The model's name in the engine's eyes."))
     endpoint = models.CharField(max_length=300, blank=True)
-    placement = models.JSONField(default=dict, help_text=_("Devices, estimated bytes, and why other candidates were refused."))
-    launch = models.JSONField(null=True, help_text=_("How it was started: arguments and environment, secrets left out."))
+    placement = models.JSONField(
+        default=dict, help_text=_("Devices, estimated bytes, and why other candidates were refused.")
+    )
+    launch = models.JSONField(
+        null=True, help_text=_("How it was started: arguments and environment, secrets left out.")
+    )
     pid = models.PositiveIntegerField(null=True)
     exit_code = models.IntegerField(null=True)
     exit_signal = models.IntegerField(null=True)
@@ -131,7 +135,8 @@ class Instance(TenantModel):
         ordering = ["-created_at", "id"]
         constraints = [
             models.UniqueConstraint(
-                fields=["model", "replica"], condition=Q(state__in=["pending", "starting", "ready", "draining"]),
+                fields=["model", "replica"],
+                condition=Q(state__in=["pending", "starting", "ready", "draining"]),
                 name="one_active_instance_per_replica",
             )
         ]

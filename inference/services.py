@@ -61,8 +61,13 @@ def restart(model: Model, *, force: bool = False, timeout: int | None = None) ->
         instance = _place(model, timeout, on_demand=False)
     else:
         instance = current
-        instance.ask(desired=Desired.RUNNING, generation=instance.generation + 1, force_stop=force, on_demand=False,
-                     start_timeout=timeout or instance.start_timeout)
+        instance.ask(
+            desired=Desired.RUNNING,
+            generation=instance.generation + 1,
+            force_stop=force,
+            on_demand=False,
+            start_timeout=timeout or instance.start_timeout,
+        )
     return _task(TaskKind.RESTART, model, instance)
 
 
@@ -79,7 +84,11 @@ def _continue(current: Instance, on_demand: bool) -> Task:
 
 def _task(kind: TaskKind, model: Model, instance: Instance | None, status: TaskStatus = TaskStatus.RUNNING) -> Task:
     return Task.objects.create(
-        tenant_id=model.tenant_id, kind=kind, model=model, instance=instance, status=status,
+        tenant_id=model.tenant_id,
+        kind=kind,
+        model=model,
+        instance=instance,
+        status=status,
         generation=instance.generation if instance else 0,
         finished_at=None if status == TaskStatus.RUNNING else timezone.now(),
     )
@@ -92,7 +101,8 @@ def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:
         return
     wait = max(1, int((last.retry_at - timezone.now()).total_seconds()))
     raise ModelNotRunning(
-        _("The model failed to start: %(reason)s") % {"reason": last.failure_reason}, retry_after=wait,
+        _("The model failed to start: %(reason)s") % {"reason": last.failure_reason},
+        retry_after=wait,
         details={"state": State.FAILED, "failure_reason": last.failure_reason},
     )
 
@@ -118,8 +128,13 @@ def _place(model: Model, timeout: int | None, on_demand: bool) -> Instance:
 def _create(model: Model, decision: placement.Decision, timeout: int | None, on_demand: bool) -> Instance:
     limit = configuration.current().default_model_timeout
     instance = Instance.objects.create(
-        tenant_id=model.tenant_id, model=model, node_id=decision.devices[0].node_id, served_name=model.name,
-        on_demand=on_demand, start_timeout=timeout or limit, placement=_record(decision),
+        tenant_id=model.tenant_id,
+        model=model,
+        node_id=decision.devices[0].node_id,
+        served_name=model.name,
+        on_demand=on_demand,
+        start_timeout=timeout or limit,
+        placement=_record(decision),
     )
     ledger.claim(instance, [device.id for device in decision.devices], decision.bytes_per_device)
     transitions.announce(instance)
@@ -132,7 +147,9 @@ def _record(decision: placement.Decision) -> dict:
     return {
         "device_kind": decision.devices[0].kind,
         "device_indexes": [device.index for device in decision.devices],
-        "weights": estimate.weights, "overhead": estimate.overhead, "kv_cache": estimate.kv_cache,
+        "weights": estimate.weights,
+        "overhead": estimate.overhead,
+        "kv_cache": estimate.kv_cache,
         "trace": decision.trace,
     }
 
@@ -150,7 +167,9 @@ def _no_place(decision: placement.Decision):
     """An engine that is missing everywhere is another trouble than a lack of memory."""
     problems = [line for line in decision.trace if " GiB needed" not in line]
     if problems and len(problems) == len(decision.trace):
-        return EngineUnavailable(problems[-1].split(": ", 1)[-1], details={"candidates": decision.trace}, retry_after=15)
+        return EngineUnavailable(
+            problems[-1].split(": ", 1)[-1], details={"candidates": decision.trace}, retry_after=15
+        )
     return InsufficientResources(details={"candidates": decision.trace}, retry_after=30)
 
 
@@ -159,8 +178,15 @@ def device_views(engine: str) -> list[placement.DeviceView]:
     devices = Device.objects.select_related("node").order_by("reserved_bytes", "id")
     return [
         placement.DeviceView(
-            device.pk, device.node_id, device.node.name, device.kind, device.index, device.usable_bytes,
-            device.reserved_bytes, _problem(device.node, engine), device.suspect,
+            device.pk,
+            device.node_id,
+            device.node.name,
+            device.kind,
+            device.index,
+            device.usable_bytes,
+            device.reserved_bytes,
+            _problem(device.node, engine),
+            device.suspect,
         )
         for device in devices
     ]

@@ -28,13 +28,17 @@ def summary(actor: Actor, *, group_by: str, start: date | None, end: date | None
         for row in grouped:
             row["engine"] = reconcile(row["model_id"], actor, start, end)
     return {
-        "group_by": group_by, "start_date": start, "end_date": end, "items": grouped, "total": rows.aggregate(**SUMS),
+        "group_by": group_by,
+        "start_date": start,
+        "end_date": end,
+        "items": grouped,
+        "total": rows.aggregate(**SUMS),
     }
 
 
 SUMS = {
-    "requests": Count("*"),
-    "errors": Count("*", filter=Q(http_status__gte=500)),
+    "requests": Count("request_id"),
+    "errors": Count("request_id", filter=Q(http_status__gte=500)),
     "prompt_tokens": Sum("prompt_tokens", default=0),
     "completion_tokens": Sum("completion_tokens", default=0),
     "cached_tokens": Sum("cached_tokens", default=0),
@@ -48,9 +52,12 @@ def reconcile(model_id: str, actor: Actor, start: date, end: date) -> dict:
     """
     runs = EngineTokens.objects.filter(instance__model_id=model_id, read_at__date__gte=start, read_at__date__lte=end)
     made = runs.aggregate(prompt=Sum("prompt_tokens", default=0), generation=Sum("generation_tokens", default=0))
-    delivered = UsageRecord.objects.filter(model_id=model_id, started_on__gte=start, started_on__lte=end).aggregate(**SUMS)
+    delivered = UsageRecord.objects.filter(model_id=model_id, started_on__gte=start, started_on__lte=end).aggregate(
+        **SUMS
+    )
     return {
-        "prompt_tokens": made["prompt"], "generation_tokens": made["generation"],
+        "prompt_tokens": made["prompt"],
+        "generation_tokens": made["generation"],
         "undelivered_tokens": made["generation"] - delivered["completion_tokens"],
         "prompt_difference": made["prompt"] - delivered["prompt_tokens"],
     }

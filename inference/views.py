@@ -93,13 +93,15 @@ class AllInfoView(APIView):
     def get(self, request):
         models = Model.objects.usable_by(request.auth).prefetch_related("aliases")
         described = info.describe(list(models), request.auth)
-        return Response({
-            "success": True,
-            "models": {each["model_name"]: each for each in described},
-            "total_models": len(described),
-            "running_models": sum(each["status"] == "routing" for each in described),
-            "total_pending_requests": sum(each["pending_requests"] for each in described),
-        })
+        return Response(
+            {
+                "success": True,
+                "models": {each["model_name"]: each for each in described},
+                "total_models": len(described),
+                "running_models": sum(each["status"] == "routing" for each in described),
+                "total_pending_requests": sum(each["pending_requests"] for each in described),
+            }
+        )
 
 
 class TaskViewSet(TenantScopedMixin, mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.GenericViewSet):

@@ -6,7 +6,6 @@ class ModelsAppConfig(AppConfig):
 
     def ready(self):
         from accounts.views import register_model_resolver
-
         from models_app.services import resolve_id
 
         register_model_resolver(resolve_id)

@@ -44,6 +44,7 @@ class Artefact:
 
 # --- where
 
+
 def tenant_folder(tenant: Tenant) -> Path:
     return settings.DATA_DIR / "tenants" / tenant.slug / "models"
 
@@ -87,6 +88,7 @@ def _inside(root: Path, path: Path) -> Path:
 
 # --- what
 
+
 def check_startable(model) -> Artefact:
     """The files of a catalogue model, checked anew before each start. Raises Missing or Refused."""
     name = model.config.get("model_path") or model.config.get("model_name")
@@ -111,8 +113,10 @@ def _inspect_file(path: Path) -> Artefact:
         _check_gguf(start, path.stat().st_size)
         return Artefact(path, "gguf", path.stat().st_size)
     if start.startswith(PICKLE_STARTS):
-        raise Refused(_("%(name)s can hold code (pickle); only safetensors and GGUF are served.") % {"name": path.name},
-                      param="config.model_path")
+        raise Refused(
+            _("%(name)s can hold code (pickle); only safetensors and GGUF are served.") % {"name": path.name},
+            param="config.model_path",
+        )
     dtype = _safetensors_dtype(path)
     return Artefact(path, "safetensors", path.stat().st_size, dtype)
 
@@ -138,7 +142,9 @@ def _refuse_code(folder: Path) -> None:
         if path.is_symlink():
             _inside(folder, path)
         if path.suffix == ".py" or path.suffix in PICKLES or (path.suffix == ".bin" and _is_pickle(path)):
-            raise Refused(_("%(name)s can hold code; such a folder is not served.") % {"name": name}, param="config.model_path")
+            raise Refused(
+                _("%(name)s can hold code; such a folder is not served.") % {"name": name}, param="config.model_path"
+            )
         if path.suffix == ".json" and path.is_file() and _has_auto_map(path):
             raise Refused(_("%(name)s asks for remote code (auto_map).") % {"name": name}, param="config.model_path")
 

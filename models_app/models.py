@@ -47,8 +47,12 @@ class Model(TenantModel):
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     auto_start = models.BooleanField(default=False, help_text=_("Started with the worker."))
     pinned = models.BooleanField(default=False, help_text=_("Never unloaded, neither for idleness nor for room."))
-    idle_timeout = models.PositiveIntegerField(default=1800, help_text=_("Seconds without a request until its memory is given back; 0 means never."))
-    wait_timeout = models.PositiveIntegerField(default=180, help_text=_("Seconds that a request waits for the model to start."))
+    idle_timeout = models.PositiveIntegerField(
+        default=1800, help_text=_("Seconds without a request until its memory is given back; 0 means never.")
+    )
+    wait_timeout = models.PositiveIntegerField(
+        default=180, help_text=_("Seconds that a request waits for the model to start.")
+    )
     created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
     objects = ModelQuerySet.as_manager()

@@ -23,11 +23,17 @@ class Option:
     def problem(self, value) -> str:
         """What is wrong with `value`; empty if nothing is."""
         if self.choices:
-            return "" if value in self.choices else _("One of %(choices)s is expected.") % {"choices": ", ".join(self.choices)}
+            return (
+                ""
+                if value in self.choices
+                else _("One of %(choices)s is expected.") % {"choices": ", ".join(self.choices)}
+            )
         if self.kind is bool:
             return "" if type(value) is bool else _("true or false is expected.")
         if self.kind is str:
-            return "" if type(value) is str and 0 < len(value) <= 500 else _("A text of 1 to 500 characters is expected.")
+            return (
+                "" if type(value) is str and 0 < len(value) <= 500 else _("A text of 1 to 500 characters is expected.")
+            )
         if self.kind is list:
             return "" if _is_texts(value) else _("A list of at most 16 short texts is expected.")
         return self._number_problem(value)
@@ -41,7 +47,9 @@ class Option:
 
 
 def _is_texts(value) -> bool:
-    return isinstance(value, list) and len(value) <= 16 and all(isinstance(one, str) and len(one) <= 256 for one in value)
+    return (
+        isinstance(value, list) and len(value) <= 16 and all(isinstance(one, str) and len(one) <= 256 for one in value)
+    )
 
 
 SAMPLING = {
@@ -70,7 +78,9 @@ VLLM = {
     "enforce_eager": Option(bool),
     "quantization": Option(str, choices=("awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors")),
     "enable_auto_tool_choice": Option(bool),
-    "tool_call_parser": Option(str, choices=("hermes", "llama3_json", "mistral", "qwen3_coder", "deepseek_v3", "pythonic")),
+    "tool_call_parser": Option(
+        str, choices=("hermes", "llama3_json", "mistral", "qwen3_coder", "deepseek_v3", "pythonic")
+    ),
     "enable_lora": Option(bool),
     "max_lora_rank": Option(int, 1, 512),
     "max_loras": Option(int, 1, 64),
@@ -86,14 +96,17 @@ ENGINES = {"vllm": COMMON | SAMPLING | VLLM, "llama.cpp": COMMON | SAMPLING | LL
 
 DANGEROUS = {
     "trust_remote_code": "It would run code that comes with the weights.",
-    "host": "Engines listen where Serai says.", "port": "Engines listen where Serai says.",
+    "host": "Engines listen where Serai says.",
+    "port": "Engines listen where Serai says.",
     "uds": "Engines listen where Serai says.",
     "api_key": "Keys are Serai's; the engine has none.",
     "served_model_name": "It is the model's name.",
     "chat_template": "Templates come with the model; one from outside could run code.",
     "tokenizer": "Only files of the model itself are read.",
-    "download_dir": "Paths are not for tenants to name.", "hf_token": "Secrets do not belong into a configuration.",
-    "middleware": "It would load code into the engine.", "worker_cls": "It would load code into the engine.",
+    "download_dir": "Paths are not for tenants to name.",
+    "hf_token": "Secrets do not belong into a configuration.",
+    "middleware": "It would load code into the engine.",
+    "worker_cls": "It would load code into the engine.",
     "allowed_local_media_path": "Engines read no local files.",
 }
 

@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from models_app.models import Model, Mode, Visibility
+from models_app.models import Mode, Model, Visibility
 
 
 class ModelSerializer(serializers.ModelSerializer):

@@ -10,11 +10,22 @@ from accounts.actor import Actor
 from accounts.models import Tenant
 from core.errors import Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
 from models_app import artefacts, lifecycle, options
-from models_app.models import RESERVED_NAMES, Model, ModelAlias, Mode, Visibility
+from models_app.models import RESERVED_NAMES, Mode, Model, ModelAlias, Visibility
 
 # The last part of a path that is a route of its own would hide a model of that name.
-RESERVED_ENDINGS = {"start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
-                    "explain"}
+RESERVED_ENDINGS = {
+    "start",
+    "stop",
+    "restart",
+    "info",
+    "logs",
+    "stream",
+    "generate",
+    "completions",
+    "embeddings",
+    "estimate",
+    "explain",
+}
 NAME = re.compile(r"[^\s/\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s/\x00-\x1f\x7f])?")
 MODES = {"Embedding": Mode.EMBEDDING, "SequenceClassification": Mode.RERANKER}
 
@@ -24,7 +35,10 @@ def find(actor: Actor, ref: str) -> Model:
     usable = Model.objects.usable_by(actor).select_related("tenant").prefetch_related("aliases")
     own = usable.filter(tenant=actor.tenant) if actor.tenant else usable
     for candidates in (
-        usable.filter(pk=ref), own.filter(name=ref), own.filter(aliases__name=ref), usable.filter(name=ref),
+        usable.filter(pk=ref),
+        own.filter(name=ref),
+        own.filter(aliases__name=ref),
+        usable.filter(name=ref),
         usable.filter(aliases__name=ref),
     ):
         if model := candidates.first():
@@ -129,7 +143,9 @@ def _claim_names(model: Model, names: list[str]) -> None:
 def check_name(name: str) -> None:
     parts = name.split("/")
     if not NAME.fullmatch(name) or ".." in parts or "" in parts:
-        raise InvalidRequest(details={"name": _("1 to 200 visible characters are expected, without empty parts or '..'.")})
+        raise InvalidRequest(
+            details={"name": _("1 to 200 visible characters are expected, without empty parts or '..'.")}
+        )
     if name in RESERVED_NAMES or (len(parts) > 1 and parts[-1] in RESERVED_ENDINGS):
         raise InvalidRequest(details={"name": _("%(name)s is a reserved name.") % {"name": name}})
 

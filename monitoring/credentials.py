@@ -37,8 +37,12 @@ class Credential:
 
 def headers_of(scope) -> dict[str, str]:
     """Names in title case, as Django has them."""
-    return {HttpHeaders.parse_header_name(f"HTTP_{name.decode('latin-1').replace('-', '_').upper()}"): value.decode("latin-1")
-            for name, value in scope["headers"]}
+    return {
+        HttpHeaders.parse_header_name(f"HTTP_{name.decode('latin-1').replace('-', '_').upper()}"): value.decode(
+            "latin-1"
+        )
+        for name, value in scope["headers"]
+    }
 
 
 def from_scope(scope) -> Credential | None:

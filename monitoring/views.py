@@ -15,9 +15,14 @@ def root(request):
     """JSON for programs; a browser is sent to the console."""
     if "text/html" in request.headers.get("Accept", ""):
         return redirect("/console/")
-    return JsonResponse({
-        "message": "Serai API Server", "version": settings.VERSION, "models_url": "/v1/models", "docs_url": "/docs",
-    })
+    return JsonResponse(
+        {
+            "message": "Serai API Server",
+            "version": settings.VERSION,
+            "models_url": "/v1/models",
+            "docs_url": "/docs",
+        }
+    )
 
 
 @require_safe

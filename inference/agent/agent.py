@@ -106,7 +106,12 @@ class Agent:
             if instance.on_demand or instance.desired == Desired.STOPPED:
                 self._end(instance, State.STOPPED)
             else:
-                self._move(instance, State.PENDING, generation=max(instance.generation, instance.running_generation + 1), crashes=0)
+                self._move(
+                    instance,
+                    State.PENDING,
+                    generation=max(instance.generation, instance.running_generation + 1),
+                    crashes=0,
+                )
 
     # --- one instance
 
@@ -138,9 +143,13 @@ class Agent:
     def _seen(self, instance, process, state, probe: Probe, seen_traffic: traffic.Traffic) -> Seen:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
         return Seen(
-            process=process, killed_by_signal=bool(state and state.signal), healthy=probe.healthy,
-            unhealthy_for=probe.unhealthy_for(), in_state_for=in_state_for,
-            drained=seen_traffic.drained(instance), idle=seen_traffic.idle(instance, in_state_for),
+            process=process,
+            killed_by_signal=bool(state and state.signal),
+            healthy=probe.healthy,
+            unhealthy_for=probe.unhealthy_for(),
+            in_state_for=in_state_for,
+            drained=seen_traffic.drained(instance),
+            idle=seen_traffic.idle(instance, in_state_for),
             may_launch=self._may_launch(instance),
         )
 
@@ -163,7 +172,8 @@ class Agent:
         probe.metrics = None
         if counts:
             EngineTokens.objects.update_or_create(
-                instance=instance, generation=instance.running_generation,
+                instance=instance,
+                generation=instance.running_generation,
                 defaults={"prompt_tokens": counts.prompt, "generation_tokens": counts.generation},
             )
 
@@ -174,8 +184,16 @@ class Agent:
 
     def _launch(self, instance: Instance, _state, _probe) -> None:
         now = timezone.now()
-        fields = {"running_generation": instance.generation, "started_at": now, "ready_at": None, "pid": None,
-                  "exit_code": None, "exit_signal": None, "healthy": False, "endpoint": ""}
+        fields = {
+            "running_generation": instance.generation,
+            "started_at": now,
+            "ready_at": None,
+            "pid": None,
+            "exit_code": None,
+            "exit_signal": None,
+            "healthy": False,
+            "endpoint": "",
+        }
         if not self._move(instance, State.STARTING, **fields):
             return
         try:
@@ -188,8 +206,16 @@ class Agent:
 
     def _ready(self, instance: Instance, _state, _probe) -> None:
         endpoint = f"unix://{folders.socket_of(instance.pk)}"
-        self._move(instance, State.READY, endpoint=endpoint, healthy=True, ready_at=timezone.now(), failure_reason="",
-                   log_tail=[], retry_at=None)
+        self._move(
+            instance,
+            State.READY,
+            endpoint=endpoint,
+            healthy=True,
+            ready_at=timezone.now(),
+            failure_reason="",
+            log_tail=[],
+            retry_at=None,
+        )
 
     def _health(self, instance: Instance, _state, probe: Probe) -> None:
         Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
@@ -225,7 +251,9 @@ class Agent:
     def _sweep(self, instance: Instance, _state, _probe) -> None:
         """No shim watches over it any more: kill what carries its marks, then forget the state file."""
         processes.kill_marked(self._cluster, str(settings.DATA_DIR), instance.pk)
-        left = [found for found in processes.scan(self._cluster, str(settings.DATA_DIR)) if found.instance == instance.pk]
+        left = [
+            found for found in processes.scan(self._cluster, str(settings.DATA_DIR)) if found.instance == instance.pk
+        ]
         if not left:
             shims.forget(folders.folder_of(instance.pk))
 
@@ -244,8 +272,18 @@ class Agent:
             self._fail(instance, f"It crashed {crashes} times in a row. {reason}", lines, state)
             return
         retry_at = timezone.now() + timedelta(seconds=BACK_OFF[crashes - 1])
-        self._move(instance, State.PENDING, generation=instance.running_generation + 1, crashes=crashes, retry_at=retry_at,
-                   failure_reason=reason, log_tail=lines, healthy=False, endpoint="", **_exit_of(state))
+        self._move(
+            instance,
+            State.PENDING,
+            generation=instance.running_generation + 1,
+            crashes=crashes,
+            retry_at=retry_at,
+            failure_reason=reason,
+            log_tail=lines,
+            healthy=False,
+            endpoint="",
+            **_exit_of(state),
+        )
 
     def _failed(self, instance: Instance, state, _probe) -> None:
         lines = workload.last_lines(folders.folder_of(instance.pk))
@@ -254,8 +292,15 @@ class Agent:
 
     def _fail(self, instance: Instance, reason: str, lines: list[str], state=None) -> None:
         logger.warning("%s failed: %s", instance.model.name, reason)
-        self._end(instance, State.FAILED, failure_reason=reason, log_tail=lines, desired=Desired.STOPPED,
-                  retry_at=timezone.now() + FAILURE_PAUSE, **_exit_of(state))
+        self._end(
+            instance,
+            State.FAILED,
+            failure_reason=reason,
+            log_tail=lines,
+            desired=Desired.STOPPED,
+            retry_at=timezone.now() + FAILURE_PAUSE,
+            **_exit_of(state),
+        )
 
     def _end(self, instance: Instance, outcome: State, **fields) -> None:
         """The tree is gone: free its memory and close the row."""

@@ -30,7 +30,11 @@ def read() -> list[Reading]:
 def _main_memory() -> Reading:
     memory = psutil.virtual_memory()
     return Reading(
-        DeviceKind.CPU, 0, f"{psutil.cpu_count()} CPUs", memory.total, int(memory.total * MAIN_MEMORY_SHARE),
+        DeviceKind.CPU,
+        0,
+        f"{psutil.cpu_count()} CPUs",
+        memory.total,
+        int(memory.total * MAIN_MEMORY_SHARE),
         memory.total - memory.available,
     )
 
@@ -50,5 +54,10 @@ def _gpu(index: int) -> Reading:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     return Reading(
-        DeviceKind.CUDA, index, pynvml.nvmlDeviceGetName(handle), memory.total, int(memory.total * GPU_SHARE), memory.used
+        DeviceKind.CUDA,
+        index,
+        pynvml.nvmlDeviceGetName(handle),
+        memory.total,
+        int(memory.total * GPU_SHARE),
+        memory.used,
     )

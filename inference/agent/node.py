@@ -42,8 +42,14 @@ def record_devices(node: Node) -> None:
     """Write what the devices measure now; a device that is gone stays, and is marked."""
     seen = []
     for reading in devices.read():
-        measured = {"name": reading.name, "total_bytes": reading.total, "usable_bytes": reading.usable,
-                    "used_bytes": reading.used, "suspect": "", "measured_at": timezone.now()}
+        measured = {
+            "name": reading.name,
+            "total_bytes": reading.total,
+            "usable_bytes": reading.usable,
+            "used_bytes": reading.used,
+            "suspect": "",
+            "measured_at": timezone.now(),
+        }
         row, _created = Device.objects.update_or_create(
             node=node, kind=reading.kind, index=reading.index, defaults=measured
         )

@@ -43,7 +43,9 @@ class Orphans:
 
     def _tidy(self) -> None:
         """Folders of runs that ended more than a day ago."""
-        active = {folders.folder_of(pk).name for pk in Instance.objects.on(self._node).active().values_list("pk", flat=True)}
+        active = {
+            folders.folder_of(pk).name for pk in Instance.objects.on(self._node).active().values_list("pk", flat=True)
+        }
         for folder in folders.runtime_dir().iterdir():
             if folder.name not in active and _age(folder) > 24 * 3600:
                 folders.remove(folder)

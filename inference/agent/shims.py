@@ -127,7 +127,7 @@ def _wait_for_state(folder: Path, spec: Spec) -> ShimState:
     deadline = time.monotonic() + LAUNCH_S
     while time.monotonic() < deadline:
         state = read(folder)
-        if state:
+        if state and state.generation == spec.generation:
             return state
         time.sleep(POLL_S)
     raise LaunchFailed(f"The shim wrote no state: {_last_words(folder)}")

@@ -21,25 +21,42 @@ def command_for(instance: Instance) -> Command:
     model, where = instance.model, instance.placement
     adapter = registry.get(model.framework)
     artefact = artefacts.check_startable(model)
-    return adapter.command(LaunchRequest(
-        model=model, served_name=instance.served_name, path=artefact.path, artefact=artefact,
-        socket=folders.socket_of(instance.pk),
-        device_kind=where["device_kind"], device_indexes=tuple(where["device_indexes"]),
-        estimate=Estimate(where["weights"], where["overhead"], where["kv_cache"]),
-        work_folder=folders.folder_of(instance.pk),
-    ))
+    return adapter.command(
+        LaunchRequest(
+            model=model,
+            served_name=instance.served_name,
+            path=artefact.path,
+            artefact=artefact,
+            socket=folders.socket_of(instance.pk),
+            device_kind=where["device_kind"],
+            device_indexes=tuple(where["device_indexes"]),
+            estimate=Estimate(where["weights"], where["overhead"], where["kv_cache"]),
+            work_folder=folders.folder_of(instance.pk),
+        )
+    )
 
 
 def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimState:
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(instance.pk)
     folder.mkdir(mode=0o700, exist_ok=True)
-    return shims.launch(folder, shims.Spec(
-        cluster=cluster, data_folder=str(settings.DATA_DIR), instance=instance.pk, generation=instance.running_generation,
-        argv=command.argv, env=command.env, cwd=str(folder), drop_privileges=True,
-        log_bytes=LOG_BYTES, log_files=LOG_FILES, stop_grace=STOP_GRACE,
-        **_lifetime(),
-    ))
+    return shims.launch(
+        folder,
+        shims.Spec(
+            cluster=cluster,
+            data_folder=str(settings.DATA_DIR),
+            instance=instance.pk,
+            generation=instance.running_generation,
+            argv=command.argv,
+            env=command.env | _session(),
+            cwd=str(folder),
+            drop_privileges=True,
+            log_bytes=LOG_BYTES,
+            log_files=LOG_FILES,
+            stop_grace=STOP_GRACE,
+            **_lifetime(),
+        ),
+    )
 
 
 def _lifetime() -> dict:
@@ -50,9 +67,16 @@ def _lifetime() -> dict:
     return {"supervisor": None, "lease_seconds": settings.ENGINE_LEASE_SECONDS}
 
 
+def _session() -> dict[str, str]:
+    """The mark by which `up` finds and ends what its children started."""
+    return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
+
+
 def record(command: Command) -> dict:
     """The launch as operators see it: no value that looks like a secret."""
-    hidden = {name: "<set>" if any(word in name for word in SECRET_WORDS) else value for name, value in command.env.items()}
+    hidden = {
+        name: "<set>" if any(word in name for word in SECRET_WORDS) else value for name, value in command.env.items()
+    }
     return {"argv": command.argv, "env": hidden}
 
 

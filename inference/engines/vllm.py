@@ -38,10 +38,14 @@ class VllmAdapter(EngineAdapter):
     name = "vllm"
     symptoms = [
         Symptom(r"unrecognized arguments: (.+)", "The engine does not know the option {0}."),
-        Symptom(r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
-                "The KV cache is too small for one sequence of full length: raise kv_cache_bytes or lower max_model_len."),
-        Symptom(r"Model architectures? \[?'?([\w]+)'?\]? (?:are|is) not supported",
-                "The engine does not support the architecture {0}."),
+        Symptom(
+            r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
+            "The KV cache is too small for one sequence of full length: raise kv_cache_bytes or lower max_model_len.",
+        ),
+        Symptom(
+            r"Model architectures? \[?'?([\w]+)'?\]? (?:are|is) not supported",
+            "The engine does not support the architecture {0}.",
+        ),
         Symptom(r"SafetensorError|Error while deserializing header|corrupt", "The weights are damaged."),
         Symptom(r"has no attribute 'init_cpu_memory_env'", "The library libnuma is missing: apt-get install libnuma1."),
         Symptom(r"^\S*\s*(?:\S+ )*?((?:ValueError|RuntimeError|AssertionError|OSError): .{1,300})", "{0}"),
@@ -79,12 +83,19 @@ class VllmAdapter(EngineAdapter):
 
     def command(self, request: LaunchRequest) -> Command:
         argv = [
-            str(self._python()), "-m", "vllm.entrypoints.openai.api_server",
-            "--model", str(request.path),
-            "--served-model-name", request.served_name,
-            "--uds", str(request.socket),
-            "--kv-cache-memory-bytes", str(request.estimate.kv_cache),
-            "--enable-request-id-headers", "--enable-prompt-tokens-details",
+            str(self._python()),
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(request.path),
+            "--served-model-name",
+            request.served_name,
+            "--uds",
+            str(request.socket),
+            "--kv-cache-memory-bytes",
+            str(request.estimate.kv_cache),
+            "--enable-request-id-headers",
+            "--enable-prompt-tokens-details",
             "--disable-uvicorn-access-log",
             *self._model_arguments(request),
             *self._device_arguments(request),

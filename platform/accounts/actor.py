@@ -9,7 +9,10 @@ from accounts.policy import Permission
 
 @dataclass(frozen=True)
 class Actor:
-    """`tenant` is the acting one; an operator who named none sees all and writes to `tenant`."""
+    """`tenant` is the acting one; an operator who named none sees all and writes to `tenant`.
+
+    `user` is the person, or the maker of the key; None is a caller of the anonymous tenant.
+    """
 
     tenant: Tenant | None
     role: Role | None

@@ -8,8 +8,13 @@ def record(actor: Actor, action: str, thing, *, tenant_id: str | None = None, re
     """`thing` is the row that was acted on; `details` must hold no secret."""
     return AuditRecord.objects.create(
         tenant_id=tenant_id or getattr(thing, "tenant_id", None) or (actor.tenant.pk if actor.tenant else None),
-        user=actor.user, key=actor.key, actor=actor.label, action=action,
-        object_type=type(thing).__name__, object_id=str(thing.pk), details=details,
+        user=actor.user,
+        key=actor.key,
+        actor=actor.label,
+        action=action,
+        object_type=type(thing).__name__,
+        object_id=str(thing.pk),
+        details=details,
         address=request.META.get("REMOTE_ADDR") or None if request else None,
         request_id=getattr(request, "request_id", "") if request else "",
     )

@@ -1,20 +1,25 @@
 """Credentials of a REST request: JWT, API key, or the console's session, and the tenant they act for."""
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 
 from accounts import keys, tokens
 from accounts.actor import Actor
 from accounts.models import ApiKey, Membership, Role, Tenant, User
-from core.errors import NotFound, Unauthenticated
+from core.errors import Forbidden, Unauthenticated
 
 TENANT_HEADER = "Serai-Tenant"
 LONGEST_CREDENTIAL = 4096
+USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> Actor:
-    """The actor behind an API key or an access token. Raises Unauthenticated, or NotFound for a foreign tenant."""
+    """The actor behind an API key or an access token. Raises Unauthenticated, or Forbidden for a foreign tenant."""
     if len(credential) > LONGEST_CREDENTIAL or not credential.isascii():
         raise Unauthenticated
     if credential.startswith(keys.PREFIX):
@@ -26,7 +31,15 @@ def actor_for_key(secret: str) -> Actor:
     key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(digest=keys.digest(secret)).first()
     if key is None:
         raise Unauthenticated
-    return Actor(tenant=key.tenant, role=Role(key.role), key=key)
+    _note_use(key)
+    return Actor(tenant=key.tenant, role=key.effective_role, user=key.created_by, key=key)
+
+
+def _note_use(key: ApiKey) -> None:
+    """To the minute: a write for each request would cost more than the figure is worth."""
+    now = timezone.now()
+    if key.last_used_at is None or now - key.last_used_at > USE_NOTED_EVERY:
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
 
 
 def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
@@ -35,7 +48,7 @@ def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
         tenant = Tenant.objects.filter(Q(slug=wanted_tenant) | Q(pk=wanted_tenant), is_active=True).first()
         role = _role_in(user, tenant)
         if tenant is None or (role is None and not user.is_operator):
-            raise NotFound
+            raise Forbidden(_("You do not belong to this tenant."))
         return Actor(tenant=tenant, role=role, user=user, is_operator=user.is_operator)
     tenant = _default_tenant(user)
     return Actor(tenant, _role_in(user, tenant), user, is_operator=user.is_operator, sees_all=user.is_operator)
@@ -64,11 +77,9 @@ def _role_in(user: User, tenant: Tenant | None) -> Role | None:
 
 def credential_in(headers) -> str | None:
     """The bearer token or key of a request, None if it brings none. Raises Unauthenticated for another scheme."""
-    if key := headers.get("X-API-Key"):
-        return key.strip()
     authorization = headers.get("Authorization")
     if authorization is None:
-        return None
+        return headers.get("X-API-Key") or None
     scheme, _space, credential = authorization.partition(" ")
     if scheme.lower() != "bearer" or not credential.strip():
         raise Unauthenticated

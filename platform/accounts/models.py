@@ -4,7 +4,7 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -17,6 +17,9 @@ class Role(models.TextChoices):
     MEMBER = "member", _("Member")
     ADMIN = "admin", _("Admin")
     OWNER = "owner", _("Owner")
+
+
+ROLE_RANK = {Role.VIEWER: 0, Role.MEMBER: 1, Role.ADMIN: 2, Role.OWNER: 3}
 
 
 class Scope(models.TextChoices):
@@ -71,7 +74,15 @@ class Membership(TenantModel):
 
 class ApiKeyQuerySet(TenantQuerySet):
     def usable(self):
-        return self.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None, tenant__is_active=True)
+        """Neither ended nor orphaned: a key is worth nothing once its maker has left the tenant."""
+        maker = Membership.objects.filter(tenant=OuterRef("tenant"), user=OuterRef("created_by"))
+        return self.annotate(maker_role=Subquery(maker.values("role"))).filter(
+            Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
+            Q(created_by__is_staff=True) | Q(maker_role__isnull=False),
+            revoked_at=None,
+            tenant__is_active=True,
+            created_by__is_active=True,
+        )
 
 
 class ApiKey(TenantModel):
@@ -84,8 +95,12 @@ class ApiKey(TenantModel):
     prefix = models.CharField(max_length=16, editable=False)
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=12, choices=Scope), default=list)
-    allowed_models = ArrayField(models.CharField(max_length=ids.LENGTH), default=list, blank=True,
-                                help_text=_("Ids of the models it may use; empty means all of the tenant's."))
+    allowed_models = ArrayField(
+        models.CharField(max_length=ids.LENGTH),
+        default=list,
+        blank=True,
+        help_text=_("Ids of the models it may use; empty means all of the tenant's."),
+    )
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -94,6 +109,12 @@ class ApiKey(TenantModel):
 
     class Meta:
         ordering = ["-created_at"]
+
+    @property
+    def effective_role(self) -> Role:
+        """Never more than its maker has today; for rows from `usable()`."""
+        limit = Role.OWNER if self.created_by.is_staff else Role(self.maker_role)
+        return min(Role(self.role), limit, key=ROLE_RANK.get)
 
     def __str__(self):
         return f"{self.name} ({self.prefix}…)"

@@ -1,15 +1,17 @@
 """The policy as a DRF permission: a view says which permission each of its actions needs, or nobody gets in."""
 
-from rest_framework.permissions import BasePermission
+from django.utils.translation import gettext as _
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 
 from accounts.policy import Permission
-from core.errors import Unauthenticated
+from core.errors import InvalidRequest, Unauthenticated
 
 
 def needed(view, request_method: str) -> Permission | None:
     """What the view declares for its action (viewsets) or method (plain views)."""
     declared = getattr(view, "permissions", {})
-    return declared.get(getattr(view, "action", None)) or declared.get(request_method)
+    method = "GET" if request_method == "HEAD" else request_method
+    return declared.get(getattr(view, "action", None)) or declared.get(method)
 
 
 class PolicyPermission(BasePermission):
@@ -21,7 +23,15 @@ class PolicyPermission(BasePermission):
             raise Unauthenticated
         if permission is None:
             return request.method == "OPTIONS" or self._is_unknown_method(view, request)
+        self._require_tenant(request, permission)
         return request.auth.may(permission)
+
+    def _require_tenant(self, request, permission: Permission) -> None:
+        """What an operator writes belongs to a tenant, and he may be in none."""
+        actor = request.auth
+        writes = request.method not in SAFE_METHODS and permission != Permission.OPERATE
+        if writes and actor.is_operator and actor.tenant is None:
+            raise InvalidRequest(_("Name a tenant: header Serai-Tenant."), param="Serai-Tenant")
 
     def _is_unknown_method(self, view, request) -> bool:
         """A method that no action handles goes on to its 405."""

@@ -39,8 +39,6 @@ SCOPES: dict[str, frozenset[Permission]] = {
     Scope.MONITORING: frozenset({P.MANAGE_MONITORING}),
 }
 
-RANK = {Role.VIEWER: 0, Role.MEMBER: 1, Role.ADMIN: 2, Role.OWNER: 3}
-
 
 def role_may(role: str | None, permission: Permission) -> bool:
     return permission in ROLES.get(role, frozenset())

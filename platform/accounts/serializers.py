@@ -63,8 +63,17 @@ class KeySerializer(serializers.ModelSerializer):
     class Meta:
         model = ApiKey
         fields = [
-            "id", "name", "prefix", "role", "scopes", "allowed_models", "expires_at", "revoked_at", "last_used_at",
-            "created_by", "created_at",
+            "id",
+            "name",
+            "prefix",
+            "role",
+            "scopes",
+            "allowed_models",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+            "created_by",
+            "created_at",
         ]
         read_only_fields = ["id", "prefix", "revoked_at", "last_used_at", "created_by", "created_at"]
 
@@ -86,4 +95,15 @@ class NewKeySerializer(KeySerializer):
 class AuditSerializer(serializers.ModelSerializer):
     class Meta:
         model = AuditRecord
-        fields = ["id", "at", "tenant", "actor", "action", "object_type", "object_id", "details", "address", "request_id"]
+        fields = [
+            "id",
+            "at",
+            "tenant",
+            "actor",
+            "action",
+            "object_type",
+            "object_id",
+            "details",
+            "address",
+            "request_id",
+        ]

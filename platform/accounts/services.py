@@ -9,8 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts import keys
-from accounts.models import ApiKey, Membership, OneTimeLink, Role, Scope, Tenant, User
-from accounts.policy import RANK
+from accounts.models import ROLE_RANK, ApiKey, Membership, OneTimeLink, Role, Scope, Tenant, User
 from core.errors import Conflict, Forbidden
 
 LINK_LIFE = timedelta(hours=12)
@@ -37,7 +36,9 @@ def change_role(membership: Membership, role: str) -> None:
 def remove_member(membership: Membership) -> None:
     """The person's keys end with the membership: they were made in its name."""
     _keep_an_owner(membership, None)
-    ApiKey.objects.of(membership.tenant).filter(created_by=membership.user, revoked_at=None).update(revoked_at=timezone.now())
+    ApiKey.objects.of(membership.tenant).filter(created_by=membership.user, revoked_at=None).update(
+        revoked_at=timezone.now()
+    )
     membership.delete()
 
 
@@ -52,19 +53,31 @@ def _keep_an_owner(membership: Membership, role: str | None) -> None:
 
 def require_rank(own: str | None, other: str, is_operator: bool) -> None:
     """Nobody gives or takes a role above his own."""
-    if not is_operator and RANK[other] > RANK.get(own, -1):
+    if not is_operator and ROLE_RANK[other] > ROLE_RANK.get(own, -1):
         raise Forbidden(_("That role is above your own."))
 
 
 def issue_key(
-    tenant: Tenant, *, name: str, maker: User | None, role: str = Role.MEMBER, scopes: list[str] | None = None,
-    allowed_models: list[str] | None = None, expires_at: datetime | None = None,
+    tenant: Tenant,
+    *,
+    name: str,
+    maker: User,
+    role: str = Role.MEMBER,
+    scopes: list[str] | None = None,
+    allowed_models: list[str] | None = None,
+    expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret, which is shown this once and not kept."""
     secret = keys.new_secret()
     key = ApiKey.objects.create(
-        tenant=tenant, name=name, created_by=maker, role=role, prefix=keys.shown_prefix(secret), digest=keys.digest(secret),
-        scopes=scopes if scopes is not None else [Scope.READ, Scope.INFERENCE], allowed_models=allowed_models or [],
+        tenant=tenant,
+        name=name,
+        created_by=maker,
+        role=role,
+        prefix=keys.shown_prefix(secret),
+        digest=keys.digest(secret),
+        scopes=scopes if scopes is not None else [Scope.READ, Scope.INFERENCE],
+        allowed_models=allowed_models or [],
         expires_at=expires_at,
     )
     return key, secret
@@ -85,7 +98,11 @@ def one_time_link(user: User) -> str:
 
 def redeem(token: str) -> User | None:
     """The user of a link that was not used yet; of two racers one gets in."""
-    link = OneTimeLink.objects.select_related("user").filter(digest=_link_digest(token), expires_at__gt=timezone.now()).first()
+    link = (
+        OneTimeLink.objects.select_related("user")
+        .filter(digest=_link_digest(token), expires_at__gt=timezone.now())
+        .first()
+    )
     if link is None or not link.user.is_active:
         return None
     deleted, _per_model = OneTimeLink.objects.filter(pk=link.pk).delete()

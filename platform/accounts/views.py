@@ -79,8 +79,13 @@ class RevokeView(PublicView):
         return Response({"message": _("The log-in has ended.")})
 
 
-class TenantViewSet(mixins.ListModelMixin, mixins.CreateModelMixin, mixins.RetrieveModelMixin, mixins.UpdateModelMixin,
-                    viewsets.GenericViewSet):
+class TenantViewSet(
+    mixins.ListModelMixin,
+    mixins.CreateModelMixin,
+    mixins.RetrieveModelMixin,
+    mixins.UpdateModelMixin,
+    viewsets.GenericViewSet,
+):
     """Operators make tenants and close them; a closed one's keys and people are shut out."""
 
     queryset = Tenant.objects.all()
@@ -88,14 +93,18 @@ class TenantViewSet(mixins.ListModelMixin, mixins.CreateModelMixin, mixins.Retri
     filterset_fields = ["slug", "is_active"]
     http_method_names = ["get", "post", "patch", "head", "options"]
     permissions = {
-        "list": Permission.OPERATE, "create": Permission.OPERATE, "retrieve": Permission.OPERATE,
+        "list": Permission.OPERATE,
+        "create": Permission.OPERATE,
+        "retrieve": Permission.OPERATE,
         "partial_update": Permission.OPERATE,
     }
 
     @transaction.atomic
     def perform_create(self, serializer):
         tenant = serializer.save()
-        audit.record(self.request.auth, "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug)
+        audit.record(
+            self.request.auth, "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug
+        )
 
     @transaction.atomic
     def perform_update(self, serializer):
@@ -238,5 +247,3 @@ def enter(request, token: str):
         return render(request, "enter.html", {"used": True}, status=410)
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     return redirect("/console/")
-
-

@@ -4,10 +4,11 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from config import secret
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 from environ import FileAwareEnv  # NAME or NAME_FILE (Docker secrets)
+
+from config import secret
 
 VERSION = "1.0.0"
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -195,6 +196,7 @@ GATEWAY_MAX_BODY = env.int("SERAI_MAX_BODY", 16 * 1024 * 1024)
 GATEWAY_CONNECT_TIMEOUT = env.float("SERAI_CONNECT_TIMEOUT", 2.0)
 GATEWAY_FIRST_BYTE_TIMEOUT = env.float("SERAI_FIRST_BYTE_TIMEOUT", 120.0)
 GATEWAY_IDLE_TIMEOUT = env.float("SERAI_IDLE_TIMEOUT", 30.0)
+GATEWAY_REPLY_TIMEOUT = env.float("SERAI_REPLY_TIMEOUT", 600.0)  # replies that are not streamed
 GATEWAY_TOTAL_TIMEOUT = env.float("SERAI_TOTAL_TIMEOUT", 1800.0)
 GATEWAY_SEND_TIMEOUT = env.float("SERAI_SEND_TIMEOUT", 60.0)
 GATEWAY_QUEUE_LIMIT = env.int("SERAI_QUEUE_LIMIT", 256)

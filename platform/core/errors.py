@@ -39,8 +39,15 @@ class PlatformError(Exception):
     code = "INTERNAL_ERROR"
     message = _("Something went wrong on our side.")
 
-    def __init__(self, message=None, *, param: str | None = None, details: dict | None = None,
-                 retry_after: int | None = None, status: int | None = None):
+    def __init__(
+        self,
+        message=None,
+        *,
+        param: str | None = None,
+        details: dict | None = None,
+        retry_after: int | None = None,
+        status: int | None = None,
+    ):
         self.message = message or self.message
         self.param = param
         self.details = details or {}

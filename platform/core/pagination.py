@@ -20,9 +20,15 @@ class PagePagination(BasePagination):
         return list(queryset[start : start + self.size])
 
     def get_paginated_response(self, data):
-        return Response({
-            "items": data, "total": self.total, "page": self.page, "size": self.size, "pages": -(-self.total // self.size),
-        })
+        return Response(
+            {
+                "items": data,
+                "total": self.total,
+                "page": self.page,
+                "size": self.size,
+                "pages": -(-self.total // self.size),
+            }
+        )
 
     def get_paginated_response_schema(self, schema):
         number = {"type": "integer"}
@@ -39,5 +45,7 @@ class PagePagination(BasePagination):
 def _whole(request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
-        raise InvalidRequest(_("%(name)s must be a whole number from 1 to %(most)d.") % {"name": name, "most": most}, param=name)
+        raise InvalidRequest(
+            _("%(name)s must be a whole number from 1 to %(most)d.") % {"name": name, "most": most}, param=name
+        )
     return int(text)

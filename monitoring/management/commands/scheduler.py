@@ -14,11 +14,13 @@ class Command(BaseCommand):
     help = "Runs the scheduler: partitions, retention, forgetting dead gateways. Several may run; one works."
 
     def handle(self, **options):
-        scheduler = Scheduler([
-            Duty("usage partitions", HOUR, housekeeping.make_usage_partitions),
-            Duty("usage retention", HOUR, housekeeping.drop_old_usage),
-            Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
-        ])
+        scheduler = Scheduler(
+            [
+                Duty("usage partitions", HOUR, housekeeping.make_usage_partitions),
+                Duty("usage retention", HOUR, housekeeping.drop_old_usage),
+                Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
+            ]
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.stop())
         scheduler.run()

@@ -1,0 +1,31 @@
+"""vLLM's adapter, which starts the fake engine for models with the tag `fake`; how it behaves is in `FAKE_ENGINE`."""
+
+import json
+import sys
+from pathlib import Path
+
+from inference.engines.base import MIB, Command, Estimate, LaunchRequest
+from inference.engines.vllm import VllmAdapter
+
+FAKE = Path(__file__).parent / "fake_engine.py"
+TAG = "fake"
+
+
+class FakeAwareAdapter(VllmAdapter):
+    """The description of a fake model holds its switches as JSON."""
+
+    def unavailable_because(self):
+        return None  # the fake needs no engine; tests with the real one have installed it
+
+    def estimate(self, model, artefact, device_kind):
+        if TAG in model.tags:
+            return Estimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
+        return super().estimate(model, artefact, device_kind)
+
+    def command(self, request: LaunchRequest) -> Command:
+        if TAG not in request.model.tags:
+            return super().command(request)
+        argv = [sys.executable, str(FAKE), "--uds", str(request.socket), "--served-model-name", request.served_name]
+        switches = request.model.description or "{}"
+        json.loads(switches)
+        return Command(argv, {"PATH": "/usr/bin:/bin", "FAKE_ENGINE": switches})

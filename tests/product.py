@@ -1,0 +1,213 @@
+"""The whole product, started by `manage.py up` once per test process, and people who use it through its doors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+UP_SECONDS = 120
+
+
+def eventually(check, seconds: float = 30, pause: float = 0.1):
+    """The first true value of `check`; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(pause)
+    return value
+
+
+@dataclass
+class Person:
+    """A caller with a credential: `get`, `post` … as httpx has them."""
+
+    name: str
+    client: httpx.Client
+    credential: str
+    tenant: str = ""
+
+    def __getattr__(self, verb):
+        return getattr(self.client, verb)
+
+
+@dataclass
+class Product:
+    """A running `up`: its address, its first-run record, and who was made in it."""
+
+    base_url: str
+    record: dict
+    data: Path
+    process: subprocess.Popen
+    people: list = field(default_factory=list)
+
+    def client(self, credential: str | None = None, **headers) -> httpx.Client:
+        if credential:
+            headers["Authorization"] = f"Bearer {credential}"
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=60)
+
+    def login(self, username: str, password: str) -> str:
+        reply = self.client().post("/api/auth/token", json={"username": username, "password": password})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["access_token"]
+
+    @property
+    def operator(self) -> Person:
+        token = self.login(self.record["username"], self.record["password"])
+        return Person("operator", self.client(token), token)
+
+    def tenant(self, slug: str) -> "Tenant":
+        reply = self.operator.post("/api/tenants", json={"slug": slug, "name": slug.title()})
+        assert reply.status_code == 201, reply.text
+        return Tenant(self, slug)
+
+
+@dataclass
+class Tenant:
+    product: Product
+    slug: str
+
+    def person(self, role: str) -> Person:
+        """Somebody with this role here and nowhere else."""
+        name, password = f"{role}-{uuid.uuid4().hex[:8]}", f"pass-{uuid.uuid4().hex}"
+        headers = {"Serai-Tenant": self.slug}
+        fields = {"username": name, "password": password, "role": role}
+        reply = self.product.operator.post("/api/members", json=fields, headers=headers)
+        assert reply.status_code == 201, reply.text
+        token = self.product.login(name, password)
+        return Person(name, self.product.client(token), token, self.slug)
+
+    def key(self, **fields) -> Person:
+        """An API key of this tenant; by default it may do all that keys can."""
+        fields = {
+            "name": "test",
+            "role": "owner",
+            "scopes": ["read", "inference", "training", "models", "monitoring"],
+        } | fields
+        reply = self.product.operator.post("/api/keys", json=fields, headers={"Serai-Tenant": self.slug})
+        assert reply.status_code == 201, reply.text
+        secret = reply.json()["secret"]
+        person = Person("key", self.product.client(secret), secret, self.slug)
+        person.key_id = reply.json()["id"]
+        return person
+
+    def fake_model(self, name: str | None = None, **fields) -> str:
+        """A model of this tenant that runs on the fake engine; `behaviour` are its switches. Returns the name."""
+        name = name or f"fake-{uuid.uuid4().hex[:8]}"
+        behaviour = fields.pop("behaviour", {})
+        body = {
+            "name": name, "framework": "vllm", "tags": ["fake"], "description": json.dumps(behaviour), "mode": "Chat",
+            "config": {"model_path": "serai-demo"},
+        } | fields  # fmt: skip
+        reply = self.product.operator.post("/api/models", json=body, headers={"Serai-Tenant": self.slug})
+        assert reply.status_code == 201, reply.text
+        return name
+
+
+@contextmanager
+def running(data: Path, **more: str) -> Iterator[Product]:
+    """`up` on this data folder and a free port, ended as a terminal's Ctrl-C would."""
+    servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own, not the tests'
+    environment = {name: value for name, value in os.environ.items() if name not in servers}
+    environment |= {
+        "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
+        "SERAI_ENGINE_ADAPTERS": "tests.fakes.adapter.FakeAwareAdapter", "SERAI_FIRST_BYTE_TIMEOUT": "5",
+        "SERAI_IDLE_TIMEOUT": "5", **more,
+    }  # fmt: skip
+    with (data.parent / f"{data.name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), "up"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield _wait_until_up(data, process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
+    record = data / "first-run.json"
+
+    def healthy() -> bool:
+        assert process.poll() is None, (data.parent / f"{data.name}.log").read_text()[-3000:]
+        if not record.exists():
+            return False
+        try:
+            return httpx.get(json.loads(record.read_text())["base_url"] + "/health").status_code == 200
+        except (httpx.TransportError, ValueError):
+            return False
+
+    eventually(healthy, UP_SECONDS)
+    found = json.loads(record.read_text())
+    product = Product(found["base_url"], found, data, process)
+    eventually(lambda: _worker_is_there(product), 30)
+    return product
+
+
+def _worker_is_there(product: Product) -> bool:
+    """A start is placed only on a node whose agent has spoken."""
+    return (product.data / "private" / "agent.lock").exists() and (product.data / "run").exists()
+
+
+@pytest.fixture(scope="session")
+def product() -> Iterator[Product]:
+    with tempfile.TemporaryDirectory(prefix="serai-up-") as folder, running(Path(folder) / "data") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def acme(product) -> Tenant:
+    """The tenant that owns things."""
+    return product.tenant(f"acme-{uuid.uuid4().hex[:6]}")
+
+
+@pytest.fixture(scope="session")
+def globex(product) -> Tenant:
+    """Another tenant, whose people are strangers to acme."""
+    return product.tenant(f"globex-{uuid.uuid4().hex[:6]}")
+
+
+@pytest.fixture(scope="session")
+def owner(acme) -> Person:
+    return acme.person("owner")
+
+
+@pytest.fixture(scope="session")
+def member(acme) -> Person:
+    return acme.person("member")
+
+
+@pytest.fixture(scope="session")
+def viewer(acme) -> Person:
+    return acme.person("viewer")
+
+
+@pytest.fixture(scope="session")
+def key(acme) -> Person:
+    return acme.key()
+
+
+@pytest.fixture(scope="session")
+def stranger(globex) -> Person:
+    """An owner, but of another tenant: may never see anything of acme's."""
+    return globex.person("owner")
+
+
+@pytest.fixture
+def operator(product) -> Person:
+    return product.operator
