@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -104,9 +104,7 @@ def _read(kind: type[Token], token: str) -> Token:
     try:
         claims = kind(token)
         uuid.UUID(claims[SESSION_CLAIM])
-        datetime.fromtimestamp(claims["exp"], UTC)
-        if not isinstance(claims["user_id"], str) or not isinstance(claims["jti"], str):
-            raise Unauthenticated
-    except (TokenError, KeyError, ValueError, TypeError, AttributeError):
+        claims["user_id"]
+    except (TokenError, KeyError, ValueError):
         raise Unauthenticated from None
     return claims
