@@ -1,0 +1,102 @@
+"""One supervised process: start it, relay what it writes, see it end, make it end."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from launcher.console import Console
+from launcher.service import Service
+
+POLL_SECONDS = 0.1
+LINE_LIMIT = 64 * 1024
+KEPT_LINES = 50
+
+
+class Child:
+    """A service and the process that runs it now. `lines` are the last it wrote; `quiet` hides them."""
+
+    def __init__(self, service: Service, environment: Mapping[str, str], console: Console, quiet: bool = False):
+        self.service, self.environment, self.console, self.quiet = service, environment, console, quiet
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.process: subprocess.Popen | None = None
+        self.relay: asyncio.Task | None = None
+        self.started = 0.0
+
+    async def start(self) -> None:
+        """In a session of its own, where the terminal's Ctrl-C does not come: the supervisor stops it in turn."""
+        self.process = subprocess.Popen(
+            self.service.command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **{"stdin": subprocess.DEVNULL, **self.service.options},
+        )
+        self.started = time.monotonic()
+        self.relay = asyncio.create_task(self._relay(self.process.stdout))
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def ended_how(self) -> str:
+        code = self.process.returncode
+        if code >= 0:
+            return f"exit code {code}"
+        known = [number.name for number in signal.Signals if number == -code]
+        return known[0] if known else f"signal {-code}"
+
+    async def wait(self) -> int:
+        """Polled, because a pipe that a grandchild keeps open says nothing about the child."""
+        while self.is_running:
+            await asyncio.sleep(POLL_SECONDS)
+        return self.process.returncode
+
+    async def stop(self, force: asyncio.Event) -> None:
+        """Ask, wait for `stop_seconds` or for `force`, then kill with all that shares its process group."""
+        if not self.is_running:
+            return
+        if not force.is_set():
+            self.process.send_signal(self.service.stop_signal)
+            await self._wait_for_end(force)
+        if self.is_running and not force.is_set():
+            self.console.say(f"{self.service.name} does not stop; killing it")
+        self.kill_group()
+        await self.wait()
+
+    def kill_group(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    async def _wait_for_end(self, force: asyncio.Event) -> None:
+        end = time.monotonic() + self.service.stop_seconds
+        while self.is_running and not force.is_set() and time.monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _relay(self, pipe) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        pending = b""
+        while chunk := await reader.read(LINE_LIMIT):
+            *lines, pending = (pending + chunk).split(b"\n")
+            if len(pending) > LINE_LIMIT:
+                lines, pending = [*lines, pending], b""
+            for line in lines:
+                self._take(line)
+        if pending:
+            self._take(pending)
+        transport.close()
+
+    def _take(self, raw: bytes) -> None:
+        line = raw.decode(errors="replace").rstrip()
+        self.lines.append(line)
+        if not self.quiet:
+            self.console.say(line, self.service.name)

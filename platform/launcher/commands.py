@@ -1,0 +1,28 @@
+"""Which part of the program a command of manage.py belongs to. The launcher's own need no Django."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from django.core.management import execute_from_command_line
+from django.db.utils import OperationalError
+
+from launcher import private, runstate
+
+OWN = {"up": "launcher.up", "test": "launcher.testing", "web": "launcher.web"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`arguments` as in sys.argv. Returns the exit code."""
+    name = "".join(arguments[1:2])
+    if name in OWN:
+        return import_module(OWN[name]).main(arguments[2:])
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    runstate.use_servers_of_running(private.data_folder())
+    try:
+        execute_from_command_line(list(arguments))
+    except OperationalError as error:
+        print(f"serai: The database does not answer ({error}). Is `manage.py up` running?", file=sys.stderr)
+        return 1
+    return 0

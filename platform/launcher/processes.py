@@ -1,0 +1,102 @@
+"""Find and end the processes of one `up`, also those that its children started, and nobody else's."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+SESSION = "SERAI_SESSION"  # a random id that every process of one `up` inherits
+GRACE_SECONDS = 8.0
+
+
+def start_time(pid: int) -> int:
+    """With the pid it names a process for good: clock ticks since boot on Linux (/proc/<pid>/stat, field 22).
+
+    Raises ProcessLookupError if there is none.
+    """
+    try:
+        if sys.platform == "linux":
+            return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(psutil.Process(pid).create_time() * 100)
+    except (FileNotFoundError, psutil.Error) as error:
+        raise ProcessLookupError(pid) from error
+
+
+def is_alive(pid: int, start: int) -> bool:
+    try:
+        return start_time(pid) == start
+    except ProcessLookupError:
+        return False
+
+
+def of_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]:
+    """Every process that carries the session in its environment; `spared` ones and their children are left out."""
+    skipped = {pid for root in spared for pid in _tree(root)}
+    return [process for process in psutil.process_iter() if process.pid not in skipped and _carries(process, session)]
+
+
+def end_session(
+    session: str, *, patience: float = 0, grace: float = GRACE_SECONDS, spared: Iterable[int] = ()
+) -> list[str]:
+    """Wait `patience` seconds for the session to end by itself, then ask, and after `grace` seconds kill.
+
+    Only the topmost of each tree is asked, because it knows best how to end its own children. Returns whom it asked.
+    """
+    if _gone(lambda: of_session(session, spared), patience):
+        return []
+    found = of_session(session, spared)
+    own = {process.pid for process in found}
+    asked = [process for process in found if _parent(process) not in own]
+    names = [_describe(process) for process in asked]
+    for process in asked:
+        _signal(process.terminate)
+    if not _gone(lambda: of_session(session, spared), grace):
+        for process in of_session(session, spared):
+            _signal(process.kill)
+    return names
+
+
+def _gone(find: Callable[[], list[psutil.Process]], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while find():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _carries(process: psutil.Process, session: str) -> bool:
+    try:
+        return process.environ().get(SESSION) == session
+    except (psutil.Error, OSError):
+        return False
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.Error:
+        return []
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return 0
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.name()} ({process.pid})"
+    except psutil.Error:
+        return str(process.pid)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.Error:
+        return

@@ -1,0 +1,60 @@
+"""What one `up` leaves for others to find: who it is, where its servers are, what its processes carry."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launcher import private, processes
+from launcher.problems import CannotStart
+
+SERVERS = ("DATABASE_URL", "REDIS_URL")
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Held by the kernel for as long as this process lives, so a crash leaves no stale lock."""
+    with (data / "private" / "up.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart(_already_running(data)) from None
+        yield
+
+
+def save(data: Path, state: dict[str, Any]) -> None:
+    private.write(_path(data), json.dumps(state))
+
+
+def load(data: Path) -> dict[str, Any]:
+    """The state that the last `up` wrote; empty if there was none."""
+    try:
+        return json.loads(_path(data).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+
+
+def forget(data: Path) -> None:
+    _path(data).unlink(missing_ok=True)
+
+
+def use_servers_of_running(data: Path) -> None:
+    """Let a command in another terminal talk to the embedded servers of the running `up`."""
+    state = load(data)
+    if state and processes.is_alive(state["pid"], state["start"]):
+        for name in SERVERS:
+            if name in state["servers"] and f"{name}_FILE" not in os.environ:
+                os.environ.setdefault(name, state["servers"][name])
+
+
+def _path(data: Path) -> Path:
+    return data / "private" / "up.json"
+
+
+def _already_running(data: Path) -> str:
+    state = load(data)
+    who = f" (process {state['pid']}, {state['base_url']})" if state else ""
+    return f"Serai already runs on {data}{who}. Stop it first, or set SERAI_DATA to another folder."

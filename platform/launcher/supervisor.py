@@ -1,0 +1,132 @@
+"""Starts services in order, restarts what crashes, stops everything in reverse order."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from launcher.child import Child
+from launcher.console import Console
+from launcher.problems import CannotStart
+from launcher.service import Service
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0
+STEADY_SECONDS = 30  # one who lived this long starts again with the first delay
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RELAY_SECONDS = 1
+
+
+class Stopped(Exception):
+    """The user asked to stop before everything was up."""
+
+
+class Supervisor:
+    """`stopping` is set by the first Ctrl-C (or SIGTERM), `forced` by the second."""
+
+    def __init__(self, console: Console, environment: Mapping[str, str]):
+        self.console, self.environment = console, dict(environment)
+        self.stopping, self.forced = asyncio.Event(), asyncio.Event()
+        self.stages: list[list[Child]] = []
+        self.tasks: set[asyncio.Task] = set()
+
+    def take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                loop.add_signal_handler(number, self.request_stop)
+
+    def request_stop(self) -> None:
+        if self.stopping.is_set():
+            self.forced.set()
+            return
+        self.stopping.set()
+        self.console.say("stopping (Ctrl-C again to force)")
+
+    async def start(self, *services: Service) -> None:
+        """Start a stage and return when all of it is ready. Raises CannotStart or Stopped."""
+        stage = [self._child(service) for service in services]
+        self.stages.append(stage)
+        for child in stage:
+            await child.start()
+        await asyncio.gather(*(self._until_ready(child) for child in stage))
+        for child in stage:
+            self._in_background(self._keep_running(child))
+
+    async def complete(self, service: Service, quiet: bool = False) -> Sequence[str]:
+        """Run to the end and return the last lines. Raises CannotStart if it fails, Stopped if the user stops."""
+        child = self._child(service, quiet)
+        self.stages.append([child])
+        await child.start()
+        while child.is_running:
+            await self.pause(0.05)
+        self.stages.pop()
+        await asyncio.wait([child.relay], timeout=RELAY_SECONDS)
+        if child.process.returncode:
+            raise CannotStart(self._failure(child, "failed"))
+        return list(child.lines)
+
+    def attempt(self, service: Service, on_failure: Callable[[Child], None]) -> None:
+        """Run once beside the others; that it fails stops nobody."""
+        child = self._child(service)
+        self.stages[-1].append(child)
+        self._in_background(self._attempt(child, on_failure))
+
+    async def shut_down(self, keep: int = 0) -> list[int]:
+        """Stop all stages but the first `keep`, the last one first. Returns the pids of what still runs."""
+        self.stopping.set()
+        for stage in reversed(self.stages[keep:]):
+            await asyncio.gather(*(child.stop(self.forced) for child in stage))
+        return [child.process.pid for stage in self.stages[:keep] for child in stage if child.is_running]
+
+    def _child(self, service: Service, quiet: bool = False) -> Child:
+        return Child(service, self.environment, self.console, quiet)
+
+    def _in_background(self, work) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _until_ready(self, child: Child) -> None:
+        limit = child.service.ready_seconds
+        end = time.monotonic() + limit
+        while not await asyncio.to_thread(child.service.ready):
+            if not child.is_running:
+                raise CannotStart(self._failure(child, "ended before it was ready"))
+            if time.monotonic() > end:
+                raise CannotStart(f"{child.service.name} is not ready after {limit:.0f} s.")
+            await self.pause(0.1)
+
+    async def _keep_running(self, child: Child) -> None:
+        delay = FIRST_DELAY
+        while not self.stopping.is_set():
+            await child.wait()
+            if self.stopping.is_set():
+                return
+            child.kill_group()  # what it left behind must not meet its successor
+            delay = FIRST_DELAY if time.monotonic() - child.started > STEADY_SECONDS else delay
+            self.console.say(f"{child.service.name} ended ({child.ended_how}); starting it again in {delay:g} s")
+            if await self._stop_comes_within(delay):
+                return
+            delay = min(2 * delay, LONGEST_DELAY)
+            await child.start()
+
+    async def _attempt(self, child: Child, on_failure: Callable[[Child], None]) -> None:
+        await child.start()
+        if await child.wait() and not self.stopping.is_set():
+            on_failure(child)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, or raise Stopped as soon as the user stops."""
+        if await self._stop_comes_within(seconds):
+            raise Stopped
+
+    async def _stop_comes_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _failure(self, child: Child, how: str) -> str:
+        said = [line for line in child.lines if line.strip()]
+        return f"{child.service.name} {how} ({child.ended_how}): {said[-1] if said else 'it wrote nothing'}"

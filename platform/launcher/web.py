@@ -1,0 +1,39 @@
+"""The web server: `manage.py web`. Under `up` it takes over a socket that is already bound."""
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+GRACEFUL_SECONDS = 20
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            "config.asgi:application",
+            host=options.host,
+            port=options.port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
+    server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)
+    return 0 if server.started else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="manage.py web", description="Serve the console and both APIs.")
+    parser.add_argument("--host", default=os.environ.get("SERAI_HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=os.environ.get("SERAI_PORT", "8000"))
+    parser.add_argument("--fd", type=int, help="a bound socket to serve instead, inherited from the supervisor")
+    return parser

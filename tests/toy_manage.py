@@ -1,0 +1,83 @@
+"""A manage.py whose services are toys, to try the launcher on: copied beside a copy of the launcher.
+
+TOY_WORKER chooses what the worker does: stay, crash once, be deaf to SIGTERM, or leave a grandchild behind.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
+
+from launcher import up
+from launcher.problems import CannotStart
+
+RECORD = {
+    "username": "admin",
+    "password": "toy-password",
+    "tenant": "default",
+    "api_key": "sk-serai-toy",
+    "model": "toy",
+    "first": True,
+}
+DATA = Path(os.environ.get("SERAI_DATA", "."))
+
+
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *words):
+        return
+
+
+def web(fd: str) -> None:
+    listener = socket.socket(fileno=int(fd))
+    server = HTTPServer(listener.getsockname(), Health, bind_and_activate=False)
+    server.socket = listener
+    server.serve_forever()
+
+
+def worker() -> None:
+    kind = os.environ.get("TOY_WORKER", "stay")
+    if kind == "crash" and not (DATA / "crashed").exists():
+        (DATA / "crashed").touch()
+        sys.exit(3)
+    if kind == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "grandchild":  # in a session of its own, as an engine's shim is
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print(f"worker works ({kind})", flush=True)
+    time.sleep(600)
+
+
+def first_run(base_url: str) -> None:
+    link = f"{base_url}/console/enter/toy"
+    print(json.dumps({**RECORD, "base_url": base_url, "console_url": f"{base_url}/console/", "login_link": link}))
+
+
+def run(name: str, *words: str) -> int:
+    if name == "up":
+        return up.main(words)
+    if name == "migrate":
+        return int(os.environ.get("TOY_MIGRATE", "0"))
+    if name == "engine":
+        print("installing", flush=True)
+        return int(os.environ.get("TOY_ENGINE", "0"))
+    {"web": web, "worker": worker, "scheduler": worker, "first_run": first_run}[name](*words[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run(*sys.argv[1:]))
+    except CannotStart as problem:
+        sys.exit(f"serai: {problem}")
