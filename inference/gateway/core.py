@@ -35,10 +35,6 @@ def credential(headers: Mapping[bytes, bytes]) -> bytes | None:
     return found
 
 
-def is_key(secret: bytes | None) -> bool:
-    return secret is not None and secret.startswith(KEY_START)
-
-
 def authenticate(
     headers: Mapping[bytes, bytes],
     snapshot: Snapshot,
@@ -56,7 +52,7 @@ def authenticate(
     secret = credential(headers)
     if secret is None:
         return _anonymous(snapshot, anonymous)
-    if not is_key(secret):
+    if not secret.startswith(KEY_START):
         return _by_token(verify(secret.decode()), headers.get(b"serai-tenant"), snapshot)
     entry = snapshot.keys.get(hmac.digest(pepper, secret, "sha256"))
     if entry is None or (entry.expires_at is not None and entry.expires_at <= now):

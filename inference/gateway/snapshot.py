@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from accounts import policy
 from accounts.policy import Permission
-from core.errors import ServiceUnavailable
+from core.errors import ModelNotFound, ServiceUnavailable, Unauthenticated
 
 STALE_SECONDS = 300  # how long the data plane serves on while Postgres is away
+GRACE_SECONDS = 0.5
+
+Decision = TypeVar("Decision")
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,7 +97,8 @@ class Snapshot:
     """Look-ups by key digest, user, tenant, model id and name. Built once, then only read."""
 
     __slots__ = (
-        "instances", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants", "users",
+        "instances", "key_ids", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants",
+        "users",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +114,7 @@ class Snapshot:
         self.tenants = {tenant.id: tenant for tenant in tenants}
         self.slugs = {tenant.slug: tenant for tenant in self.tenants.values()}
         self.keys = keys or {}
+        self.key_ids = frozenset(entry.principal.key_id for entry in self.keys.values())
         self.users = {user.id: user for user in users}
         self.revoked_sessions = frozenset(revoked_sessions)
         self.models = {model.id: model for model in models}
@@ -165,6 +171,21 @@ class SnapshotSource:
 
     def subscribe(self, listener: Callable[[Snapshot], None]) -> None:
         self._listeners.append(listener)
+
+    async def decide(self, decide: Callable[[Snapshot], Decision], *, patient: bool) -> Decision:
+        """`decide(snapshot)`; with `patient`, what is unknown is looked up again as news comes in.
+
+        A key or model can be so new that word of it is still on its way.
+        """
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            try:
+                return decide(self.current())
+            except (Unauthenticated, ModelNotFound):
+                left = deadline - time.monotonic()
+                if not patient or left <= 0:
+                    raise
+            await self.following(left)
 
     async def following(self, timeout: float) -> None:
         """Until the next snapshot is published, or `timeout` seconds are over."""

@@ -1,0 +1,79 @@
+"""The data plane of this process, made from the settings: config/asgi.py sends connections here."""
+
+import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+from django.conf import settings
+from django.db import connection
+
+from core import errors
+from inference import services
+from inference.gateway.asgi import Gateway, handles
+from inference.gateway.config import Config
+from inference.gateway.heartbeat import Heartbeat
+from inference.gateway.metering import Meter, UsageTable
+from inference.gateway.refresher import Refresher
+from inference.gateway.snapshot import SnapshotSource
+from models_app.models import Model
+
+__all__ = ["DataPlane", "handles"]
+
+FIRST_SNAPSHOT_SECONDS = 10.0
+START_THREADS = 4
+
+
+class DataPlane:
+    """Use between `start` and `stop`, which belong to the server's lifespan."""
+
+    def __init__(self):
+        self._source = SnapshotSource()
+        self._threads = ThreadPoolExecutor(START_THREADS, thread_name_prefix="gateway-starts")
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._meter = Meter(settings.SPOOL_DIR, UsageTable())
+        self._gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
+        self._refresher = Refresher(self._source, loop)
+        self._refresher.start()
+        await self._source.following(FIRST_SNAPSHOT_SECONDS)
+        self._meter.start()
+        self._gateway.start()
+        self._heartbeat = Heartbeat(self._gateway.describe)
+        self._heartbeat.start()
+        gc.collect()
+        gc.freeze()  # what is here now stays; collections need not walk it
+
+    async def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._heartbeat.stop()
+        await self._gateway.stop()
+        await loop.run_in_executor(None, self._refresher.stop)
+        await loop.run_in_executor(None, self._meter.stop)
+        self._threads.shutdown(wait=False)
+
+    async def __call__(self, scope, receive, send) -> None:
+        await self._gateway(scope, receive, send)
+
+    async def lifespan(self, receive, send) -> None:
+        """For a server that speaks ASGI's lifespan protocol."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                return await send({"type": "lifespan.shutdown.complete"})
+
+    async def _request_start(self, model_id: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, _start_on_demand, model_id)
+
+
+def _start_on_demand(model_id: str) -> None:
+    try:
+        services.start_on_demand(model_id)
+    except Model.DoesNotExist:
+        raise errors.ModelNotFound() from None
+    finally:
+        connection.close()

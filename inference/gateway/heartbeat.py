@@ -1,0 +1,65 @@
+"""What this process has in flight, told to the agents every second: they stop an engine only when it is let go."""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from django.db import DatabaseError, close_old_connections, connection
+from django.db.models.functions import Now
+from django.db.utils import InterfaceError
+
+from inference.models import GatewayHeartbeat
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+GOODBYE_SECONDS = 3.0
+FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting"]
+
+
+class Heartbeat:
+    """Writes what `describe` returns (routes, inflight, idle, waiting) until `stop`; Postgres may be away."""
+
+    def __init__(self, describe: Callable[[], dict]):
+        self._describe = describe
+        self._id = uuid.uuid4()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
+        self._task: asyncio.Task | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(self._thread, self._leave), GOODBYE_SECONDS)
+        self._thread.shutdown(wait=False)
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self._thread, self._write, self._describe())
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _write(self, state: dict) -> None:
+        row = GatewayHeartbeat(id=self._id, host=socket.gethostname(), pid=os.getpid(), beat_at=Now(), **state)
+        try:
+            close_old_connections()
+            GatewayHeartbeat.objects.bulk_create(
+                [row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
+            )
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("heartbeat not written: %s", type(error).__name__)
+
+    def _leave(self) -> None:
+        with suppress(DatabaseError, InterfaceError):
+            GatewayHeartbeat.objects.filter(pk=self._id).delete()
+        connection.close()

@@ -1,0 +1,73 @@
+"""The data plane's answers as ASGI messages: JSON, event streams, and errors in the form of their surface."""
+
+import time
+import uuid
+
+import orjson
+
+from core.errors import PlatformError
+from core.middleware import cors_headers, request_id_from
+from inference.gateway.errors import headers_for, language_of, render, render_event, status_for
+
+JSON = (b"content-type", b"application/json")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Responder:
+    """`status` is 0 until the answer has begun; `sending_since` is the moment at which a slow client blocked us."""
+
+    def __init__(self, scope: dict, send):
+        self._send = send
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = str(uuid.uuid4())
+        self.status = 0
+        self.sending_since = 0.0
+
+    async def json(self, body, status: int = 200, headers: list[tuple[bytes, bytes]] = ()) -> None:
+        """`body` is JSON already, or something that orjson can write."""
+        data = body if type(body) is bytes else orjson.dumps(body)
+        length = (b"content-length", b"%d" % len(data))
+        await self._start(status, [JSON, length, *headers])
+        await self._body(data, more=False)
+
+    async def empty(self, status: int) -> None:
+        await self._start(status, [])
+        await self._body(b"", more=False)
+
+    async def begin_events(self) -> None:
+        await self._start(200, EVENTS)
+
+    async def events(self, data: bytes, *, more: bool) -> None:
+        await self._body(data, more=more)
+
+    async def error(self, error: PlatformError) -> None:
+        """As a whole answer; or, in a stream, as its last event, without `[DONE]`."""
+        language = language_of(self.headers.get(b"accept-language"))
+        if self.status:
+            return await self._body(render_event(error, self.path, language), more=False)
+        headers = headers_for(error)
+        if error.status in (408, 413):
+            headers.append((b"connection", b"close"))  # rather than read the rest
+        await self.json(render(error, self.path, language), status_for(error, self.path), headers)
+
+    def abandon(self) -> None:
+        """Drop a client that does not read. ASGI has no word for it, and closing would wait for the reader."""
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if transport:
+            transport.abort()
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        given = self.headers.get(b"x-request-id")
+        request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
+        headers = [*headers, (b"x-request-id", request_id.encode())]
+        if origin := self.headers.get(b"origin"):
+            allowed = cors_headers(origin.decode("latin-1"))
+            headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        self.sending_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.sending_since = 0.0

@@ -1,0 +1,132 @@
+"""Requests for a model that is not running: one start for all of them, a bounded queue, a limited wait."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from core import errors
+from core.errors import ModelNotRunning
+from inference.gateway.snapshot import InstanceEntry, ModelEntry, Snapshot, SnapshotSource
+
+logger = logging.getLogger(__name__)
+
+USUAL_START_SECONDS = 60
+
+RequestStart = Callable[[str], Awaitable[object]]
+
+
+class Queue:
+    """The requests that wait for one model."""
+
+    def __init__(self, model: ModelEntry, now: float, old_failures: set[str]):
+        self.model, self.since, self.old_failures = model, now, old_failures
+        self.waiters: set[asyncio.Future] = set()
+        self.start: asyncio.Task | None = None
+        self.seen_coming = False
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class Starts:
+    """`request_start(model_id)` asks for an instance, once for all who wait; snapshots tell how it goes."""
+
+    def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256):
+        self._source, self._request_start, self._limit = source, request_start, queue_limit
+        self._queues: dict[str, Queue] = {}
+        source.subscribe(self._look)
+
+    async def ready(self, model: ModelEntry, deadline: float) -> None:
+        """Until the model can serve. `deadline` is in the loop's time. Raises the reason why it cannot."""
+        loop = asyncio.get_running_loop()
+        queue = self._queues.get(model.id) or self._begin(model, loop)
+        if len(queue.waiters) >= self._limit:
+            raise self._not_ready(queue, _("Too many requests wait for the model already."))
+        waiter = loop.create_future()
+        queue.waiters.add(waiter)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiter
+        except TimeoutError:
+            raise self._not_ready(queue, _("The model is not ready yet.")) from None
+        finally:
+            queue.waiters.discard(waiter)
+            self._tidy(queue)
+
+    def waiting(self) -> dict[str, int]:
+        return {model_id: len(queue.waiters) for model_id, queue in self._queues.items() if queue.waiters}
+
+    def _begin(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
+        entries = self._source.current().of_model(model.id)
+        failures = {entry.id for entry in entries if entry.state == "failed"}
+        queue = self._queues[model.id] = Queue(model, loop.time(), failures)
+        if any(entry.coming for entry in entries):
+            queue.seen_coming = True
+        else:
+            queue.start = loop.create_task(self._request_start(model.id))
+            queue.start.add_done_callback(lambda task: self._asked(queue, task))
+        return queue
+
+    def _asked(self, queue: Queue, task: asyncio.Task) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        error = errors.as_platform_error(task.exception())
+        if error is None:
+            logger.error("start of %s", queue.model.id, exc_info=task.exception())
+        self._end(queue, error or errors.PlatformError())
+
+    def _end(self, queue: Queue, error: errors.PlatformError) -> None:
+        """Whoever comes next starts afresh."""
+        self._drop(queue)
+        queue.fail(error)
+
+    def _tidy(self, queue: Queue) -> None:
+        """A start stays the only one, even when nobody is waiting for it any more."""
+        if not queue.waiters and (queue.start is None or queue.start.done()):
+            self._drop(queue)
+
+    def _drop(self, queue: Queue) -> None:
+        if self._queues.get(queue.model.id) is queue:
+            del self._queues[queue.model.id]
+
+    def _look(self, snapshot: Snapshot) -> None:
+        for queue in list(self._queues.values()):
+            entries = snapshot.of_model(queue.model.id)
+            if any(entry.routable for entry in entries):
+                queue.wake()
+            elif any(entry.coming for entry in entries):
+                queue.seen_coming = True
+            elif not any(entry.state == "draining" for entry in entries):
+                self._gone(queue, entries)
+            self._tidy(queue)
+
+    def _gone(self, queue: Queue, entries: list[InstanceEntry]) -> None:
+        """Nothing is on its way: it failed, or somebody stopped it, or it is not there yet."""
+        failed = [entry for entry in entries if entry.state == "failed" and entry.id not in queue.old_failures]
+        if failed:
+            reason = failed[0].failure_reason
+            text = format_lazy(_("The model failed to start: {reason}"), reason=reason)
+            details = {"state": "failed", "failure_reason": reason}
+            self._end(queue, ModelNotRunning(text, details=details, retry_after=USUAL_START_SECONDS))
+        elif queue.seen_coming:
+            text = _("The model was stopped before it was ready.")
+            self._end(queue, ModelNotRunning(text, details={"state": "stopped"}, retry_after=1))
+
+    def _not_ready(self, queue: Queue, text) -> ModelNotRunning:
+        """What to tell a client that is sent away: the state, and in how many seconds to come back."""
+        states = [entry.state for entry in self._source.current().of_model(queue.model.id) if entry.coming]
+        usual = queue.model.start_seconds or USUAL_START_SECONDS
+        elapsed = asyncio.get_running_loop().time() - queue.since
+        expected = max(1, round(usual - elapsed))
+        details = {"state": states[0] if states else "stopped", "expected_seconds": expected}
+        return ModelNotRunning(text, details=details, retry_after=expected)
