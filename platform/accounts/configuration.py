@@ -1,11 +1,15 @@
-"""The configuration that all processes share: typed, with ranges, read from memory and at most a second old."""
+"""The configuration that all processes share: typed, with ranges, read from memory, in force everywhere within 2 s.
+
+A long-running process calls `follow()` once; elsewhere `current()` reads again when it is a second old.
+"""
 
 import logging
 import threading
 import time
 from dataclasses import asdict, dataclass, field, fields
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
 from django.utils.translation import gettext as _
 
 from accounts import audit
@@ -41,32 +45,52 @@ class Configuration:
     max_concurrent_models: int = number(10, 1, 10_000)
     default_model_timeout: int = number(300, 5, 7200)
     health_check_interval: int = number(60, 1, 3600)
-    log_level: str = field(default="INFO", metadata={"choices": LOG_LEVELS})
+    log_level: str = field(default=settings.LOG_LEVEL, metadata={"choices": LOG_LEVELS})
     alert_thresholds: AlertThresholds = field(default_factory=AlertThresholds)
 
 
 class _Memory:
-    """The last configuration that was read, and when by the monotonic clock."""
+    """The last configuration that was read; while the database is away it stays in force."""
 
     def __init__(self):
         self.value = Configuration()
-        self.read_at = float("-inf")
-        self.lock = threading.Lock()
+        self.followed = False
+        self._read_at = float("-inf")  # by the monotonic clock
+        self._lock = threading.Lock()
+
+    def get(self) -> Configuration:
+        with self._lock:
+            if not self.followed and time.monotonic() - self._read_at > FRESH_SECONDS:
+                self.refresh()
+            return self.value
+
+    def refresh(self) -> None:
+        try:
+            self.value = _read()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("configuration: kept, the database is away (%s)", type(error).__name__)
+        self._read_at = time.monotonic()
+
+    def follow(self) -> None:
+        while True:
+            close_old_connections()
+            self.refresh()
+            self.followed = True
+            logging.getLogger().setLevel(self.value.log_level)
+            time.sleep(FRESH_SECONDS)
 
 
 _memory = _Memory()
 
 
 def current() -> Configuration:
-    """In force now; while the database is away, the last one that was read."""
-    with _memory.lock:
-        if time.monotonic() - _memory.read_at > FRESH_SECONDS:
-            try:
-                _memory.value = _read()
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("configuration: kept, the database is away (%s)", type(error).__name__)
-            _memory.read_at = time.monotonic()
-        return _memory.value
+    """In force now. Never waits in a process that follows."""
+    return _memory.get()
+
+
+def follow() -> None:
+    """Keep this process's memory and its log level true, from a thread that ends with the process."""
+    threading.Thread(target=_memory.follow, name="configuration", daemon=True).start()
 
 
 @transaction.atomic
@@ -81,7 +105,7 @@ def change(actor: Actor, patch: dict, request=None) -> Configuration:
             key=key, defaults={"value": value, "changed_by": actor.user}
         )
         audit.record(actor, "configuration.change", row, request=request, old=before[key], new=value)
-    _memory.read_at = float("-inf")
+    transaction.on_commit(_memory.refresh)
     return _read()
 
 

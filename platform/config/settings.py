@@ -233,7 +233,12 @@ LOGGING = {
     "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["redact"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {"axes": {"level": "WARNING"}, "django.request": {"level": "ERROR"}},
+    "loggers": {
+        "axes": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+        # what these write at DEBUG holds payloads, and the level can be changed while running
+        **{name: {"level": "INFO"} for name in ("asyncio", "django.db.backends", "httpx", "kombu")},
+    },
 }
 
 UNFOLD = {"SITE_TITLE": "Serai", "SITE_HEADER": "Serai", "SITE_SUBHEADER": _("Models on your own machines")}
