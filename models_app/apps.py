@@ -5,7 +5,7 @@ class ModelsAppConfig(AppConfig):
     name = "models_app"
 
     def ready(self):
-        from accounts.views import register_model_resolver
+        from accounts.references import register_model_resolver
         from models_app.services import resolve_id
 
         register_model_resolver(resolve_id)

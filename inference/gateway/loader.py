@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from django.conf import settings
 
+from accounts.models import ROLE_RANK
 from inference.gateway.snapshot import InstanceEntry, KeyEntry, ModelEntry, Principal, TenantEntry, UserEntry
 
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "max_tokens")
@@ -11,9 +12,12 @@ SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "max_tokens")
 TENANTS = "SELECT id, slug, default_model FROM accounts_tenant WHERE is_active"
 KEYS = """
 SELECT key.digest, key.id, key.tenant_id, key.role, key.scopes, key.allowed_models,
-    extract(epoch FROM key.expires_at)
+    extract(epoch FROM key.expires_at), CASE WHEN maker.is_staff THEN 'owner' ELSE member.role END
 FROM accounts_apikey AS key JOIN accounts_tenant AS tenant ON tenant.id = key.tenant_id
+JOIN accounts_user AS maker ON maker.id = key.created_by_id
+LEFT JOIN accounts_membership AS member ON member.user_id = maker.id AND member.tenant_id = key.tenant_id
 WHERE key.revoked_at IS NULL AND tenant.is_active AND (key.expires_at IS NULL OR key.expires_at > now())
+    AND maker.is_active AND (maker.is_staff OR member.id IS NOT NULL)
 """
 USERS = """
 SELECT person.id, person.is_staff, person.default_tenant_id,
@@ -51,8 +55,9 @@ def _tenants(execute: Execute) -> list[TenantEntry]:
 
 def _keys(execute: Execute) -> dict[bytes, KeyEntry]:
     found = {}
-    for digest, key_id, tenant_id, role, scopes, models, expires_at in execute(KEYS):
+    for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role in execute(KEYS):
         allowed = frozenset(models) if models else None
+        role = min(role, maker_role, key=ROLE_RANK.get)
         principal = Principal(tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed)
         found[bytes(digest)] = KeyEntry(principal, None if expires_at is None else float(expires_at))
     return found
@@ -102,8 +107,8 @@ READERS = {
 AFFECTED = {  # table → what has to be read again
     "accounts_tenant": {"tenants", "keys"},
     "accounts_apikey": {"keys"},
-    "accounts_user": {"users"},
-    "accounts_membership": {"users"},
+    "accounts_user": {"users", "keys"},
+    "accounts_membership": {"users", "keys"},
     "accounts_loginsession": {"revoked_sessions"},
     "models_app_model": {"models"},
     "models_app_modelalias": {"models"},

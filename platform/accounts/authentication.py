@@ -11,7 +11,7 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from accounts import keys, tokens
 from accounts.actor import Actor
 from accounts.models import ApiKey, Membership, Role, Tenant, User
-from core.errors import Forbidden, Unauthenticated
+from core.errors import NotFound, Unauthenticated
 
 TENANT_HEADER = "Serai-Tenant"
 LONGEST_CREDENTIAL = 4096
@@ -19,7 +19,7 @@ USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> Actor:
-    """The actor behind an API key or an access token. Raises Unauthenticated, or Forbidden for a foreign tenant."""
+    """The actor behind an API key or an access token. Raises Unauthenticated, or NotFound for a foreign tenant."""
     if len(credential) > LONGEST_CREDENTIAL or not credential.isascii():
         raise Unauthenticated
     if credential.startswith(keys.PREFIX):
@@ -48,7 +48,7 @@ def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
         tenant = Tenant.objects.filter(Q(slug=wanted_tenant) | Q(pk=wanted_tenant), is_active=True).first()
         role = _role_in(user, tenant)
         if tenant is None or (role is None and not user.is_operator):
-            raise Forbidden(_("You do not belong to this tenant."))
+            raise NotFound(_("There is no such tenant, or you do not belong to it."))
         return Actor(tenant=tenant, role=role, user=user, is_operator=user.is_operator)
     tenant = _default_tenant(user)
     return Actor(tenant, _role_in(user, tenant), user, is_operator=user.is_operator, sees_all=user.is_operator)

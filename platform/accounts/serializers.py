@@ -44,8 +44,8 @@ class MemberSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Membership
-        fields = ["id", "username", "email", "password", "role", "created_at"]
-        read_only_fields = ["id", "created_at"]
+        fields = ["id", "tenant", "username", "email", "password", "role", "created_at"]
+        read_only_fields = ["id", "tenant", "created_at"]
 
 
 class RoleSerializer(serializers.Serializer):
@@ -64,6 +64,7 @@ class KeySerializer(serializers.ModelSerializer):
         model = ApiKey
         fields = [
             "id",
+            "tenant",
             "name",
             "prefix",
             "role",
@@ -75,7 +76,7 @@ class KeySerializer(serializers.ModelSerializer):
             "created_by",
             "created_at",
         ]
-        read_only_fields = ["id", "prefix", "revoked_at", "last_used_at", "created_by", "created_at"]
+        read_only_fields = ["id", "tenant", "prefix", "revoked_at", "last_used_at", "created_by", "created_at"]
 
     def validate_expires_at(self, value):
         if value and value <= timezone.now():

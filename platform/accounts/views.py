@@ -16,7 +16,7 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import audit, configuration, services, tokens
+from accounts import audit, configuration, references, services, tokens
 from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -33,6 +33,9 @@ from accounts.serializers import (
 )
 from core.errors import InvalidRequest, RateLimited, Unauthenticated
 from core.tenancy import TenantScopedMixin
+
+
+NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def checked(serializer_class, request) -> dict:
@@ -55,7 +58,7 @@ class TokenView(PublicView):
         user = authenticate(request._request, **credentials)
         if user is None:
             self._refuse(request._request, credentials["username"])
-        return Response(tokens.open_session(user))
+        return Response(tokens.open_session(user), headers=NOT_STORED)
 
     def _refuse(self, request, username: str):
         """After too many failures this pair of name and address has to pause; nobody else has."""
@@ -69,7 +72,9 @@ class TokenView(PublicView):
 class RefreshView(PublicView):
     @extend_schema(request=RefreshSerializer, responses=TokensSerializer, auth=[])
     def post(self, request):
-        return Response(tokens.refresh_session(checked(RefreshSerializer, request)["refresh_token"]))
+        return Response(
+            tokens.refresh_session(checked(RefreshSerializer, request)["refresh_token"]), headers=NOT_STORED
+        )
 
 
 class RevokeView(PublicView):
@@ -180,7 +185,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         fields["allowed_models"] = [self._model_id(ref) for ref in fields.get("allowed_models", [])]
         key, secret = services.issue_key(actor.tenant, maker=actor.user, **fields)
         audit.record(actor, "key.create", key, request=request, name=key.name, scopes=key.scopes, role=key.role)
-        return Response({**KeySerializer(key).data, "secret": secret}, status=201)
+        return Response({**KeySerializer(key).data, "secret": secret}, status=201, headers=NOT_STORED)
 
     def destroy(self, request, pk=None):
         self._revoke(request)
@@ -199,23 +204,10 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         return key
 
     def _model_id(self, ref: str) -> str:
-        model = resolve_model(self.request.auth, ref)
-        if model is None:
+        model_id = references.model_id(self.request.auth, ref)
+        if model_id is None:
             raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
-        return model
-
-
-# The catalogue is an app above this one; it says here how a reference becomes the id of a model.
-_model_resolvers = []
-
-
-def register_model_resolver(resolver) -> None:
-    """`resolver(actor, ref) -> id or None` for models that the actor may use."""
-    _model_resolvers.append(resolver)
-
-
-def resolve_model(actor, ref: str) -> str | None:
-    return next(filter(None, (resolver(actor, ref) for resolver in _model_resolvers)), None)
+        return model_id
 
 
 class AuditViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
