@@ -1,7 +1,9 @@
 """manage.py worker: a Celery worker of this machine with the node agent in it."""
 
 import socket
+import warnings
 
+from celery.platforms import SecurityWarning
 from django.core.management.base import BaseCommand, CommandError
 
 from config.celery import app
@@ -19,10 +21,26 @@ class Command(BaseCommand):
             self._lock = claim_data_folder()
         except AnotherAgent as error:
             raise CommandError(str(error)) from None
+        # Celery's word against root is about pickled messages, and we take JSON only
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         app.steps["worker"].add(AgentStep)
         name = f"worker@{socket.gethostname()}"
         queues = f"celery,node.{socket.gethostname()}"
-        app.worker_main([
-            "worker", "--pool", "threads", "--concurrency", str(concurrency), "--loglevel", "WARNING",
-            "--hostname", name, "--queues", queues, "--without-gossip", "--without-mingle", "--quiet",
-        ])
+        app.worker_main(
+            [
+                "--quiet",
+                "worker",
+                "--pool",
+                "threads",
+                "--concurrency",
+                str(concurrency),
+                "--loglevel",
+                "WARNING",
+                "--hostname",
+                name,
+                "--queues",
+                queues,
+                "--without-gossip",
+                "--without-mingle",
+            ]
+        )
