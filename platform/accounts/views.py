@@ -2,8 +2,6 @@
 
 from dataclasses import asdict
 
-from axes.handlers.proxy import AxesProxyHandler
-from django.conf import settings
 from django.contrib.auth import authenticate, login
 from django.db import transaction
 from django.shortcuts import redirect, render
@@ -31,9 +29,8 @@ from accounts.serializers import (
     TenantSerializer,
     TokensSerializer,
 )
-from core.errors import InvalidRequest, RateLimited, Unauthenticated
+from core.errors import InvalidRequest, Unauthenticated
 from core.tenancy import TenantScopedMixin
-
 
 NOT_STORED = {"Cache-Control": "no-store"}
 
@@ -57,16 +54,8 @@ class TokenView(PublicView):
         credentials = checked(CredentialsSerializer, request)
         user = authenticate(request._request, **credentials)
         if user is None:
-            self._refuse(request._request, credentials["username"])
+            raise Unauthenticated(_("The user name or the password is wrong."))
         return Response(tokens.open_session(user), headers=NOT_STORED)
-
-    def _refuse(self, request, username: str):
-        """After too many failures this pair of name and address has to pause; nobody else has."""
-        if AxesProxyHandler.is_locked(request, {"username": username}):
-            raise RateLimited(
-                _("Too many failed log-ins."), retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds())
-            )
-        raise Unauthenticated(_("The user name or the password is wrong."))
 
 
 class RefreshView(PublicView):

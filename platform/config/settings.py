@@ -36,7 +36,7 @@ CACHE_SALT_KEY = secret.derive(_SECRET, "cache-salt")
 HOST = env.str("SERAI_HOST", "127.0.0.1")
 PORT = env.int("SERAI_PORT", 8000)
 BASE_URL = env.str("SERAI_BASE_URL", f"http://{HOST}:{PORT}")
-ALLOWED_HOSTS = env.list("SERAI_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", HOST, "testserver"])
+ALLOWED_HOSTS = env.list("SERAI_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", HOST])
 CORS_ORIGINS = env.list("SERAI_CORS_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = [origin for origin in [BASE_URL, *CORS_ORIGINS] if "://" in origin and "*" not in origin]
 ANONYMOUS_TENANT = env.str("SERAI_ANONYMOUS_TENANT", "")
@@ -129,6 +129,7 @@ AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # never a whole address: that locks out its neighbours
 AXES_RESET_ON_SUCCESS = True
+AXES_LOCKOUT_CALLABLE = "accounts.lockout.response"
 LOGIN_URL = "/console/login/"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
