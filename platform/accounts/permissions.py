@@ -1,7 +1,7 @@
 """The policy as a DRF permission: a view says which permission each of its actions needs, or nobody gets in."""
 
 from django.utils.translation import gettext as _
-from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.permissions import BasePermission
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest, Unauthenticated
@@ -23,14 +23,14 @@ class PolicyPermission(BasePermission):
             raise Unauthenticated
         if permission is None:
             return request.method == "OPTIONS" or self._is_unknown_method(view, request)
-        self._require_tenant(request, permission)
+        self._require_tenant(request, view, permission)
         return request.auth.may(permission)
 
-    def _require_tenant(self, request, permission: Permission) -> None:
-        """What an operator writes belongs to a tenant, and he may be in none."""
+    def _require_tenant(self, request, view, permission: Permission) -> None:
+        """What an operator makes belongs to a tenant, and he may be in none."""
         actor = request.auth
-        writes = request.method not in SAFE_METHODS and permission != Permission.OPERATE
-        if writes and actor.is_operator and actor.tenant is None:
+        makes = request.method == "POST" and not view.kwargs and permission != Permission.OPERATE
+        if makes and actor.is_operator and actor.tenant is None:
             raise InvalidRequest(_("Name a tenant: header Serai-Tenant."), param="Serai-Tenant")
 
     def _is_unknown_method(self, view, request) -> bool:

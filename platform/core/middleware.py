@@ -5,6 +5,9 @@ import uuid
 
 from django.conf import settings
 from django.http import HttpResponse
+from django.utils.translation import gettext as _
+
+from core.errors import InvalidRequest, json_response
 
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, X-Request-Id, Serai-Tenant, Accept-Language, Last-Event-ID"
@@ -41,6 +44,18 @@ class RequestIdMiddleware:
         response = self.get_response(request)
         response["X-Request-Id"] = request.request_id
         return response
+
+
+class NulMiddleware:
+    """Postgres holds no NUL in text: a path or query with one would be a bug's 500 wherever it is looked up."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            return json_response(InvalidRequest(_("An address holds no NUL."), status=400), request.path)
+        return self.get_response(request)
 
 
 class CorsMiddleware:
