@@ -1,223 +1,84 @@
-"""The data plane as an ASGI application beside Django: which routes are its own, and what it runs on."""
+"""The data plane of this process, made from the settings; config/asgi.py sends connections here."""
 
 import asyncio
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+import gc
+from concurrent.futures import ThreadPoolExecutor
 
-from django.utils.text import format_lazy
-from django.utils.translation import gettext_lazy as _
+from django.conf import settings
+from django.db import connection
 
-from accounts import tokens
-from accounts.policy import Permission
-from accounts.tokens import Claims
 from core import errors
-from inference.gateway import core
+from inference import services
 from inference.gateway.config import Config
-from inference.gateway.errors import NotAllowed
-from inference.gateway.exchange import Exchange
-from inference.gateway.metering import Sink
-from inference.gateway.requests import (
-    CHAT_COMPLETION,
-    DETOKENIZATION,
-    TEXT_COMPLETION,
-    TOKENIZATION,
-    Operation,
-)
-from inference.gateway.responder import Responder
-from inference.gateway.snapshot import ModelEntry, Principal, Snapshot, SnapshotSource
-from inference.gateway.starts import RequestStart, Starts
-from inference.gateway.traffic import Traffic
-from inference.gateway.upstream import Client
+from inference.gateway.gateway import Gateway, handles
+from inference.gateway.heartbeat import Heartbeat
+from inference.gateway.metering import Meter, UsageTable
+from inference.gateway.refresher import Refresher
+from inference.gateway.snapshot import SnapshotSource
+from models_app.models import Model
 
-SWEEP_SECONDS = 1.0
-KNOWN_TOKENS = 4096
-
-OPERATIONS = {
-    "/v1/chat/completions": CHAT_COMPLETION,
-    "/v1/completions": TEXT_COMPLETION,
-    "/tokenize": TOKENIZATION,
-    "/detokenize": DETOKENIZATION,
-}
-MODEL_OPERATIONS = {"/generate": TEXT_COMPLETION, "/chat/completions": CHAT_COMPLETION}
-MODEL_PREFIXES = ("/api/models/", "/api/v1/models/")
-LISTING = "/v1/models"
+FIRST_SNAPSHOT_SECONDS = 10.0
+START_THREADS = 4
 
 
-@dataclass(slots=True, frozen=True)
-class Target:
-    operation: Operation
-    ref: str | None = None
+class DataPlane:
+    """An ASGI application for HTTP and lifespan, which starts and stops what the requests need."""
 
+    handles = staticmethod(handles)
 
-def target_of(path: str) -> Target | None:
-    """The inference route that a (decoded) path means; a model's name in it may hold slashes."""
-    if operation := OPERATIONS.get(path):
-        return Target(operation)
-    for prefix in MODEL_PREFIXES:
-        if not path.startswith(prefix):
-            continue
-        for suffix, operation in MODEL_OPERATIONS.items():
-            ref = path[len(prefix) : -len(suffix)]
-            if path.endswith(suffix) and ref:
-                return Target(operation, ref)
-    return None
+    def __init__(self):
+        self._source = SnapshotSource()
+        self._threads = ThreadPoolExecutor(START_THREADS, thread_name_prefix="gateway-starts")
 
-
-def handles(scope: Mapping) -> bool:
-    """Whether the data plane, not Django, answers this connection."""
-    if scope["type"] != "http":
-        return False
-    path = scope["path"]
-    return path.startswith("/v1/") or path == "/v1" or target_of(path) is not None
-
-
-class TokenVerifier:
-    """Remembers tokens whose signature held, until they expire: checking one costs more than a request."""
-
-    def __init__(self, verify=tokens.verify):
-        self._verify = verify
-        self._known: dict[str, Claims] = {}
-
-    def __call__(self, token: str) -> Claims:
-        claims = self._known.get(token)
-        if claims is None or claims.expires_at <= time.time():
-            claims = self._verify(token)
-            if len(self._known) >= KNOWN_TOKENS:
-                self._known.clear()
-            self._known[token] = claims
-        return claims
-
-
-class Gateway:
-    """Everything that the requests of one process share. `request_start(model_id)` asks for an instance."""
-
-    def __init__(
-        self,
-        source: SnapshotSource,
-        request_start: RequestStart,
-        sink: Sink,
-        config: Config,
-        verify: core.Verify = tokens.verify,
-    ):
-        self.source, self.sink, self.config = source, sink, config
-        self.client = Client(config.connect_timeout)
-        self.traffic = Traffic()
-        self.starts = Starts(source, request_start, config.queue_limit)
-        self._verify = TokenVerifier(verify)
-        self._active: set[tuple[Exchange, Responder]] = set()
-        self._sweeper: asyncio.Task | None = None
-        source.subscribe(self._follow)
-
-    async def __call__(self, scope, receive, send) -> None:
-        out = Responder(scope, send)
-        target = target_of(out.path)
-        if target and scope["method"] == "POST":
-            return await self._exchange(out, receive, target)
-        try:
-            await self._other(out, scope["method"], target)
-        except errors.PlatformError as error:
-            await out.error(error)
-
-    async def _exchange(self, out: Responder, receive, target: Target) -> None:
-        exchange = Exchange(self, out, receive, target.operation, target.ref)
-        entry = (exchange, out)
-        self._active.add(entry)
-        try:
-            await exchange.run()
-        finally:
-            self._active.discard(entry)
-
-    async def _other(self, out: Responder, method: str, target: Target | None) -> None:
-        listed = out.path == LISTING or out.path.startswith(LISTING + "/")
-        if method == "OPTIONS" and b"access-control-request-method" in out.headers:
-            await out.empty(204)
-        elif target or (listed and method != "GET"):
-            raise NotAllowed()
-        elif listed:
-            await out.json(await self._models(out))
-        else:
-            raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
-
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
-        known = core.credential(headers) is not None
-        return await self.source.decide(partial(self._authenticate, headers), patient=known)
-
-    def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Principal:
-        config = self.config
-        return core.authenticate(
-            headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
-        )
-
-    async def _models(self, out: Responder) -> dict:
-        principal = await self.authenticate(out.headers)
-        core.require(principal, Permission.LIST_MODELS)
-        if out.path == LISTING:
-            snapshot = self.source.current()
-            found = core.visible_models(principal, snapshot)
-            return {"object": "list", "data": [_card(model, snapshot) for model in found]}
-        ref = out.path[len(LISTING) + 1 :]
-        find = partial(core.resolve, principal, ref)
-        return _card(await self.source.decide(find, patient=True), self.source.current())
-
-    # --- life
-
-    def start(self) -> None:
-        self._sweeper = asyncio.create_task(self._sweep())
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._meter = Meter(settings.SPOOL_DIR, UsageTable())
+        self._gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
+        self._refresher = Refresher(self._source, loop)
+        self._refresher.start()
+        await self._source.following(FIRST_SNAPSHOT_SECONDS)
+        self._meter.start()
+        self._gateway.start()
+        self._heartbeat = Heartbeat(self._gateway.describe)
+        self._heartbeat.start()
+        gc.collect()
+        gc.freeze()  # what is here now stays; collections need not walk it
 
     async def stop(self) -> None:
-        self._sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sweeper
-        self.client.close()
+        loop = asyncio.get_running_loop()
+        await self._heartbeat.stop()
+        await self._gateway.stop()
+        await loop.run_in_executor(None, self._refresher.stop)
+        await loop.run_in_executor(None, self._meter.stop)
+        self._threads.shutdown(wait=False)
 
-    def describe(self) -> dict:
-        """For the heartbeat. With an outdated snapshot nothing is routed any more."""
-        routes: list[str] = []
-        with suppress(errors.ServiceUnavailable):
-            routes = self.source.current().routable_ids()
-        return {
-            "routes": routes,
-            "inflight": self.traffic.busy(),
-            "idle": self.traffic.idle(),
-            "waiting": self.starts.waiting(),
-        }
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await self._gateway(scope, receive, send)
 
-    def _follow(self, snapshot: Snapshot) -> None:
-        self.client.retain(snapshot.endpoints())
-        self.traffic.retain(snapshot.routable_ids())
-
-    async def _sweep(self) -> None:
-        """Let go of clients that do not read, and of streams whose key or user is no longer good."""
+    async def _lifespan(self, receive, send) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            too_long = time.monotonic() - self.config.send_timeout
-            for exchange, out in list(self._active):
-                if 0 < out.sending_since < too_long:
-                    out.abandon()
-                    exchange.leave()
-                elif exchange.principal and not self._still_good(exchange.principal):
-                    exchange.cut(errors.Unauthenticated())
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                return await send({"type": "lifespan.shutdown.complete"})
 
-    def _still_good(self, principal: Principal) -> bool:
-        with suppress(errors.ServiceUnavailable):
-            snapshot = self.source.current()
-            if principal.key_id:
-                return principal.key_id in snapshot.key_ids
-            return principal.user_id is None or principal.user_id in snapshot.users
-        return True
+    async def _request_start(self, model_id: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, _start_on_demand, model_id)
 
 
-def _card(model: ModelEntry, snapshot: Snapshot) -> dict:
-    """A model as OpenAI lists it, with its aliases; `owned_by` is the tenant's slug."""
-    owner = snapshot.tenants.get(model.tenant_id)
-    card = {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": owner.slug if owner else "",
-        "aliases": list(model.aliases),
-    }
-    return card | ({"max_model_len": model.context} if model.context else {})
+def _start_on_demand(model_id: str) -> None:
+    try:
+        services.start_on_demand(model_id)
+    except Model.DoesNotExist:
+        raise errors.ModelNotFound() from None
+    finally:
+        connection.close()
+
+
+gateway = DataPlane()

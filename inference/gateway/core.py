@@ -112,7 +112,7 @@ def resolve(principal: Principal, ref: str | None, snapshot: Snapshot) -> ModelE
 def model_not_found(ref: str) -> errors.ModelNotFound:
     name = ref[:200]
     message = format_lazy(_("The model '{name}' does not exist, or you have no access to it."), name=name)
-    return errors.ModelNotFound(message, param="model", details={"model_id": name})
+    return errors.ModelNotFound(message, details={"model_id": name})
 
 
 def _default_ref(principal: Principal, ref: str | None, snapshot: Snapshot) -> str:

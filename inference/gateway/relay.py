@@ -66,14 +66,11 @@ class StreamRelay:
             return b""
         if self._tail:
             data = self._tail + data
-        end = data.rfind(b"\n\n") + 2
-        if end == 1:
-            self._tail = data
-            if len(data) > EVENT_BYTES:
-                self.failure = "an event without end"
-            return b""
-        self._tail = data[end:]
-        return self._pass(data[: end - 2].split(b"\n\n"))
+        *events, self._tail = data.split(b"\n\n")
+        out = self._pass(events) if events else b""
+        if len(self._tail) > EVENT_BYTES and not self.done:
+            self.failure = self.failure or "an event without end"
+        return out
 
     def _pass(self, events: list[bytes]) -> bytes:
         out = []
@@ -82,7 +79,7 @@ class StreamRelay:
                 break
             if len(event) > EVENT_BYTES:
                 self.failure = "an event without end"
-            elif event.startswith(b"data: {"):
+            elif event.startswith(b"data: {") and event.endswith(b"}"):
                 self._one(event, out)
             elif event == b"data: [DONE]":
                 self.done = True

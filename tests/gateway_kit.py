@@ -1,0 +1,188 @@
+"""The data plane without Postgres: a hand-made snapshot, a real uvicorn, and fake engines on Unix sockets."""
+
+import asyncio
+import hmac
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from accounts.policy import Scope
+from inference.gateway.config import Config
+from inference.gateway.gateway import Gateway
+from inference.gateway.metering import Record
+from inference.gateway.snapshot import (
+    InstanceEntry,
+    KeyEntry,
+    ModelEntry,
+    Principal,
+    Snapshot,
+    SnapshotSource,
+    TenantEntry,
+)
+from tests.fakes import FAKE_ENGINE
+
+PEPPER = b"pepper of the tests"
+CONFIG = Config(pepper=PEPPER, salt_key=b"salt of the tests")
+ALICE, MALLORY = "sk-serai-alice", "sk-serai-mallory"
+MODEL = ModelEntry("model-1", "tenant-a", "demo", ("also-demo", "team/demo"), created=1_700_000_000, context=4096)
+TENANTS = [TenantEntry("tenant-a", "acme"), TenantEntry("tenant-m", "mall")]
+
+
+def key(secret: str, tenant_id: str, **fields) -> tuple[bytes, KeyEntry]:
+    scopes = fields.pop("scopes", frozenset({Scope.READ, Scope.INFERENCE}))
+    principal = Principal(tenant_id, "member", key_id=f"key-{secret}", scopes=scopes, **fields)
+    return hmac.digest(PEPPER, secret.encode(), "sha256"), KeyEntry(principal)
+
+
+def snapshot(*instances: InstanceEntry, models=(MODEL,), keys=(), tenants=TENANTS, users=()) -> Snapshot:
+    known = dict([key(ALICE, "tenant-a"), key(MALLORY, "tenant-m"), *keys])
+    return Snapshot(tenants=tenants, keys=known, users=users, models=models, instances=instances)
+
+
+def instance(endpoint: str, number: int = 1, **fields) -> InstanceEntry:
+    entry = InstanceEntry(f"instance-{number}", MODEL.id, "ready", served_name="demo", endpoint=endpoint)
+    return replace(entry, **fields)
+
+
+class Ledger(list):
+    """A sink that keeps records as they were settled."""
+
+    def __init__(self):
+        super().__init__()
+        self.admitted: list[str] = []
+
+    def admit(self, record: Record) -> None:
+        self.admitted.append(record.request_id)
+
+    def settle(self, record: Record) -> None:
+        self.append(record)
+
+    def wait(self, count: int = 1) -> list[Record]:
+        eventually(lambda: len(self) >= count)
+        return list(self)
+
+
+def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
+    """Wait for a condition that another thread or process brings about."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+class Engine:
+    """A fake engine in a process of its own."""
+
+    def __init__(self, folder: Path, **switches):
+        self.socket = folder / f"{os.urandom(4).hex()}.sock"
+        self.endpoint = f"unix://{self.socket}"
+        self._switches = switches
+        self.start()
+
+    def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        command = [sys.executable, "-S", str(FAKE_ENGINE), "--uds", str(self.socket), "--served-model-name", "demo"]
+        environment = {**os.environ, "FAKE_ENGINE": _json(self._switches)}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str) -> httpx.Response:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine") as client:
+            return client.get(path)
+
+    def metric(self, name: str) -> float:
+        line = next(line for line in self.get("/metrics").text.splitlines() if line.startswith(f"vllm:{name}{{"))
+        return float(line.rpartition(" ")[2])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+def _json(value) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+@contextmanager
+def engine_folder() -> Iterator[Path]:
+    """A short path: a socket's address has about a hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="sg") as folder:
+        yield Path(folder)
+
+
+class Served:
+    """A gateway under uvicorn in a thread; `starts` are the models that requests asked to be started."""
+
+    def __init__(self, first: Snapshot | None, config: Config = CONFIG, verify=None):
+        self.ledger, self.starts = Ledger(), []
+        self.on_start: Callable[[str], None] = lambda model_id: None
+        self._first, self._config, self._verify = first, config, verify
+        options = {"loop": "uvloop", "http": "httptools", "interface": "asgi3", "log_level": "warning"}
+        self._server = uvicorn.Server(uvicorn.Config(self._app, host="127.0.0.1", port=0, **options))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        eventually(lambda: self._server.started)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _app(self, scope, receive, send) -> None:
+        if scope["type"] != "lifespan":
+            return await self.gateway(scope, receive, send)
+        await receive()
+        self.loop = asyncio.get_running_loop()
+        self.source = SnapshotSource(self._first)
+        more = {"verify": self._verify} if self._verify else {}
+        self.gateway = Gateway(self.source, self._request_start, self.ledger, self._config, **more)
+        self.gateway.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _request_start(self, model_id: str) -> None:
+        self.starts.append(model_id)
+        self.on_start(model_id)
+
+    def publish(self, new: Snapshot) -> None:
+        self.loop.call_soon_threadsafe(self.source.publish, new)
+
+    def client(self, secret: str | None = ALICE, **options) -> httpx.Client:
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+@contextmanager
+def served(first: Snapshot | None, config: Config = CONFIG, verify=None) -> Iterator[Served]:
+    server = Served(first, config, verify)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def chat(text: str = "hello", **fields) -> dict:
+    return {"model": "demo", "messages": [{"role": "user", "content": text}], **fields}
