@@ -134,6 +134,7 @@ def _check(patch: dict) -> dict:
         raise InvalidRequest(details={"alert_thresholds": _("An object is expected.")})
     flat = _flatten(patch)
     wrong = {key: _problem(known.get(key), value) for key, value in flat.items()}
+    wrong |= {key: _problem(None, None) for key in patch if "." in key}
     wrong = {key: problem for key, problem in wrong.items() if problem}
     if wrong:
         raise InvalidRequest(details=wrong)

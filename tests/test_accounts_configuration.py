@@ -1,0 +1,109 @@
+"""The shared configuration: as the document shows it, typed, in ranges, audited, in force everywhere soon."""
+
+import logging
+
+import pytest
+
+from accounts import configuration
+from accounts.models import AuditRecord
+
+CONFIG = "/api/config"
+SHOWN = {
+    "gpu_monitor_interval": 30,
+    "max_concurrent_models": 10,
+    "default_model_timeout": 300,
+    "health_check_interval": 60,
+    "log_level": "INFO",
+    "alert_thresholds": {
+        "gpu_utilization_high": 90,
+        "gpu_temperature_high": 80,
+        "response_time_high": 2.0,
+        "error_rate_high": 0.05,
+    },
+}
+
+
+def test_the_defaults_are_the_documents(api, operator):
+    assert api(operator).get(CONFIG).json() == SHOWN
+
+
+def test_a_change_merges_nested_objects(api, operator):
+    body = {
+        "gpu_monitor_interval": 60,
+        "max_concurrent_models": 15,
+        "alert_thresholds": {"gpu_utilization_high": 85, "gpu_temperature_high": 75},
+    }
+    reply = api(operator).put(CONFIG, body)
+    assert reply.status_code == 200
+    expected = {**SHOWN, **body, "alert_thresholds": {**SHOWN["alert_thresholds"], **body["alert_thresholds"]}}
+    assert reply.json() == expected
+
+
+def test_each_changed_value_is_audited_with_the_old_one(api, operator):
+    api(operator).put(CONFIG, {"max_concurrent_models": 15, "gpu_monitor_interval": 30})
+    record = AuditRecord.objects.get()
+    assert (record.action, record.object_id, record.user) == ("configuration.change", "max_concurrent_models", operator)
+    assert record.details == {"old": 10, "new": 15}
+
+
+@pytest.mark.parametrize(
+    "body, field",
+    [
+        ({"max_concurrent_models": 0}, "max_concurrent_models"),
+        ({"max_concurrent_models": 2.5}, "max_concurrent_models"),
+        ({"max_concurrent_models": "10"}, "max_concurrent_models"),
+        ({"max_concurrent_models": True}, "max_concurrent_models"),
+        ({"max_concurrent_models": None}, "max_concurrent_models"),
+        ({"log_level": "LOUD"}, "log_level"),
+        ({"log_level": ["INFO"]}, "log_level"),
+        ({"alert_thresholds": 90}, "alert_thresholds"),
+        ({"alert_thresholds": {"error_rate_high": 1.1}}, "alert_thresholds.error_rate_high"),
+        ({"alert_thresholds.error_rate_high": 0.5}, "alert_thresholds.error_rate_high"),
+        ({"alert_thresholds": {"nothing": 1}}, "alert_thresholds.nothing"),
+        ({"nothing": 1}, "nothing"),
+        ({"gpu_monitor_interval": {"x": 1}}, "gpu_monitor_interval.x"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused_by_name_and_changes_nothing(api, operator, body, field):
+    reply = api(operator).put(CONFIG, {"health_check_interval": 5, **body})
+    assert (reply.status_code, list(reply.json()["error"]["details"])) == (422, [field])
+    assert api(operator).get(CONFIG).json() == SHOWN
+
+
+@pytest.mark.parametrize("body", [[], "x", 1, [1]])
+def test_a_body_that_is_no_object_is_refused(api, operator, body):
+    assert api(operator).put(CONFIG, body).status_code == 422
+
+
+def test_nobody_but_operators_sees_or_changes_it(api, owner, key):
+    for client in (api(owner), api(key())):
+        assert client.get(CONFIG).status_code == 403
+        assert client.put(CONFIG, {"log_level": "DEBUG"}).status_code == 403
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_a_number_without_a_value_is_refused(api, operator, number):
+    body = f'{{"alert_thresholds": {{"response_time_high": {number}}}}}'
+    assert api(operator).put(CONFIG, body, content_type="application/json").status_code in (400, 422)
+    assert api(operator).get(CONFIG).json() == SHOWN
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_following_process_takes_a_change_over_without_asking(api, operator, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", root.level)
+    memory = configuration._Memory()
+    changes = iter(["ERROR"])
+
+    def pause(_seconds):
+        """Somebody changes the level during the first pause; the second one ends the process."""
+        for level in changes:
+            return api(operator).put(CONFIG, {"log_level": level})
+        raise SystemExit
+
+    monkeypatch.setattr(configuration.time, "sleep", pause)
+    with pytest.raises(SystemExit):
+        memory.follow()
+    assert memory.get().log_level == "ERROR"
+    assert root.level == logging.ERROR
