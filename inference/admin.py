@@ -2,28 +2,16 @@
 
 from django.contrib import admin, messages
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.decorators import action, display
 
+from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
 from inference import services, status
 from inference.models import Device, Instance, Node, Task
 from models_app.models import Model, ModelAlias
 
 STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
-
-
-class ReadOnlyAdmin(ModelAdmin):
-    """What agents write, people only read."""
-
-    def has_add_permission(self, request, obj=None):
-        return False
-
-    def has_change_permission(self, request, obj=None):
-        return False
-
-    def has_delete_permission(self, request, obj=None):
-        return False
 
 
 class AliasInline(TabularInline):
@@ -33,7 +21,7 @@ class AliasInline(TabularInline):
 
 
 @admin.register(Model)
-class CatalogueAdmin(ModelAdmin):
+class CatalogueAdmin(AuditedAdmin):
     list_display = ["name", "tenant", "framework", "show_status", "show_reason", "visibility", "priority", "pinned"]
     list_filter = ["tenant", "framework", "visibility"]
     search_fields = ["name", "display_name", "aliases__name"]
@@ -81,6 +69,7 @@ class CatalogueAdmin(ModelAdmin):
         for model in queryset:
             try:
                 verb(model)
+                self.audit(request, verb.__name__, model)
                 self.message_user(request, done % model.name, messages.SUCCESS)
             except PlatformError as error:
                 self.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
@@ -105,6 +94,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     def stop_instances(self, request, queryset):
         for instance in queryset.active().select_related("model"):
             services.stop(instance.model)
+            self.audit(request, "stop", instance)
             self.message_user(request, _("%s is stopping.") % instance.model.name, messages.SUCCESS)
 
 

@@ -10,6 +10,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from accounts import audit, services
 from accounts.authentication import actor_for_user
+from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
 
 admin.site.unregister(Group)
@@ -22,19 +23,27 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(Tenant)
-class TenantAdmin(ModelAdmin):
+class TenantAdmin(AuditedAdmin):
+    """Closed, not deleted: usage and audit records outlive a tenant."""
+
     list_display = ["name", "slug", "is_active", "default_model", "created_at"]
     search_fields = ["name", "slug"]
     inlines = [MembershipInline]
 
+    def has_delete_permission(self, request, obj=None):
+        return False
+
+    def tenant_of(self, obj):
+        return obj.pk
+
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(DjangoUserAdmin, AuditedAdmin):
     form, add_form, change_password_form = UserChangeForm, UserCreationForm, AdminPasswordChangeForm
     list_display = ["username", "email", "is_active", "is_staff", "default_tenant", "last_login"]
     fieldsets = [
         (None, {"fields": ["username", "password", "email"]}),
-        (_("Rights"), {"fields": ["is_active", "is_staff", "is_superuser", "default_tenant"]}),
+        (_("Rights"), {"fields": ["is_active", "is_staff", "default_tenant"]}),
     ]
 
 
@@ -73,16 +82,7 @@ class KeyAdmin(ModelAdmin):
 
 
 @admin.register(AuditRecord)
-class AuditAdmin(ModelAdmin):
+class AuditAdmin(ReadOnlyAdmin):
     list_display = ["at", "actor", "action", "object_type", "object_id", "tenant", "address"]
     list_filter = ["action", "tenant"]
     search_fields = ["actor", "object_id"]
-
-    def has_add_permission(self, request):
-        return False
-
-    def has_change_permission(self, request, obj=None):
-        return False
-
-    def has_delete_permission(self, request, obj=None):
-        return False
