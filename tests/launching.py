@@ -2,15 +2,25 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher import processes, runstate
+
+ROOT = Path(__file__).resolve().parents[1]
+ALONE = {"DATABASE_URL": None, "REDIS_URL": None, "SERAI_SKIP_ENGINE_INSTALL": "1"}  # with servers of its own
+
+
+def toy_checkout(folder: Path) -> Path:
+    """The manage.py of a checkout that has our launcher and toys for services."""
+    shutil.copytree(ROOT / "platform" / "launcher", folder / "platform" / "launcher")
+    return Path(shutil.copy(ROOT / "tests" / "toy_manage.py", folder / "manage.py"))
 
 
 def eventually(check: Callable[[], object], seconds: float = 30):
@@ -23,14 +33,20 @@ def eventually(check: Callable[[], object], seconds: float = 30):
 
 
 class Up:
-    """A running `manage.py up` on a free port."""
+    """A running `manage.py up` on a free port. A variable that is None is taken out of the environment.
 
-    def __init__(self, manage: Path, data: Path, *arguments: str, **environment: str):
+    `prefix`: words in front of the command.
+    """
+
+    def __init__(
+        self, manage: Path, data: Path, *arguments: str, prefix: Sequence[str] = (), **environment: str | None
+    ):
         self.data = data
         self.text = ""
+        changed = {**os.environ, "SERAI_DATA": str(data), "SERAI_NO_VENV": "1", **environment}
         self.process = subprocess.Popen(
-            [sys.executable, str(manage), "up", "--port", "0", *arguments],
-            env={**os.environ, "SERAI_NO_VENV": "1", "SERAI_DATA": str(data), **environment},
+            [*prefix, sys.executable, str(manage), "up", "--port", "0", *arguments],
+            env={name: value for name, value in changed.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,4 +1,4 @@
-"""Real, throw-away Postgres and Valkey for the tests, up before Django's settings are read."""
+"""Real, throw-away Postgres and Valkey for the tests, up before Django's settings are read and gone when pytest is."""
 
 import os
 import shutil
@@ -6,24 +6,26 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-# pytest sets the path only after it has loaded this plugin
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+PLATFORM = Path(__file__).resolve().parents[1] / "platform"
+sys.path.insert(0, str(PLATFORM))  # pytest itself does it later than it loads this plugin
 
-from launcher import embedded
-from launcher.problems import CannotStart
-from launcher.service import Service
+from launcher import embedded, processes  # noqa: E402
+from launcher.problems import CannotStart  # noqa: E402
+from launcher.service import Service  # noqa: E402
 
+data_folder = pytest.StashKey[Path]()
 servers = pytest.StashKey[list[tuple[Service, subprocess.Popen]]]()
-folder = pytest.StashKey[Path]()
+janitor = pytest.StashKey[subprocess.Popen]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    early_config.stash[servers] = []
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker:
         _use_own_corner(worker)
@@ -35,21 +37,44 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    """In the end the janitor ends what tests have left running."""
     for service, process in reversed(config.stash.get(servers, [])):
         process.send_signal(service.stop_signal)
         process.wait(timeout=15)
-    if folder in config.stash:
-        shutil.rmtree(config.stash[folder], ignore_errors=True)
+    if janitor in config.stash:
+        config.stash[janitor].communicate(timeout=30)
+    if data_folder in config.stash:
+        shutil.rmtree(config.stash[data_folder], ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> LoadScopeScheduling:
+    return OneWorkerPerFile(config, log)
+
+
+class OneWorkerPerFile(LoadScopeScheduling):
+    """Tests of one file, or of one folder below tests/, run in one xdist worker and share what is dear to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "/".join(nodeid.partition("::")[0].split("/")[:2])
 
 
 def _start_servers(config: pytest.Config) -> None:
-    data = config.stash[folder] = Path(tempfile.mkdtemp(prefix="serai-tests-"))
+    data = config.stash[data_folder] = Path(tempfile.mkdtemp(prefix="serai-tests-"))
     os.environ["SERAI_DATA"] = str(data)
+    config.stash[janitor] = _start_janitor()
+    config.stash[servers] = []
     for server in embedded.prepare(data, durable=False):
         config.stash[servers].append((server.service, _start(server.service, data)))
         os.environ[server.variable] = server.url
     for service, process in config.stash[servers]:
         _wait_for(service, process, data)
+
+
+def _start_janitor() -> subprocess.Popen:
+    os.environ[processes.SESSION] = str(uuid.uuid4())
+    command = [sys.executable, "-m", "launcher.janitor"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PLATFORM, start_new_session=True)
 
 
 def _start(service: Service, data: Path) -> subprocess.Popen:

@@ -1,7 +1,6 @@
 """The supervisor, with toys for services: what it does when they, or it, die in an uncivilised way."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,17 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launching import Up, eventually
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.launching import Up, eventually, toy_checkout
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory) -> Path:
-    """The manage.py of a checkout that has our launcher and toys for services."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "platform" / "launcher", checkout / "platform" / "launcher")
-    return Path(shutil.copy(ROOT / "tests" / "toy_manage.py", checkout / "manage.py"))
+    return toy_checkout(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 QUESTION = "What is the capital of France?"
 
 
-def ready(record: Mapping, seconds: float, engine_ready: bool) -> str:
+def ready(record: Mapping, seconds: float, note: str) -> str:
     """`record` is what `manage.py first_run` says; parts that it no longer knows are left out."""
     rows = {
         "Address": record["base_url"],
@@ -19,8 +19,8 @@ def ready(record: Mapping, seconds: float, engine_ready: bool) -> str:
     lines += [f"  {name:<9} {value}" for name, value in rows.items() if value]
     if record.get("api_key") and record.get("model"):
         lines += ["", curl(record), ""]
-    if not engine_ready:
-        lines += ["  The engine is being installed; until then the model answers 503 and says how far it is."]
+    if note:
+        lines.append(f"  {note}")
     return "\n".join(lines).rstrip()
 
 

@@ -25,9 +25,9 @@ def http_ok(host: str, port: int, path: str) -> Check:
     return check
 
 
-def postgres_accepts(program: Path, host: str, port: int) -> Check:
+def postgres_accepts(program: Path, host: str, port: int, role: str) -> Check:
     """`program` is pg_isready: unlike a connection, it leaves no line in the log of a server that starts."""
-    command = [str(program), "-q", "-t", "1", "-h", host, "-p", str(port)]
+    command = [str(program), "-q", "-t", "1", "-h", host, "-p", str(port), "-U", role, "-d", role]
     return lambda: subprocess.run(command, capture_output=True).returncode == 0
 
 

@@ -98,5 +98,6 @@ class Child:
     def _take(self, raw: bytes) -> None:
         line = raw.decode(errors="replace").rstrip()
         self.lines.append(line)
-        if not self.quiet:
+        noise = self.service.noise
+        if not (self.quiet or noise and noise.search(line)):
             self.console.say(line, self.service.name)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "log_min_messages": "warning",
+    "log_min_messages": "fatal",  # errors are told to the client, who says so
     "log_line_prefix": "",
 }
 
@@ -74,7 +75,8 @@ def postgres(data: Path, durable: bool) -> Embedded:
     service = Service(
         "postgres",
         [*command, "-p", str(port), *settings, *(() if durable else NOT_DURABLE)],
-        ready=checks.postgres_accepts(programs / "pg_isready", HOST, port),
+        ready=checks.postgres_accepts(programs / "pg_isready", HOST, port, ROLE),
+        noise=re.compile("the database system is starting up"),  # said to each question whether it is ready
         stop_signal=signal.SIGINT,  # fast shutdown: disconnects clients and writes everything out
         options={**user.options, "cwd": "/"},
     )
@@ -95,6 +97,7 @@ def valkey(data: Path, durable: bool) -> Embedded:
         "valkey",
         [*user.prefix, *tied(signal.SIGTERM), str(binary), str(settings)],
         ready=checks.valkey_answers(HOST, port, password),
+        noise=re.compile("Memory overcommit must be enabled|scheduling shutdown|ready to exit"),
         options={**user.options, "cwd": "/"},
     )
     return Embedded("REDIS_URL", f"redis://:{password}@{HOST}:{port}/0", service)
@@ -174,6 +177,7 @@ def _valkey_settings(folder: Path, port: int, password: str, durable: bool) -> s
         f"requirepass {password}",
         f"appendonly {'yes' if durable else 'no'}",
         'save ""',
+        "set-proc-title no",  # it would wipe the environment that tells whose process this is
         "loglevel warning",
     )
     return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ def prepare(data: Path) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         (data / "private").mkdir(mode=0o700, exist_ok=True)
         write(data / "private" / "probe", "can be written")
+        (data / "private" / "probe").unlink()
         free = shutil.disk_usage(data).free
     except OSError as error:
         raise CannotStart(explain(error, data)) from error

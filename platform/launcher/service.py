@@ -1,5 +1,6 @@
 """What a supervised process is: its command, when it counts as ready and how it is asked to stop."""
 
+import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,10 @@ def always_ready() -> bool:
 
 @dataclass(frozen=True)
 class Service:
-    """`ready` is asked every 0.1 s and must answer within a second. `options` go to `subprocess.Popen`."""
+    """`ready` is asked every 0.1 s and must answer within a second. `options` go to `subprocess.Popen`.
+
+    Lines that match `noise` are not shown.
+    """
 
     name: str
     command: Sequence[str]
@@ -22,6 +26,7 @@ class Service:
     ready_seconds: float = 60
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 15
+    noise: re.Pattern | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -55,11 +55,12 @@ class Supervisor:
     async def complete(self, service: Service, quiet: bool = False) -> Sequence[str]:
         """Run to the end and return the last lines. Raises CannotStart if it fails, Stopped if the user stops."""
         child = self._child(service, quiet)
-        self.stages.append([child])
+        stage = [child]
+        self.stages.append(stage)
         await child.start()
         while child.is_running:
             await self.pause(0.05)
-        self.stages.pop()
+        self.stages.remove(stage)
         await asyncio.wait([child.relay], timeout=RELAY_SECONDS)
         if child.process.returncode:
             raise CannotStart(self._failure(child, "failed"))

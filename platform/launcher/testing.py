@@ -20,4 +20,4 @@ def _spread(arguments: Sequence[str]) -> list[str]:
     decided = ("-n", "--numprocesses", "--pdb", "-s", "--capture=no")
     if any(argument.startswith(decided) for argument in arguments):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadgroup"]
+    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS))]

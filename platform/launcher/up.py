@@ -87,18 +87,18 @@ class Launch:
     async def _bring_up(self, servers: Sequence[Embedded]) -> None:
         await self.supervisor.start(self._janitor(), *(server.service for server in servers))
         await self.supervisor.complete(self._django("migrate", "migrate", "--verbosity", "0"))
-        words = await self.supervisor.complete(
-            self._django("first-run", "first_run", "--base-url", self.base_url), quiet=True
-        )
-        self.record = _record_in(words)
-        await self.supervisor.start(
-            *self._web(), self._django("worker", "worker"), self._django("scheduler", "scheduler")
-        )
-        if os.environ.get("SERAI_SKIP_ENGINE_INSTALL") != "1":
+        others = (self._django(name, name) for name in ("worker", "scheduler"))
+        await asyncio.gather(self.supervisor.start(*self._web(), *others), self._first_run())
+        if not engine.is_left_out():
             install = self._django("engine", *engine.INSTALL, "--quiet-if-ready")
             self.supervisor.attempt(install, lambda _: self.console.say(engine.how_to_mend(self.data)))
         seconds = time.time() - psutil.Process().create_time()
-        self.console.show(banner.ready(self.record, seconds, engine.is_ready(self.data)))
+        self.console.show(banner.ready(self.record, seconds, engine.note(self.data)))
+
+    async def _first_run(self) -> None:
+        """Beside the start of the others, which see the first rows as they see any new ones."""
+        service = self._django("first-run", "first_run", "--base-url", self.base_url)
+        self.record = _record_in(await self.supervisor.complete(service, quiet=True))
 
     async def _announce_engine(self) -> None:
         """Until the user stops: say each time when the engine has become ready."""
