@@ -156,7 +156,8 @@ def test_content_parts_and_tool_calls_pass_with_only_what_is_known_of_them():
         {"role": "tool", "tool_call_id": "c1", "content": "7"},
     ]
     kept = ask(messages=messages).payload["messages"]
-    assert kept[0]["content"][1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
+    picture = {"url": "data:image/png;base64,AA==", "detail": "low"}
+    assert kept[0]["content"][1] == {"type": "image_url", "image_url": picture}
     assert kept[1] == {
         "role": "assistant",
         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],

@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
 
     def _clear(self) -> None:
         self._buffer, self._size = [], 0
-        self._complete = self._keep = False
+        self._complete = self._keep = self._excess = False
         self.status, self.content_type = 0, b""
 
     # --- called by the event loop
@@ -81,15 +81,21 @@ class Connection(asyncio.Protocol):
         if len(name) == 12 and name.lower() == b"content-type":
             self.content_type = value
 
+    def on_message_begin(self) -> None:
+        if self._complete:  # a second reply to one request: none of it may count
+            self._excess, self._keep = True, False
+
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
+        if not self._excess:
+            self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self._buffer.append(body)
-        self._size += len(body)
+        if not self._excess:
+            self._buffer.append(body)
+            self._size += len(body)
 
     def on_message_complete(self) -> None:
-        if self.status >= 200:  # 100 and 103 only announce the reply
+        if self.status >= 200 and not self._excess:  # 100 and 103 only announce the reply
             self._complete, self._keep = True, self._parser.should_keep_alive()
 
     # --- called by the request
