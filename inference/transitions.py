@@ -1,4 +1,4 @@
-"""Moves of an instance between its states: one conditional UPDATE each, with the event and the tasks that hang on it."""
+"""Moves of an instance between states: one conditional UPDATE each, with the event and the tasks that hang on it."""
 
 from django.db import transaction
 from django.utils import timezone
@@ -26,12 +26,13 @@ def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
 
 
 def announce(instance: Instance) -> None:
-    publish_on_commit(instance.tenant_id, EVENT, event_data(instance))
+    publish_on_commit(instance.tenant_id, EVENT, event_data(instance.model_id, instance))
 
 
-def event_data(instance: Instance) -> dict:
+def event_data(model_id: str, instance: Instance | None) -> dict:
+    """`instance` is the model's newest one, None if it was never started."""
     word = status.word(instance)
-    return {"model_id": instance.model_id, "status": word.status, "health": word.health, "timestamp": now_z()}
+    return {"model_id": model_id, "status": word.status, "health": word.health, "timestamp": now_z()}
 
 
 def _settle_tasks(instance: Instance) -> None:

@@ -1,72 +1,61 @@
-"""Who opened a socket: header, console log-in with an exact Origin, or the first message. Asked again while it lives."""
+"""Who opened a socket: header, console log-in with our own Origin, or the first message. Asked again while it lives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.http import HttpHeaders
+from django.http import parse_cookie
+from django.http.request import split_domain_port, validate_host
+from django.utils.datastructures import CaseInsensitiveMapping
 
+from accounts import authentication
 from accounts.actor import Actor
-from accounts.authentication import TENANT_HEADER, actor_for_credential, actor_for_user, anonymous_actor, credential_in
-from accounts.models import User
 from core.errors import Unauthenticated
 
 
 @dataclass(frozen=True)
 class Credential:
-    """What was shown; `actor` reads it against the database each time, so that a revoked one ends."""
+    """What was shown; `actor` holds it against the database each time, so that a revoked one ends."""
 
     secret: str | None = None
-    user_id: str | None = None
+    session_key: str | None = None
     tenant: str | None = None
 
     def actor(self) -> Actor:
-        """Raises Unauthenticated or NotFound."""
+        """Raises Unauthenticated, or NotFound for a foreign tenant."""
         if self.secret:
-            return actor_for_credential(self.secret, self.tenant)
-        if self.user_id:
-            user: User | None = get_user_model().objects.filter(pk=self.user_id, is_active=True).first()
-            if user is None:
-                raise Unauthenticated
-            return actor_for_user(user, self.tenant)
-        actor = anonymous_actor()
-        if actor is None:
-            raise Unauthenticated
-        return actor
+            return authentication.actor_for_credential(self.secret, self.tenant)
+        if self.session_key:
+            return authentication.actor_for_user(authentication.user_of_session(self.session_key), self.tenant)
+        if actor := authentication.anonymous_actor():
+            return actor
+        raise Unauthenticated
 
 
-def headers_of(scope) -> dict[str, str]:
-    """Names in title case, as Django has them."""
-    return {
-        HttpHeaders.parse_header_name(f"HTTP_{name.decode('latin-1').replace('-', '_').upper()}"): value.decode(
-            "latin-1"
-        )
-        for name, value in scope["headers"]
-    }
+def headers_of(scope) -> Mapping[str, str]:
+    return CaseInsensitiveMapping({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
 
 
-def from_scope(scope) -> Credential | None:
-    """The credential that came with the handshake, None if none did. Raises PlatformError for a broken one."""
-    headers = headers_of(scope)
-    tenant = headers.get(TENANT_HEADER)
-    secret = credential_in({"X-API-Key": headers.get("X-Api-Key"), "Authorization": headers.get("Authorization")})
-    if secret:
+def from_handshake(headers: Mapping[str, str]) -> Credential | None:
+    """None if nothing came with the handshake: it may be in the first message. Raises Unauthenticated."""
+    tenant = headers.get(authentication.TENANT_HEADER)
+    if secret := authentication.credential_in(headers):
         return Credential(secret=secret, tenant=tenant)
-    user = scope.get("user")
-    if user is not None and user.is_authenticated:
-        return Credential(user_id=user.pk, tenant=tenant)
+    session_key = parse_cookie(headers.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
+    if session_key and is_own_origin(headers):
+        return Credential(session_key=session_key, tenant=tenant)
     return Credential() if settings.ANONYMOUS_TENANT else None
 
 
-def origin_allowed(scope) -> bool:
-    """A browser says where its page comes from: only our own address and the configured origins are let in."""
-    origin = headers_of(scope).get("Origin")
-    if origin is None:
-        return True
-    host = headers_of(scope).get("Host", "")
-    own = {settings.BASE_URL, f"http://{host}", f"https://{host}"} if _known_host(host) else {settings.BASE_URL}
-    return origin in own | set(settings.CORS_ORIGINS)
+def origin_allowed(headers: Mapping[str, str]) -> bool:
+    """Browsers always say where a page comes from; programs need not."""
+    return "Origin" not in headers or is_own_origin(headers) or headers["Origin"] in settings.CORS_ORIGINS
 
 
-def _known_host(host: str) -> bool:
-    return host.rsplit(":", 1)[0] in settings.ALLOWED_HOSTS
+def is_own_origin(headers: Mapping[str, str]) -> bool:
+    """Exactly the address that the page was asked from: a cookie also comes along from pages of others."""
+    host = headers.get("Host", "")
+    own = {settings.BASE_URL}
+    if validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS):
+        own |= {f"http://{host}", f"https://{host}"}
+    return headers.get("Origin") in own

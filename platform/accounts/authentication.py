@@ -3,7 +3,10 @@
 from datetime import timedelta
 
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
 from django.db.models import Q
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -52,6 +55,16 @@ def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
         return Actor(tenant=tenant, role=role, user=user, is_operator=user.is_operator)
     tenant = _default_tenant(user)
     return Actor(tenant, _role_in(user, tenant), user, is_operator=user.is_operator, sees_all=user.is_operator)
+
+
+def user_of_session(session_key: str) -> User:
+    """The active user of a console log-in that still stands. Raises Unauthenticated."""
+    request = HttpRequest()
+    request.session = SessionStore(session_key)
+    user = get_user(request)
+    if not user.is_authenticated:
+        raise Unauthenticated
+    return user
 
 
 def anonymous_actor() -> Actor | None:

@@ -7,18 +7,15 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django_app = get_asgi_application()  # first: it fills the app registry
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import URLRouter  # noqa: E402
-from django.urls import path  # noqa: E402
-
+from accounts import configuration  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
-from monitoring.consumers import MonitorConsumer  # noqa: E402
-
-sockets = AuthMiddlewareStack(URLRouter([path("ws/monitor", MonitorConsumer.as_asgi())]))
+from monitoring.routing import sockets  # noqa: E402
 
 
 async def application(scope, receive, send):
     """Lifespan belongs to the data plane: it has a snapshot to load and requests to settle."""
+    if scope["type"] == "lifespan":
+        configuration.follow()
     if scope["type"] == "websocket":
         await sockets(scope, receive, send)
     elif scope["type"] == "lifespan" or gateway.handles(scope):

@@ -1,0 +1,276 @@
+"""/ws/monitor: who gets in, what is told to whom, and how it ends."""
+
+import json
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import transaction
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from accounts import services, tokens
+from accounts.models import ApiKey, LoginSession, Role, Scope, User
+from inference import transitions
+from inference.models import Instance, Node
+from models_app.models import Model
+from tests.web import address  # noqa: F401
+
+SOON = 10  # seconds that anything may take on a busy machine
+MODEL_STATUS = {"action": "subscribe", "events": ["model_status"]}
+
+
+@pytest.fixture
+def model(tenant):
+    return Model.objects.create(tenant=tenant, name="ours")
+
+
+@pytest.fixture
+def monitor(address):  # noqa: F811
+    """monitor(credential) is an open socket; what it is not used for it closes."""
+
+    @contextmanager
+    def opened(credential=None, **options):
+        headers, path = options.pop("headers", {}), options.pop("path", "/ws/monitor")
+        if credential:
+            headers = {**headers, "Authorization": f"Bearer {credential}"}
+        with connect(f"ws://{address}{path}", additional_headers=headers, **options) as ws:
+            yield ws
+
+    opened.address = address
+    return opened
+
+
+def say(ws, message) -> dict:
+    ws.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
+    return hear(ws)
+
+
+def hear(ws) -> dict:
+    return json.loads(ws.recv(timeout=SOON))
+
+
+def subscribe(ws, *expected: Model) -> None:
+    """Subscribe to model states and take in the snapshot, which names exactly the expected models."""
+    assert say(ws, MODEL_STATUS) == {"type": "subscribed", "events": ["model_status"]}
+    seen = {hear(ws)["data"]["model_id"] for _model in expected}
+    assert seen == {model.pk for model in expected}
+
+
+def close_code(ws) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            ws.recv(timeout=SOON)
+    return closed.value.rcvd.code
+
+
+def refused(opening) -> int:
+    with pytest.raises(InvalidStatus) as handshake, opening:
+        pass
+    return handshake.value.response.status_code
+
+
+def access(user) -> str:
+    return tokens.open_session(user)["access_token"]
+
+
+def session_cookie(user) -> str:
+    session = SessionStore()
+    session[SESSION_KEY], session[HASH_SESSION_KEY] = user.pk, user.get_session_auth_hash()
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session.save()
+    return f"serai_session={session.session_key}"
+
+
+def place(model) -> Instance:
+    node, _created = Node.objects.get_or_create(name="here", data_folder="/here")
+    return Instance.objects.create(tenant=model.tenant, model=model, node=node, served_name=model.name)
+
+
+def announce(instance) -> None:
+    with transaction.atomic():
+        transitions.announce(instance)
+
+
+def test_a_change_of_state_is_told_as_the_document_shows(monitor, owner, model):
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        announce(place(model))
+        event = hear(ws)
+    timestamp = event["data"].pop("timestamp")
+    assert timestamp.endswith("Z")
+    assert event == {
+        "type": "model_status_update",
+        "data": {"model_id": model.pk, "status": "starting", "health": "unknown"},
+    }
+
+
+def test_the_snapshot_has_the_newest_state_of_each_model(monitor, owner, model):
+    place(model)
+    never_run = Model.objects.create(tenant=model.tenant, name="new")
+    with monitor(access(owner)) as ws:
+        say(ws, MODEL_STATUS)
+        states = {event["data"]["model_id"]: event["data"]["status"] for event in (hear(ws), hear(ws))}
+    assert states == {model.pk: "starting", never_run.pk: "created"}
+
+
+def test_strangers_are_told_nothing_and_operators_all(monitor, stranger, operator, model):
+    theirs = Model.objects.create(tenant=stranger.default_tenant, name="theirs")
+    with monitor(access(stranger)) as outside, monitor(access(operator)) as above:
+        subscribe(outside, theirs)
+        subscribe(above, theirs, model)
+        announce(place(model))
+        announce(place(theirs))
+        assert hear(outside)["data"]["model_id"] == theirs.pk
+        assert [hear(above)["data"]["model_id"] for _event in range(2)] == [model.pk, theirs.pk]
+
+
+def test_an_operator_who_names_a_tenant_hears_of_it_alone(monitor, stranger, operator, model):
+    theirs = Model.objects.create(tenant=stranger.default_tenant, name="theirs")
+    with monitor(access(operator), headers={"Serai-Tenant": "evil"}) as ws:
+        subscribe(ws, theirs)
+
+
+def test_after_unsubscribing_nothing_more_is_told(monitor, owner, model):
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        assert say(ws, {**MODEL_STATUS, "action": "unsubscribe"})["type"] == "unsubscribed"
+        announce(place(model))
+        assert say(ws, {"action": "nothing"})["type"] == "error"
+
+
+@pytest.mark.parametrize("header", ["Authorization", "X-API-Key", "message"])
+def test_a_key_opens_it_in_either_header_or_the_first_message(monitor, key, model, header):
+    secret = key(scopes=[Scope.READ])
+    headers = {"Authorization": {"Authorization": f"Bearer {secret}"}, "X-API-Key": {"X-API-Key": secret}}
+    with monitor(headers=headers.get(header, {})) as ws:
+        if header == "message":
+            assert say(ws, {"action": "authenticate", "token": secret}) == {"type": "authenticated"}
+        subscribe(ws, model)
+
+
+def test_a_console_log_in_opens_it_from_our_own_pages_only(monitor, operator, model):
+    cookie = {"Cookie": session_cookie(operator)}
+    with monitor(headers=cookie, origin=f"http://{monitor.address}") as ws:
+        subscribe(ws, model)
+    with monitor(headers=cookie) as ws:  # no Origin: not a page of ours, so the cookie counts for nothing
+        ws.send(json.dumps(MODEL_STATUS))
+        assert close_code(ws) == 4401
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "http://evil.test",
+        "http://{}.evil.test",
+        "http://evil{}",
+        "https://{}:1",
+        "http://{}/",
+        "http://localhost",
+    ],
+)
+def test_a_foreign_page_is_refused_whatever_it_brings(monitor, owner, origin):
+    assert refused(monitor(access(owner), origin=origin.format(monitor.address))) == 403
+
+
+def test_a_foreign_host_name_is_refused(monitor, owner):
+    """A name that somebody rebinds to our address makes his page's Origin equal to its Host."""
+    headers = {"Host": "evil.test", "Cookie": session_cookie(owner)}
+    assert refused(monitor(headers=headers, origin="http://evil.test")) == 403
+
+
+def test_configured_origins_may_connect_but_bring_a_token(monitor, owner, operator, model, settings):
+    settings.CORS_ORIGINS = ["https://app.test"]
+    with monitor(headers={"Cookie": session_cookie(operator)}, origin="https://app.test") as ws:
+        assert say(ws, {"action": "authenticate", "token": access(owner)}) == {"type": "authenticated"}
+        subscribe(ws, model)
+
+
+@pytest.mark.parametrize("credential", ["nonsense", "sk-serai-nonsense", "eyJ.eyJ.x"])
+def test_a_wrong_credential_is_refused(monitor, credential):
+    assert refused(monitor(credential)) == 403
+    with monitor() as ws:
+        ws.send(json.dumps({"action": "authenticate", "token": credential}))
+        assert close_code(ws) == 4401
+
+
+def test_a_key_without_the_scope_is_refused(monitor, key):
+    assert refused(monitor(key(scopes=[Scope.INFERENCE]))) == 403
+
+
+def test_a_foreign_tenant_in_the_header_is_refused(monitor, owner, stranger):
+    assert refused(monitor(access(owner), headers={"Serai-Tenant": "evil"})) == 403
+
+
+def test_another_spelling_of_the_header_names_no_tenant(monitor, owner, stranger, tenant, model):
+    services.add_member(stranger.default_tenant, owner, Role.OWNER)
+    with monitor(access(owner), headers={"Serai_Tenant": "evil"}) as ws:
+        subscribe(ws, model)
+
+
+def test_who_does_not_sign_in_in_time_is_let_go(monitor):
+    with monitor() as ws:
+        assert close_code(ws) == 4401
+
+
+def test_nothing_is_told_before_signing_in(monitor, model):
+    with monitor() as ws:
+        ws.send(json.dumps(MODEL_STATUS))
+        assert close_code(ws) == 4401
+
+
+def test_a_revoked_credential_ends_the_socket(monitor, operator, owner, admin, member, viewer, key):
+    cookie, own_page = {"Cookie": session_cookie(operator)}, f"http://{monitor.address}"
+    openings = [monitor(key()), monitor(access(admin)), monitor(access(member)), monitor(access(viewer))]
+    with ExitStack() as stack:
+        stays = stack.enter_context(monitor(access(owner)))
+        sockets = [stack.enter_context(opening) for opening in openings]
+        sockets.append(stack.enter_context(monitor(headers=cookie, origin=own_page)))
+        services.revoke_key(ApiKey.objects.get())
+        services.remove_member(admin.memberships.get())
+        LoginSession.objects.filter(user=member).delete()
+        User.objects.filter(pk=viewer.pk).update(is_active=False)
+        operator.set_password("another")
+        operator.save()
+        assert [close_code(ws) for ws in sockets] == [4401] * 5
+        assert say(stays, {"action": "subscribe", "events": ["gpu_metrics"]})["type"] == "subscribed"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "not json", "[]", "1", "null", "{}",
+        '{"action": "subscribe"}', '{"action": "delete"}', '{"action": ["subscribe"]}',
+        {"action": "subscribe", "events": []}, {"action": "subscribe", "events": "model_status"},
+        {"action": "subscribe", "events": ["everything"]}, {"action": "subscribe", "events": [["model_status"]]},
+        {"action": "unsubscribe", "events": [None]}, {"action": "authenticate", "token": "again"},
+        "[" * 20_000,
+    ],
+    ids=lambda message: str(message)[:40],
+)  # fmt: skip
+def test_a_message_that_makes_no_sense_is_answered_and_the_socket_lives(monitor, owner, model, message):
+    with monitor(access(owner)) as ws:
+        reply = say(ws, message)
+        assert (reply["type"], reply["error"]["code"]) == ("error", "INVALID_REQUEST")
+        subscribe(ws, model)
+
+
+def test_an_unknown_event_is_answered_with_the_known_ones(monitor, owner):
+    with monitor(access(owner)) as ws:
+        reply = say(ws, {"action": "subscribe", "events": ["everything"]})
+    for known in ("model_status", "gpu_metrics", "system_alerts"):
+        assert known in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("message", ['"' + "x" * 70_000 + '"', b"bytes"], ids=["large", "binary"])
+def test_a_message_that_is_too_large_or_no_text_ends_the_socket(monitor, owner, message):
+    with monitor(access(owner)) as ws:
+        ws.send(message)
+        assert close_code(ws) == 1009
+
+
+def test_there_is_no_other_socket(monitor, owner):
+    for path in ("/ws/other", "/ws/monitor/", "/"):
+        assert refused(monitor(access(owner), path=path)) == 403
