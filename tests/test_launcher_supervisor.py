@@ -156,18 +156,27 @@ def test_a_failed_migration_stops_everything_and_says_so(start):
 def test_a_failed_engine_installation_stops_nothing_and_names_the_command(start):
     up = start(TOY_ENGINE="1")
     up.wait_until_ready()
-    up.wait_for("to try again: python3 manage.py engine install vllm")
+    up.wait_for(r"could not be installed \(no luck\).*to try again: python3 manage.py engine install vllm")
     assert up.process.poll() is None
 
 
 def test_a_second_banner_tells_when_the_engine_is_there(start):
-    up = start()
+    up = start(TOY_ENGINE="wait")
     up.wait_until_ready()
     up.wait_for("until then the model answers 503")
-    (up.data / "engine-install.json").write_text('{"engine": "vllm", "state": "installing", "percent": 50}')
-    (up.data / "engine-install.json").write_text('{"engine": "vllm", "state": "ready"}')
+    assert "this line works now" not in up.text
+    (up.data / "go-on").touch()
     up.wait_for("this line works now")
     assert up.text.count("curl ") == 2
+
+
+def test_one_banner_is_enough_where_the_engine_is_there_already(start):
+    up = start(TOY_ENGINE="0")
+    up.wait_until_ready()
+    up.wait_for("curl ")
+    up.interrupt()
+    assert up.end() == 0
+    assert "The engine" not in up.text
 
 
 def test_sigterm_is_as_good_as_ctrl_c(start):

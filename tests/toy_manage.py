@@ -46,6 +46,10 @@ def web(fd: str) -> None:
     server.serve_forever()
 
 
+def scheduler() -> None:
+    time.sleep(600)
+
+
 def worker() -> None:
     kind = os.environ.get("TOY_WORKER", "stay")
     if kind == "crash" and not (DATA / "crashed").exists():
@@ -59,6 +63,14 @@ def worker() -> None:
     time.sleep(600)
 
 
+def engine(kind: str) -> int:
+    while kind == "wait" and not (DATA / "go-on").exists():
+        time.sleep(0.05)
+    if kind == "1":
+        print("no luck", flush=True)
+    return int(kind == "1")
+
+
 def first_run(base_url: str) -> None:
     link = f"{base_url}/console/enter/toy"
     print(json.dumps({**RECORD, "base_url": base_url, "console_url": f"{base_url}/console/", "login_link": link}))
@@ -70,9 +82,8 @@ def run(name: str, *words: str) -> int:
     if name == "migrate":
         return int(os.environ.get("TOY_MIGRATE", "0"))
     if name == "engine":
-        print("installing", flush=True)
-        return int(os.environ.get("TOY_ENGINE", "0"))
-    {"web": web, "worker": worker, "scheduler": worker, "first_run": first_run}[name](*words[1:])
+        return engine(os.environ.get("TOY_ENGINE", "0"))
+    {"web": web, "worker": worker, "scheduler": scheduler, "first_run": first_run}[name](*words[1:])
     return 0
 
 

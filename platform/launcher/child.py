@@ -12,6 +12,7 @@ from launcher.console import Console
 from launcher.service import Service
 
 POLL_SECONDS = 0.1
+RELAY_SECONDS = 1
 LINE_LIMIT = 64 * 1024
 KEPT_LINES = 50
 
@@ -40,6 +41,11 @@ class Child:
         self.relay = asyncio.create_task(self._relay(self.process.stdout))
 
     @property
+    def has_ended(self) -> bool:
+        """As far as is known: unlike `is_running` it does not look, and so does not change between two questions."""
+        return self.process is not None and self.process.returncode is not None
+
+    @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -55,6 +61,7 @@ class Child:
         """Polled, because a pipe that a grandchild keeps open says nothing about the child."""
         while self.is_running:
             await asyncio.sleep(POLL_SECONDS)
+        await asyncio.wait([self.relay], timeout=RELAY_SECONDS)  # for its last words
         return self.process.returncode
 
     async def stop(self, force: asyncio.Event) -> None:

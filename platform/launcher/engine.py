@@ -1,16 +1,11 @@
-"""The engine's installation as `manage.py engine install` records it in the data folder."""
+"""The engine's environment, which `up` has installed beside everything else: how it ends and what people read of it."""
 
-import json
 import os
-from pathlib import Path
 
-RECORD = "engine-install.json"
+from launcher.child import Child
+
 INSTALL = ("engine", "install", "vllm")
 COMMAND = f"python3 manage.py {' '.join(INSTALL)}"
-
-
-def is_ready(data: Path) -> bool:
-    return _record(data).get("state") == "ready"
 
 
 def is_left_out() -> bool:
@@ -18,22 +13,16 @@ def is_left_out() -> bool:
     return os.environ.get("SERAI_SKIP_ENGINE_INSTALL") == "1"
 
 
-def note(data: Path) -> str:
-    """What the first banner says of it; nothing if the engine is there."""
-    if is_ready(data):
-        return ""
-    if is_left_out():
-        return f"No engine is installed, so models answer 503. To install one: {COMMAND}"
-    return "The engine is being installed; until then the model answers 503 and says how far it is."
+def note(installer: Child | None) -> str:
+    """What the banner says of the engine; nothing if it is there."""
+    if installer is None:
+        return f"No engine is installed by this start, so models may answer 503. To install one: {COMMAND}"
+    if not installer.has_ended:
+        return "The engine is being installed; until then the model answers 503 and says how far it is."
+    return "" if installer.process.returncode == 0 else how_to_mend(installer)
 
 
-def how_to_mend(data: Path) -> str:
-    reason = _record(data).get("progress") or "see the lines above"
+def how_to_mend(installer: Child) -> str:
+    said = [line for line in installer.lines if line.strip()]
+    reason = said[-1] if said else installer.ended_how
     return f"The engine could not be installed ({reason}). All else works; to try again: {COMMAND}"
-
-
-def _record(data: Path) -> dict:
-    try:
-        return json.loads((data / RECORD).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}

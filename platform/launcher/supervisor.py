@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from launcher.child import Child
 from launcher.console import Console
@@ -13,7 +13,6 @@ from launcher.service import Service
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0
 STEADY_SECONDS = 30  # one who lived this long starts again with the first delay
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RELAY_SECONDS = 1
 
 
 class Stopped(Exception):
@@ -32,7 +31,7 @@ class Supervisor:
     def take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
                 loop.add_signal_handler(number, self.request_stop)
 
     def request_stop(self) -> None:
@@ -61,16 +60,16 @@ class Supervisor:
         while child.is_running:
             await self.pause(0.05)
         self.stages.remove(stage)
-        await asyncio.wait([child.relay], timeout=RELAY_SECONDS)
-        if child.process.returncode:
+        if await child.wait():
             raise CannotStart(self._failure(child, "failed"))
         return list(child.lines)
 
-    def attempt(self, service: Service, on_failure: Callable[[Child], None]) -> None:
-        """Run once beside the others; that it fails stops nobody."""
+    async def start_once(self, service: Service) -> Child:
+        """Start beside the others what ends by itself. That it fails stops nobody."""
         child = self._child(service)
         self.stages[-1].append(child)
-        self._in_background(self._attempt(child, on_failure))
+        await child.start()
+        return child
 
     async def shut_down(self, keep: int = 0) -> list[int]:
         """Stop all stages but the first `keep`, the last one first. Returns the pids of what still runs."""
@@ -110,11 +109,6 @@ class Supervisor:
                 return
             delay = min(2 * delay, LONGEST_DELAY)
             await child.start()
-
-    async def _attempt(self, child: Child, on_failure: Callable[[Child], None]) -> None:
-        await child.start()
-        if await child.wait() and not self.stopping.is_set():
-            on_failure(child)
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or raise Stopped as soon as the user stops."""

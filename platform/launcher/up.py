@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from launcher import banner, checks, embedded, engine, private, processes, runstate
+from launcher.child import Child
 from launcher.console import Console
 from launcher.embedded import Embedded
 from launcher.private import ROOT
@@ -25,6 +27,7 @@ from launcher.supervisor import Stopped, Supervisor
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 BACKLOG = 2048
+QUICK_SECONDS = 4  # within which the installer finds that the engine is there
 WEB_STOP_SECONDS = 25  # a little more than uvicorn gives to streams
 
 
@@ -74,7 +77,8 @@ class Launch:
         code = 0
         try:
             await self._bring_up(servers)
-            await self._announce_engine()
+            await self._tell(time.time() - psutil.Process().create_time())
+            await self.supervisor.stopping.wait()
         except Stopped:
             pass
         except CannotStart as problem:
@@ -89,25 +93,31 @@ class Launch:
         await self.supervisor.complete(self._django("migrate", "migrate", "--verbosity", "0"))
         others = (self._django(name, name) for name in ("worker", "scheduler"))
         await asyncio.gather(self.supervisor.start(*self._web(), *others), self._first_run())
-        if not engine.is_left_out():
-            install = self._django("engine", *engine.INSTALL, "--quiet-if-ready")
-            self.supervisor.attempt(install, lambda _: self.console.say(engine.how_to_mend(self.data)))
-        seconds = time.time() - psutil.Process().create_time()
-        self.console.show(banner.ready(self.record, seconds, engine.note(self.data)))
 
     async def _first_run(self) -> None:
         """Beside the start of the others, which see the first rows as they see any new ones."""
         service = self._django("first-run", "first_run", "--base-url", self.base_url)
         self.record = _record_in(await self.supervisor.complete(service, quiet=True))
 
-    async def _announce_engine(self) -> None:
-        """Until the user stops: say each time when the engine has become ready."""
-        known = engine.is_ready(self.data)
-        while not self.supervisor.stopping.is_set():
-            await self.supervisor.pause(1)
-            if engine.is_ready(self.data) and not known:
-                self.console.show(banner.engine_ready(self.record))
-            known = engine.is_ready(self.data)
+    async def _tell(self, seconds: float) -> None:
+        """The banner, and a second one if the engine is there only later."""
+        installer = None
+        if not engine.is_left_out():
+            installer = await self.supervisor.start_once(self._django("engine", *engine.INSTALL))
+            await self._until_ended(installer, seconds=QUICK_SECONDS)
+        self.console.show(banner.ready(self.record, seconds, engine.note(installer)))
+        if installer and not installer.has_ended:
+            await self._until_ended(installer)
+            failed = installer.process.returncode
+            self.console.show(f"  {engine.how_to_mend(installer)}" if failed else banner.engine_ready(self.record))
+
+    async def _until_ended(self, child: Child, seconds: float = math.inf) -> None:
+        end = time.monotonic() + seconds
+        while child.is_running:
+            if time.monotonic() > end:
+                return
+            await self.supervisor.pause(0.1)
+        await child.wait()
 
     async def _shut_down(self) -> None:
         """Web, worker and scheduler; then what they started; then the servers that all of them needed."""
