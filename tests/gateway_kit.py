@@ -138,6 +138,7 @@ class Served:
         self.on_start: Callable[[str], None] = lambda model_id: None
         self._first, self._config, self._verify = first, config, verify
         options = {"loop": "uvloop", "http": "httptools", "interface": "asgi3", "log_level": "warning"}
+        options["timeout_graceful_shutdown"] = 3
         self._server = uvicorn.Server(uvicorn.Config(self._app, host="127.0.0.1", port=0, **options))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

@@ -108,6 +108,7 @@ class Gateway:
         self.starts = Starts(source, request_start, config.queue_limit)
         self._verify = TokenVerifier(verify)
         self._active: set[tuple[Exchange, Responder]] = set()
+        self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: bytes, since when
         self._sweeper: asyncio.Task | None = None
         source.subscribe(self._follow)
 
@@ -129,6 +130,8 @@ class Gateway:
             await exchange.run()
         finally:
             self._active.discard(entry)
+            if unsent := out.unsent():
+                self._lingering[out] = (unsent, time.monotonic())
 
     async def _other(self, out: Responder, method: str, target: Target | None) -> None:
         listed = out.path == LISTING or out.path.startswith(LISTING + "/")
@@ -200,6 +203,17 @@ class Gateway:
                     exchange.leave()
                 elif exchange.principal and not self._still_good(exchange.principal):
                     exchange.cut(errors.Unauthenticated())
+            self._let_go_of_lingering(too_long)
+
+    def _let_go_of_lingering(self, too_long: float) -> None:
+        for out, (unsent, since) in list(self._lingering.items()):
+            left = out.unsent()
+            if not left:
+                del self._lingering[out]
+            elif left < unsent:
+                self._lingering[out] = (left, time.monotonic())
+            elif since < too_long:
+                out.abandon()
 
     def _still_good(self, principal: Principal) -> bool:
         with suppress(errors.ServiceUnavailable):

@@ -8,6 +8,8 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 from django.db import connections
@@ -71,6 +73,7 @@ class Refresher(threading.Thread):
         """The parts whose tables changed, once something has and the dust has settled."""
         tables = {notice.payload for notice in connection.notifies(timeout=LOOK_SECONDS, stop_after=1)}
         if tables:
+            self._tell(self._source.expect)
             tables |= {notice.payload for notice in connection.notifies(timeout=DEBOUNCE_SECONDS)}
         return set().union(*(loader.AFFECTED.get(table, ()) for table in tables))
 
@@ -79,6 +82,8 @@ class Refresher(threading.Thread):
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             for part in parts:
                 self._parts[part] = loader.READERS[part](connection.execute)
-        snapshot = Snapshot(**self._parts)
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._source.publish, snapshot)
+        self._tell(self._source.publish, Snapshot(**self._parts))
+
+    def _tell(self, what: Callable, *arguments) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(what, *arguments)

@@ -51,10 +51,19 @@ class Responder:
             headers.append((b"connection", b"close"))  # rather than read the rest
         await self.json(render(error, self.path, language), status_for(error, self.path), headers)
 
+    @property
+    def _transport(self):
+        """The client's connection under uvicorn: ASGI has no word for what is asked of it here."""
+        return getattr(getattr(self._send, "__self__", None), "transport", None)
+
+    def unsent(self) -> int:
+        """Bytes that the server still holds for the client."""
+        transport = self._transport
+        return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
+
     def abandon(self) -> None:
-        """Drop a client that does not read. ASGI has no word for it, and closing would wait for the reader."""
-        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
-        if transport:
+        """Drop a client that does not read; closing would wait for the reader."""
+        if transport := self._transport:
             transport.abort()
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -12,7 +12,7 @@ from accounts.policy import Permission
 from core.errors import ModelNotFound, ServiceUnavailable, Unauthenticated
 
 STALE_SECONDS = 300  # how long the data plane serves on while Postgres is away
-GRACE_SECONDS = 0.5
+NOTICE_SECONDS, NEWS_SECONDS = 0.2, 2.0  # for word that something changed, and for what it is
 
 Decision = TypeVar("Decision")
 
@@ -154,6 +154,7 @@ class SnapshotSource:
         self._current, self._read_at = snapshot, time.monotonic()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._next: asyncio.Future | None = None
+        self._expecting = False
 
     def current(self) -> Snapshot:
         """Raises ServiceUnavailable if there is none, or only an old one."""
@@ -161,8 +162,13 @@ class SnapshotSource:
             raise ServiceUnavailable(retry_after=5)
         return self._current
 
+    def expect(self) -> None:
+        """Something has changed, and is being read."""
+        self._expecting = True
+
     def publish(self, snapshot: Snapshot) -> None:
         self._current, self._read_at = snapshot, time.monotonic()
+        self._expecting = False
         for listener in self._listeners:
             listener(snapshot)
         if self._next:
@@ -177,12 +183,12 @@ class SnapshotSource:
 
         A key or model can be so new that word of it is still on its way.
         """
-        deadline = time.monotonic() + GRACE_SECONDS
+        begun = time.monotonic()
         while True:
             try:
                 return decide(self.current())
             except (Unauthenticated, ModelNotFound):
-                left = deadline - time.monotonic()
+                left = begun + (NEWS_SECONDS if self._expecting else NOTICE_SECONDS) - time.monotonic()
                 if not patient or left <= 0:
                     raise
             await self.following(left)

@@ -7,6 +7,7 @@ UpstreamFailed           the connection broke, or spoke no HTTP
 """
 
 import asyncio
+import socket
 from collections import deque
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +15,7 @@ import httptools
 
 HIGH_WATER = 256 * 1024  # bytes held for a slow client before the engine's socket is no longer read
 REPLY_BYTES = 64 * 1024 * 1024
+BACKLOG_SECONDS = 0.005
 NEVER = float("inf")
 
 
@@ -225,7 +227,8 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if self._unix:
-                    return (await loop.create_unix_connection(lambda: Connection(self), self._unix))[1]
+                    ready = await _connected(self._unix)
+                    return (await loop.create_unix_connection(lambda: Connection(self), sock=ready))[1]
                 return (await loop.create_connection(lambda: Connection(self), *self._address))[1]
         except TimeoutError:
             raise UpstreamUnreachable("no connection in time") from None
@@ -242,6 +245,22 @@ class Pool:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
+
+
+async def _connected(path: str) -> socket.socket:
+    """A Unix socket connects at once or, while the engine's backlog is full, says to try again."""
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        while True:
+            try:
+                connecting.connect(path)
+                return connecting
+            except BlockingIOError:
+                await asyncio.sleep(BACKLOG_SECONDS)
+    except BaseException:
+        connecting.close()
+        raise
 
 
 class Client:
