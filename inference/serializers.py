@@ -1,5 +1,6 @@
 """Bodies and replies of the routes that run models."""
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from inference.models import Task
@@ -20,6 +21,8 @@ class StopSerializer(serializers.Serializer):
 
 
 class AcceptedSerializer(serializers.Serializer):
+    """`task_id` can be followed at /api/tasks/{task_id}."""
+
     success = serializers.BooleanField()
     message = serializers.CharField()
     task_id = serializers.CharField()
@@ -35,6 +38,35 @@ class TaskSerializer(serializers.ModelSerializer):
         fields = ["task_id", "kind", "status", "model_id", "model_name", "error", "created_at", "finished_at"]
 
 
+class ModelInfoSerializer(serializers.Serializer):
+    """`pid` and `current_bat_path` (the command line) are null for all but operators."""
+
+    model_name = serializers.CharField()
+    aliases = serializers.ListField(child=serializers.CharField())
+    status = serializers.CharField()
+    pid = serializers.IntegerField(allow_null=True)
+    idle_time_sec = serializers.IntegerField()
+    mode = serializers.CharField()
+    is_available = serializers.BooleanField()
+    current_bat_path = serializers.CharField(allow_null=True)
+    config_source = serializers.CharField(allow_null=True)
+    failure_reason = serializers.CharField(allow_null=True)
+    pending_requests = serializers.IntegerField()
+
+
+class InfoSerializer(serializers.Serializer):
+    success = serializers.BooleanField()
+    model = ModelInfoSerializer()
+
+
+class AllInfoSerializer(serializers.Serializer):
+    success = serializers.BooleanField()
+    models = serializers.DictField(child=ModelInfoSerializer())
+    total_models = serializers.IntegerField()
+    running_models = serializers.IntegerField()
+    total_pending_requests = serializers.IntegerField()
+
+
 class UsageQuerySerializer(serializers.Serializer):
     """`start_date` and `end_date` are days in UTC, both included; without them the last 30 days."""
 
@@ -43,3 +75,42 @@ class UsageQuerySerializer(serializers.Serializer):
     end_date = serializers.DateField(required=False)
     model_id = serializers.CharField(required=False, max_length=48)
     key_id = serializers.CharField(required=False, max_length=48)
+
+    def validate(self, attrs):
+        start, end = attrs.get("start_date"), attrs.get("end_date")
+        if start and end and start > end:
+            raise serializers.ValidationError({"end_date": _("It lies before start_date.")})
+        return attrs
+
+
+class UsageSumsSerializer(serializers.Serializer):
+    requests = serializers.IntegerField()
+    errors = serializers.IntegerField()
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    cached_tokens = serializers.IntegerField()
+
+
+class TokenCountsSerializer(serializers.Serializer):
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+
+
+class UsageRowSerializer(UsageSumsSerializer):
+    """Has the fields of its group; `engine` and `difference` only when grouped by model."""
+
+    tenant_id = serializers.CharField(required=False)
+    key_id = serializers.CharField(required=False, allow_null=True)
+    model_id = serializers.CharField(required=False)
+    model_name = serializers.CharField(required=False)
+    started_on = serializers.DateField(required=False)
+    engine = TokenCountsSerializer(required=False, allow_null=True)
+    difference = TokenCountsSerializer(required=False, allow_null=True)
+
+
+class UsageSerializer(serializers.Serializer):
+    group_by = serializers.CharField()
+    start_date = serializers.DateField()
+    end_date = serializers.DateField()
+    items = UsageRowSerializer(many=True)
+    total = UsageSumsSerializer()

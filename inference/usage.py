@@ -6,58 +6,78 @@ from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from accounts.actor import Actor
+from inference.gateway.metering import LOST, TIMEOUT, UPSTREAM_ERROR
 from inference.models import EngineTokens, UsageRecord
+from models_app.models import Model
 
 GROUPS = {"tenant": ["tenant_id"], "key": ["key_id"], "model": ["model_id", "model_name"], "day": ["started_on"]}
 DEFAULT_DAYS = 30
-
-
-def records(actor: Actor, start: date, end: date) -> QuerySet:
-    """What `actor` may see of the days from `start` to `end`, both included."""
-    rows = UsageRecord.objects.filter(started_on__gte=start, started_on__lte=end)
-    return rows if actor.sees_all else rows.filter(tenant_id=actor.tenant.pk)
-
-
-def summary(actor: Actor, *, group_by: str, start: date | None, end: date | None, **only) -> dict:
-    """Sums per group, the largest first. Tokens are those delivered to the client."""
-    end = end or timezone.now().date()
-    start = start or end - timedelta(days=DEFAULT_DAYS)
-    rows = records(actor, start, end).filter(**only)
-    grouped = list(rows.values(*GROUPS[group_by]).annotate(**SUMS).order_by("-requests"))
-    if group_by == "model":
-        for row in grouped:
-            row["engine"] = reconcile(row["model_id"], actor, start, end)
-    return {
-        "group_by": group_by,
-        "start_date": start,
-        "end_date": end,
-        "items": grouped,
-        "total": rows.aggregate(**SUMS),
-    }
-
-
+FAILED = Q(http_status__gte=500) | Q(status__in=[LOST, TIMEOUT, UPSTREAM_ERROR])
 SUMS = {
     "requests": Count("request_id"),
-    "errors": Count("request_id", filter=Q(http_status__gte=500)),
+    "errors": Count("request_id", filter=FAILED),
     "prompt_tokens": Sum("prompt_tokens", default=0),
     "completion_tokens": Sum("completion_tokens", default=0),
     "cached_tokens": Sum("cached_tokens", default=0),
 }
 
 
-def reconcile(model_id: str, actor: Actor, start: date, end: date) -> dict:
-    """Counters of the engine runs read in that time, and how much more they made than was delivered.
+def records(start: date, end: date) -> QuerySet:
+    """The days from `start` to `end`, both included."""
+    return UsageRecord.objects.filter(started_on__gte=start, started_on__lte=end)
 
-    Runs that began before `start` count whole, so the difference means something for whole runs only.
+
+def summary(actor: Actor, *, group_by: str, start: date | None = None, end: date | None = None, **only) -> dict:
+    """Sums per group, the busiest first (days in order). Tokens are those delivered to the client.
+
+    A tenant sees its own requests; an operator without an acting tenant sees all.
     """
-    runs = EngineTokens.objects.filter(instance__model_id=model_id, read_at__date__gte=start, read_at__date__lte=end)
-    made = runs.aggregate(prompt=Sum("prompt_tokens", default=0), generation=Sum("generation_tokens", default=0))
-    delivered = UsageRecord.objects.filter(model_id=model_id, started_on__gte=start, started_on__lte=end).aggregate(
-        **SUMS
+    end = end or timezone.now().date()
+    start = start or end - timedelta(days=DEFAULT_DAYS)
+    rows = records(start, end).filter(**only)
+    rows = rows if actor.sees_all else rows.filter(tenant_id=actor.tenant.pk)
+    fields = GROUPS[group_by]
+    grouped = list(
+        rows.values(*fields).annotate(**SUMS).order_by(*(fields if group_by == "day" else ["-requests", *fields]))
     )
+    if group_by == "model":
+        _add_engine_counts(grouped, actor, start, end)
     return {
-        "prompt_tokens": made["prompt"],
-        "generation_tokens": made["generation"],
-        "undelivered_tokens": made["generation"] - delivered["completion_tokens"],
-        "prompt_difference": made["prompt"] - delivered["prompt_tokens"],
+        "group_by": group_by, "start_date": start, "end_date": end, "items": grouped, "total": rows.aggregate(**SUMS),
+    }  # fmt: skip
+
+
+def _add_engine_counts(rows: list[dict], actor: Actor, start: date, end: date) -> None:
+    """Of the models that the actor sees whole: counters of another tenant's engine would tell of its requests."""
+    ids = {row["model_id"] for row in rows}
+    whole = set(Model.objects.visible_to(actor).filter(pk__in=ids).values_list("pk", flat=True))
+    made, delivered = _counted(whole, start, end), _delivered(whole, start, end)
+    for row in rows:
+        row["engine"] = made.get(row["model_id"])
+        row["difference"] = _difference(row["engine"], delivered.get(row["model_id"]))
+
+
+def _counted(model_ids: set[str], start: date, end: date) -> dict[str, dict]:
+    """Model id → tokens by the counters of the engine runs that were read in that time.
+
+    A run that began before `start` counts whole: the difference means something for whole runs only.
+    """
+    runs = EngineTokens.objects.filter(instance__model_id__in=model_ids, read_at__date__range=(start, end))
+    sums = {"prompt": Sum("prompt_tokens"), "completion": Sum("generation_tokens")}
+    grouped = runs.values("instance__model_id").annotate(**sums)
+    return {
+        row["instance__model_id"]: {"prompt_tokens": row["prompt"], "completion_tokens": row["completion"]}
+        for row in grouped
     }
+
+
+def _delivered(model_ids: set[str], start: date, end: date) -> dict[str, dict]:
+    grouped = records(start, end).filter(model_id__in=model_ids).values("model_id").annotate(**SUMS)
+    return {row["model_id"]: row for row in grouped}
+
+
+def _difference(made: dict | None, delivered: dict | None) -> dict | None:
+    """What the engines made beyond the ledger: of streams that were cut, mostly."""
+    if made is None or delivered is None:
+        return None
+    return {name: made[name] - delivered[name] for name in made}

@@ -14,8 +14,11 @@ class Lifecycle(Protocol):
     def with_status(self, queryset: QuerySet, status: str) -> QuerySet:
         """Only the models with this status word."""
 
-    def end_for_deletion(self, model: Model, force: bool) -> None:
-        """Return when nothing of it runs. Raises Conflict if something does and `force` is not set."""
+    def is_active(self, model: Model) -> bool:
+        """Whether anything of it runs, starts or is being stopped."""
+
+    def end(self, model: Model) -> None:
+        """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""
 
 
 _registered: list[Lifecycle] = []

@@ -25,10 +25,12 @@ class Visibility(models.TextChoices):
 
 class ModelQuerySet(TenantQuerySet):
     def usable_by(self, actor):
-        """Own and public models: what `actor` may read and send requests to."""
+        """Own and public models: what `actor` may read and send requests to. A key may be limited to some."""
         if actor.sees_all:
             return self
-        return self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+        usable = self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+        limited = actor.key.allowed_models if actor.key else []
+        return usable.filter(pk__in=limited) if limited else usable
 
 
 class Model(TenantModel):

@@ -1,145 +1,228 @@
 """What a model's `config` may say: a typed table per engine. What is not in it is refused by name."""
 
-import math
 from dataclasses import dataclass
 
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
 
 from core.errors import InvalidRequest
 
-TOKENS = 10_000_000
 MIB = 1024 * 1024
+LONGEST_TEXT, LONGEST_STOP, MOST_STOPS = 500, 256, 16
+SHOWN_NAME = 60
 
 
 @dataclass(frozen=True)
 class Option:
-    """`kind` is int, float, bool, str or list (of short texts); numbers lie between low and high."""
+    """One option: `kind` is int, float, bool, str or list (of texts); a number lies between `low` and `high`."""
 
+    name: str
     kind: type
+    help: Promise | str
     low: float = 0
     high: float = 0
-    choices: tuple[str, ...] = ()
+    choices: tuple = ()
 
     def problem(self, value) -> str:
         """What is wrong with `value`; empty if nothing is."""
         if self.choices:
-            return (
-                ""
-                if value in self.choices
-                else _("One of %(choices)s is expected.") % {"choices": ", ".join(self.choices)}
-            )
-        if self.kind is bool:
-            return "" if type(value) is bool else _("true or false is expected.")
-        if self.kind is str:
-            return (
-                "" if type(value) is str and 0 < len(value) <= 500 else _("A text of 1 to 500 characters is expected.")
-            )
-        if self.kind is list:
-            return "" if _is_texts(value) else _("A list of at most 16 short texts is expected.")
-        return self._number_problem(value)
+            known = type(value) is self.kind and value in self.choices
+            return "" if known else _("Expected one of: %(choices)s.") % {"choices": ", ".join(map(str, self.choices))}
+        return getattr(self, f"_{self.kind.__name__}_problem")(value)
 
-    def _number_problem(self, value) -> str:
-        types = (int,) if self.kind is int else (int, float)
-        if type(value) in types and math.isfinite(value) and self.low <= value <= self.high:
+    def _bool_problem(self, value) -> str:
+        return "" if type(value) is bool else _("Expected true or false.")
+
+    def _int_problem(self, value) -> str:
+        if type(value) is int and self.low <= value <= self.high:
             return ""
-        word = _("A whole number") if self.kind is int else _("A number")
-        return _("%(word)s from %(low)s to %(high)s is expected.") % {"word": word, "low": self.low, "high": self.high}
+        return _("Expected a whole number from %(low)s to %(high)s.") % {"low": self.low, "high": self.high}
+
+    def _float_problem(self, value) -> str:
+        if type(value) in (int, float) and self.low <= value <= self.high:
+            return ""
+        return _("Expected a number from %(low)s to %(high)s.") % {"low": self.low, "high": self.high}
+
+    def _str_problem(self, value) -> str:
+        if isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
+            return ""
+        return _("Expected a text of 1 to %(most)d visible characters.") % {"most": LONGEST_TEXT}
+
+    def _list_problem(self, value) -> str:
+        if isinstance(value, list) and len(value) <= MOST_STOPS and all(map(_is_stop, value)):
+            return ""
+        return _("Expected a list of at most %(most)d texts of 1 to %(longest)d characters.") % {
+            "most": MOST_STOPS,
+            "longest": LONGEST_STOP,
+        }
+
+    def schema(self) -> dict:
+        """The same for the API's description."""
+        kinds = {int: "integer", float: "number", bool: "boolean", str: "string", list: "array"}
+        described = {"type": kinds[self.kind], "description": str(self.help)}
+        if self.choices:
+            described["enum"] = list(self.choices)
+        elif self.kind in (int, float):
+            described |= {"minimum": self.low, "maximum": self.high}
+        elif self.kind is list:
+            described |= {"items": {"type": "string"}, "maxItems": MOST_STOPS}
+        return described
 
 
-def _is_texts(value) -> bool:
+def _is_stop(value) -> bool:
+    """Line breaks may end an answer; what Postgres or UTF-8 cannot hold may not."""
     return (
-        isinstance(value, list) and len(value) <= 16 and all(isinstance(one, str) and len(one) <= 256 for one in value)
+        isinstance(value, str)
+        and 0 < len(value) <= LONGEST_STOP
+        and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
     )
 
 
-SAMPLING = {
-    "temperature": Option(float, 0, 2),
-    "top_p": Option(float, 0.000001, 1),
-    "top_k": Option(int, -1, 100_000),
-    "max_tokens": Option(int, 1, TOKENS),
-    "presence_penalty": Option(float, -2, 2),
-    "frequency_penalty": Option(float, -2, 2),
-    "stop": Option(list),
-}
-COMMON = {
-    "model_path": Option(str),
-    "model_name": Option(str),
-    "n_ctx": Option(int, 16, TOKENS),
-    "seed": Option(int, 0, 2**31 - 1),
-}
-VLLM = {
-    "max_model_len": Option(int, 16, TOKENS),
-    "dtype": Option(str, choices=("auto", "float32", "float16", "bfloat16", "half", "float")),
-    "kv_cache_bytes": Option(int, 16 * MIB, 2**43),
-    "max_num_seqs": Option(int, 1, 4096),
-    "tensor_parallel_size": Option(int, 1, 64),
-    "block_size": Option(int, 1, 256),
-    "enable_prefix_caching": Option(bool),
-    "enforce_eager": Option(bool),
-    "quantization": Option(str, choices=("awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors")),
-    "enable_auto_tool_choice": Option(bool),
-    "tool_call_parser": Option(
-        str, choices=("hermes", "llama3_json", "mistral", "qwen3_coder", "deepseek_v3", "pythonic")
-    ),
-    "enable_lora": Option(bool),
-    "max_lora_rank": Option(int, 1, 512),
-    "max_loras": Option(int, 1, 64),
-    "stream_chunk_size": Option(int, 1, 1024),
-    "allow_auto_tuning": Option(bool),
-}
-LLAMA_CPP = {
-    "n_threads": Option(int, 1, 1024),
-    "n_gpu_layers": Option(int, -1, 10_000),
-    "n_batch": Option(int, 1, 65_536),
-}
-ENGINES = {"vllm": COMMON | SAMPLING | VLLM, "llama.cpp": COMMON | SAMPLING | LLAMA_CPP}
+TOOL_PARSERS = (
+    "cohere_command3", "cohere_command4", "deepseek_v3", "deepseek_v31", "deepseek_v32", "ernie45", "functiongemma",
+    "gemma4", "gigachat3", "glm45", "glm47", "granite", "granite-20b-fc", "granite4", "hermes", "hunyuan_a13b",
+    "internlm", "jamba", "kimi_k2", "lfm2", "llama3_json", "llama4_json", "llama4_pythonic", "longcat", "minimax_m2",
+    "mistral", "olmo3", "openai", "phi4_mini_json", "pythonic", "qwen3_coder", "qwen3_xml", "seed_oss", "step3", "xlam",
+)  # fmt: skip
+QUANTIZATIONS = (
+    "auto_awq", "auto_gptq", "awq", "compressed-tensors", "experts_int8", "fp8", "gptq", "modelopt", "mxfp4",
+)  # fmt: skip
+CHAT_FORMATS = (
+    "chatml", "chatml-function-calling", "functionary", "gemma", "llama-2", "llama-3", "mistral-instruct", "qwen",
+    "vicuna", "zephyr",
+)  # fmt: skip
 
-DANGEROUS = {
-    "trust_remote_code": "It would run code that comes with the weights.",
-    "host": "Engines listen where Serai says.",
-    "port": "Engines listen where Serai says.",
-    "uds": "Engines listen where Serai says.",
-    "api_key": "Keys are Serai's; the engine has none.",
-    "served_model_name": "It is the model's name.",
-    "chat_template": "Templates come with the model; one from outside could run code.",
-    "tokenizer": "Only files of the model itself are read.",
-    "download_dir": "Paths are not for tenants to name.",
-    "hf_token": "Secrets do not belong into a configuration.",
-    "middleware": "It would load code into the engine.",
-    "worker_cls": "It would load code into the engine.",
-    "allowed_local_media_path": "Engines read no local files.",
-}
+FILES = [
+    Option("model_path", str, lazy("Folder or file of the weights, below the tenant's folder or a shared root.")),
+    Option("model_name", str, lazy("Hub id of weights that were added under it.")),
+]
+SAMPLING = [
+    Option("temperature", float, lazy("For requests that name none."), 0, 2),
+    Option("top_p", float, lazy("For requests that name none."), 0.000001, 1),
+    Option("top_k", int, lazy("For requests that name none; -1 or 0 means all tokens."), -1, 1_000_000),
+    Option("max_tokens", int, lazy("For requests that name none."), 1, 10_000_000),
+    Option("presence_penalty", float, lazy("For requests that name none."), -2, 2),
+    Option("frequency_penalty", float, lazy("For requests that name none."), -2, 2),
+    Option("stop", list, lazy("For requests that name none.")),
+]
+CONTEXT = [Option("n_ctx", int, lazy("Tokens of prompt and answer together."), 16, 10_000_000)]
+VLLM = [
+    Option("max_model_len", int, lazy("The same as n_ctx, by the engine's own name."), 16, 10_000_000),
+    Option("dtype", str, lazy("Type that weights are computed in."),
+           choices=("auto", "float32", "float16", "bfloat16", "half", "float")),
+    Option("kv_cache_bytes", int, lazy("Memory of the KV cache; by default enough for some full sequences."),
+           16 * MIB, 2**43),
+    Option("max_num_seqs", int, lazy("Sequences that are computed at once."), 1, 4096),
+    Option("tensor_parallel_size", int, lazy("GPUs that share the model."), 1, 64),
+    Option("block_size", int, lazy("Tokens in a block of the KV cache."), choices=(8, 16, 32, 64, 128, 256)),
+    Option("seed", int, lazy("Start of the random numbers."), 0, 2**31 - 1),
+    Option("enable_prefix_caching", bool, lazy("Keep the KV cache of common beginnings.")),
+    Option("enforce_eager", bool, lazy("Without CUDA graphs: starts sooner, runs slower.")),
+    Option("quantization", str, lazy("By default as the weights say."), choices=QUANTIZATIONS),
+    Option("enable_auto_tool_choice", bool, lazy("Let the model call tools.")),
+    Option("tool_call_parser", str, lazy("How the model writes its calls of tools."), choices=TOOL_PARSERS),
+    Option("enable_lora", bool, lazy("Serve adapters of this model.")),
+    Option("max_lora_rank", int, lazy("Highest rank of an adapter."), choices=(1, 8, 16, 32, 64, 128, 256, 320, 512)),
+    Option("max_loras", int, lazy("Adapters in one batch."), 1, 64),
+    Option("stream_chunk_size", int, lazy("Tokens in an event of a stream."), 1, 1024),
+    Option("allow_auto_tuning", bool, lazy("Let the platform choose what is not set here.")),
+]  # fmt: skip
+LLAMA_CPP = [
+    Option("n_threads", int, lazy("Threads of the CPU."), 1, 1024),
+    Option("n_gpu_layers", int, lazy("Layers on the GPU; -1 means all."), -1, 10_000),
+    Option("n_batch", int, lazy("Tokens of a prompt that are computed at once."), 1, 65_536),
+    Option("seed", int, lazy("Start of the random numbers."), 0, 2**31 - 1),
+    Option("chat_format", str, lazy("By default the template in the weights."), choices=CHAT_FORMATS),
+]
+RESOURCES = [
+    Option("gpu_count", int, lazy("GPUs."), 0, 1024),
+    Option("gpu_memory", int, lazy("MiB on each GPU."), 0, 10_000_000),
+    Option("cpu_cores", float, lazy("Cores."), 0, 4096),
+    Option("memory", int, lazy("MiB of main memory."), 0, 100_000_000),
+]
 
-RESOURCES = {
-    "gpu_count": Option(int, 0, 1024), "gpu_memory": Option(int, 0, 10_000_000),
-    "cpu_cores": Option(float, 0, 4096), "memory": Option(int, 0, 100_000_000),
-}  # fmt: skip
+Table = dict[str, Option]
+
+
+def _table(*groups: list[Option]) -> Table:
+    return {option.name: option for group in groups for option in group}
+
+
+ENGINES: dict[str, Table] = {
+    "vllm": _table(FILES, CONTEXT, VLLM, SAMPLING),
+    "llama.cpp": _table(FILES, CONTEXT, LLAMA_CPP, SAMPLING),
+}
+RESOURCE_TABLE = _table(RESOURCES)
+
+# Options that engines have and tenants may not set, and why.
+REFUSED = [
+    (lazy("It would run code that comes with the weights."), (
+        "trust_remote_code", "code_revision", "tool_parser_plugin", "reasoning_parser_plugin", "io_processor_plugin",
+        "logits_processors", "middleware", "worker_cls", "worker_extension_cls", "scheduler_cls", "load_format",
+        "model_loader_extra_config", "hf_overrides", "compilation_config", "kv_transfer_config", "additional_config",
+        "speculative_config",
+    )),
+    (lazy("Engines listen where the platform says."), (
+        "host", "port", "uds", "root_path", "allowed_origins", "allow_credentials", "ssl_keyfile", "ssl_certfile",
+        "ssl_ca_certs", "ssl_cert_reqs", "data_parallel_address", "distributed_executor_backend", "rpc_servers",
+    )),
+    (lazy("Keys are the platform's; the engine has none."), ("api_key", "hf_token")),
+    (lazy("It is the model's name."), ("served_model_name", "model_alias", "model")),
+    (lazy("Templates come with the model; one from outside could run code."), (
+        "chat_template", "chat_template_content_format", "trust_request_chat_template",
+    )),
+    (lazy("Only files of the model itself are read."), (
+        "tokenizer", "tokenizer_mode", "hf_config_path", "hf_model_repo_id", "hf_tokenizer_config_path",
+        "generation_config", "download_dir", "lora_modules", "lora_path", "lora_base", "clip_model_path",
+        "allowed_local_media_path", "revision", "tokenizer_revision",
+    )),
+    (lazy("Memory is claimed in bytes: set kv_cache_bytes."), (
+        "gpu_memory_utilization", "kv_cache_memory_bytes", "swap_space", "cpu_offload_gb", "num_gpu_blocks_override",
+    )),
+]  # fmt: skip
+REASONS = {name: reason for reason, names in REFUSED for name in names}
 
 
 def check_config(framework: str, config) -> None:
-    """Raises InvalidRequest that names every wrong option."""
+    """Raises InvalidRequest with a sentence for each wrong option."""
     if framework not in ENGINES:
         engines = ", ".join(ENGINES)
-        raise InvalidRequest(details={"framework": _("One of %(choices)s is expected.") % {"choices": engines}})
+        raise InvalidRequest(details={"framework": _("Expected one of: %(choices)s.") % {"choices": engines}})
     _check("config", ENGINES[framework], config)
+    lengths = {config[name] for name in ("n_ctx", "max_model_len") if name in config}
+    if len(lengths) > 1:
+        raise InvalidRequest(details={"config.n_ctx": _("It contradicts max_model_len.")})
 
 
 def check_resources(resources) -> None:
-    _check("resource_requirements", RESOURCES, resources)
+    """Raises InvalidRequest with a sentence for each wrong figure."""
+    _check("resource_requirements", RESOURCE_TABLE, resources)
 
 
-def _check(field: str, table: dict[str, Option], values) -> None:
+def schema(*tables: Table) -> dict:
+    """The tables as one JSON schema, for the API's description."""
+    options = {name: option.schema() for table in tables for name, option in table.items()}
+    return {"type": "object", "properties": options, "additionalProperties": False}
+
+
+def _check(field: str, table: Table, values) -> None:
     if not isinstance(values, dict):
-        raise InvalidRequest(details={field: _("An object is expected.")})
-    found = {f"{field}.{str(name)[:100]}": _problem(table, name, value) for name, value in values.items()}
+        raise InvalidRequest(details={field: _("Expected an object.")})
+    found = {f"{field}.{_shown(name)}": _problem(table, name, value) for name, value in values.items()}
     wrong = {name: problem for name, problem in found.items() if problem}
     if wrong:
         raise InvalidRequest(details=wrong)
 
 
-def _problem(table: dict[str, Option], name: str, value) -> str:
+def _shown(name: str) -> str:
+    """An option's name as an answer may repeat it."""
+    return name[:SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _problem(table: Table, name: str, value) -> str:
     if name in table:
         return table[name].problem(value)
-    if name.replace("-", "_") in DANGEROUS:
-        return _("This option is refused. %(why)s") % {"why": DANGEROUS[name.replace("-", "_")]}
+    if reason := REASONS.get(name.lower().lstrip("-").replace("-", "_")):
+        return _("This option is refused. %(why)s") % {"why": reason}
     return _("There is no such option.")

@@ -1,35 +1,69 @@
 """Models as the service document shows them. Writable fields are named one by one."""
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from models_app import options
 from models_app.models import Mode, Model, Visibility
 
 
-class ModelSerializer(serializers.ModelSerializer):
-    """`status` and what follows it come from the app that runs models, through the view's context."""
+@extend_schema_field(options.schema(*options.ENGINES.values()))
+class ConfigField(serializers.JSONField):
+    """Engine options and sampling defaults; models_app/options.py checks them."""
 
+
+@extend_schema_field(options.schema(options.RESOURCE_TABLE))
+class ResourcesField(serializers.JSONField):
+    """What the model asks of the machine; models_app/options.py checks it."""
+
+
+class ResourceUsageSerializer(serializers.Serializer):
+    """Memory in MiB as it is reserved for the model; `cpu_cores` is null where it is not measured."""
+
+    gpu_memory = serializers.IntegerField()
+    cpu_cores = serializers.FloatField(allow_null=True)
+    memory = serializers.IntegerField()
+
+
+class PerformanceSerializer(serializers.Serializer):
+    """Of the last hour: seconds, requests per second, share of failed requests."""
+
+    avg_response_time = serializers.FloatField()
+    requests_per_second = serializers.FloatField()
+    error_rate = serializers.FloatField()
+
+
+class ModelSerializer(serializers.ModelSerializer):
+    """`running` is what the app that runs models says; the view attaches it."""
+
+    tenant = serializers.CharField(source="tenant.slug")
     aliases = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
-    tenant = serializers.CharField(source="tenant.slug", read_only=True)
+    config = ConfigField()
+    resource_requirements = ResourcesField()
+    status = serializers.CharField(source="running.status")
+    health = serializers.CharField(source="running.health")
+    resource_usage = ResourceUsageSerializer(source="running.resource_usage")
+    performance_stats = PerformanceSerializer(source="running.performance_stats")
 
     class Meta:
         model = Model
         fields = [
-            "id", "name", "display_name", "description", "framework", "mode", "visibility", "tenant", "aliases", "priority",
-            "config", "resource_requirements", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout", "created_at",
-            "updated_at",
+            "id", "name", "display_name", "description", "framework", "mode", "status", "health", "visibility",
+            "tenant", "aliases", "priority", "created_at", "updated_at", "config", "resource_requirements",
+            "resource_usage", "performance_stats", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
         ]  # fmt: skip
-
-    def to_representation(self, model):
-        return super().to_representation(model) | self.context["statuses"][model.pk]
 
 
 class WriteModelSerializer(serializers.ModelSerializer):
     """What a client may send. Everything is optional on change."""
 
     name = serializers.CharField(max_length=200, trim_whitespace=False)
-    aliases = serializers.ListField(child=serializers.CharField(max_length=200), max_length=20, required=False)
-    config = serializers.JSONField(default=dict)
-    resource_requirements = serializers.JSONField(default=dict)
+    aliases = serializers.ListField(
+        child=serializers.CharField(max_length=200, trim_whitespace=False), max_length=20, required=False
+    )
+    description = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
+    config = ConfigField(default=dict)
+    resource_requirements = ResourcesField(default=dict)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), max_length=50, required=False)
     mode = serializers.ChoiceField(choices=Mode.choices, required=False)
     visibility = serializers.ChoiceField(choices=Visibility.choices, required=False)
@@ -50,6 +84,12 @@ class CreatedSerializer(serializers.Serializer):
     status = serializers.CharField()
     message = serializers.CharField()
     warnings = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+class DeleteSerializer(serializers.Serializer):
+    """`force` ends a running model first. It may stand in the query or in the body."""
+
+    force = serializers.BooleanField(default=False)
 
 
 class MessageSerializer(serializers.Serializer):

@@ -1,49 +1,41 @@
 """What users do with the catalogue: find, create, change and delete models."""
 
-import re
-
 from django.db import transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant
-from core.errors import Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
+from core.errors import Conflict, Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
 from models_app import artefacts, lifecycle, options
-from models_app.models import RESERVED_NAMES, Mode, Model, ModelAlias, Visibility
+from models_app.models import RESERVED_NAMES, Model, ModelAlias, Visibility
 
-# The last part of a path that is a route of its own would hide a model of that name.
+LONGEST_NAME = 200
+# A name whose last part is a route of its own could not be told from that route.
 RESERVED_ENDINGS = {
-    "start",
-    "stop",
-    "restart",
-    "info",
-    "logs",
-    "stream",
-    "generate",
-    "completions",
-    "embeddings",
-    "estimate",
+    "start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
     "explain",
-}
-NAME = re.compile(r"[^\s/\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s/\x00-\x1f\x7f])?")
-MODES = {"Embedding": Mode.EMBEDDING, "SequenceClassification": Mode.RERANKER}
+}  # fmt: skip
 
 
 def find(actor: Actor, ref: str) -> Model:
     """By id, own name, own alias, then public ones. Raises ModelNotFound, for foreign ones too."""
+    named = Q(pk=ref) | Q(name=ref) | Q(aliases__name=ref)
     usable = Model.objects.usable_by(actor).select_related("tenant").prefetch_related("aliases")
-    own = usable.filter(tenant=actor.tenant) if actor.tenant else usable
-    for candidates in (
-        usable.filter(pk=ref),
-        own.filter(name=ref),
-        own.filter(aliases__name=ref),
-        usable.filter(name=ref),
-        usable.filter(aliases__name=ref),
-    ):
-        if model := candidates.first():
-            return model
-    raise ModelNotFound(details={"model_id": ref})
+    # Postgres knows no NUL character, and no name has one
+    candidates = [] if "\0" in ref else usable.filter(named).order_by("created_at", "pk").distinct()
+    found = min(candidates, key=lambda model: _rank(actor, model, ref), default=None)
+    if found is None:
+        raise ModelNotFound(details={"model_id": ref})
+    return found
+
+
+def _rank(actor: Actor, model: Model, ref: str) -> int:
+    if model.pk == ref:
+        return 0
+    own = actor.tenant is None or model.tenant_id == actor.tenant.pk
+    return (1 if model.name == ref else 2) + (0 if own else 2)
 
 
 def find_own(actor: Actor, ref: str) -> Model:
@@ -54,100 +46,118 @@ def find_own(actor: Actor, ref: str) -> Model:
     return model
 
 
+def resolve_id(actor: Actor, ref: str) -> str | None:
+    """For keys that are limited to some models."""
+    try:
+        return find(actor, ref).pk
+    except ModelNotFound:
+        return None
+
+
 @transaction.atomic
 def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     """A new model of the actor's tenant, and warnings about what will keep it from starting."""
     if actor.tenant is None:
         raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
-    aliases = fields.pop("aliases", [])
+    names = fields.pop("aliases", [])
     model = Model(tenant=actor.tenant, created_by=actor.user, **fields)
-    _check(actor, model)
+    _check_options(model)
+    _check_visibility(actor, Visibility.PRIVATE, model.visibility)
     warnings = _look_at_files(model, guess_mode="mode" not in fields)
-    _claim_names(model, [model.name, *aliases])
+    _claim_names(model, names)
     model.save()
-    _set_aliases(model, aliases)
+    _set_aliases(model, names)
     audit.record(actor, "model.create", model, request=request, name=model.name)
     return model, warnings
 
 
 @transaction.atomic
-def change(actor: Actor, model: Model, fields: dict, request=None) -> Model:
+def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Model, list[str]]:
     """Merge `fields`: what is left out stays, `config` is merged too (null removes an option)."""
-    aliases = fields.pop("aliases", None)
-    for name in ("config", "resource_requirements"):
-        if name in fields:
-            fields[name] = merge(getattr(model, name), fields[name])
+    model = Model.objects.select_for_update(of=["self"]).select_related("tenant").get(pk=model.pk)
+    names = fields.pop("aliases", None)
+    _check_visibility(actor, model.visibility, fields.get("visibility", model.visibility))
     for name, value in fields.items():
-        setattr(model, name, value)
-    _check(actor, model)
-    _look_at_files(model, guess_mode=False)
-    names = [model.name, *(aliases if aliases is not None else [alias.name for alias in model.aliases.all()])]
-    _claim_names(model, names)
+        setattr(model, name, merge(getattr(model, name), value) if name in MERGED else value)
+    _check_options(model)
+    warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
+    _claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
-    if aliases is not None:
-        _set_aliases(model, aliases)
+    if names is not None:
+        _set_aliases(model, names)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
-    return model
+    return model, warnings
+
+
+MERGED = {"config", "resource_requirements"}
+
+
+def merge(old: dict, new) -> dict:
+    """`new` over `old`; what is not an object is left for the check of options to refuse."""
+    if not isinstance(new, dict):
+        return new
+    return {name: value for name, value in {**old, **new}.items() if value is not None}
 
 
 def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
-    """Raises Conflict for a running model unless `force`, which stops it first."""
-    lifecycle.get().end_for_deletion(model, force)
+    """Raises Conflict for a running model unless `force`, which ends it first."""
+    running = lifecycle.get()
+    if force:
+        running.end(model)
     with transaction.atomic():
-        audit.record(actor, "model.delete", model, request=request, name=model.name, force=force)
-        model.delete()
+        locked = Model.objects.select_for_update().get(pk=model.pk)  # nothing is started from here on
+        if running.is_active(locked):
+            raise Conflict(_("The model is running. Stop it first, or add force=true."))
+        audit.record(actor, "model.delete", locked, request=request, name=locked.name, force=force)
+        locked.delete()
 
 
-def merge(old: dict, new: dict) -> dict:
-    if not isinstance(new, dict):
-        return new
-    merged = {**old, **new}
-    return {name: value for name, value in merged.items() if value is not None}
-
-
-def _check(actor: Actor, model: Model) -> None:
+def _check_options(model: Model) -> None:
     options.check_config(model.framework, model.config)
     options.check_resources(model.resource_requirements)
-    if model.visibility == Visibility.PUBLIC and not actor.is_operator:
-        before = Model.objects.filter(pk=model.pk).values_list("visibility", flat=True).first()
-        if before != Visibility.PUBLIC:
-            raise Forbidden(_("Only an operator makes a model public."))
 
 
-def _look_at_files(model: Model, guess_mode: bool) -> list[str]:
+def _check_visibility(actor: Actor, before: str, after: str) -> None:
+    if after == Visibility.PUBLIC and before != after and not actor.is_operator:
+        raise Forbidden(_("Only an operator makes a model public."))
+
+
+def _look_at_files(model: Model, guess_mode: bool = False) -> list[str]:
     """Files that are missing yet are a warning; files that no engine may see are an error."""
     try:
         artefact = artefacts.check_startable(model)
     except artefacts.Missing as missing:
         return [str(missing.message)]
     if guess_mode:
-        architecture = " ".join(artefact.parameters.get("architectures") or [])
-        model.mode = next((mode for word, mode in MODES.items() if word in architecture), Mode.CHAT)
+        model.mode = artefact.mode
     return []
 
 
-def _claim_names(model: Model, names: list[str]) -> None:
+# --- names
+
+
+def _claim_names(model: Model, aliases: list[str]) -> None:
     """Names and aliases share one space in a tenant; the tenant's row is the lock."""
-    Tenant.objects.select_for_update().get(pk=model.tenant_id)
+    Tenant.objects.select_for_update(no_key=True).get(pk=model.tenant_id)
+    names = [model.name, *aliases]
+    for name in names:
+        _check_name("aliases" if name in aliases else "name", name)
     if len(set(names)) < len(names):
         raise InvalidRequest(details={"aliases": _("A name occurs twice.")})
-    for name in names:
-        check_name(name)
-    taken = Model.objects.of(model.tenant).exclude(pk=model.pk).filter(name__in=names).values_list("name", flat=True)
-    aliases = ModelAlias.objects.of(model.tenant).exclude(model_id=model.pk).filter(name__in=names)
-    clash = [*taken, *aliases.values_list("name", flat=True)]
-    if clash:
-        raise ModelAlreadyExists(details={"name": clash[0]})
+    models = Model.objects.of(model.tenant).exclude(pk=model.pk).filter(name__in=names).values_list("name")
+    others = ModelAlias.objects.of(model.tenant).exclude(model_id=model.pk).filter(name__in=names).values_list("name")
+    if taken := models.union(others).first():
+        raise ModelAlreadyExists(details={"name": taken[0]})
 
 
-def check_name(name: str) -> None:
+def _check_name(field: str, name: str) -> None:
     parts = name.split("/")
-    if not NAME.fullmatch(name) or ".." in parts or "" in parts:
-        raise InvalidRequest(
-            details={"name": _("1 to 200 visible characters are expected, without empty parts or '..'.")}
-        )
+    visible = name.isprintable() and name == name.strip() and len(name) <= LONGEST_NAME
+    if not visible or ".." in parts or "" in parts:
+        problem = _("1 to %(most)d visible characters are expected, without empty parts or '..' between slashes.")
+        raise InvalidRequest(details={field: problem % {"most": LONGEST_NAME}})
     if name in RESERVED_NAMES or (len(parts) > 1 and parts[-1] in RESERVED_ENDINGS):
-        raise InvalidRequest(details={"name": _("%(name)s is a reserved name.") % {"name": name}})
+        raise InvalidRequest(details={field: _("%(name)s is a reserved name.") % {"name": name}})
 
 
 def _set_aliases(model: Model, names: list[str]) -> None:
@@ -156,11 +166,3 @@ def _set_aliases(model: Model, names: list[str]) -> None:
     ModelAlias.objects.bulk_create(
         ModelAlias(tenant_id=model.tenant_id, model=model, name=name) for name in names if name not in present
     )
-
-
-def resolve_id(actor: Actor, ref: str) -> str | None:
-    """For keys that are limited to some models."""
-    try:
-        return find(actor, ref).pk
-    except ModelNotFound:
-        return None

@@ -3,15 +3,20 @@
 import django_filters
 from django.db.models import Q
 from django.utils.translation import gettext as _
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.errors import InvalidRequest
 from models_app import lifecycle, services
 from models_app.models import Model
-from models_app.serializers import CreatedSerializer, MessageSerializer, ModelSerializer, WriteModelSerializer
+from models_app.serializers import (
+    CreatedSerializer,
+    DeleteSerializer,
+    MessageSerializer,
+    ModelSerializer,
+    WriteModelSerializer,
+)
 
 STATUSES = ("created", "starting", "running", "stopping", "stopped", "error")
 
@@ -44,9 +49,13 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     filterset_class = ModelFilter
     lookup_url_kwarg = "ref"
     permissions = {
-        "list": Permission.READ, "retrieve": Permission.READ, "create": Permission.MANAGE_MODELS,
-        "update": Permission.MANAGE_MODELS, "partial_update": Permission.MANAGE_MODELS, "destroy": Permission.MANAGE_MODELS,
-    }  # fmt: skip
+        "list": Permission.READ,
+        "retrieve": Permission.READ,
+        "create": Permission.MANAGE_MODELS,
+        "update": Permission.MANAGE_MODELS,
+        "partial_update": Permission.MANAGE_MODELS,
+        "destroy": Permission.MANAGE_MODELS,
+    }
 
     def get_queryset(self):
         queryset = super().get_queryset()
@@ -54,40 +63,57 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
             return queryset.none()
         return queryset.usable_by(self.request.auth)
 
-    def get_serializer(self, models, *args, **kwargs):
-        rows = models if kwargs.get("many") else [models]
-        kwargs["context"] = {"statuses": lifecycle.get().statuses(rows)}
-        return ModelSerializer(models, *args, **kwargs)
+    def paginate_queryset(self, queryset):
+        return with_running(super().paginate_queryset(queryset))
 
     def retrieve(self, request, ref):
-        return Response(self.get_serializer(services.find(request.auth, ref)).data)
+        return Response(self._shown(services.find(request.auth, ref)))
 
     @extend_schema(request=WriteModelSerializer, responses={201: CreatedSerializer})
     def create(self, request):
-        model, warnings = services.create(request.auth, self._checked(request, partial=False), request)
+        model, warnings = services.create(request.auth, checked(request, partial=False), request)
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
-        return Response(reply | ({"warnings": warnings} if warnings else {}), status=201)
+        return Response(reply | _shown_warnings(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def update(self, request, ref):
+        """Fields that are left out stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
-        changed = services.change(request.auth, model, self._checked(request, partial=True), request)
-        return Response(self.get_serializer(services.find(request.auth, changed.pk)).data)
+        changed, warnings = services.change(request.auth, model, checked(request, partial=True), request)
+        return Response(self._shown(changed) | _shown_warnings(warnings))
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def partial_update(self, request, ref):
+        """The same as PUT."""
         return self.update(request, ref)
 
-    @extend_schema(parameters=[OpenApiParameter("force", bool)], responses=MessageSerializer)
+    @extend_schema(parameters=[DeleteSerializer], responses=MessageSerializer)
     def destroy(self, request, ref):
-        force = request.query_params.get("force", "false")
-        if force not in ("true", "false"):
-            raise InvalidRequest(details={"force": _("true or false is expected.")})
-        services.delete(request.auth, services.find_own(request.auth, ref), force=force == "true", request=request)
+        body = request.data if isinstance(request.data, dict) else {}
+        serializer = DeleteSerializer(data={**request.query_params.dict(), **body})
+        serializer.is_valid(raise_exception=True)
+        model = services.find_own(request.auth, ref)
+        services.delete(request.auth, model, request=request, **serializer.validated_data)
         return Response({"message": _("Model deleted.")})
 
-    def _checked(self, request, partial: bool) -> dict:
-        """Fields that are absent on change stay absent, whatever their default is."""
-        serializer = WriteModelSerializer(data=request.data, partial=partial)
-        serializer.is_valid(raise_exception=True)
-        return dict(serializer.validated_data)
+    def _shown(self, model: Model) -> dict:
+        return ModelSerializer(with_running([model])[0]).data
+
+
+def with_running(models: list[Model]) -> list[Model]:
+    """Each with what the app that runs models says of it, asked for once."""
+    statuses = lifecycle.get().statuses(models)
+    for model in models:
+        model.running = statuses[model.pk]
+    return models
+
+
+def checked(request, partial: bool) -> dict:
+    """The fields that came; on change the absent ones stay absent, whatever their default is."""
+    serializer = WriteModelSerializer(data=request.data, partial=partial)
+    serializer.is_valid(raise_exception=True)
+    return dict(serializer.validated_data)
+
+
+def _shown_warnings(warnings: list[str]) -> dict:
+    return {"warnings": warnings} if warnings else {}
