@@ -1,4 +1,4 @@
-"""Postgres refuses to run as root: find another identity for the embedded servers."""
+"""Postgres refuses to run as root, or as a user without a name: find another identity for the embedded servers."""
 
 import os
 import pwd
@@ -35,10 +35,22 @@ class Identity:
 
 
 def choose(binary: Path, data: Path) -> Identity:
-    """Ourselves, unless we are root; then a user namespace, else an unprivileged account."""
-    if os.geteuid() != 0:
+    """Ourselves if Postgres takes us as we are; else a user namespace, else for root an unprivileged account."""
+    if os.geteuid() != 0 and _has_name(os.geteuid()):
         return Identity()
-    return _in_user_namespace() or _as_account(binary, data)
+    identity = _in_user_namespace()
+    if identity is None:
+        identity = _as_account(binary, data) if os.geteuid() == 0 else Identity()
+    return identity
+
+
+def _has_name(uid: int) -> bool:
+    """Containers often run under a number that no account has."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _in_user_namespace() -> Identity | None:
