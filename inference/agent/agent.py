@@ -41,6 +41,7 @@ class Agent:
         self._wake = threading.Event()
         self._probes = Probes()
         self._due: dict[str, float] = {}
+        self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
         self._node = None
 
     def look_now(self) -> None:
@@ -233,13 +234,14 @@ class Agent:
             self._move(instance, State.DRAINING)
 
     def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
-        """Ask the shim; if it has not ended the tree in time, the tree is killed without it."""
-        folder = folders.folder_of(instance.pk)
-        grace = 0 if instance.force_stop else workload.STOP_GRACE
-        asked = shims.stop_requested_at(folder)
-        if asked is None:
-            shims.request_stop(folder, state, grace)
-        elif time.time() - asked > workload.STOP_GRACE + KILL_SLACK:
+        """Ask the shim, again when the wish has become urgent; a tree that outlives its grace is killed without it."""
+        run = (instance.pk, instance.running_generation)
+        since, was_forced = self._asked.get(run, (None, False))
+        if since is None or instance.force_stop and not was_forced:
+            grace = 0 if instance.force_stop else workload.STOP_GRACE
+            shims.request_stop(folders.folder_of(instance.pk), state, grace)
+            self._asked[run] = (time.monotonic(), instance.force_stop)
+        elif time.monotonic() - since > workload.STOP_GRACE + KILL_SLACK:
             self._sweep(instance, state, _probe)
 
     def _time_out(self, instance: Instance, state, probe) -> None:
@@ -307,6 +309,7 @@ class Agent:
         if self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields):
             ledger.release(instance)
             self._probes.forget(instance.pk)
+            self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}
 
 
 STEPS = {

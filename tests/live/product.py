@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 120
 
 
@@ -117,7 +117,7 @@ class Tenant:
 
 @contextmanager
 def running(data: Path, **more: str) -> Iterator[Product]:
-    """`up` on this data folder and a free port, ended as a terminal's Ctrl-C would."""
+    """`up` on this data folder and a free port, ended by a signal."""
     servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own, not the tests'
     environment = {name: value for name, value in os.environ.items() if name not in servers}
     environment |= {
@@ -136,7 +136,7 @@ def running(data: Path, **more: str) -> Iterator[Product]:
     try:
         yield _wait_until_up(data, process)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
