@@ -129,7 +129,8 @@ def test_an_engine_that_hangs_mid_stream_ends_it_with_an_error(gateway, client):
 
 
 def test_a_request_is_given_up_after_its_whole_time(engine):
-    with served(snapshot(instance(engine.endpoint)), replace(CONFIG, total_timeout=0.3)) as gateway, gateway.client() as client:
+    config = replace(CONFIG, total_timeout=0.3)
+    with served(snapshot(instance(engine.endpoint)), config) as gateway, gateway.client() as client:
         reply = client.post(CHAT, json=chat("[[token_interval=0.1]]", stream=True))
         broken_off(reply, "timeout")
 
@@ -161,7 +162,8 @@ def test_an_engine_that_does_not_count_is_answered_for_and_counts_nothing(gatewa
 def test_an_engine_that_died_is_replaced_by_another_replica(folder):
     dead, alive = Engine(folder), Engine(folder)
     dead.kill()
-    with served(snapshot(instance(dead.endpoint, 1), instance(alive.endpoint, 2)), QUICK) as gateway, gateway.client() as client:
+    world = snapshot(instance(dead.endpoint, 1), instance(alive.endpoint, 2))
+    with served(world, QUICK) as gateway, gateway.client() as client:
         for stream in (False, True):
             assert client.post(CHAT, json=chat(stream=stream)).status_code == 200
         assert {record.instance_id for record in gateway.ledger.wait(2)} == {"instance-2"}
@@ -292,9 +294,8 @@ def test_an_answer_that_is_never_read_is_not_kept_for_ever(folder):
 def test_a_slow_upload_is_not_waited_for_for_ever(engine):
     with served(snapshot(instance(engine.endpoint)), replace(CONFIG, body_timeout=0.3)) as gateway:
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as slow:
-            slow.sendall(
-                f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ALICE}\r\ncontent-length: 9\r\n\r\n{{".encode()
-            )
+            head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ALICE}\r\ncontent-length: 9\r\n\r\n"
+            slow.sendall(head.encode() + b"{")
             assert b" 408 " in slow.recv(4096)
         assert gateway.ledger == []
 

@@ -85,11 +85,13 @@ def test_a_whole_chat_is_answered_in_openais_form_and_metered(client, gateway):
         "message": {"role": "assistant", "content": "token0 token1 token2", "refusal": None},
     }]  # fmt: skip
     assert body["model"] == "demo"
-    assert {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6, "cache_n": 0, "prompt_n": 3}.items() <= body["usage"].items()
+    counts = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6, "cache_n": 0, "prompt_n": 3}
+    assert counts.items() <= body["usage"].items()
     [record] = gateway.ledger.wait()
     assert (record.status, record.http_status, record.usage) == ("ok", 200, Usage(3, 3, 0))
     assert (record.tenant_id, record.key_id, record.model_id) == ("tenant-a", f"key-{ALICE}", MODEL.id)
-    assert (record.instance_id, record.generation, record.route, record.stream) == ("instance-1", 1, "chat.completions", False)
+    assert (record.instance_id, record.generation, record.stream) == ("instance-1", 1, False)
+    assert record.route == "chat.completions"
     assert body["id"] == f"chatcmpl-{record.request_id}"
 
 
@@ -123,7 +125,8 @@ def test_the_engine_gets_what_was_checked_under_its_own_name_for_the_model(clien
     asked = chat("[[echo]]", model="also-demo", cache_salt="mine", user="me", priority=1, seed=7)
     received = json.loads(client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"])
     assert received.pop("cache_salt") not in ("mine", None)
-    assert received == {"messages": [{"role": "user", "content": "[[echo]]"}], "seed": 7, "user": "tenant-a", "model": "demo"}
+    messages = [{"role": "user", "content": "[[echo]]"}]
+    assert received == {"messages": messages, "seed": 7, "user": "tenant-a", "model": "demo"}
 
 
 @pytest.mark.parametrize("ref", ["demo", "also-demo", "team%2Fdemo", "team/demo", MODEL.id])
@@ -165,7 +168,8 @@ def test_models_are_listed_with_their_aliases_to_those_who_may_use_them(gateway,
      ("/tokenize", {"model": "demo", "prompt": "x"}), ("/api/models/demo/generate", {"prompt": "x"})],
 )  # fmt: skip
 def test_each_route_refuses_strangers_and_those_who_may_not(gateway, path, body):
-    expected = {None: 401, "sk-serai-wrong": 401, READER: 403, MALLORY: 404, NARROW: 404, "user-2": 403, ALICE: 200, "user-1": 200}
+    refused = {None: 401, "sk-serai-wrong": 401, READER: 403, MALLORY: 404, NARROW: 404, "user-2": 403}
+    expected = {**refused, ALICE: 200, "user-1": 200}
     found = {}
     for secret in expected:
         with gateway.client(secret) as caller:

@@ -62,7 +62,7 @@ def root(tmp_path):
 
 
 def record(**fields) -> Record:
-    return Record(**{"tenant_id": "t", "model_id": "m", "model_name": "demo", "route": "chat", "stream": True, **fields})
+    return Record(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=True, **fields)
 
 
 def lines(request_id: str) -> tuple[bytes, bytes]:

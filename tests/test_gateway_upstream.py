@@ -51,7 +51,7 @@ async def scripted(*answers):
     server = await asyncio.start_server(script, "127.0.0.1", 0)
     client = Client(connect_timeout=5)
     try:
-        yield script, client, "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        yield script, client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         client.close()
         server.close()
@@ -115,7 +115,11 @@ async def test_a_reply_cut_short_is_a_failure_and_not_a_reply():
                 await whole(client, endpoint)
 
 
-@pytest.mark.parametrize("garbage", [b"hello\r\n\r\n", b"\x00" * 100, b"HTTP/1.1 999999 X\r\n\r\n", b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"hello\r\n\r\n", b"\x00" * 100, b"HTTP/1.1 999999 X\r\n\r\n",
+     b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"],
+)  # fmt: skip
 async def test_what_is_no_http_is_a_failure(garbage):
     async with scripted([garbage, 5]) as (_script, client, endpoint):
         with pytest.raises(UpstreamFailed):

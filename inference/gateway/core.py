@@ -91,7 +91,7 @@ def _default_tenant(user: UserEntry, snapshot: Snapshot) -> str:
     for tenant_id in user.roles:
         if tenant_id in snapshot.tenants:
             return tenant_id
-    raise errors.Forbidden()
+    raise errors.Forbidden(_("You belong to no tenant: name one in the header Serai-Tenant."))
 
 
 def require(principal: Principal, permission: Permission) -> None:

@@ -34,6 +34,7 @@ OPENAI = {  # code → type, code
     "OPERATION_TIMEOUT": ("api_error", "timeout"),
     "RATE_LIMITED": ("rate_limit_error", "rate_limit_exceeded"),
 }
+TOLD = ("state", "expected_seconds", "failure_reason", "context")  # of an error's details, to clients of models
 
 
 def is_openai(path: str) -> bool:
@@ -71,10 +72,8 @@ def _openai(error: errors.PlatformError) -> dict:
         "param": error.param,
         "code": getattr(error, "openai_code", code),
     }
-    if error.details:
-        body["details"] = {
-            field: value if isinstance(value, int) else str(value) for field, value in error.details.items()
-        }
+    if details := {field: error.details[field] for field in TOLD if field in error.details}:
+        body["details"] = details
     return {"error": body}
 
 
