@@ -21,7 +21,7 @@ class RevokeSerializer(serializers.Serializer):
     token = serializers.CharField(max_length=4096)
 
 
-class TokensSerializer(serializers.Serializer):
+class LogInSerializer(serializers.Serializer):
     access_token = serializers.CharField()
     token_type = serializers.CharField()
     expires_in = serializers.IntegerField()

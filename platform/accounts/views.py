@@ -21,13 +21,13 @@ from accounts.serializers import (
     AuditSerializer,
     CredentialsSerializer,
     KeySerializer,
+    LogInSerializer,
     MemberSerializer,
     NewKeySerializer,
     RefreshSerializer,
     RevokeSerializer,
     RoleSerializer,
     TenantSerializer,
-    TokensSerializer,
 )
 from core.errors import InvalidRequest, Unauthenticated
 from core.tenancy import TenantScopedMixin
@@ -49,7 +49,7 @@ class PublicView(APIView):
 
 
 class TokenView(PublicView):
-    @extend_schema(request=CredentialsSerializer, responses=TokensSerializer, auth=[])
+    @extend_schema(request=CredentialsSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
         credentials = checked(CredentialsSerializer, request)
         user = authenticate(request._request, **credentials)
@@ -59,7 +59,7 @@ class TokenView(PublicView):
 
 
 class RefreshView(PublicView):
-    @extend_schema(request=RefreshSerializer, responses=TokensSerializer, auth=[])
+    @extend_schema(request=RefreshSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
         return Response(
             tokens.refresh_session(checked(RefreshSerializer, request)["refresh_token"]), headers=NOT_STORED

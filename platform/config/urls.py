@@ -11,12 +11,12 @@ from monitoring import views as monitoring
 api = [path("", include("accounts.urls")), path("", include("inference.urls")), path("", include("models_app.urls"))]
 
 urlpatterns = [
-    path("", monitoring.root),
-    path("health", monitoring.health),
-    path("check_health", monitoring.check_health),
+    path("", monitoring.RootView.as_view()),
+    path("health", monitoring.HealthView.as_view()),
+    path("check_health", monitoring.CheckHealthView.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
-    path("redoc", SpectacularRedocView.as_view(url_name="schema")),
+    path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),
     path("api/", include(api)),
     path("api/v1/", include(api)),  # the same, under the version that the documents also name
     path("console/enter/<str:token>", enter),

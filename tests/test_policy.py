@@ -1,0 +1,247 @@
+"""Who may do what: the contract's table, written out a second time, against every route that there is."""
+
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from django.contrib.admindocs.views import simplify_regex
+from django.db import transaction
+from django.urls import get_resolver
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
+from rest_framework.views import APIView
+
+from accounts import views
+from accounts.models import ApiKey, Role, Scope
+from accounts.permissions import PolicyPermission, needed
+from accounts.policy import Permission
+from core.tenancy import TenantQuerySet, TenantScopedMixin
+from inference.models import Task, TaskKind
+from models_app.models import Model
+from models_app.views import ModelViewSet
+
+VIEWERS = {"viewer", "member", "admin", "owner", "operator"}
+MEMBERS = VIEWERS - {"viewer"}
+ADMINS = MEMBERS - {"member"}
+ALLOWED = {  # row of the contract → roles, and scopes of a key whose role would allow it
+    Permission.READ: (VIEWERS, {"read"}),
+    Permission.LIST_MODELS: (VIEWERS, {"read", "inference"}),
+    Permission.INFER: (MEMBERS, {"inference"}),
+    Permission.TRAIN: (MEMBERS, {"training"}),
+    Permission.RUN_MODELS: (MEMBERS, {"training", "models"}),
+    Permission.MANAGE_MODELS: (ADMINS, {"models"}),
+    Permission.MANAGE_MONITORING: (ADMINS, {"monitoring"}),
+    Permission.MANAGE_TENANT: (ADMINS, set()),
+    Permission.OPERATE: ({"operator"}, set()),
+}
+ROUTES = {  # a route that is missing here fails the walk
+    "GET /": Permission.PUBLIC,
+    "GET /health": Permission.PUBLIC,
+    "GET /check_health": Permission.PUBLIC,
+    "POST /api/auth/token": Permission.PUBLIC,
+    "POST /api/auth/token/refresh": Permission.PUBLIC,
+    "POST /api/auth/token/revoke": Permission.PUBLIC,
+    "GET /api/tenants": Permission.OPERATE,
+    "POST /api/tenants": Permission.OPERATE,
+    "GET /api/tenants/{}": Permission.OPERATE,
+    "PATCH /api/tenants/{}": Permission.OPERATE,
+    "GET /api/members": Permission.MANAGE_TENANT,
+    "POST /api/members": Permission.MANAGE_TENANT,
+    "GET /api/members/{}": Permission.MANAGE_TENANT,
+    "PATCH /api/members/{}": Permission.MANAGE_TENANT,
+    "DELETE /api/members/{}": Permission.MANAGE_TENANT,
+    "GET /api/keys": Permission.MANAGE_TENANT,
+    "POST /api/keys": Permission.MANAGE_TENANT,
+    "GET /api/keys/{}": Permission.MANAGE_TENANT,
+    "DELETE /api/keys/{}": Permission.MANAGE_TENANT,
+    "POST /api/keys/{}/revoke": Permission.MANAGE_TENANT,
+    "GET /api/audit": Permission.MANAGE_TENANT,
+    "GET /api/config": Permission.OPERATE,
+    "PUT /api/config": Permission.OPERATE,
+    "GET /api/models": Permission.READ,
+    "POST /api/models": Permission.MANAGE_MODELS,
+    "GET /api/models/{}": Permission.READ,
+    "PUT /api/models/{}": Permission.MANAGE_MODELS,
+    "PATCH /api/models/{}": Permission.MANAGE_MODELS,
+    "DELETE /api/models/{}": Permission.MANAGE_MODELS,
+    "GET /api/models/all-models/info": Permission.READ,
+    "GET /api/models/{}/info": Permission.READ,
+    "POST /api/models/{}/start": Permission.RUN_MODELS,
+    "POST /api/models/{}/stop": Permission.RUN_MODELS,
+    "POST /api/models/{}/restart": Permission.RUN_MODELS,
+    "GET /api/tasks": Permission.READ,
+    "GET /api/tasks/{}": Permission.READ,
+    "GET /api/usage": Permission.READ,
+}
+NOT_REST = {views.enter}
+SCHEMA_VIEWS = {SpectacularJSONAPIView, SpectacularSwaggerView, SpectacularRedocView}
+SCOPED_BY_THEMSELVES = {ModelViewSet}  # own rows and public ones
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    template: str  # with empty braces for what varies
+    view: type[APIView]
+    permission: Permission | None
+
+    def __str__(self):
+        return f"{self.method} {self.template}"
+
+
+def callbacks(patterns=None, prefix=""):
+    """Every (template, callback) below the URL configuration, the console's pages left out."""
+    for pattern in patterns or get_resolver().url_patterns:
+        text = prefix + str(pattern.pattern)
+        if getattr(pattern, "app_name", None) == "admin":
+            continue
+        if hasattr(pattern, "url_patterns"):
+            yield from callbacks(pattern.url_patterns, text)
+        else:
+            yield re.sub(r"<[^>]+>", "{}", simplify_regex(text)), pattern.callback
+
+
+def routes() -> list[Route]:
+    return [
+        Route(method, template, callback.cls, permission)
+        for template, callback in callbacks()
+        if hasattr(callback, "cls") and callback.cls not in SCHEMA_VIEWS
+        for method, permission in declared(callback)
+    ]
+
+
+def declared(callback):
+    actions = getattr(callback, "actions", None) or {}
+    names = actions or [name for name in callback.cls.http_method_names if hasattr(callback.cls, name)]
+    for name in set(names) & set(callback.cls.http_method_names) - {"options", "head"}:
+        view = SimpleNamespace(permissions=getattr(callback.cls, "permissions", {}), action=actions.get(name))
+        yield name.upper(), needed(view, name.upper())
+
+
+def test_every_route_needs_what_the_contract_says():
+    found = {str(route): route.permission for route in routes() if not route.template.startswith("/api/v1/")}
+    assert found == ROUTES
+
+
+def test_the_same_holds_below_v1():
+    rest = {str(route): route.permission for route in routes()}
+    mirror = {name.replace("/api/v1/", "/api/"): needs for name, needs in rest.items() if "/api/v1/" in name}
+    assert mirror == {name: needs for name, needs in ROUTES.items() if " /api/" in name}
+
+
+def test_every_view_asks_the_policy():
+    assert {route.view.__name__ for route in routes() if route.view.permission_classes != [PolicyPermission]} == set()
+
+
+def test_what_is_not_rest_is_known():
+    assert {callback for _template, callback in callbacks() if not hasattr(callback, "cls")} == NOT_REST
+
+
+def test_every_view_on_tenants_rows_is_cut_to_the_callers_own():
+    leaky = {
+        route.view.__name__
+        for route in routes()
+        if isinstance(getattr(route.view, "queryset", None), TenantQuerySet)
+        and not issubclass(route.view, TenantScopedMixin)
+        and route.view not in SCOPED_BY_THEMSELVES
+    }
+    assert leaky == set()
+
+
+def test_a_view_that_declares_nothing_lets_nobody_in(operator):
+    actor = SimpleNamespace(may=lambda permission: True, is_operator=False)
+    request = SimpleNamespace(method="GET", auth=actor)
+    view = type("Forgotten", (APIView,), {"get": lambda self, request: None})()
+    assert not PolicyPermission().has_permission(request, view)
+
+
+class World:
+    """Everybody's client, and one row of each kind that a route can name."""
+
+    def __init__(self, api, key, people: dict, tenant):
+        self.clients = {"nobody": api(), **{role: api(user) for role, user in people.items()}}
+        for scope in Scope.values:
+            self.clients[f"{scope} key"] = api(key(scopes=[scope]))
+        self.clients["viewer's key"] = api(key(role=Role.VIEWER))
+        model = Model.objects.create(tenant=tenant, name="ours")
+        self.rows = {
+            "tenants": tenant.pk,
+            "members": people["viewer"].memberships.get().pk,
+            "keys": ApiKey.objects.of(tenant).first().pk,
+            "models": model.pk,
+            "tasks": Task.objects.create(tenant=tenant, model=model, kind=TaskKind.STOP).pk,
+        }
+
+    def ask(self, who: str, route: Route, row: str | None = None):
+        """The reply; what was done is undone."""
+        kind = route.template.split("/")[2] if "{}" in route.template else None
+        path = route.template.format(row or self.rows.get(kind))
+        with transaction.atomic():
+            reply = getattr(self.clients[who], route.method.lower())(path)
+            transaction.set_rollback(True)
+        return reply
+
+
+@pytest.fixture
+def world(api, key, tenant, owner, admin, member, viewer, operator, stranger):
+    people = {"owner": owner, "admin": admin, "member": member, "viewer": viewer}
+    return World(api, key, {**people, "operator": operator, "stranger": stranger}, tenant)
+
+
+def expected_to_pass(who: str, permission: Permission) -> bool:
+    if permission == Permission.PUBLIC:
+        return True
+    roles, scopes = ALLOWED[permission]
+    if who == "viewer's key":
+        return "viewer" in roles and bool(scopes)
+    if who.endswith(" key"):
+        return who.removesuffix(" key") in scopes
+    return ("owner" if who == "stranger" else who) in roles
+
+
+REST = sorted((route for route in routes() if not route.template.startswith("/api/v1/")), key=str)
+
+
+@pytest.mark.parametrize("route", REST, ids=str)
+def test_everybody_gets_the_answer_that_the_table_gives(world, route):
+    wrong = {}
+    for who in world.clients:
+        status = world.ask(who, route).status_code
+        if expected_to_pass(who, ROUTES[str(route)]):
+            right = (
+                status == 404 if who == "stranger" and "{}" in route.template else status not in (401, 403, 404, 405)
+            )
+        else:
+            right = status == (401 if who == "nobody" else 403)
+        if not right:
+            wrong[who] = status
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("route", [route for route in REST if "{}" in route.template], ids=str)
+def test_a_foreign_row_answers_as_a_missing_one(world, route):
+    replies = [world.ask("stranger", route, row).json() for row in (None, "missing-1")]
+    kind = route.template.split("/")[2]
+    texts = [
+        str({**reply, "timestamp": "", "path": ""}).replace(str(world.rows[kind]), "missing-1") for reply in replies
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in REST if "{}" not in route.template and route.method == "GET"], ids=str
+)
+def test_no_list_shows_a_strangers_rows(world, route):
+    reply = world.ask("stranger", route)
+    names = [str(row) for kind, row in world.rows.items() if kind != "members"]
+    assert not [name for name in names if name in reply.content.decode()]
+
+
+def test_the_anonymous_tenant_is_served_as_a_member(world, settings, api, tenant):
+    settings.ANONYMOUS_TENANT = tenant.slug
+    for route in REST:
+        permission = ROUTES[str(route)]
+        if permission != Permission.PUBLIC:
+            status = world.ask("nobody", route).status_code
+            assert (status not in (401, 403)) == ("member" in ALLOWED[permission][0]), f"{route}: {status}"
+    assert api("sk-serai-wrong").get("/api/models").status_code == 401
