@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import json
 import os
 import subprocess
 import sys
@@ -92,7 +93,7 @@ class Engine:
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
         command = [sys.executable, "-S", str(FAKE_ENGINE), "--uds", str(self.socket), "--served-model-name", "demo"]
-        environment = {**os.environ, "FAKE_ENGINE": _json(self._switches)}
+        environment = {**os.environ, "FAKE_ENGINE": json.dumps(self._switches)}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -115,12 +116,6 @@ class Engine:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
-
-
-def _json(value) -> str:
-    import json
-
-    return json.dumps(value)
 
 
 @contextmanager

@@ -22,25 +22,31 @@ START_THREADS = 4
 
 
 class DataPlane:
-    """An ASGI application for HTTP and lifespan, which starts and stops what the requests need."""
+    """An ASGI application for HTTP and lifespan, which starts and stops what the requests need.
+
+    Under a server without lifespan, as daphne is one, the first request starts it.
+    """
 
     handles = staticmethod(handles)
 
     def __init__(self):
         self._source = SnapshotSource()
+        self._gateway: Gateway | None = None
+        self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(START_THREADS, thread_name_prefix="gateway-starts")
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())
-        self._gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
+        gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
         self._refresher = Refresher(self._source, loop)
         self._refresher.start()
         await self._source.following(FIRST_SNAPSHOT_SECONDS)
         self._meter.start()
-        self._gateway.start()
-        self._heartbeat = Heartbeat(self._gateway.describe)
+        gateway.start()
+        self._heartbeat = Heartbeat(gateway.describe)
         self._heartbeat.start()
+        self._gateway = gateway
         gc.collect()
         gc.freeze()  # what is here now stays; collections need not walk it
 
@@ -55,8 +61,12 @@ class DataPlane:
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        else:
-            await self._gateway(scope, receive, send)
+            return
+        if self._gateway is None:
+            async with self._starting:
+                if self._gateway is None:
+                    await self.start()
+        await self._gateway(scope, receive, send)
 
     async def _lifespan(self, receive, send) -> None:
         while True:
@@ -77,6 +87,8 @@ def _start_on_demand(model_id: str) -> None:
         services.start_on_demand(model_id)
     except Model.DoesNotExist:
         raise errors.ModelNotFound() from None
+    except errors.InvalidRequest as error:  # the model's files are wrong, not the request for it
+        raise errors.ModelNotRunning(error.message, details={"state": "stopped"}) from None
     finally:
         connection.close()
 
