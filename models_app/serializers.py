@@ -8,12 +8,12 @@ from models_app.models import Mode, Model, Visibility
 
 
 @extend_schema_field(options.schema(*options.ENGINES.values()))
-class ConfigField(serializers.JSONField):
+class ConfigField(serializers.DictField):
     """Engine options and sampling defaults; models_app/options.py checks them."""
 
 
 @extend_schema_field(options.schema(options.RESOURCE_TABLE))
-class ResourcesField(serializers.JSONField):
+class ResourcesField(serializers.DictField):
     """What the model asks of the machine; models_app/options.py checks it."""
 
 

@@ -144,10 +144,20 @@ def _claim_names(model: Model, aliases: list[str]) -> None:
         _check_name("aliases" if name in aliases else "name", name)
     if len(set(names)) < len(names):
         raise InvalidRequest(details={"aliases": _("A name occurs twice.")})
-    models = Model.objects.of(model.tenant).exclude(pk=model.pk).filter(name__in=names).values_list("name")
-    others = ModelAlias.objects.of(model.tenant).exclude(model_id=model.pk).filter(name__in=names).values_list("name")
-    if taken := models.union(others).first():
-        raise ModelAlreadyExists(details={"name": taken[0]})
+    _require_free(model.tenant, names, besides=model.pk)
+
+
+def require_free_name(tenant: Tenant, name: str) -> None:
+    """For those who have long work to do before they create a model. Raises InvalidRequest, ModelAlreadyExists."""
+    _check_name("name", name)
+    _require_free(tenant, [name])
+
+
+def _require_free(tenant: Tenant, names: list[str], besides: str | None = None) -> None:
+    models = Model.objects.of(tenant).filter(name__in=names).exclude(pk=besides).values_list("name")
+    aliases = ModelAlias.objects.of(tenant).filter(name__in=names).exclude(model_id=besides).values_list("name")
+    if taken := models.order_by().union(aliases.order_by())[:1]:
+        raise ModelAlreadyExists(details={"name": taken[0][0]})
 
 
 def _check_name(field: str, name: str) -> None:

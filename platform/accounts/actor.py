@@ -11,7 +11,7 @@ from accounts.policy import Permission
 class Actor:
     """`tenant` is the acting one; an operator who named none sees all and writes to `tenant`.
 
-    `user` is the person, or the maker of the key; None is a caller of the anonymous tenant.
+    `user` is the person, or the maker of the key; None is a caller of the anonymous tenant, or an operator's command.
     """
 
     tenant: Tenant | None
@@ -31,4 +31,6 @@ class Actor:
         """The actor's name in audit records."""
         if self.key:
             return f"key {self.key.prefix}… ({self.key.name})"
-        return self.user.get_username() if self.user else "anonymous"
+        if self.user:
+            return self.user.get_username()
+        return "command line" if self.is_operator else "anonymous"
