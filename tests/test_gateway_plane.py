@@ -1,5 +1,6 @@
 """The whole data plane over Postgres: what is in the tables is in force within a second, and usage arrives there."""
 
+import asyncio
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -60,9 +61,10 @@ def running(model, engine):
 class Plane:
     """The data plane of this process under uvicorn, in a thread."""
 
-    def __init__(self):
+    def __init__(self, **options):
         self.app = DataPlane()
-        config = uvicorn.Config(self.app, port=0, loop="uvloop", log_level="warning", timeout_graceful_shutdown=3)
+        options = {"loop": "uvloop", "log_level": "warning", "timeout_graceful_shutdown": 3, **options}
+        config = uvicorn.Config(self.app, port=0, interface="asgi3", **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -158,6 +160,16 @@ def test_changes_of_models_and_instances_are_followed(client, model, running, st
         eventually(lambda: status(mallory) == 200)
     Instance.objects.update(state=State.DRAINING)
     eventually(lambda: GatewayHeartbeat.objects.get().routes == [])
+
+
+def test_a_server_without_lifespan_starts_it_with_the_first_request(running, key, settings, tmp_path):
+    settings.SPOOL_DIR = tmp_path / "spool"
+    plane = Plane(lifespan="off")
+    with plane.client(key()) as client:
+        assert status(client) == 200
+    asyncio.run_coroutine_threadsafe(plane.app.stop(), plane.app.loop).result(20)
+    plane.stop()
+    assert usage_rows()
 
 
 def test_the_heartbeat_tells_agents_what_is_routed_and_ends_with_the_process(plane, client, running):

@@ -32,14 +32,15 @@ class DataPlane:
     def __init__(self):
         self._source = SnapshotSource()
         self._gateway: Gateway | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(START_THREADS, thread_name_prefix="gateway-starts")
 
     async def start(self) -> None:
-        loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())
         gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
-        self._refresher = Refresher(self._source, loop)
+        self._refresher = Refresher(self._source, self.loop)
         self._refresher.start()
         await self._source.following(FIRST_SNAPSHOT_SECONDS)
         self._meter.start()
@@ -51,11 +52,10 @@ class DataPlane:
         gc.freeze()  # what is here now stays; collections need not walk it
 
     async def stop(self) -> None:
-        loop = asyncio.get_running_loop()
         await self._heartbeat.stop()
         await self._gateway.stop()
-        await loop.run_in_executor(None, self._refresher.stop)
-        await loop.run_in_executor(None, self._meter.stop)
+        await self.loop.run_in_executor(None, self._refresher.stop)
+        await self.loop.run_in_executor(None, self._meter.stop)
         self._threads.shutdown(wait=False)
 
     async def __call__(self, scope, receive, send) -> None:
@@ -79,7 +79,7 @@ class DataPlane:
                 return await send({"type": "lifespan.shutdown.complete"})
 
     async def _request_start(self, model_id: str) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, _start_on_demand, model_id)
+        await self.loop.run_in_executor(self._threads, _start_on_demand, model_id)
 
 
 def _start_on_demand(model_id: str) -> None:
