@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -34,8 +35,12 @@ def engine_pid(operator, tenant, model):
 
 
 def worker_of(product):
-    children = psutil.Process(product.process.pid).children(recursive=True)
-    return next((child for child in children if child.cmdline()[-1:] == ["worker"]), None)
+    """The worker's process; None while there is none."""
+    for child in psutil.Process(product.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile, or waits to be reaped
+            if child.cmdline()[-1:] == ["worker"]:
+                return child
+    return None
 
 
 def held(person, model):
