@@ -37,7 +37,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--million-tokens", type=float, default=2.0, help="the training budget")
+    parser.add_argument("--million-tokens", type=float, default=2.6, help="the training budget")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

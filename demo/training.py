@@ -14,13 +14,13 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from demo.conversations import Conversation
 from demo.tokenizer import CONTEXT_LENGTH
 
-BATCH = 8
+BATCH = 6
 PROSE_EVERY = 20
 PROSE_WINDOW = 128
-PEAK_LEARNING_RATE = 1.2e-3
+PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 100
 # What the user said is learned a little too: repeated words there teach the model to copy, as tool calls need.
-PROMPT_WEIGHT = 0.2
+PROMPT_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
