@@ -35,8 +35,8 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_start_is_whole(tmp_path
 
     with running(data) as again:
         person = type(person)("key", again.client(person.credential), person.credential, person.tenant)
-        eventually(lambda: status(person, wanted) == "running")  # a person had started it
-        assert info(person, called)["status"] == "stopped"  # a request had; the next one will
+        eventually(lambda: info(person, called)["status"] == "stopped")  # a request had started it; the next one will
+        eventually(lambda: status(person, wanted) == "running")  # a person had
         assert chat(person, called).status_code == 200
         assert again.record["api_key"] == product.record["api_key"]
         usage = person.get("/api/usage").json()["items"]
