@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from launcher import processes, runstate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +23,16 @@ def toy_checkout(folder: Path) -> Path:
     """The manage.py of a checkout that has our launcher and toys for services."""
     shutil.copytree(ROOT / "platform" / "launcher", folder / "platform" / "launcher")
     return Path(shutil.copy(ROOT / "tests" / "toy_manage.py", folder / "manage.py"))
+
+
+def small_disk(place: Path, size: str) -> list[str]:
+    """Words in front of a command that give it a disk of its own at `place`."""
+    place.mkdir()
+    private_mounts = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    if subprocess.run([*private_mounts, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mounts of one's own")
+    mount = f'mount -t tmpfs -o size={size} none "$1" && shift && exec "$@"'
+    return [*private_mounts, "sh", "-c", mount, "sh", str(place)]
 
 
 def eventually(check: Callable[[], object], seconds: float = 30):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.launching import ROOT, small_disk
+
 PYTHON = sys._base_executable
 COMMANDS = """import sys
 from importlib.metadata import version
@@ -150,14 +151,10 @@ def test_a_missing_venv_module_is_said_with_the_package_that_brings_it(without_u
 
 
 def test_a_full_disk_is_said_before_anything_is_installed(checkout):
-    inside = 'mount -t tmpfs -o size=4m none "$1" && cp -r "$2/." "$1" && cd "$1" && exec "$3" manage.py check'
-    private_mounts = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    if subprocess.run([*private_mounts, "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts of one's own")
     place = checkout.folder.with_name("small")
-    place.mkdir()
-    command = [*private_mounts, "sh", "-c", inside, "sh", str(place), str(checkout.folder), PYTHON]
-    done = subprocess.run(command, capture_output=True, text=True)
+    copy_and_start = 'cp -r "$2/." "$1" && cd "$1" && exec "$3" manage.py check'
+    command = ["sh", "-c", copy_and_start, "sh", str(place), str(checkout.folder), PYTHON]
+    done = subprocess.run([*small_disk(place, "4m"), *command], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "MB are free" in done.stderr
 
@@ -175,3 +172,12 @@ def test_an_interpreter_that_has_all_packages_is_used_as_it_is(checkout):
     )
     assert code == 0 and not (checkout.folder / ".venv").exists()
     assert f"inside {sys.base_prefix}" in text
+
+
+def test_the_exit_code_of_the_test_command_is_that_of_pytest():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    words = ["test", "-n", "0", "--collect-only", "-q", "-k", "no_test_has_this_name", "tests/test_deployment.py"]
+    done = subprocess.run(
+        [sys.executable, "manage.py", *words], cwd=ROOT, env={**environment, "SERAI_NO_VENV": "1"}, capture_output=True
+    )
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launching import Up, eventually, toy_checkout
+from tests.launching import Up, eventually, small_disk, toy_checkout
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +203,10 @@ def test_a_data_folder_that_cannot_be_one_is_refused_in_one_line(toy, tmp_path):
     assert up.end() == 1
     assert up.text.count("\n") == 1
     assert "SERAI_DATA" in up.text and "Traceback" not in up.text
+
+
+def test_a_full_disk_is_refused_in_one_line(toy, tmp_path):
+    up = Up(toy, tmp_path / "data", prefix=small_disk(tmp_path / "data", "8m"))
+    assert up.end() == 1
+    assert up.text.count("\n") == 1
+    assert "MB are free" in up.text and "SERAI_DATA" in up.text

@@ -57,7 +57,7 @@ def answers(record: dict) -> bool:
 def test_the_first_start_leaves_a_record_of_its_credentials_for_the_owner_only(up, first_run):
     assert set(first_run) == {"base_url", "console_url", "username", "password", "tenant", "api_key", "model"}
     assert stat.S_IMODE((up.data / "first-run.json").stat().st_mode) == 0o600
-    assert stat.S_IMODE((up.data / "private").stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in (up.data, up.data / "private"))
     assert answers(first_run)
 
 

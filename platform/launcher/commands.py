@@ -10,6 +10,11 @@ from django.db.utils import OperationalError
 
 from launcher import private, runstate
 
+HELP = """Serai's own commands:
+    up      start everything, in the foreground
+    test    set up and run the tests; takes pytest's arguments
+    web     the web server alone
+"""
 OWN = {"up": "launcher.up", "test": "launcher.testing", "web": "launcher.web"}
 
 
@@ -18,11 +23,14 @@ def run(arguments: Sequence[str]) -> int:
     name = "".join(arguments[1:2])
     if name in OWN:
         return import_module(OWN[name]).main(arguments[2:])
+    if list(arguments[1:]) in ([], ["help"], ["--help"]):
+        print(HELP)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     runstate.use_servers_of_running(private.data_folder())
     try:
         execute_from_command_line(list(arguments))
     except OperationalError as error:
-        print(f"serai: The database does not answer ({error}). Is `manage.py up` running?", file=sys.stderr)
+        reason = str(error).partition("\n")[0]
+        print(f"serai: The database does not answer ({reason}). Is `manage.py up` running?", file=sys.stderr)
         return 1
     return 0

@@ -20,8 +20,9 @@ def data_folder() -> Path:
 def prepare(data: Path) -> None:
     """Make the folders, and refuse now what would fail in the middle: no right to write, no space."""
     try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data / "private").mkdir(mode=0o700, exist_ok=True)
+        for folder in (data, data / "private"):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
         write(data / "private" / "probe", "can be written")
         (data / "private" / "probe").unlink()
         free = shutil.disk_usage(data).free
