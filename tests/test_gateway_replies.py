@@ -76,9 +76,9 @@ def test_what_is_no_reply_is_the_engines_failure(raw):
         replies.clean(CHAT_COMPLETION, raw)
 
 
-def refused(status: int, message: str, param: str | None = None, operation=CHAT_COMPLETION) -> errors.PlatformError:
+def refused(status: int, message: str, param: str | None = None, asked=("messages", "tools")) -> errors.PlatformError:
     body = json.dumps({"error": {"message": message, "type": "BadRequestError", "param": param, "code": status}})
-    return replies.refusal(operation, status, body.encode(), MODEL)
+    return replies.refusal(CHAT_COMPLETION, asked, status, body.encode(), MODEL)
 
 
 def test_a_prompt_that_is_too_long_is_said_with_the_numbers_alone():
@@ -102,7 +102,7 @@ def test_an_answer_that_is_too_long_names_its_own_field():
     ("message", "param"),
     [
         ('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser', "tools"),
-        ("Invalid grammar at line 7 of /opt/vllm/x.py", "response_format"),
+        ("Invalid grammar at line 7 of /opt/vllm/x.py", "tools"),
         ("At most 0 image(s) may be provided", "messages"),
         ("Conversation roles must alternate", "messages"),
         ("0x7f00deadbeef is no good", None),
@@ -112,6 +112,12 @@ def test_other_refusals_are_told_in_our_words(message, param):
     error = refused(400, message)
     assert (error.status, error.param) == (422, param)
     assert not set(message.split()) & {"/opt/vllm/x.py", "0x7f00deadbeef"} & set(str(error.message).split())
+
+
+def test_the_field_that_binds_the_answer_is_named():
+    assert refused(400, "bad regex", asked=("messages", "structured_outputs")).param == "structured_outputs"
+    assert refused(400, "bad schema", asked=("messages", "response_format", "tools")).param == "response_format"
+    assert refused(400, "bad schema", asked=("messages",)).param is None
 
 
 def test_a_param_is_passed_on_only_if_it_is_a_field_of_ours():
@@ -129,7 +135,7 @@ def test_an_engine_that_fails_is_unavailable(status):
 def test_an_overloaded_engine_says_when_to_come_back():
     assert refused(429, "busy").retry_after
     assert refused(503, "busy").retry_after
-    assert isinstance(replies.refusal(CHAT_COMPLETION, 400, b"<html>", MODEL), errors.InvalidRequest)
+    assert isinstance(replies.refusal(CHAT_COMPLETION, (), 400, b"<html>", MODEL), errors.InvalidRequest)
 
 
 CAUSES = [  # the cause table: error → OpenAI status, type, code; REST status, code

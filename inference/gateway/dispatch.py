@@ -41,9 +41,13 @@ class Dispatch:
         self.relay: StreamRelay | None = None
         self.forwarded_at: float | None = None  # in the loop's time
 
-    @property
     def usage(self) -> Usage:
-        return self.relay.usage() if self.relay else self._usage
+        """What the engine has counted, by the last word of it that has come, delivered or not."""
+        if self.relay is None:
+            return self._usage
+        if self._connection:
+            self.relay.feed(self._connection.received())
+        return self.relay.usage()
 
     @property
     def queue_ms(self) -> int:
@@ -148,7 +152,7 @@ class Dispatch:
         )
         if connection.status != 200:
             raw = await connection.read(limit, most=ERROR_BYTES)
-            raise replies.refusal(self._operation, connection.status, raw, self._model)
+            raise self._refusal(connection.status, raw)
         if not stream:
             return await connection.read(limit)
         return await self._begin_stream(connection, limit)
@@ -179,7 +183,10 @@ class Dispatch:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             code = 500
         status = code if type(code) is int else 500
-        return replies.refusal(self._operation, status, self.relay.error, self._model)
+        return self._refusal(status, self.relay.error)
+
+    def _refusal(self, status: int, raw: bytes) -> errors.PlatformError:
+        return replies.refusal(self._operation, self._prepared.payload, status, raw, self._model)
 
     def _limit(self, seconds: float) -> float:
         """No longer than what is left of the request's total time."""

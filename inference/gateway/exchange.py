@@ -156,7 +156,7 @@ class Exchange:
             record.http_status = self._out.status or CLIENT_CLOSED_REQUEST
         record.duration_ms = self._elapsed_ms()
         if dispatch:
-            record.usage, record.queue_ms = dispatch.usage, dispatch.queue_ms
+            record.usage, record.queue_ms = dispatch.usage(), dispatch.queue_ms
             dispatch.close()
         self._gateway.sink.settle(record)
 

@@ -6,6 +6,7 @@ both. Nothing that an engine says in an error is passed on: it may name paths, a
 
 import re
 import uuid
+from collections.abc import Collection
 
 import orjson
 from django.utils.text import format_lazy
@@ -96,16 +97,19 @@ def _usage(given, usage: Usage) -> dict:
 TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
 PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
-REFUSALS = (  # what an engine's message is about, the field that it means, our words for it
-    (r"tool", "tools", _("This model is not set up for these tools.")),
-    (r"schema|grammar|regex|structured", "response_format", _("The engine cannot hold to such a schema.")),
-    (r"multimodal|image|audio", "messages", _("This model does not take such content.")),
-    (r"chat template|roles?\b", "messages", _("The model cannot take this sequence of messages.")),
+BINDING = ("response_format", "structured_outputs", "tools")
+REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it
+    (r"tool", ("tools",), _("This model is not set up for these tools.")),
+    (r"schema|grammar|regex|structured", BINDING, _("The engine cannot hold to such a schema.")),
+    (r"multimodal|image|audio", ("messages",), _("This model does not take such content.")),
+    (r"chat template|roles?\b", ("messages",), _("The model cannot take this sequence of messages.")),
 )
 
 
-def refusal(operation: Operation, status: int, raw: bytes, model: ModelEntry) -> errors.PlatformError:
-    """Our error for an engine's reply that is not 200."""
+def refusal(
+    operation: Operation, asked: Collection[str], status: int, raw: bytes, model: ModelEntry
+) -> errors.PlatformError:
+    """Our error for an engine's reply that is not 200, to a request with the fields `asked`."""
     if status in (429, 503):
         return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
     if status not in (400, 413, 422):
@@ -114,9 +118,9 @@ def refusal(operation: Operation, status: int, raw: bytes, model: ModelEntry) ->
     known = param if param in operation.fields else None
     if TOO_LONG.search(message):
         return _too_long(message, known or operation.required[0], model)
-    for about, field, ours in REFUSALS:
+    for about, fields, ours in REFUSALS:
         if re.search(about, message, re.IGNORECASE):
-            return errors.InvalidRequest(ours, param=field)
+            return errors.InvalidRequest(ours, param=next((field for field in fields if field in asked), None))
     return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
 
 

@@ -119,10 +119,15 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return None
             await self._wait(limit)
-        parts, self._buffer, self._size = self._buffer, [], 0
+        data = self.received()
         if self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
+        return data
+
+    def received(self) -> bytes:
+        """What is here already of the body and was not asked for yet."""
+        parts, self._buffer, self._size = self._buffer, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def read(self, limit: float, most: int = REPLY_BYTES) -> bytes:
