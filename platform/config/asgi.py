@@ -7,9 +7,14 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django_app = get_asgi_application()  # first: it fills the app registry
 
+from django.conf import settings  # noqa: E402
+
 from accounts import configuration  # noqa: E402
+from core.limits import BodyLimit  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
 from monitoring.routing import sockets  # noqa: E402
+
+limited_django_app = BodyLimit(django_app, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
 
 
 async def application(scope, receive, send):
@@ -21,4 +26,4 @@ async def application(scope, receive, send):
     elif scope["type"] == "lifespan" or gateway.handles(scope):
         await gateway(scope, receive, send)
     else:
-        await django_app(scope, receive, send)
+        await limited_django_app(scope, receive, send)

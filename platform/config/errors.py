@@ -2,7 +2,7 @@
 
 from django.views import defaults
 
-from core.errors import NotFound, PlatformError, json_response
+from core.errors import InvalidRequest, NotFound, PlatformError, json_response
 
 
 def _is_page(request) -> bool:
@@ -11,6 +11,13 @@ def _is_page(request) -> bool:
 
 def not_found(request, exception):
     return defaults.page_not_found(request, exception) if _is_page(request) else json_response(NotFound(), request.path)
+
+
+def bad_request(request, exception):
+    """A host name that is not ours, above all."""
+    if _is_page(request):
+        return defaults.bad_request(request, exception)
+    return json_response(InvalidRequest(status=400), request.path)
 
 
 def server_error(request):

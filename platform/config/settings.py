@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 from environ import FileAwareEnv  # NAME or NAME_FILE (Docker secrets)
 
@@ -132,6 +133,7 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # never a whole address:
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "accounts.lockout.response"
 LOGIN_URL = "/console/login/"
+LOGIN_REDIRECT_URL = "/console/"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BASE_URL.startswith("https://")
@@ -149,7 +151,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "core.pagination.PagePagination",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["core.parsers.JsonParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "core.errors.exception_handler",
     "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%SZ",
@@ -247,4 +249,35 @@ LOGGING = {
     },
 }
 
-UNFOLD = {"SITE_TITLE": "Serai", "SITE_HEADER": "Serai", "SITE_SUBHEADER": _("Models on your own machines")}
+def _page(title, icon: str, name: str) -> dict:
+    return {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{name}_changelist")}
+
+
+UNFOLD = {
+    "SITE_TITLE": "Serai",
+    "SITE_HEADER": "Serai",
+    "SITE_SUBHEADER": _("Models on your own machines"),
+    "SITE_SYMBOL": "dns",
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": _("Serving"),
+                "items": [
+                    _page(_("Models"), "neurology", "models_app_model"),
+                    _page(_("Instances"), "memory", "inference_instance"),
+                    _page(_("Nodes"), "dns", "inference_node"),
+                    _page(_("Tasks"), "task_alt", "inference_task"),
+                ],
+            },
+            {
+                "title": _("People"),
+                "items": [
+                    _page(_("Tenants"), "groups", "accounts_tenant"),
+                    _page(_("Accounts"), "person", "accounts_user"),
+                    _page(_("API keys"), "key", "accounts_apikey"),
+                    _page(_("Audit log"), "history", "accounts_auditrecord"),
+                ],
+            },
+        ]
+    },
+}

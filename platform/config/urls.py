@@ -5,7 +5,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from accounts.views import enter
-from config.errors import not_found, server_error
+from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
 
 api = [path("", include("accounts.urls")), path("", include("inference.urls")), path("", include("models_app.urls"))]
@@ -22,4 +22,4 @@ urlpatterns = [
     path("console/enter/<str:token>", enter),
     path("console/", admin.site.urls),
 ]
-handler404, handler500 = not_found, server_error
+handler400, handler404, handler500 = bad_request, not_found, server_error

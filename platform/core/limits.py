@@ -1,0 +1,46 @@
+"""An ASGI layer before Django, which by itself would write a body of any size to disk before asking who sends it."""
+
+import orjson
+
+from core.errors import TooLarge, render
+
+
+class BodyTooLarge(Exception):
+    pass
+
+
+class BodyLimit:
+    """Answers 413 to a request whose body is larger than `most` bytes, declared or as it comes."""
+
+    def __init__(self, app, most: int):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope, receive, send):
+        received = 0
+
+        async def counted():
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.most:
+                raise BodyTooLarge
+            return message
+
+        if _declared(scope) > self.most:
+            return await _refuse(scope, send)
+        try:
+            await self.app(scope, counted, send)
+        except BodyTooLarge:
+            await _refuse(scope, send)
+
+
+def _declared(scope) -> int:
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+async def _refuse(scope, send) -> None:
+    """What is left of the body is not read: the connection ends."""
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": TooLarge.status, "headers": headers})
+    await send({"type": "http.response.body", "body": orjson.dumps(render(TooLarge(), scope["path"]))})
