@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 
 import jwt
 import pytest
@@ -60,9 +59,7 @@ def test_a_wrong_password_and_an_unknown_name_look_the_same(api, person):
     assert errors[0]["code"] == "AUTHENTICATION_FAILED"
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"username": "a"}, {"username": ["a"], "password": "b"}, {"username": "a\0", "password": "b"}]
-)
+@pytest.mark.parametrize("body", [{}, {"username": "a"}, {"username": ["a"], "password": "b"}])
 def test_a_body_without_name_and_password_is_refused_by_field(api, db, body):
     reply = api().post(TOKEN, body)
     assert reply.status_code == 422
@@ -151,7 +148,7 @@ def test_the_claims_that_the_forgeries_start_from_are_good(api, person):
         {"exp": 1}, {"exp": None}, {"aud": "other"}, {"aud": None}, {"iss": "other"}, {"iss": None},
         {"token_type": "refresh"}, {"token_type": None}, {"sid": None}, {"sid": "x"}, {"user_id": None}, {"jti": None},
         {"sid": "00000000-0000-4000-8000-000000000000"}, {"user_id": "user-other"}, {"iat": "x"},
-        {"nbf": int(time.time()) + 3600},
+        {"nbf": 4102444800},  # the year 2100
     ],
     ids=str,
 )  # fmt: skip

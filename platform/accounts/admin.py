@@ -1,5 +1,6 @@
 """Operators' pages for tenants, people and keys."""
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
@@ -7,11 +8,12 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from accounts import audit, services
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
-from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
+from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 
 admin.site.unregister(Group)
 
@@ -47,9 +49,23 @@ class UserAdmin(DjangoUserAdmin, AuditedAdmin):
     ]
 
 
+class KeyForm(forms.ModelForm):
+    """Scopes as boxes to tick."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=Scope.choices, initial=[Scope.READ, Scope.INFERENCE], widget=UnfoldAdminCheckboxSelectMultipleWidget
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = ["tenant", "name", "role", "scopes", "expires_at"]
+
+
 @admin.register(ApiKey)
 class KeyAdmin(ModelAdmin):
     """The secret is shown once, in the message after saving."""
+
+    form = KeyForm
 
     list_display = ["name", "prefix", "tenant", "role", "show_state", "last_used_at", "expires_at"]
     list_filter = ["tenant"]

@@ -230,7 +230,9 @@ TIME_ZONE = "UTC"
 # --- Static files
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
-WHITENOISE_USE_FINDERS = True
+STATIC_ROOT.mkdir(parents=True, exist_ok=True, mode=0o700)
+WHITENOISE_USE_FINDERS = True  # files come out of the packages; STATIC_ROOT is for `collectstatic` behind a proxy
+WHITENOISE_AUTOREFRESH = False
 
 # --- Logs
 LOG_LEVEL = env.str("SERAI_LOG_LEVEL", "INFO")
@@ -248,6 +250,7 @@ LOGGING = {
         **{name: {"level": "INFO"} for name in ("asyncio", "django.db.backends", "httpx", "kombu")},
     },
 }
+
 
 def _page(title, icon: str, name: str) -> dict:
     return {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{name}_changelist")}

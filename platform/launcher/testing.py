@@ -16,8 +16,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _spread(arguments: Sequence[str]) -> list[str]:
-    """One worker per core up to four, with tests of one group on the same one, unless the caller says otherwise or wants to debug."""
+    """One worker per core up to four, unless the caller says otherwise or wants to debug."""
     decided = ("-n", "--numprocesses", "--pdb", "-s", "--capture=no")
     if any(argument.startswith(decided) for argument in arguments):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadgroup"]
+    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS))]

@@ -10,8 +10,6 @@ import pytest
 from inference.engines import install
 from tests.live.product import eventually
 
-pytestmark = pytest.mark.xdist_group("engine")  # started once per run: one worker has it
-
 MODEL = "serai-demo"
 PARIS = "The capital of France is Paris."
 WEATHER = {
