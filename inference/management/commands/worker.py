@@ -6,6 +6,7 @@ import warnings
 from celery.platforms import SecurityWarning
 from django.core.management.base import BaseCommand, CommandError
 
+from accounts import configuration
 from config.celery import app
 from inference.agent.step import AgentStep, AnotherAgent, claim_data_folder
 
@@ -23,6 +24,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         # Celery's word against root is about pickled messages, and we take JSON only
         warnings.filterwarnings("ignore", category=SecurityWarning)
+        configuration.follow()
         app.steps["worker"].add(AgentStep)
         name = f"worker@{socket.gethostname()}"
         queues = f"celery,node.{socket.gethostname()}"

@@ -4,6 +4,7 @@ import signal
 
 from django.core.management.base import BaseCommand
 
+from accounts import configuration
 from inference import housekeeping
 from monitoring.scheduler import Duty, Scheduler
 
@@ -23,4 +24,5 @@ class Command(BaseCommand):
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.stop())
+        configuration.follow()
         scheduler.run()
