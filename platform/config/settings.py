@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 from environ import FileAwareEnv  # NAME or NAME_FILE (Docker secrets)
@@ -261,6 +262,7 @@ UNFOLD = {
     "SITE_HEADER": "Serai",
     "SITE_SUBHEADER": _("Models on your own machines"),
     "SITE_SYMBOL": "dns",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("serai/favicon.svg")}],
     "SIDEBAR": {
         "navigation": [
             {
