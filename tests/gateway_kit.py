@@ -94,9 +94,7 @@ class Engine:
         self.socket.unlink(missing_ok=True)
         command = [sys.executable, "-S", str(FAKE_ENGINE), "--uds", str(self.socket), "--served-model-name", "demo"]
         environment = {**os.environ, "FAKE_ENGINE": json.dumps(self._switches)}
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(self._answers)
 
     def _answers(self) -> bool:

@@ -291,11 +291,12 @@ def test_an_answer_that_is_never_read_is_not_kept_for_ever(folder):
     engine.kill()
 
 
-def test_a_slow_upload_is_not_waited_for_for_ever(engine):
+@pytest.mark.parametrize("begun", [b"", b"{"])
+def test_a_slow_upload_is_not_waited_for_for_ever(engine, begun):
     with served(snapshot(instance(engine.endpoint)), replace(CONFIG, body_timeout=0.3)) as gateway:
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as slow:
             head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ALICE}\r\ncontent-length: 9\r\n\r\n"
-            slow.sendall(head.encode() + b"{")
+            slow.sendall(head.encode() + begun)
             assert b" 408 " in slow.recv(4096)
         assert gateway.ledger == []
 

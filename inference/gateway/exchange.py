@@ -56,7 +56,7 @@ class Exchange:
             await self._serve()
         except errors.PlatformError as error:
             await self._refuse(self._cut or error)
-        except (ClientGone, asyncio.CancelledError):
+        except ClientGone:
             raise
         except Exception:  # a bug of ours: the client gets an answer in its surface's form, the log the rest
             logger.exception("request %s", self._out.request_id)
@@ -80,27 +80,24 @@ class Exchange:
         most = self._gateway.config.max_body
         if int(self._out.headers.get(b"content-length", b"0")) > most:
             raise errors.TooLarge()
-        body, more = await self._part()
-        if not more:
-            return body
-        parts, size = [body], len(body)
         try:
             async with asyncio.timeout(self._gateway.config.body_timeout):
-                while more:
-                    body, more = await self._part()
-                    parts.append(body)
-                    size += len(body)
-                    if size > most:
-                        raise errors.TooLarge()
+                return await self._parts(most)
         except TimeoutError:
             raise errors.InvalidRequest(_("The body did not arrive in time."), status=408) from None
-        return b"".join(parts)
 
-    async def _part(self) -> tuple[bytes, bool]:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        return message.get("body", b""), message.get("more_body", False)
+    async def _parts(self, most: int) -> bytes:
+        parts, size, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise errors.TooLarge()
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _admit(self, model, prepared: requests.Prepared) -> None:
         principal = self.principal

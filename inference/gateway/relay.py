@@ -49,9 +49,7 @@ class StreamRelay:
     no event stream. After either, nothing more comes out.
     """
 
-    def __init__(
-        self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1
-    ):
+    def __init__(self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1):
         self._show_usage, self._show_continuous = show_usage, show_continuous
         self._choices, self._several = choices, choices * prompts > 1
         self._tail = b""

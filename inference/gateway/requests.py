@@ -190,5 +190,3 @@ def _ask_for_usage(prepared: Prepared) -> None:
 def cache_salt(tenant_id: str, key: bytes) -> str:
     """Tenants never share cached prefixes, so that nobody can time another's prompts."""
     return hmac.digest(key, tenant_id.encode(), "sha256").hex()
-
-

@@ -213,9 +213,9 @@ class Pool:
     def head(self, path: str) -> bytes:
         """The request's head up to the value of X-Request-Id."""
         if path not in self._heads:
-            self._heads[path] = (
-                b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\nx-request-id: "
-                % (path.encode(), self._host)
+            self._heads[path] = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\nx-request-id: " % (
+                path.encode(),
+                self._host,
             )
         return self._heads[path]
 
