@@ -68,7 +68,7 @@ class Command(BaseCommand):
         def report(copied: int, total: int) -> None:
             nonlocal shown
             percent = 100 * copied // total
-            if percent >= shown + STEP:
+            if percent >= shown + STEP or percent == 100 > shown:
                 shown = percent
                 self.stdout.write(f"copied {percent} % of {total / 10**6:.1f} MB")
 

@@ -1,0 +1,53 @@
+"""Rows that an agent would have written: a node with a device, and instances in any state."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from django.db import connection
+from django.utils import timezone
+
+from inference.models import Device, Instance, Node, Reservation, State
+
+GIB = 1024**3
+
+
+def node(name: str = "box", engines: dict | None = None, usable: int = 8 * GIB) -> Node:
+    """A machine whose agent has just spoken, with one CPU device."""
+    engines = {"vllm": ""} if engines is None else engines
+    made = Node.objects.create(name=name, data_folder="/data", engines=engines, heartbeat_at=timezone.now())
+    Device.objects.create(node=made, kind="cpu", name="CPU", total_bytes=2 * usable, usable_bytes=usable)
+    return made
+
+
+def instance(model, state: State, **fields) -> Instance:
+    where = Node.objects.first() or node()
+    options = {"healthy": state == State.READY, "served_name": model.name, "running_generation": 1, **fields}
+    return Instance.objects.create(tenant_id=model.tenant_id, model=model, node=where, state=state, **options)
+
+
+def reserve(instance: Instance, size: int) -> None:
+    Reservation.objects.create(instance=instance, device=instance.node.devices.get(), bytes=size)
+
+
+def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict]:
+    """An agent in miniature: when the row is asked to stop, it is stopped. Returns a way to learn what was asked."""
+    asked = {}
+
+    def watch() -> None:
+        deadline = time.monotonic() + seconds
+        rows = Instance.objects.filter(pk=instance.pk, desired="stopped")
+        while time.monotonic() < deadline and not asked:
+            asked.update(rows.values("desired", "force_stop").first() or {})
+            time.sleep(0.05)
+        rows.update(state=State.STOPPED)
+        connection.close()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+
+    def wait() -> dict:
+        thread.join()
+        return asked
+
+    return wait
