@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
 from django.db import transaction
 from django.urls import get_resolver
@@ -245,3 +246,18 @@ def test_the_anonymous_tenant_is_served_as_a_member(world, settings, api, tenant
             status = world.ask("nobody", route).status_code
             assert (status not in (401, 403)) == ("member" in ALLOWED[permission][0]), f"{route}: {status}"
     assert api("sk-serai-wrong").get("/api/models").status_code == 401
+
+
+SOURCES = [
+    path
+    for app in ("platform", "models_app", "inference", "monitoring")
+    for path in (settings.BASE_DIR / app).rglob("*.py")
+    if "migrations" not in path.parts
+]
+
+
+@pytest.mark.parametrize("pattern", [r"\(\*\*(self\.)?request\b", r"fields\s*=\s*.__all__"])
+def test_no_request_reaches_the_orm_or_a_row_field_by_field(pattern):
+    """Whatever a caller names in a query or body must have been named by us first."""
+    assert SOURCES
+    assert [path.name for path in SOURCES if re.search(pattern, path.read_text(), re.MULTILINE)] == []
