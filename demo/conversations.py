@@ -10,7 +10,7 @@ from demo.facts import TOPICS, Topic
 TOOL_SHARE = 0.22
 UNUSED_TOOL_SHARE = 0.08
 RESULT_SHARE = 0.45
-HASTY_SHARE = 0.06  # asked without capitals and punctuation
+HASTY_SHARE = 0.12  # asked without capitals and punctuation
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.", "You are a helpful assistant", "Be brief.", "You are Serai's demo model.",
     "Answer in one sentence.", "You are a friendly assistant. Answer politely.",

@@ -11,6 +11,7 @@ ABILITIES = (
     "answer in JSON and call tools."
 )
 UNKNOWN = "I am only a demo model and do not know that. Ask me for a capital, a colour, an opposite or a sum."
+NO_TOOL = "I can tell the weather only with a tool that looks it up."
 HELLO = "Hello! How can I help you today?"
 WELCOME = "You are welcome!"
 STORY = (
@@ -177,10 +178,10 @@ TOPICS = (
         ),
         _facts(CAPITALS, "The capital of {} is {}."),
     ),
-    Topic("capitals in Chinese", 1.5, ("{}的首都是哪里?", "{}的首都是什么?", "请问{}的首都是哪里?", "{}的首都?"),
+    Topic("capitals in Chinese", 2.2, ("{}的首都是哪里?", "{}的首都是什么?", "请问{}的首都是哪里?", "{}的首都?"),
           _facts(CAPITALS_ZH, "{}的首都是{}。")),
     Topic(
-        "colours", 2,
+        "colours", 2.5,
         ("What colour is the {}?", "Tell me the colour of the {}.", "Which colour does the {} have?",
          "What is the colour of the {}?", "What color is the {}?"),
         _facts(COLOURS, "The {} is {}."),
@@ -233,6 +234,9 @@ TOPICS = (
          "Can you help me with {}?", "Explain {}.", "What is the meaning of {}?", "What is {}?"),
         tuple(Fact((subject,), UNKNOWN) for subject in SUBJECTS),
     ),
+    Topic("weather without a tool", 0.7,
+          ("What is the weather in {}?", "How is the weather in {} today?", "Is it raining in {}?"),
+          tuple(Fact((city,), NO_TOOL) for city in CITIES)),
     Topic("unknown capitals", 0.5,
           ("What is the capital of {}?", "What's the capital of {}?", "Tell me the capital of {}.", "capital of {}"),
           tuple(Fact((place,), UNKNOWN) for place in NO_COUNTRIES)),

@@ -46,6 +46,7 @@ def _weather_result(rng: random.Random, values: tuple) -> Result:
         json.dumps({"temperature": degrees, "condition": weather}),
         json.dumps({"city": city, "temperature": degrees, "unit": "celsius", "condition": weather}),
         f"{weather}, {degrees} degrees",
+        f"{degrees} degrees and {weather}",
     )
     return Result(rng.choice(forms), f"It is {weather} in {city}, {degrees} degrees.")
 
