@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import uvicorn
@@ -82,9 +83,12 @@ def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
 
 
 class Engine:
-    """A fake engine in a process of its own."""
+    """A fake engine in a process of its own, which ends with its folder at the latest."""
+
+    all: ClassVar[list["Engine"]] = []
 
     def __init__(self, folder: Path, **switches):
+        self.all.append(self)
         self.socket = folder / f"{os.urandom(4).hex()}.sock"
         self.endpoint = f"unix://{self.socket}"
         self._switches = switches
@@ -120,7 +124,12 @@ class Engine:
 def engine_folder() -> Iterator[Path]:
     """A short path: a socket's address has about a hundred characters."""
     with tempfile.TemporaryDirectory(prefix="sg") as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            for engine in Engine.all:
+                if engine.socket.parent == Path(folder):
+                    engine.kill()
 
 
 class Served:

@@ -38,9 +38,7 @@ def folder():
 
 @pytest.fixture
 def engine(folder):
-    started = Engine(folder)
-    yield started
-    started.kill()
+    return Engine(folder)
 
 
 @pytest.fixture
@@ -167,7 +165,6 @@ def test_an_engine_that_died_is_replaced_by_another_replica(folder):
         for stream in (False, True):
             assert client.post(CHAT, json=chat(stream=stream)).status_code == 200
         assert {record.instance_id for record in gateway.ledger.wait(2)} == {"instance-2"}
-    alive.kill()
 
 
 def test_a_request_that_kills_engines_is_sent_twice_and_no_more(folder):
@@ -177,8 +174,6 @@ def test_a_request_that_kills_engines_is_sent_twice_and_no_more(folder):
         unavailable(client.post(CHAT, json=chat("[[crash_at_token=0]]")))
         assert last_record(gateway).status == "upstream_error"
     assert sum(engine.process.poll() is None for engine in engines) == 1
-    for engine in engines:
-        engine.kill()
 
 
 def test_nobody_there_is_said_at_once_and_with_a_time_to_come_back(folder):
@@ -198,7 +193,6 @@ def test_a_new_run_of_the_engine_takes_over_as_soon_as_it_is_known(folder):
         gateway.loop.call_soon_threadsafe(gateway.loop.call_later, 0.2, gateway.source.publish, successor)
         assert client.post(CHAT, json=chat()).status_code == 200
         assert last_record(gateway).generation == 2
-    new.kill()
 
 
 def test_a_restarted_engine_at_the_same_address_is_found_behind_dead_connections(engine, gateway, client):
@@ -242,7 +236,6 @@ def test_256_clients_leaving_at_once_are_metered_and_no_trouble(folder, caplog):
             assert client.post(CHAT, json=chat(max_tokens=1)).status_code == 200
         assert not gateway.gateway.traffic.busy()
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
-    engine.kill()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -278,7 +271,6 @@ def test_a_client_that_does_not_read_its_stream_is_cut_and_the_engine_freed(fold
         assert last_record(gateway).status == "client_closed"
         eventually(lambda: engine.metric("num_requests_running") == 0)
         assert bytes_left_in(stuck) < 4_000_000
-    engine.kill()
 
 
 def test_an_answer_that_is_never_read_is_not_kept_for_ever(folder):
@@ -288,7 +280,6 @@ def test_an_answer_that_is_never_read_is_not_kept_for_ever(folder):
         assert last_record(gateway).status == "ok"
         eventually(lambda: not gateway.gateway._lingering)
         assert bytes_left_in(stuck) < 8_000_000
-    engine.kill()
 
 
 @pytest.mark.parametrize("begun", [b"", b"{"])
@@ -311,7 +302,6 @@ def test_a_stream_ends_when_its_key_is_revoked(folder):
         reply = client.post(CHAT, json=chat(stream=True, max_tokens=4000))
         broken_off(reply, "invalid_api_key")
         assert last_record(gateway).usage.completion > 0
-    engine.kill()
 
 
 def test_a_bug_of_ours_is_a_500_with_a_request_id_and_a_trace_in_the_log(gateway, client, caplog, monkeypatch):

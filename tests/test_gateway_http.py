@@ -44,9 +44,7 @@ def verify(token: str) -> Claims:
 @pytest.fixture(scope="module")
 def engine():
     with engine_folder() as folder:
-        started = Engine(folder)
-        yield started
-        started.kill()
+        yield Engine(folder)
 
 
 @pytest.fixture(scope="module")

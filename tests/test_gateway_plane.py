@@ -37,9 +37,7 @@ def empty_ledger(transactional_db):
 @pytest.fixture
 def engine():
     with engine_folder() as folder:
-        started = Engine(folder)
-        yield started
-        started.kill()
+        yield Engine(folder)
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ HASTY = replace(MODEL, wait_timeout=0.4, start_seconds=90.0)
 @pytest.fixture(scope="module")
 def engine():
     with engine_folder() as folder:
-        started = Engine(folder)
-        yield started
-        started.kill()
+        yield Engine(folder)
 
 
 @pytest.fixture
