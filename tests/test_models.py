@@ -1,6 +1,8 @@
 """The catalogue over REST: the service document's examples, who sees what, names, and changes that race."""
 
 import concurrent.futures
+import http.client
+import json
 import uuid
 from datetime import timedelta
 from urllib.parse import quote
@@ -17,6 +19,7 @@ from models_app import artefacts
 from models_app.models import Model
 from tests import running, weights
 from tests.people import person
+from tests.web import address  # noqa: F401
 
 MODELS = "/api/models"
 EXAMPLE = {
@@ -322,6 +325,25 @@ def test_a_model_is_found_under_any_name_it_may_have(api, owner, create, name):
         assert api(owner).get(f"{MODELS}/{path}").json()["id"] == made.pk
         assert api(owner).get(f"{MODELS}/{path}/info").json()["model"]["model_name"] == name
     assert api(owner).delete(f"{MODELS}/{quote(name, safe='')}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("Qwen%2FTiny%201", True), ("Qwen/Tiny%201", True), ("%51wen%2fTiny%201", True),
+        ("Qwen%252FTiny%201", False), ("Qwen/../Qwen/Tiny%201", False), ("%2e%2e/models/Qwen%2FTiny%201", False),
+        ("%FF", False), ("%ED%A0%80", False),
+    ],
+)  # fmt: skip
+def test_a_real_server_decodes_a_name_once(address, key, create, path, found):  # noqa: F811
+    made, secret = create("Qwen/Tiny 1"), key()
+    client = http.client.HTTPConnection(address, timeout=30)
+    client.request("GET", f"{MODELS}/{path}", headers={"Authorization": f"Bearer {secret}"})
+    reply = client.getresponse()
+    shown = json.loads(reply.read())
+    client.close()
+    assert reply.status == (200 if found else 404)
+    assert shown.get("id") == (made.pk if found else None)
 
 
 @pytest.mark.parametrize(
