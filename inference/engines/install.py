@@ -27,7 +27,8 @@ from inference.engines.recipes import GIGABYTE, Library, Recipe, TwoBuilds
 
 ABSENT, INSTALLING, READY, FAILED = "absent", "installing", "ready", "failed"
 IMPORT_SECONDS = 300
-_DOWNLOADED = re.compile(r"^Downloading \S+ \(([\d.]+)([KMG])iB\)")
+_DOWNLOAD_STARTS = re.compile(r"^Downloading (\S+) \(([\d.]+)([KMG])iB\)")
+_DOWNLOAD_ENDS = re.compile(r"^Downloaded (\S+)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _CAUSES = (
     (
@@ -183,7 +184,8 @@ class Installation:
         self._recipe = environment.recipe
         self._journal = journal
         self._uv = Uv(held_file=lock)
-        self._downloading = 0
+        self._sizes: dict[str, int] = {}
+        self._downloaded = 0
 
     def run(self) -> None:
         self._journal.note(0, "checking the machine")
@@ -216,11 +218,13 @@ class Installation:
             self._uv.install_lock(python, builds.else_lock, self._follow)
 
     def _follow(self, line: str) -> None:
-        """uv names each large download when it starts."""
-        if started := _DOWNLOADED.match(line):
-            self._downloading += int(float(started[1]) * _UNITS[started[2]])
-            share = min(1.0, self._downloading / self._recipe.download)
-            self._journal.note(5 + int(70 * share), f"downloading, {self._downloading // 10**6} MB so far")
+        """uv names each large download when it starts, with its size, and when it ends."""
+        if starts := _DOWNLOAD_STARTS.match(line):
+            self._sizes[starts[1]] = int(float(starts[2]) * _UNITS[starts[3]])
+        elif ends := _DOWNLOAD_ENDS.match(line):
+            self._downloaded += self._sizes.get(ends[1], 0)
+            share = min(1.0, self._downloaded / self._recipe.download)
+            self._journal.note(5 + int(70 * share), f"downloaded {self._downloaded // 10**6} MB")
         elif line.startswith(("Prepared", "Installed")):
             self._journal.note(5, line.lower())
         elif line.startswith("Bytecode"):
