@@ -118,7 +118,7 @@ def test_an_operator_needs_no_further_rights(console, operator):
 
 
 def test_a_key_made_in_the_console_works_and_is_audited(console, api, tenant):
-    fields = {"tenant": tenant.pk, "name": "ci", "role": "member", "scopes": "read,inference"}
+    fields = {"tenant": tenant.pk, "name": "ci", "role": "member", "scopes": ["read", "inference"]}
     page = console.post("/console/accounts/apikey/add/", fields, follow=True)
     secret = next(str(message) for message in page.context["messages"] if "sk-serai-" in str(message)).split()[-1]
     assert api(secret).get("/api/models").status_code == 200

@@ -149,6 +149,18 @@ def test_allowed_models_are_ones_own_or_public_by_id_or_name(api, owner, strange
         assert (reply.status_code, list(reply.json()["error"]["details"])) == (422, ["allowed_models"])
 
 
+def test_a_key_for_some_models_finds_no_other(api, owner, key):
+    one, other = (Model.objects.create(tenant=owner.default_tenant, name=name) for name in ("one", "other"))
+    client = api(key(allowed_models=[one.pk]))
+    assert [item["id"] for item in client.get(MODELS).json()["items"]] == [one.pk]
+    for reply in (
+        client.get(f"{MODELS}/{other.pk}"),
+        client.post(f"{MODELS}/other/start"),
+        client.delete(f"{MODELS}/other"),
+    ):
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "MODEL_NOT_FOUND")
+
+
 def test_a_stranger_finds_no_key(api, owner, stranger):
     made = api(owner).post(KEYS, {"name": "x"}).json()
     for reply in (
