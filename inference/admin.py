@@ -9,6 +9,7 @@ from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
 from inference import services, status
 from inference.models import Device, Instance, Node, Task
+from models_app.forms import ModelForm
 from models_app.models import Model, ModelAlias
 
 STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
@@ -22,6 +23,7 @@ class AliasInline(TabularInline):
 
 @admin.register(Model)
 class CatalogueAdmin(AuditedAdmin):
+    form = ModelForm
     list_display = ["name", "tenant", "framework", "show_status", "show_reason", "visibility", "priority", "pinned"]
     list_filter = ["tenant", "framework", "visibility"]
     search_fields = ["name", "display_name", "aliases__name"]
@@ -33,6 +35,10 @@ class CatalogueAdmin(AuditedAdmin):
 
     def get_queryset(self, request):
         return super().get_queryset(request).prefetch_related("instances")
+
+    def get_readonly_fields(self, request, obj=None):
+        """A model stays in its tenant: its aliases, usage and files are there."""
+        return [*self.readonly_fields, "tenant"] if obj else self.readonly_fields
 
     def save_formset(self, request, form, formset, change):
         for alias in formset.save(commit=False):

@@ -112,6 +112,13 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
         locked.delete()
 
 
+def check(model: Model) -> None:
+    """What does not depend on who asks: options, files, and a name that is free."""
+    _check_options(model)
+    _look_at_files(model)
+    require_free_name(model.tenant, model.name, besides=model.pk)
+
+
 def _check_options(model: Model) -> None:
     options.check_config(model.framework, model.config)
     options.check_resources(model.resource_requirements)
@@ -147,10 +154,10 @@ def _claim_names(model: Model, aliases: list[str]) -> None:
     _require_free(model.tenant, names, besides=model.pk)
 
 
-def require_free_name(tenant: Tenant, name: str) -> None:
-    """For those who have long work to do before they create a model. Raises InvalidRequest, ModelAlreadyExists."""
+def require_free_name(tenant: Tenant, name: str, besides: str | None = None) -> None:
+    """For those who have work to do before they create or change a model. Raises InvalidRequest, ModelAlreadyExists."""
     _check_name("name", name)
-    _require_free(tenant, [name])
+    _require_free(tenant, [name], besides)
 
 
 def _require_free(tenant: Tenant, names: list[str], besides: str | None = None) -> None:

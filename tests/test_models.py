@@ -8,16 +8,17 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import services
-from accounts.models import AuditRecord, Role
+from accounts.models import AuditRecord, Role, Tenant
 from inference.models import State, UsageRecord
 from models_app import artefacts
 from models_app.models import Model
 from tests import running, weights
+from tests.live.product import eventually
 from tests.people import person
 from tests.web import address  # noqa: F401
 
@@ -384,8 +385,17 @@ def test_a_model_may_be_renamed_and_its_aliases_replaced(api, owner, create):
     assert create("b").name == "b"
 
 
+def blocked_queries() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return cursor.fetchone()[0]
+
+
 @pytest.mark.django_db(transaction=True)
-def test_of_two_racing_creations_of_a_name_one_wins(transactional_db, api, owner):
+def test_of_racing_creations_of_a_name_one_wins(transactional_db, api, owner, tenant):
     client = api(owner)
 
     def post(number: int) -> int:
@@ -396,7 +406,11 @@ def test_of_two_racing_creations_of_a_name_one_wins(transactional_db, api, owner
             connection.close()
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(post, range(8))) == [201] + [409] * 7
+        with transaction.atomic():
+            Tenant.objects.select_for_update().get(pk=tenant.pk)  # no row of the tenant is written meanwhile
+            replies = [pool.submit(post, number) for number in range(4)]
+            eventually(lambda: blocked_queries() == 4)
+        assert sorted(reply.result() for reply in replies) == [201, 409, 409, 409]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -531,3 +545,54 @@ def test_an_admin_of_two_tenants_acts_for_the_one_named(api, tenant, stranger, c
     create("m", who=stranger)
     assert api(both).get(f"{MODELS}/m").status_code == 404
     assert api(both, **{"Serai-Tenant": "evil"}).get(f"{MODELS}/m").status_code == 200
+
+
+# --- the console
+
+
+@pytest.fixture
+def console(operator, client):
+    client.force_login(operator, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def form(tenant, **fields) -> dict:
+    """What the console's page of a model sends."""
+    aliases = {f"aliases-{name}_FORMS": number for name, number in (("TOTAL", 0), ("INITIAL", 0))}
+    return {
+        "tenant": tenant.pk, "name": "m", "framework": "vllm", "mode": "Chat", "visibility": "private", "priority": 5,
+        "config": '{"model_path": "serai-demo"}', "resource_requirements": "", "tags": "", "idle_timeout": 0,
+        "wait_timeout": 60, **aliases, **fields,
+    }  # fmt: skip
+
+
+ADD = "/console/models_app/model/add/"
+
+
+def test_an_operator_adds_a_model_in_the_console(console, tenant):
+    assert console.post(ADD, form(tenant)).status_code == 302
+    made = Model.objects.get()
+    assert (made.tenant, made.config, made.resource_requirements) == (tenant, {"model_path": "serai-demo"}, {})
+    change = f"/console/models_app/model/{made.pk}/change/"
+    assert console.post(change, form(tenant, priority=9)).status_code == 302
+    assert Model.objects.get().priority == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"config": '{"trust_remote_code": true}'}, "trust_remote_code: This option is refused"),
+        ({"config": '{"kv_cache_bytes": "much"}'}, "kv_cache_bytes: Expected"),
+        ({"config": '{"model_path": "../../private"}'}, "must not lead upwards"),
+        ({"config": "[1]"}, "Expected an object"),
+        ({"framework": "sglang"}, "vllm, llama.cpp"),
+        ({"name": "stop-all"}, "reserved name"),
+        ({"name": "taken"}, "exists already"),
+    ],
+)
+def test_the_console_holds_operators_to_the_same_rules(console, tenant, create, fields, said):
+    create("other", aliases=["taken"])
+    page = console.post(ADD, form(tenant, **fields))
+    assert page.status_code == 200
+    assert said in page.content.decode()
+    assert Model.objects.count() == 1

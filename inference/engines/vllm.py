@@ -30,6 +30,7 @@ VALUE_OPTIONS = {
     "tensor_parallel_size": "--tensor-parallel-size",
     "max_lora_rank": "--max-lora-rank",
     "max_loras": "--max-loras",
+    "stream_chunk_size": "--stream-interval",
 }
 SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
 

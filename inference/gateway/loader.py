@@ -6,8 +6,9 @@ from django.conf import settings
 
 from accounts.models import ROLE_RANK
 from inference.gateway.snapshot import InstanceEntry, KeyEntry, ModelEntry, Principal, TenantEntry, UserEntry
+from models_app.options import SAMPLING
 
-SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "max_tokens")
+SAMPLING_DEFAULTS = tuple(option.name for option in SAMPLING)
 
 TENANTS = "SELECT id, slug, default_model FROM accounts_tenant WHERE is_active"
 KEYS = """

@@ -1,0 +1,30 @@
+"""The console's form of a model: operators are held to the same rules as the API's callers."""
+
+from django import forms
+
+from core.errors import InvalidRequest, ModelAlreadyExists
+from models_app import services
+from models_app.models import Model
+
+CHECKED = ("tenant", "name", "framework", "config", "resource_requirements")
+
+
+class ModelForm(forms.ModelForm):
+    def clean(self):
+        fields = super().clean()
+        for name in services.MERGED & fields.keys():
+            fields[name] = fields[name] or {}  # an empty box
+        if not self.errors:
+            given = {name: fields.get(name, getattr(self.instance, name, None)) for name in CHECKED}
+            self._hold_to_rules(Model(pk=self.instance.pk, **given))
+        return fields
+
+    def _hold_to_rules(self, model: Model) -> None:
+        try:
+            services.check(model)
+        except InvalidRequest as error:
+            for path, text in (error.details or {error.param: error.message}).items():
+                field, _dot, option = (path or "").partition(".")
+                self.add_error(field if field in self.fields else None, f"{option}: {text}" if option else str(text))
+        except ModelAlreadyExists as error:
+            self.add_error("name", str(error.message))
