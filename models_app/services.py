@@ -12,6 +12,7 @@ from models_app import artefacts, lifecycle, options
 from models_app.models import RESERVED_NAMES, Model, ModelAlias, Visibility
 
 LONGEST_NAME = 200
+MERGED = {"config", "resource_requirements"}
 # A name whose last part is a route of its own could not be told from that route.
 RESERVED_ENDINGS = {
     "start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
@@ -87,9 +88,6 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
         _set_aliases(model, names)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
     return model, warnings
-
-
-MERGED = {"config", "resource_requirements"}
 
 
 def merge(old: dict, new) -> dict:
