@@ -8,6 +8,7 @@ from rest_framework.views import APIView
 
 from accounts import audit
 from accounts.policy import Permission
+from core.errors import PlatformError
 from core.tenancy import TenantScopedMixin
 from inference import info, services, usage
 from inference.models import Task
@@ -36,9 +37,18 @@ class VerbView(APIView):
         model = catalogue.find_own(request.auth, ref)
         serializer = self.serializer_class(data=request.data)
         serializer.is_valid(raise_exception=True)
-        task = self.act(model, **serializer.validated_data)
+        task = self._act(request.auth, model, serializer.validated_data)
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
         return Response({"success": True, "message": self.message(), "task_id": task.pk, "status": self.status})
+
+    def _act(self, actor, model, options):
+        """The trace of a placement names nodes, which are the operators' business."""
+        try:
+            return self.act(model, **options)
+        except PlatformError as error:
+            if not actor.is_operator:
+                error.details.pop("candidates", None)
+            raise
 
 
 class StartView(VerbView):

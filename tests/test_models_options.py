@@ -50,10 +50,10 @@ def test_every_option_of_both_engines_can_be_set(api, owner, create):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("n_ctx", 0), ("n_ctx", -1), ("n_ctx", 10**9), ("n_ctx", 10**400), ("n_ctx", 512.0), ("n_ctx", "512"),
+        ("n_ctx", 0), ("n_ctx", -1), ("n_ctx", 10**9), ("n_ctx", 512.0), ("n_ctx", "512"),
         ("n_ctx", True), ("n_ctx", None), ("n_ctx", []), ("n_ctx", {}),
         ("temperature", 2.1), ("temperature", -0.1), ("temperature", True), ("temperature", "0.5"),
-        ("temperature", 10**400), ("top_p", 0), ("top_p", 1.5), ("top_k", -2), ("max_tokens", 0),
+        ("top_p", 0), ("top_p", 1.5), ("top_k", -2), ("max_tokens", 0),
         ("presence_penalty", 3), ("frequency_penalty", -3),
         ("dtype", "float8"), ("dtype", 16), ("dtype", []), ("dtype", None), ("quantization", "../x"),
         ("max_lora_rank", 7), ("max_lora_rank", True), ("max_lora_rank", 64.0), ("block_size", 17),
@@ -61,10 +61,8 @@ def test_every_option_of_both_engines_can_be_set(api, owner, create):
         ("enable_lora", 1), ("enable_lora", "true"), ("enable_lora", None),
         ("kv_cache_bytes", 1), ("kv_cache_bytes", 2**63), ("seed", -1), ("seed", 2**31),
         ("tensor_parallel_size", 0), ("max_num_seqs", 0), ("max_loras", 0), ("stream_chunk_size", 0),
-        ("stop", "x"), ("stop", [1]), ("stop", [""]), ("stop", ["x"] * 17), ("stop", ["x" * 257]), ("stop", ["\0"]),
-        ("stop", ["\ud800"]),
-        ("model_path", ""), ("model_path", 1), ("model_path", "x" * 501), ("model_path", "a\0b"),
-        ("model_path", "\ud800"), ("model_path", "a\nb"), ("model_name", []), ("model_name", "a\u202eb"),
+        ("stop", "x"), ("stop", [1]), ("stop", [""]), ("stop", ["x"] * 17), ("stop", ["x" * 257]),
+        ("model_path", ""), ("model_path", 1), ("model_path", "x" * 501), ("model_path", "a\nb"), ("model_name", []), ("model_name", "a\u202eb"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_refused_by_the_name_of_the_option(create, option, value):
@@ -78,9 +76,11 @@ def test_what_json_does_not_know_is_no_json(api, owner, body):
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "INVALID_REQUEST")
 
 
-def test_a_number_beyond_all_floats_is_refused(api, owner):
-    raw = '{"name": "m", "config": {"temperature": 1e999}}'
-    assert "config.temperature" in details(api(owner).generic("POST", MODELS, raw, content_type="application/json"))
+@pytest.mark.parametrize("value", ["1e999", str(10**400), '"a\\u0000b"', '"\\ud800"'])
+def test_what_no_column_could_hold_is_refused_before_it_is_read(api, owner, value):
+    raw = f'{{"name": "m", "config": {{"model_path": {value}}}}}'
+    reply = api(owner).generic("POST", MODELS, raw, content_type="application/json")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_dangerous_options_are_refused_with_the_reason(create, option, why):
 
 
 @pytest.mark.parametrize(
-    "option", ["n_gpu_layers", "chat_format", "n_discard", "x", "", "__class__", "\ud800", "a" * 5000]
+    "option", ["n_gpu_layers", "chat_format", "n_discard", "x", "", "__class__", "a" * 5000]
 )
 def test_unknown_options_are_refused_by_name(create, option):
     (name,) = details(create({option: 1}))
@@ -125,7 +125,7 @@ def test_a_config_is_an_object(create, config):
     assert set(details(create(config))) == {"config"}
 
 
-@pytest.mark.parametrize("framework", ["sglang", "", "VLLM", "vllm\0", 7])
+@pytest.mark.parametrize("framework", ["sglang", "", "VLLM", 7])
 def test_an_engine_that_is_not_known_is_refused(create, framework):
     assert set(details(create({}, framework=framework))) == {"framework"}
 

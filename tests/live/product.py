@@ -141,10 +141,10 @@ def running(data: Path, **more: str) -> Iterator[Product]:
 
 
 def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
-    record = data / "first-run.json"
+    record, log = data / "first-run.json", data.parent / f"{data.name}.log"
 
     def healthy() -> bool:
-        assert process.poll() is None, (data.parent / f"{data.name}.log").read_text()[-3000:]
+        assert process.poll() is None, log.read_text()[-3000:]
         if not record.exists():
             return False
         try:
@@ -155,13 +155,8 @@ def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
     eventually(healthy, UP_SECONDS)
     found = json.loads(record.read_text())
     product = Product(found["base_url"], found, data, process)
-    eventually(lambda: _worker_is_there(product), 30)
+    eventually(lambda: "agent: node" in log.read_text(), 30)  # a start is placed only where an agent has spoken
     return product
-
-
-def _worker_is_there(product: Product) -> bool:
-    """A start is placed only on a node whose agent has spoken."""
-    return (product.data / "private" / "agent.lock").exists() and (product.data / "run").exists()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+from contextlib import suppress
 
 import httpx
 import openai
@@ -235,7 +236,12 @@ def test_whole_replies_agree_to_the_token(demo):
 
 def test_the_engine_is_reached_by_no_port(product, demo):
     """It listens on a socket in a folder of its owner's only."""
-    (socket,) = [path for path in (product.data / "run").glob("*/engine.sock") if path.is_socket()][:1]
-    assert socket.parent.stat().st_mode & 0o077 == 0
-    transport = httpx.HTTPTransport(uds=str(socket))
-    assert httpx.Client(transport=transport).get("http://engine/health").status_code == 200
+    sockets = [path for path in (product.data / "run").glob("*/engine.sock") if path.is_socket()]
+    assert any(is_well(socket) for socket in sockets)
+    assert all(socket.parent.stat().st_mode & 0o077 == 0 for socket in sockets)
+
+
+def is_well(socket):
+    """Whether an engine answers there; the sockets of ended ones stay behind."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client, suppress(httpx.ConnectError):
+        return client.get("http://engine/health").status_code == 200
