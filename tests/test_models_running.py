@@ -109,13 +109,15 @@ def test_wrong_wishes_are_refused_by_name(api, member, model, verb, body, field)
     assert list(reply.json()["error"]["details"]) == [field]
 
 
-def test_without_room_the_answer_says_so(api, member, model):
+def test_without_room_the_answer_says_so(api, member, operator, model):
     running.node(usable=1024)
     reply = api(member).post(f"{MODELS}/my-model/start")
     assert code(reply) == (503, "INSUFFICIENT_RESOURCES")
     assert reply.json()["success"] is False
-    assert "needed" in str(reply.json()["error"]["details"]["candidates"])
     assert reply.headers["Retry-After"]
+    assert "box" not in reply.content.decode()  # nodes are the operators'
+    whole = api(operator, **{"Serai-Tenant": "acme"}).post(f"{MODELS}/my-model/start").json()
+    assert "needed" in whole["error"]["details"]["candidates"][0]
     assert not Instance.objects.exists()
 
 
