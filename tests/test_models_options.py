@@ -102,9 +102,7 @@ def test_dangerous_options_are_refused_with_the_reason(create, option, why):
     assert why in details(create({option: "x"}))[f"config.{option}"]
 
 
-@pytest.mark.parametrize(
-    "option", ["n_gpu_layers", "chat_format", "n_discard", "x", "", "__class__", "a" * 5000]
-)
+@pytest.mark.parametrize("option", ["n_gpu_layers", "chat_format", "n_discard", "x", "", "__class__", "a" * 5000])
 def test_unknown_options_are_refused_by_name(create, option):
     (name,) = details(create({option: 1}))
     assert name.startswith("config.")

@@ -1,0 +1,64 @@
+"""The reference names every route, setting and command; the locks name no host."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands
+from django.urls import URLResolver, get_resolver
+
+from launcher.commands import OWN
+
+ROOT = Path(__file__).resolve().parents[1]
+APPS = {"accounts", "inference", "models_app", "monitoring", "launcher"}
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+
+
+def routes(patterns, prefix="/"):
+    """Every route, those of the console as one and those under the second version prefix left out."""
+    for pattern in patterns:
+        route = prefix + re.sub(r"\(\?P<(\w+)>[^)]*\)", r"<\1>", str(pattern.pattern).strip("^$").replace("\\Z", ""))
+        if not isinstance(pattern, URLResolver) or route == "/console/":
+            yield route
+        elif route != "/api/v1/":
+            yield from routes(pattern.url_patterns, route)
+
+
+def test_every_route_is_in_the_reference():
+    found = list(routes(get_resolver().url_patterns))
+    assert len(found) > 25
+    assert [route for route in found if f"`{route}`" not in REFERENCE] == []
+
+
+def test_every_setting_is_in_the_reference():
+    code = (ROOT / "platform/config/settings.py").read_text()
+    names = set(re.findall(r'env\.\w+\(\s*"(\w+)"', code))
+    assert len(names) > 20
+    assert {name for name in names if f"`{name}`" not in REFERENCE} == set()
+
+
+def test_every_command_is_in_the_reference():
+    ours = {name for name, app in get_commands().items() if app in APPS} | set(OWN)
+    assert {"up", "test", "worker", "scheduler", "engine"} <= ours
+    assert {name for name in ours if f"`manage.py {name}`" not in REFERENCE} == set()
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_locks_name_no_host_and_hash_every_package(name):
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    packages = re.findall(r"^[\w.\[\]-]+==", text, re.MULTILINE)
+    assert len(packages) > 20
+    assert text.count("--hash=sha256:") >= len(packages)
+
+
+def test_both_readmes_begin_with_the_two_commands():
+    for name in ("README.md", "README.zh-CN.md"):
+        head = (ROOT / name).read_text()[:1500]
+        assert head.index("manage.py up") < head.index("manage.py test")
+
+
+def test_links_between_the_documents_lead_somewhere():
+    for page in [ROOT / "README.md", ROOT / "README.zh-CN.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
