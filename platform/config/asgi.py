@@ -1,10 +1,13 @@
 """The one ASGI application: data plane, Django and sockets beside each other, told apart by the path."""
 
 import os
+import warnings
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# static files come as plain iterators, which are small and in memory
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous")
 django_app = get_asgi_application()  # first: it fills the app registry
 
 from django.conf import settings  # noqa: E402

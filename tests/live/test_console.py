@@ -1,0 +1,46 @@
+"""The console in a real browser: the one-time link, and a model stopped by a click."""
+
+import re
+import shutil
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.live.product import eventually
+from tests.live.test_lifecycle import chat, status
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+
+
+@contextmanager
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium.new_page()
+        chromium.close()
+
+
+def test_the_banners_link_logs_in_once_and_the_console_stops_a_model(product, acme, key):
+    banner = (product.data.parent / f"{product.data.name}.log").read_text()
+    link = re.search(r"http\S+/console/enter/\S+", banner)[0]
+    model = acme.fake_model()
+    chat(key, model)
+    with browser() as page:
+        page.goto(link)
+        page.wait_for_url(f"{product.base_url}/console/")
+        page.goto(f"{product.base_url}/console/models_app/model/?q={model}")
+        page.check("input[name=_selected_action]")
+        page.select_option("select[name=action]", "stop_models")
+        page.locator("button[name=index]").click()
+        page.wait_for_load_state("networkidle")
+        assert f"{model} is stopping." in page.content()
+    eventually(lambda: status(key, model) == "stopped")
+    with browser() as page:
+        page.goto(link)
+        page.wait_for_selector("text=used already")
+        page.goto(f"{product.base_url}/console/")
+        assert "/console/login/" in page.url
