@@ -61,7 +61,9 @@ def test_each_changed_value_is_audited_with_the_old_one(api, operator):
         ({"alert_thresholds.error_rate_high": 0.5}, "alert_thresholds.error_rate_high"),
         ({"alert_thresholds": {"nothing": 1}}, "alert_thresholds.nothing"),
         ({"nothing": 1}, "nothing"),
-        ({"gpu_monitor_interval": {"x": 1}}, "gpu_monitor_interval.x"),
+        ({"gpu_monitor_interval": {"x": 1}}, "gpu_monitor_interval"),
+        ({"log_level": {}}, "log_level"),
+        ({"nothing": {}}, "nothing"),
     ],
     ids=str,
 )

@@ -62,7 +62,8 @@ def test_every_option_of_both_engines_can_be_set(api, owner, create):
         ("kv_cache_bytes", 1), ("kv_cache_bytes", 2**63), ("seed", -1), ("seed", 2**31),
         ("tensor_parallel_size", 0), ("max_num_seqs", 0), ("max_loras", 0), ("stream_chunk_size", 0),
         ("stop", "x"), ("stop", [1]), ("stop", [""]), ("stop", ["x"] * 17), ("stop", ["x" * 257]),
-        ("model_path", ""), ("model_path", 1), ("model_path", "x" * 501), ("model_path", "a\nb"), ("model_name", []), ("model_name", "a\u202eb"),
+        ("model_path", ""), ("model_path", 1), ("model_path", "x" * 501), ("model_path", "a\nb"),
+        ("model_name", []), ("model_name", "a\u202eb"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_refused_by_the_name_of_the_option(create, option, value):

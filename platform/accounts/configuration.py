@@ -117,9 +117,10 @@ def _read() -> Configuration:
 
 
 def _flatten(nested: dict) -> dict:
+    """Only thresholds are nested; any other object, an empty one too, is a wrong value."""
     flat = {}
     for key, value in nested.items():
-        if isinstance(value, dict):
+        if key == "alert_thresholds":
             flat |= {f"{key}.{inner}": content for inner, content in value.items()}
         else:
             flat[key] = value
