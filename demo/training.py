@@ -75,9 +75,7 @@ def train(
     report: Callable[[str], None],
 ) -> None:
     """Train until `tokens` were read; a budget in tokens means the same on fast and slow machines."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     model.train()
     started, seen, smooth = time.monotonic(), 0, None
     for step, batch in enumerate(_batches(examples, prose, rng), start=1):

@@ -64,6 +64,7 @@ class Device(models.Model):
     usable_bytes = models.BigIntegerField(help_text=_("What may be reserved: the total less a share for the system."))
     reserved_bytes = models.BigIntegerField(default=0)
     used_bytes = models.BigIntegerField(default=0, help_text=_("As measured, by whomever."))
+    foreign_bytes = models.BigIntegerField(default=0, help_text=_("Held by processes that are not ours, as measured."))
     suspect = models.CharField(max_length=300, blank=True, help_text=_("Why nothing new is placed here."))
     measured_at = models.DateTimeField(null=True)
 
@@ -111,6 +112,7 @@ class Instance(TenantModel):
     healthy = models.BooleanField(default=False)
     served_name = models.CharField(max_length=200, help_text=_("The model's name in the engine's eyes."))
     endpoint = models.CharField(max_length=300, blank=True)
+    profile = models.CharField(max_length=100, blank=True, help_text=_("The device configuration that was chosen."))
     placement = models.JSONField(
         default=dict, help_text=_("Devices, estimated bytes, and why other candidates were refused.")
     )
@@ -118,6 +120,8 @@ class Instance(TenantModel):
         null=True, help_text=_("How it was started: arguments and environment, secrets left out.")
     )
     pid = models.PositiveIntegerField(null=True)
+    memory_bytes = models.BigIntegerField(null=True, help_text=_("Of the whole process tree, as last measured."))
+    peak_bytes = models.BigIntegerField(null=True, help_text=_("The most that this run was seen to hold."))
     exit_code = models.IntegerField(null=True)
     exit_signal = models.IntegerField(null=True)
     failure_reason = models.TextField(blank=True)
@@ -156,10 +160,75 @@ class Reservation(models.Model):
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="reservations")
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="reservations")
     bytes = models.BigIntegerField()
+    leaving = models.BooleanField(
+        default=False, help_text=_("Its owner is being evicted: promised to another already, though still held.")
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["device", "instance"], name="one_claim_per_device_and_instance")]
+
+
+class MemoryPeak(models.Model):
+    """The most memory that a way to run a model was seen to take on one device; the next start reserves by it."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="memory_peaks")
+    engine = models.CharField(max_length=20)
+    device_kind = models.CharField(max_length=4, choices=DeviceKind)
+    digest = models.CharField(max_length=64, help_text=_("Of the options and files that memory depends on."))
+    bytes = models.BigIntegerField()
+    seen_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["model", "engine", "device_kind", "digest"], name="one_peak_per_way_to_run")
+        ]
+
+
+class PlacementRecord(TenantModel):
+    """One decision of the placement and its trace: why a start went where it went, or nowhere."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="placement_records")
+    instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="placement_records")
+    decision = models.JSONField(
+        help_text=_("Devices, profile, estimate, who had to go, and the word on each candidate.")
+    )
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+
+class Cause(models.TextChoices):
+    """Why an engine ended; what to do about each is in `inference/advice.py`."""
+
+    OUT_OF_MEMORY = "out_of_memory", _("Out of memory")
+    BAD_OPTION = "bad_option", _("An option that the engine refuses")
+    MISSING_FILE = "missing_file", _("A file is missing or unreadable")
+    BROKEN_WEIGHTS = "broken_weights", _("Broken or unfitting weights")
+    DISK_FULL = "disk_full", _("The disk is full")
+    KILLED = "killed", _("Killed from outside")
+    TIMED_OUT = "timed_out", _("Not ready in time")
+    UNKNOWN = "unknown", _("Unknown")
+
+
+class CrashDossier(TenantModel):
+    """What was known when an engine ended unasked: kept so that its cause can be found the morning after."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="crash_dossiers")
+    instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="crash_dossiers")
+    generation = models.PositiveIntegerField()
+    cause = models.CharField(max_length=20, choices=Cause, default=Cause.UNKNOWN)
+    reason = models.TextField(blank=True)
+    exit_code = models.IntegerField(null=True)
+    exit_signal = models.IntegerField(null=True)
+    log_tail = models.JSONField(default=list)
+    launch = models.JSONField(null=True, help_text=_("How it was started; operators only."))
+    memory = models.JSONField(default=dict, help_text=_("Bytes of the tree and of its devices at the end."))
+    started_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [models.UniqueConstraint(fields=["instance", "generation"], name="one_dossier_per_run")]
 
 
 class TaskKind(models.TextChoices):

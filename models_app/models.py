@@ -46,6 +46,16 @@ class Model(TenantModel):
     priority = models.PositiveSmallIntegerField(default=5, validators=[MinValueValidator(1), MaxValueValidator(10)])
     config = models.JSONField(default=dict, blank=True, help_text=_("Engine options and sampling defaults."))
     resource_requirements = models.JSONField(default=dict, blank=True)
+    profiles = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=_("Device configurations, tried in this order; none means wherever it fits."),
+    )
+    replicas = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(64)],
+        help_text=_("Instances that run while it runs."),
+    )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)
     auto_start = models.BooleanField(default=False, help_text=_("Started with the worker."))
     pinned = models.BooleanField(default=False, help_text=_("Never unloaded, neither for idleness nor for room."))

@@ -48,9 +48,7 @@ def scan(cluster: str, data_folder: str) -> list[MarkedProcess]:
     return [process for process in found if process]
 
 
-def kill_marked(
-    cluster: str, data_folder: str, instance: str, generation: int | None = None
-) -> list[MarkedProcess]:
+def kill_marked(cluster: str, data_folder: str, instance: str, generation: int | None = None) -> list[MarkedProcess]:
     """SIGKILL what carries exactly these marks, until nothing does; without a generation, all of them.
 
     Returns what was killed. What cannot die within two seconds is left to a later call.

@@ -92,9 +92,7 @@ def _vllm_on_cpu() -> Recipe:
         disk=5 * GIGABYTE,
         download=900 * 10**6,
         modules=("torch", "torchvision", "vllm", "peft"),
-        libraries=(
-            Library("libnuma.so.1", "apt-get install libnuma1 (Fedora: dnf install numactl-libs)"),
-        ),
+        libraries=(Library("libnuma.so.1", "apt-get install libnuma1 (Fedora: dnf install numactl-libs)"),),
         two_builds=TwoBuilds("torch==2.13.0+cpu", _LOCKS / "engine-cpu-torch.lock.txt", 4 * GIGABYTE),
         startup_modules=(_HERE / "site" / "serai_torchvision.py",),
     )

@@ -56,9 +56,14 @@ def create() -> dict:
     accounts.add_member(tenant, user, Role.OWNER)
     _key, secret = accounts.issue_key(tenant, name="first key", maker=user, role=Role.OWNER, scopes=list(Scope.values))
     model = Model.objects.create(
-        tenant=tenant, name=DEMO, display_name="Serai demo", framework="vllm", created_by=user,
+        tenant=tenant,
+        name=DEMO,
+        display_name="Serai demo",
+        framework="vllm",
+        created_by=user,
         description="A small chat model trained on a CPU: capitals, sums, JSON, tools.",
-        config={"model_path": DEMO}, tags=["demo"],
+        config={"model_path": DEMO},
+        tags=["demo"],
     )
     Tenant.objects.filter(pk=tenant.pk).update(default_model=model.name)
     return {"username": ACCOUNT, "password": password, "tenant": tenant.slug, "api_key": secret, "model": model.name}
