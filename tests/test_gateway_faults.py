@@ -81,10 +81,22 @@ def test_an_engine_that_dies_mid_stream_ends_it_with_an_error_and_exact_counts(g
     assert (record.status, record.http_status, record.usage) == ("upstream_error", 200, Usage(2, 3))
 
 
-@pytest.mark.parametrize("path", ["/api/models/demo/chat/completions", "/api/v1/models/demo/chat/completions"])
-def test_the_same_in_the_rest_surfaces_own_words(client, path):
-    reply = client.post(path, json=chat("[[truncate=2]]", stream=True))
-    broken_off(reply, "ENGINE_UNAVAILABLE")
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/api/models/demo/chat/completions", "ENGINE_UNAVAILABLE"),
+        ("/api/v1/models/demo/chat/completions", "MODEL_NOT_READY"),
+    ],
+)
+def test_the_same_in_the_rest_surfaces_own_words(client, path, code):
+    broken_off(client.post(path, json=chat("[[truncate=2]]", stream=True)), code)
+
+
+def test_an_engine_that_hangs_is_each_surfaces_word_for_too_slow(client):
+    late = [client.post(f"{base}/models/demo/chat/completions", json=chat("[[hang]]")) for base in ("/api", "/api/v1")]
+    told = [(reply.status_code, reply.json()["error"]["code"]) for reply in late]
+    assert told == [(504, "OPERATION_TIMEOUT"), (500, "INTERNAL_ERROR")]
+    assert late[1].json()["error"]["details"][0]["type"] == "operation_timeout"
 
 
 def test_a_stream_without_done_is_no_success(gateway, client):
@@ -310,6 +322,7 @@ def test_a_bug_of_ours_is_a_500_with_a_request_id_and_a_trace_in_the_log(gateway
     assert reply.status_code == 500
     assert reply.json()["error"]["type"] == "api_error"
     assert reply.headers["x-request-id"] in caplog.text
+    assert reply.json()["error"]["details"] == {"request_id": reply.headers["x-request-id"]}
     assert "ZeroDivisionError" in caplog.text
     assert "ZeroDivisionError" not in reply.text
     assert last_record(gateway).status == "upstream_error"

@@ -1,6 +1,7 @@
 """Whole replies in OpenAI's schema, and refusals that say nothing of the engine."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -138,33 +139,110 @@ def test_an_overloaded_engine_says_when_to_come_back():
     assert isinstance(replies.refusal(CHAT_COMPLETION, (), 400, b"<html>", MODEL), errors.InvalidRequest)
 
 
-CAUSES = [  # the cause table: error → OpenAI status, type, code; REST status, code
-    (errors.InvalidRequest(status=400), 400, "invalid_request_error", None, 400, "INVALID_REQUEST"),
-    (errors.InvalidRequest(param="n"), 400, "invalid_request_error", None, 422, "INVALID_REQUEST"),
-    (errors.Unauthenticated(), 401, "authentication_error", "invalid_api_key", 401, "AUTHENTICATION_FAILED"),
-    (errors.Forbidden(), 403, "permission_error", None, 403, "AUTHORIZATION_FAILED"),
-    (errors.ModelNotFound(), 404, "invalid_request_error", "model_not_found", 404, "MODEL_NOT_FOUND"),
-    (errors.ModelNotRunning(), 503, "api_error", "model_not_ready", 503, "MODEL_NOT_RUNNING"),
-    (errors.InsufficientResources(), 503, "api_error", "insufficient_resources", 503, "INSUFFICIENT_RESOURCES"),
-    (errors.EngineUnavailable(), 503, "api_error", "engine_unavailable", 503, "ENGINE_UNAVAILABLE"),
-    (errors.OperationTimeout(), 504, "api_error", "timeout", 504, "OPERATION_TIMEOUT"),
-    (errors.RateLimited(), 429, "rate_limit_error", "rate_limit_exceeded", 429, "RATE_LIMITED"),
-    (errors.TooLarge(), 413, "invalid_request_error", None, 413, "INVALID_REQUEST"),
-    (errors.ServiceUnavailable(), 503, "api_error", "service_unavailable", 503, "SERVICE_UNAVAILABLE"),
-    (errors.PlatformError(), 500, "api_error", "internal_error", 500, "INTERNAL_ERROR"),
-]
+@dataclass(frozen=True)
+class Told:
+    """A row of the contract's table of causes: (status, code) on two surfaces, (status, type, code) on OpenAI's."""
+
+    error: errors.PlatformError
+    api: tuple[int, str]
+    v1: tuple[int, str]
+    openai: tuple[int, str, str | None]
 
 
-@pytest.mark.parametrize(("error", "status", "kind", "code", "rest_status", "rest_code"), CAUSES)
-def test_each_cause_has_its_form_on_each_surface(error, status, kind, code, rest_status, rest_code):
-    openai, rest = "/v1/completions", "/api/models/demo/generate"
-    shown = json.loads(render(error, openai))["error"]
-    assert (status_for(error, openai), shown["type"], shown["code"]) == (status, kind, code)
-    assert shown["param"] == error.param
-    body = json.loads(render(error, rest))
-    assert (status_for(error, rest), body["error"]["code"]) == (rest_status, rest_code)
-    assert body["success"] is False
-    assert body["path"] == rest
+CAUSES = {
+    "not JSON": Told(
+        errors.InvalidRequest(status=400),
+        (400, "INVALID_REQUEST"), (400, "INVALID_REQUEST"), (400, "invalid_request_error", None),
+    ),
+    "invalid field": Told(
+        errors.InvalidRequest(param="n"),
+        (422, "INVALID_REQUEST"), (400, "INVALID_REQUEST"), (400, "invalid_request_error", None),
+    ),
+    "no or bad credential": Told(
+        errors.Unauthenticated(),
+        (401, "AUTHENTICATION_FAILED"), (401, "AUTHENTICATION_FAILED"),
+        (401, "authentication_error", "invalid_api_key"),
+    ),
+    "role or scope too low": Told(
+        errors.Forbidden(),
+        (403, "AUTHORIZATION_FAILED"), (403, "AUTHORIZATION_FAILED"), (403, "permission_error", None),
+    ),
+    "model unknown": Told(
+        errors.ModelNotFound(),
+        (404, "MODEL_NOT_FOUND"), (404, "MODEL_NOT_FOUND"), (404, "invalid_request_error", "model_not_found"),
+    ),
+    "other thing unknown": Told(
+        errors.NotFound(), (404, "NOT_FOUND"), (404, "NOT_FOUND"), (404, "invalid_request_error", "not_found")
+    ),
+    "name taken": Told(
+        errors.ModelAlreadyExists(),
+        (409, "MODEL_ALREADY_EXISTS"), (409, "MODEL_ALREADY_EXISTS"), (409, "invalid_request_error", "conflict"),
+    ),
+    "state forbids it": Told(
+        errors.Conflict(), (409, "CONFLICT"), (409, "CONFLICT"), (409, "invalid_request_error", "conflict")
+    ),
+    "stopped or starting": Told(
+        errors.ModelNotRunning(),
+        (503, "MODEL_NOT_RUNNING"), (503, "MODEL_NOT_READY"), (503, "api_error", "model_not_ready"),
+    ),
+    "no room": Told(
+        errors.InsufficientResources(),
+        (503, "INSUFFICIENT_RESOURCES"), (503, "INSUFFICIENT_RESOURCES"), (503, "api_error", "insufficient_resources"),
+    ),
+    "no engine": Told(
+        errors.EngineUnavailable(),
+        (503, "ENGINE_UNAVAILABLE"), (503, "MODEL_NOT_READY"), (503, "api_error", "engine_unavailable"),
+    ),
+    "too slow": Told(
+        errors.OperationTimeout(),
+        (504, "OPERATION_TIMEOUT"), (500, "INTERNAL_ERROR"), (504, "api_error", "timeout"),
+    ),
+    "limit or budget": Told(
+        errors.RateLimited(),
+        (429, "RATE_LIMITED"), (429, "RATE_LIMITED"), (429, "rate_limit_error", "rate_limit_exceeded"),
+    ),
+    "body too large": Told(
+        errors.TooLarge(),
+        (413, "INVALID_REQUEST"), (413, "INVALID_REQUEST"), (413, "invalid_request_error", None),
+    ),
+    "Postgres away": Told(
+        errors.ServiceUnavailable(),
+        (503, "SERVICE_UNAVAILABLE"), (503, "SERVICE_UNAVAILABLE"), (503, "api_error", "service_unavailable"),
+    ),
+    "a bug": Told(
+        errors.PlatformError(),
+        (500, "INTERNAL_ERROR"), (500, "INTERNAL_ERROR"), (500, "api_error", "internal_error"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", CAUSES.values(), ids=CAUSES)
+def test_each_cause_has_its_form_on_each_surface(told):
+    openai = json.loads(render(told.error, "/v1/completions"))["error"]
+    assert (status_for(told.error, "/v1/completions"), openai["type"], openai["code"]) == told.openai
+    assert openai["param"] == told.error.param
+    for path, expected in (("/api/models/demo/generate", told.api), ("/api/v1/models/demo/generate", told.v1)):
+        body = json.loads(render(told.error, path))
+        assert (status_for(told.error, path), body["error"]["code"]) == expected
+        assert (body["success"], body["path"]) == (False, path)
+        assert errors.render(told.error, path)["error"] == body["error"]  # what Django answers
+
+
+def test_under_v1_details_are_a_list_that_names_the_exact_cause():
+    assert errors.render(errors.InvalidRequest("Too many.", param="n"), "/api/v1/x")["error"]["details"] == [
+        {"type": "invalid_request", "field": "n", "description": "Too many."}
+    ]
+    assert errors.render(errors.OperationTimeout("Late."), "/api/v1/x")["error"]["details"] == [
+        {"type": "operation_timeout", "field": None, "description": "Late."}
+    ]
+
+
+def test_every_error_of_the_platform_is_in_the_table():
+    def below(kind) -> set:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
+
+    tree = {kind for kind in below(errors.PlatformError) if kind.__module__ == "core.errors"}
+    assert tree == {type(told.error) for told in CAUSES.values()}
 
 
 def test_a_broken_streams_last_event_has_the_form_of_its_surface():

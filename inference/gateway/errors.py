@@ -1,4 +1,4 @@
-"""The cause table's last two columns: the platform's errors in the words of OpenAI, or of the REST API.
+"""The platform's errors as the data plane tells them: in OpenAI's form, or in that of the REST API.
 
 ContextTooLong   an InvalidRequest with OpenAI's own code
 NotAllowed       405: a known path, another method
@@ -13,28 +13,16 @@ from core import errors
 
 
 class ContextTooLong(errors.InvalidRequest):
-    openai_code = "context_length_exceeded"
+    openai = "invalid_request_error", "context_length_exceeded"
 
 
 class NotAllowed(errors.PlatformError):
     status, code, message = 405, "INVALID_REQUEST", _("This method is not offered here.")
+    openai = "invalid_request_error", None
 
 
-OPENAI = {  # code → type, code
-    "INVALID_REQUEST": ("invalid_request_error", None),
-    "AUTHENTICATION_FAILED": ("authentication_error", "invalid_api_key"),
-    "AUTHORIZATION_FAILED": ("permission_error", None),
-    "MODEL_NOT_FOUND": ("invalid_request_error", "model_not_found"),
-    "NOT_FOUND": ("invalid_request_error", "not_found"),
-    "CONFLICT": ("invalid_request_error", "conflict"),
-    "MODEL_NOT_RUNNING": ("api_error", "model_not_ready"),
-    "INSUFFICIENT_RESOURCES": ("api_error", "insufficient_resources"),
-    "ENGINE_UNAVAILABLE": ("api_error", "engine_unavailable"),
-    "SERVICE_UNAVAILABLE": ("api_error", "service_unavailable"),
-    "OPERATION_TIMEOUT": ("api_error", "timeout"),
-    "RATE_LIMITED": ("rate_limit_error", "rate_limit_exceeded"),
-}
-TOLD = ("state", "expected_seconds", "failure_reason", "context")  # of an error's details, to clients of models
+# of an error's details, what clients of models are told
+TOLD = ("state", "expected_seconds", "failure_reason", "context", "request_id")
 
 
 def is_openai(path: str) -> bool:
@@ -65,13 +53,8 @@ def headers_for(error: errors.PlatformError) -> list[tuple[bytes, bytes]]:
 
 
 def _openai(error: errors.PlatformError) -> dict:
-    kind, code = OPENAI.get(error.code, ("api_error", "internal_error"))
-    body = {
-        "message": str(error.message),
-        "type": kind,
-        "param": error.param,
-        "code": getattr(error, "openai_code", code),
-    }
+    kind, code = error.openai
+    body = {"message": str(error.message), "type": kind, "param": error.param, "code": code}
     if details := {field: error.details[field] for field in TOLD if field in error.details}:
         body["details"] = details
     return {"error": body}

@@ -59,8 +59,9 @@ class Exchange:
         except ClientGone:
             raise
         except Exception:  # a bug of ours: the client gets an answer in its surface's form, the log the rest
-            logger.exception("request %s", self._out.request_id)
-            await self._refuse(errors.PlatformError())
+            shown = self._out.shown_request_id
+            logger.exception("request %s (%s)", self._out.request_id, shown)
+            await self._refuse(errors.PlatformError(details={"request_id": shown}))
 
     async def _serve(self) -> None:
         source = self._gateway.source

@@ -14,13 +14,18 @@ EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-contr
 
 
 class Responder:
-    """`status` is 0 until the answer has begun; `sending_since` is the moment at which a slow client blocked us."""
+    """`status` is 0 until the answer has begun; `sending_since` is the moment at which a slow client blocked us.
+
+    `request_id` is the ledger's, `shown_request_id` the client's own if it sent a harmless one.
+    """
 
     def __init__(self, scope: dict, send):
         self._send = send
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = str(uuid.uuid4())
+        given = self.headers.get(b"x-request-id")
+        self.shown_request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
         self.status = 0
         self.sending_since = 0.0
 
@@ -67,9 +72,7 @@ class Responder:
             transport.abort()
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        given = self.headers.get(b"x-request-id")
-        request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
-        headers = [*headers, (b"x-request-id", request_id.encode())]
+        headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]
         if origin := self.headers.get(b"origin"):
             allowed = cors_headers(origin.decode("latin-1"))
             headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]

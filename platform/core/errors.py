@@ -1,4 +1,4 @@
-"""Every failure that the platform reports on purpose, and its rendering for the REST API.
+"""Every failure that the platform reports on purpose, its words on each surface, and its rendering for the REST API.
 
 PlatformError
 ├── InvalidRequest            400 / 422   not JSON / a field is wrong
@@ -16,7 +16,8 @@ PlatformError
 ├── ServiceUnavailable        503         Postgres is away
 └── OperationTimeout          504
 
-The data plane renders the same tree in OpenAI's form: inference/gateway/errors.py.
+Three surfaces tell them: /api by `status` and `code`, /api/v1 by `v1` where that differs, /v1 by `openai`. The data
+plane renders the last: inference/gateway/errors.py.
 """
 
 import logging
@@ -33,11 +34,16 @@ logger = logging.getLogger(__name__)
 
 
 class PlatformError(Exception):
-    """status, code and message of a failure; `param` names the field, `retry_after` is in seconds."""
+    """status, code and message of a failure; `param` names the field, `retry_after` is in seconds.
+
+    `v1` is the status and code under /api/v1 where they differ, `openai` the type and code in OpenAI's form.
+    """
 
     status = 500
     code = "INTERNAL_ERROR"
     message = _("Something went wrong on our side.")
+    v1: tuple[int, str] | None = None
+    openai: tuple[str, str | None] = ("api_error", "internal_error")
 
     def __init__(
         self,
@@ -58,27 +64,33 @@ class PlatformError(Exception):
 
 class InvalidRequest(PlatformError):
     status, code, message = 422, "INVALID_REQUEST", _("The request is not valid.")
+    openai = "invalid_request_error", None
 
 
 class Unauthenticated(PlatformError):
     status, code = 401, "AUTHENTICATION_FAILED"
     message = _("A valid credential is required: Authorization: Bearer <token or key>, or X-API-Key.")
+    openai = "authentication_error", "invalid_api_key"
 
 
 class Forbidden(PlatformError):
     status, code, message = 403, "AUTHORIZATION_FAILED", _("Your role or key does not allow this.")
+    openai = "permission_error", None
 
 
 class NotFound(PlatformError):
     status, code, message = 404, "NOT_FOUND", _("There is no such thing.")
+    openai = "invalid_request_error", "not_found"
 
 
 class ModelNotFound(NotFound):
     code, message = "MODEL_NOT_FOUND", _("The model does not exist.")
+    openai = "invalid_request_error", "model_not_found"
 
 
 class Conflict(PlatformError):
     status, code, message = 409, "CONFLICT", _("The current state does not allow this.")
+    openai = "invalid_request_error", "conflict"
 
 
 class ModelAlreadyExists(Conflict):
@@ -87,30 +99,40 @@ class ModelAlreadyExists(Conflict):
 
 class TooLarge(PlatformError):
     status, code, message = 413, "INVALID_REQUEST", _("The body is too large.")
+    openai = "invalid_request_error", None
 
 
 class RateLimited(PlatformError):
     status, code, message = 429, "RATE_LIMITED", _("Too many requests.")
+    openai = "rate_limit_error", "rate_limit_exceeded"
 
 
 class ModelNotRunning(PlatformError):
     status, code, message = 503, "MODEL_NOT_RUNNING", _("The model is not running.")
+    v1 = 503, "MODEL_NOT_READY"
+    openai = "api_error", "model_not_ready"
 
 
 class InsufficientResources(PlatformError):
     status, code, message = 503, "INSUFFICIENT_RESOURCES", _("No device has enough free memory.")
+    openai = "api_error", "insufficient_resources"
 
 
 class EngineUnavailable(PlatformError):
     status, code, message = 503, "ENGINE_UNAVAILABLE", _("The engine is not available.")
+    v1 = 503, "MODEL_NOT_READY"
+    openai = "api_error", "engine_unavailable"
 
 
 class ServiceUnavailable(PlatformError):
     status, code, message = 503, "SERVICE_UNAVAILABLE", _("The database cannot be reached. Try again shortly.")
+    openai = "api_error", "service_unavailable"
 
 
 class OperationTimeout(PlatformError):
     status, code, message = 504, "OPERATION_TIMEOUT", _("The operation took too long.")
+    v1 = 500, "INTERNAL_ERROR"
+    openai = "api_error", "timeout"
 
 
 def now_z() -> str:
@@ -118,24 +140,43 @@ def now_z() -> str:
 
 
 def render(error: PlatformError, path: str) -> dict:
-    """The union of the documents' error forms; under /api/v1 `details` is a list."""
+    """The union of the documents' error forms."""
     details: dict | list = dict(error.details)
     if error.param:
         details.setdefault(error.param, str(error.message))
-    if path.startswith("/api/v1/"):
-        details = [{"type": error.code, "field": field, "description": text} for field, text in details.items()]
+    if _is_v1(path):
+        details = _listed(error, details)
     return {
         "success": False,
         "message": str(error.message),
-        "error": {"code": error.code, "message": str(error.message), "details": details},
+        "error": {"code": code_for(error, path), "message": str(error.message), "details": details},
         "timestamp": now_z(),
         "path": path,
     }
 
 
+def _listed(error: PlatformError, details: dict) -> list[dict]:
+    """Details as /api/v1 has them. `type` is the exact cause, for which `code` may have a coarser word."""
+    kind = error.code.lower()
+    texts = details or {None: str(error.message)}
+    return [{"type": kind, "field": field, "description": text} for field, text in texts.items()]
+
+
+def _is_v1(path: str) -> bool:
+    return path.startswith("/api/v1/")
+
+
+def code_for(error: PlatformError, path: str) -> str:
+    return error.v1[1] if error.v1 and _is_v1(path) else error.code
+
+
 def status_for(error: PlatformError, path: str) -> int:
     """/api/v1 answers an invalid field with 400 where /api says 422."""
-    return 400 if error.status == 422 and path.startswith("/api/v1/") else error.status
+    if not _is_v1(path):
+        return error.status
+    if error.v1:
+        return error.v1[0]
+    return 400 if error.status == 422 else error.status
 
 
 def headers_for(error: PlatformError) -> dict[str, str]:
