@@ -169,13 +169,16 @@ class Agent:
         """Keep the engine's own counters, to hold the usage ledger against."""
         if probe.metrics is None:
             return
-        counts = registry.get(instance.model.framework).token_counts(probe.metrics)
+        readings = registry.get(instance.model.framework).readings(probe.metrics)
         probe.metrics = None
-        if counts:
+        if readings.prompt_tokens is not None and readings.generation_tokens is not None:
             EngineTokens.objects.update_or_create(
                 instance=instance,
                 generation=instance.running_generation,
-                defaults={"prompt_tokens": counts.prompt, "generation_tokens": counts.generation},
+                defaults={
+                    "prompt_tokens": readings.prompt_tokens,
+                    "generation_tokens": readings.generation_tokens,
+                },
             )
 
     # --- steps

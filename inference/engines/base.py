@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.engines.exposition import Histogram, Page
 from models_app.artefacts import Artefact
 from models_app.models import Model
 
@@ -46,11 +47,30 @@ class Command:
 
 
 @dataclass(frozen=True)
-class TokenCounts:
-    """The engine's own counters since it started, in tokens."""
+class Readings:
+    """What an engine's metrics page says, in the same words for every engine. None: this engine does not say it.
 
-    prompt: int
-    generation: int
+    `running` and `waiting` are requests at this moment, `kv_usage` is the share of the KV cache in use, 0 to 1. All
+    else counts up since the engine started: tokens (`cached_tokens` are those of `prompt_tokens` that were not computed
+    again; of `prefix_queries` tokens looked up in the prefix cache `prefix_hits` were found), preemptions in requests,
+    and in seconds the time to the first token (`ttft`) and per output token after it (`tpot`), one observation each
+    request. A counter that went down means a new engine.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_usage: float | None = None
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    cached_tokens: int | None = None
+    prefix_queries: int | None = None
+    prefix_hits: int | None = None
+    preemptions: int | None = None
+    ttft: Histogram | None = None
+    tpot: Histogram | None = None
+
+
+HISTOGRAMS = {"ttft", "tpot"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class EngineAdapter:
     name: str
     health_path = "/health"
     symptoms: list[Symptom] = []
+    reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
 
     def unavailable_because(self) -> str | None:
         """Why the engine cannot run on this machine now, as a sentence; None when it can."""
@@ -95,9 +116,10 @@ class EngineAdapter:
         """The argument list and the whole environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 
-    def token_counts(self, metrics: str) -> TokenCounts | None:
-        """Counters out of the engine's metrics page; None if it shows none."""
-        raise NotImplementedError
+    def readings(self, metrics: str) -> Readings:
+        """The engine's metrics page in common words. A page of nonsense gives readings that are all None."""
+        page = Page(metrics, self.reading_names.values())
+        return Readings(**{reading: _read(page, reading, name) for reading, name in self.reading_names.items()})
 
     def explain(self, log: list[str]) -> str | None:
         """What a person should know, from the last log lines; None if nothing is recognised.
@@ -109,3 +131,14 @@ class EngineAdapter:
                 if match := symptom.regex.search(line):
                     return symptom.meaning.format(*match.groups())
         return None
+
+
+def _read(page: Page, reading: str, name: str) -> Histogram | float | int | None:
+    """Over the ranks of one engine requests and tokens add up; the fullest cache is the one that counts."""
+    if reading in HISTOGRAMS:
+        return page.histogram(name)
+    if reading == "kv_usage":
+        usage = page.highest(name)
+        return None if usage is None else min(usage, 1.0)
+    total = page.total(name)
+    return None if total is None else int(total)

@@ -1,14 +1,13 @@
 """vLLM, on CPU and CUDA, always on a Unix socket and with explicit KV bytes."""
 
 import os
-import re
 from pathlib import Path
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 
 from inference.engines import install
-from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom, TokenCounts
+from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
@@ -37,6 +36,19 @@ SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
 
 class VllmAdapter(EngineAdapter):
     name = "vllm"
+    reading_names = {
+        "running": "vllm:num_requests_running",
+        "waiting": "vllm:num_requests_waiting",
+        "kv_usage": "vllm:kv_cache_usage_perc",  # a share, in spite of its name
+        "prompt_tokens": "vllm:prompt_tokens_total",
+        "generation_tokens": "vllm:generation_tokens_total",
+        "cached_tokens": "vllm:prompt_tokens_cached_total",
+        "prefix_queries": "vllm:prefix_cache_queries_total",
+        "prefix_hits": "vllm:prefix_cache_hits_total",
+        "preemptions": "vllm:num_preemptions_total",
+        "ttft": "vllm:time_to_first_token_seconds",
+        "tpot": "vllm:request_time_per_output_token_seconds",
+    }
     symptoms = [
         Symptom(r"unrecognized arguments: (.+)", "The engine does not know the option {0}."),
         Symptom(
@@ -158,11 +170,6 @@ class VllmAdapter(EngineAdapter):
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         }
 
-    def token_counts(self, metrics: str) -> TokenCounts | None:
-        prompt = _counter(metrics, "vllm:prompt_tokens_total")
-        generation = _counter(metrics, "vllm:generation_tokens_total")
-        return None if prompt is None or generation is None else TokenCounts(prompt, generation)
-
 
 def kv_bytes_per_token(parameters: dict, width: int) -> int:
     """Keys and values of one token over all layers, in bytes, at `width` bytes per number."""
@@ -176,9 +183,3 @@ def context_length(model: Model, artefact: Artefact) -> int:
     """Tokens of one sequence: as configured, else the model's own length up to a limit."""
     configured = model.config.get("max_model_len") or model.config.get("n_ctx")
     return configured or min(artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT)
-
-
-def _counter(metrics: str, name: str) -> int | None:
-    """Sum of a counter over its label sets; None where it does not occur."""
-    values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
-    return sum(int(float(value)) for value in values) if values else None

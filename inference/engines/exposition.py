@@ -1,0 +1,103 @@
+"""Reads pages of metrics in Prometheus' text form. Lines without sense are passed over: an engine may be broken."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+LONGEST_LINE = 16_384
+MOST_SAMPLES = 20_000
+HIGHEST = 2.0**53  # what a float counts exactly, and what a column holds
+
+_PARTS = ("_bucket", "_sum", "_count")
+_LABEL_VALUE = r'"(?:[^"\\]|\\.)*+"'
+_SAMPLE = re.compile(rf'(?P<name>[\w:]+)(?:\{{(?P<labels>(?:[^"}}]|{_LABEL_VALUE})*+)\}})?[ \t]+(?P<value>[^\s#]+)')
+_LABEL = re.compile(rf"(\w+)\s*=\s*({_LABEL_VALUE})")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line: a value, never negative and never NaN, under its labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many observations were at most so large: (upper bound, count) in rising order, the last bound is infinite."""
+
+    buckets: tuple[tuple[float, int], ...]
+    sum: float
+    count: int
+
+
+class Page:
+    """The samples of some families on one page, added up over label sets such as the ranks of one engine."""
+
+    def __init__(self, text: str, names: Collection[str]):
+        self._samples = defaultdict(list)
+        for sample in _samples(text, frozenset(names) | {f"{name}{part}" for name in names for part in _PARTS}):
+            self._samples[sample.name].append(sample)
+
+    def total(self, name: str) -> float | None:
+        """None where the name does not occur."""
+        values = self._values(name)
+        return sum(values) if values else None
+
+    def highest(self, name: str) -> float | None:
+        """None where the name does not occur."""
+        return max(self._values(name), default=None)
+
+    def histogram(self, name: str) -> Histogram | None:
+        """None where it does not occur, or lacks a part."""
+        total, count = self.total(f"{name}_sum"), self.total(f"{name}_count")
+        buckets = _buckets(self._samples[f"{name}_bucket"])
+        if total is None or count is None or not buckets:
+            return None
+        return Histogram(buckets, total, int(count))
+
+    def _values(self, name: str) -> list[float]:
+        return [sample.value for sample in self._samples[name]]
+
+
+def _samples(text: str, names: frozenset[str]) -> Iterator[Sample]:
+    left = MOST_SAMPLES
+    for line in text.splitlines():
+        if len(line) > LONGEST_LINE or not (found := _SAMPLE.match(line)) or found["name"] not in names:
+            continue
+        value = _number(found["value"])
+        if value is None or value > HIGHEST:
+            continue
+        if (left := left - 1) < 0:
+            return
+        yield Sample(found["name"], _labels(found["labels"] or ""), value)
+
+
+def _number(text: str) -> float | None:
+    """None for what no count, size or duration can be."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value >= 0 else None
+
+
+def _labels(text: str) -> dict[str, str]:
+    return {name: _ESCAPED.sub(_unescape, quoted[1:-1]) for name, quoted in _LABEL.findall(text)}
+
+
+def _unescape(found: re.Match) -> str:
+    return "\n" if found[1] == "n" else found[1]
+
+
+def _buckets(samples: Iterable[Sample]) -> tuple[tuple[float, int], ...]:
+    """Engines of one kind have the same bounds, so their counts add up."""
+    counts = defaultdict(int)
+    for sample in samples:
+        bound = _number(sample.labels.get("le", ""))
+        if bound is not None:
+            counts[bound] += int(sample.value)
+    return tuple(sorted(counts.items()))
