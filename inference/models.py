@@ -1,7 +1,10 @@
 """What runs where: nodes, devices, the ledger of their memory, engine instances, tasks, gateways, and usage."""
 
+from datetime import timedelta
+
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from core import ids
@@ -28,6 +31,16 @@ class Desired(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
+NODE_SILENCE = timedelta(seconds=20)
+MEASURED_LATELY = timedelta(minutes=1)
+
+
+class NodeQuerySet(models.QuerySet):
+    def alive(self):
+        """Those whose agent has spoken a moment ago, by the database's clock."""
+        return self.filter(heartbeat_at__gt=Now() - NODE_SILENCE)
+
+
 class Node(models.Model):
     """A machine, or a part of one, with an agent of its own (host name and data folder tell them apart)."""
 
@@ -40,6 +53,8 @@ class Node(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = NodeQuerySet.as_manager()
+
     class Meta:
         ordering = ["name", "id"]
         constraints = [models.UniqueConstraint(fields=["name", "data_folder"], name="one_node_per_data_folder")]
@@ -51,6 +66,12 @@ class Node(models.Model):
 class DeviceKind(models.TextChoices):
     CPU = "cpu", "CPU"
     CUDA = "cuda", "CUDA"
+
+
+class DeviceQuerySet(models.QuerySet):
+    def online(self):
+        """Those that the agent of a live node has measured lately: a device that is gone is not measured."""
+        return self.filter(node__in=Node.objects.alive(), measured_at__gt=Now() - MEASURED_LATELY)
 
 
 class Device(models.Model):
@@ -66,7 +87,11 @@ class Device(models.Model):
     used_bytes = models.BigIntegerField(default=0, help_text=_("As measured, by whomever."))
     foreign_bytes = models.BigIntegerField(default=0, help_text=_("Held by processes that are not ours, as measured."))
     suspect = models.CharField(max_length=300, blank=True, help_text=_("Why nothing new is placed here."))
+    cores = models.PositiveSmallIntegerField(null=True, help_text=_("Of a CPU device."))
+    temperature = models.SmallIntegerField(null=True, help_text=_("In °C, where the device tells it."))
     measured_at = models.DateTimeField(null=True)
+
+    objects = DeviceQuerySet.as_manager()
 
     class Meta:
         ordering = ["id"]

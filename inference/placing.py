@@ -1,7 +1,5 @@
 """From a wish for an instance to a row with its memory claimed: the placement's decision, made true in the ledger."""
 
-from datetime import timedelta
-
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -11,11 +9,10 @@ from core.errors import EngineUnavailable, InsufficientResources
 from inference import ledger, placement, transitions
 from inference.engines import registry
 from inference.engines.base import Estimate
-from inference.models import Device, DeviceKind, Instance, Node
+from inference.models import NODE_SILENCE, Device, DeviceKind, Instance, Node
 from models_app import artefacts
 from models_app.models import Model
 
-NODE_SILENCE = timedelta(seconds=20)
 PLACEMENT_TRIES = 3
 
 

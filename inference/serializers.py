@@ -67,6 +67,50 @@ class AllInfoSerializer(serializers.Serializer):
     total_pending_requests = serializers.IntegerField()
 
 
+class MemorySerializer(serializers.Serializer):
+    """In MiB."""
+
+    memory_total = serializers.IntegerField()
+    memory_used = serializers.IntegerField()
+    memory_free = serializers.IntegerField()
+
+
+class GpuSerializer(MemorySerializer):
+    """`temperature` in °C, null where the device does not tell it."""
+
+    name = serializers.CharField()
+    temperature = serializers.IntegerField(allow_null=True)
+
+
+class GpusSerializer(serializers.Serializer):
+    device_count = serializers.IntegerField()
+    devices = GpuSerializer(many=True)
+
+
+class ProcessorsSerializer(MemorySerializer):
+    cpu_count = serializers.IntegerField()
+
+
+class CudaSerializer(serializers.Serializer):
+    online = serializers.BooleanField()
+    info = GpusSerializer()
+
+
+class CpuSerializer(serializers.Serializer):
+    online = serializers.BooleanField()
+    info = ProcessorsSerializer()
+
+
+class DeviceKindsSerializer(serializers.Serializer):
+    cuda = CudaSerializer()
+    cpu = CpuSerializer()
+
+
+class DevicesSerializer(serializers.Serializer):
+    success = serializers.BooleanField()
+    devices = DeviceKindsSerializer()
+
+
 class UsageQuerySerializer(serializers.Serializer):
     """`start_date` and `end_date` are days in UTC, both included; without them the last 30 days."""
 

@@ -14,6 +14,7 @@ urlpatterns = [
     path("models/<path:ref>/start", views.StartView.as_view()),
     path("models/<path:ref>/stop", views.StopView.as_view()),
     path("models/<path:ref>/restart", views.RestartView.as_view()),
+    path("devices/info", views.DevicesView.as_view()),
     path("usage", views.UsageView.as_view()),
     *router.urls,
 ]

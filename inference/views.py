@@ -1,4 +1,4 @@
-"""REST of what runs: start, stop, restart, the manager document's info, tasks, usage."""
+"""REST of what runs: start, stop, restart, the manager document's info and devices, tasks, usage."""
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
@@ -10,11 +10,12 @@ from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
 from core.tenancy import TenantScopedMixin
-from inference import info, services, usage
+from inference import info, inventory, services, usage
 from inference.models import Task
 from inference.serializers import (
     AcceptedSerializer,
     AllInfoSerializer,
+    DevicesSerializer,
     InfoSerializer,
     StartSerializer,
     StopSerializer,
@@ -89,6 +90,14 @@ class AllInfoView(APIView):
     def get(self, request):
         models = Model.objects.usable_by(request.auth).select_related("tenant").prefetch_related("aliases")
         return Response({"success": True, **info.overview(list(models), request.auth)})
+
+
+class DevicesView(APIView):
+    permissions = {"GET": Permission.OPERATE}
+
+    @extend_schema(responses=DevicesSerializer)
+    def get(self, request):
+        return Response({"success": True, "devices": inventory.describe()})
 
 
 class TaskViewSet(TenantScopedMixin, mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.GenericViewSet):

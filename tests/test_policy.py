@@ -70,6 +70,7 @@ ROUTES = {  # a route that is missing here fails the walk
     "POST /api/models/{}/start": Permission.RUN_MODELS,
     "POST /api/models/{}/stop": Permission.RUN_MODELS,
     "POST /api/models/{}/restart": Permission.RUN_MODELS,
+    "GET /api/devices/info": Permission.OPERATE,
     "GET /api/tasks": Permission.READ,
     "GET /api/tasks/{}": Permission.READ,
     "GET /api/usage": Permission.READ,

@@ -1,4 +1,4 @@
-"""The devices of this machine with real figures: main memory by psutil, GPUs by NVML."""
+"""The devices of this machine with real figures: cores and main memory by psutil, GPUs by NVML."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,12 @@ from inference.models import DeviceKind
 
 MAIN_MEMORY_SHARE = 0.85  # the rest is the system's and ours
 GPU_SHARE = 0.95
+CPU_SENSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One device now; sizes in bytes."""
+    """One device now: sizes in bytes, the temperature in °C where the device tells it, cores of a CPU."""
 
     kind: str
     index: int
@@ -21,6 +22,8 @@ class Reading:
     total: int
     usable: int
     used: int
+    cores: int | None = None
+    temperature: int | None = None
 
 
 def read() -> list[Reading]:
@@ -36,7 +39,16 @@ def _main_memory() -> Reading:
         memory.total,
         int(memory.total * MAIN_MEMORY_SHARE),
         memory.total - memory.available,
+        cores=psutil.cpu_count(),
+        temperature=_cpu_temperature(),
     )
+
+
+def _cpu_temperature() -> int | None:
+    """Of the hottest sensor of the processor; virtual machines and many boards have none."""
+    read = getattr(psutil, "sensors_temperatures", dict)  # not on every platform
+    found = [sensor.current for chip, sensors in read().items() if chip in CPU_SENSORS for sensor in sensors]
+    return round(max(found)) if found else None
 
 
 def _gpus() -> list[Reading]:
@@ -60,4 +72,12 @@ def _gpu(index: int) -> Reading:
         memory.total,
         int(memory.total * GPU_SHARE),
         memory.used,
+        temperature=_gpu_temperature(handle),
     )
+
+
+def _gpu_temperature(handle) -> int | None:
+    try:
+        return pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+    except pynvml.NVMLError:
+        return None  # virtual GPUs do not tell

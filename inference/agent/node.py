@@ -47,6 +47,8 @@ def record_devices(node: Node) -> None:
             "total_bytes": reading.total,
             "usable_bytes": reading.usable,
             "used_bytes": reading.used,
+            "cores": reading.cores,
+            "temperature": reading.temperature,
             "suspect": "",
             "measured_at": timezone.now(),
         }

@@ -1,0 +1,30 @@
+"""The devices of all live machines as the manager document shows them; memory in MiB, temperature in °C."""
+
+from inference.models import Device, DeviceKind
+
+MIB = 1024 * 1024
+
+
+def describe() -> dict:
+    """A kind that is nowhere is offline. Processors are summed up over the machines, GPUs listed one by one."""
+    online = Device.objects.online().order_by("node__name", "kind", "index")
+    gpus = [device for device in online if device.kind == DeviceKind.CUDA]
+    processors = [device for device in online if device.kind == DeviceKind.CPU]
+    return {
+        "cuda": {"online": bool(gpus), "info": {"device_count": len(gpus), "devices": [_gpu(gpu) for gpu in gpus]}},
+        "cpu": {"online": bool(processors), "info": _processors(processors)},
+    }
+
+
+def _gpu(device: Device) -> dict:
+    return {"name": device.name, **_memory([device]), "temperature": device.temperature}
+
+
+def _processors(devices: list[Device]) -> dict:
+    return {"cpu_count": sum(device.cores or 0 for device in devices), **_memory(devices)}
+
+
+def _memory(devices: list[Device]) -> dict:
+    total = sum(device.total_bytes for device in devices) // MIB
+    used = sum(device.used_bytes for device in devices) // MIB
+    return {"memory_total": total, "memory_used": used, "memory_free": total - used}
