@@ -87,16 +87,17 @@ class Engine:
 
     all: ClassVar[list["Engine"]] = []
 
-    def __init__(self, folder: Path, **switches):
+    def __init__(self, folder: Path, runner: str = "generate", **switches):
         self.all.append(self)
         self.socket = folder / f"{os.urandom(4).hex()}.sock"
         self.endpoint = f"unix://{self.socket}"
-        self._switches = switches
+        self._runner, self._switches = runner, switches
         self.start()
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
         command = [sys.executable, "-S", str(FAKE_ENGINE), "--uds", str(self.socket), "--served-model-name", "demo"]
+        command += ["--runner", self._runner]
         environment = {**os.environ, "FAKE_ENGINE": json.dumps(self._switches)}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(self._answers)

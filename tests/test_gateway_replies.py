@@ -8,6 +8,7 @@ import pytest
 from core import errors
 from inference.gateway import replies
 from inference.gateway.errors import ContextTooLong, language_of, render, render_event, status_for
+from inference.gateway.operation import Prepared
 from inference.gateway.relay import Usage
 from inference.gateway.requests import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION
 from inference.gateway.snapshot import ModelEntry
@@ -33,7 +34,7 @@ CHAT = {
 
 
 def cleaned(operation, reply, **options) -> tuple[dict, Usage]:
-    body, usage = replies.clean(operation, json.dumps(reply).encode(), **options)
+    body, usage = replies.clean(operation, json.dumps(reply).encode(), Prepared({}), **options)
     return json.loads(body), usage
 
 
@@ -74,7 +75,7 @@ def test_tokens_pass_without_nulls():
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"choices": 5}', b'{"choices": [1]}', b'{"error": "x"}', b"\xff"])
 def test_what_is_no_reply_is_the_engines_failure(raw):
     with pytest.raises(errors.EngineUnavailable):
-        replies.clean(CHAT_COMPLETION, raw)
+        replies.clean(CHAT_COMPLETION, raw, Prepared({}))
 
 
 def refused(status: int, message: str, param: str | None = None, asked=("messages", "tools")) -> errors.PlatformError:

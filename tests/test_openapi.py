@@ -7,7 +7,7 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 
-from inference.gateway import requests
+from inference.gateway import pooling, requests
 from inference.gateway.gateway import MODEL_OPERATIONS, OPERATIONS
 from tests.test_policy import routes
 
@@ -44,10 +44,14 @@ def test_every_route_of_the_data_plane_is_in_it(schema):
     [
         ("/v1/chat/completions", requests.CHAT),
         ("/v1/completions", requests.COMPLETION),
+        ("/v1/embeddings", pooling.EMBED),
+        ("/v1/rerank", pooling.RERANK),
+        ("/v1/score", pooling.SCORE),
         ("/tokenize", requests.TOKENIZE),
         ("/detokenize", requests.DETOKENIZE),
         ("/api/models/{ref}/generate", requests.COMPLETION),
         ("/api/models/{ref}/chat/completions", requests.CHAT),
+        ("/api/models/{ref}/embeddings", pooling.EMBED),
     ],
 )
 def test_the_data_planes_fields_are_those_it_takes(schema, path, fields):

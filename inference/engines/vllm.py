@@ -1,6 +1,7 @@
 """vLLM, on CPU and CUDA, always on a Unix socket and with explicit KV bytes."""
 
 import os
+import re
 from pathlib import Path
 
 from django.conf import settings
@@ -19,6 +20,10 @@ KV_FLOOR = 64 * MIB
 FULL_SEQUENCES = 8  # the default cache holds this many sequences of full length, within the limit
 # Without a limit of its own a model of a very long context would claim a whole device for one sequence.
 DEFAULT_CONTEXT_LIMIT = 32768
+# They read a text at once and cache nothing of it, whichever of them is told to pool.
+ENCODERS = re.compile(r"Bert|Roberta|Gte")
+# Without the option the engine looks for nearly all memory of the machine, even if it will cache nothing.
+LEAST_KV_ARGUMENT = 1 * MIB
 
 # Options that reach the command line as `--name value`; everything else in `config` is for the gateway.
 VALUE_OPTIONS = {
@@ -83,9 +88,12 @@ class VllmAdapter(EngineAdapter):
     def _kv_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
         if given := model.config.get("kv_cache_bytes"):
             return given
+        if is_encoder(artefact):
+            return 0
         per_token = kv_bytes_per_token(artefact.parameters, width)
         sequence = per_token * context_length(model, artefact)
-        wanted = min(FULL_SEQUENCES * sequence, KV_LIMIT[device_kind])
+        sequences = FULL_SEQUENCES if model.mode == Mode.CHAT else 1  # nothing is kept once a text is read
+        wanted = min(sequences * sequence, KV_LIMIT[device_kind])
         return max(wanted, sequence + sequence // 8, KV_FLOOR)
 
     def _dtype(self, model: Model, device_kind: str) -> str:
@@ -106,7 +114,7 @@ class VllmAdapter(EngineAdapter):
             "--uds",
             str(request.socket),
             "--kv-cache-memory-bytes",
-            str(request.estimate.kv_cache),
+            str(request.estimate.kv_cache or LEAST_KV_ARGUMENT),
             "--enable-request-id-headers",
             "--enable-prompt-tokens-details",
             "--disable-uvicorn-access-log",
@@ -120,7 +128,7 @@ class VllmAdapter(EngineAdapter):
 
     def _model_arguments(self, request: LaunchRequest) -> list[str]:
         config = request.model.config
-        arguments = ["--max-model-len", str(context_length(request.model, request.artefact))]
+        arguments = _length_arguments(request)
         for option, flag in VALUE_OPTIONS.items():
             if option in config:
                 arguments += [flag, str(config[option])]
@@ -179,7 +187,23 @@ def kv_bytes_per_token(parameters: dict, width: int) -> int:
     return 2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width
 
 
+def is_encoder(artefact: Artefact) -> bool:
+    """Made for reading only: it has no KV cache, and the engine knows its length better than its config tells."""
+    return any(ENCODERS.search(name) for name in artefact.architectures)
+
+
+def _length_arguments(request: LaunchRequest) -> list[str]:
+    if is_encoder(request.artefact) and not configured_context(request.model):
+        return []
+    return ["--max-model-len", str(context_length(request.model, request.artefact))]
+
+
+def configured_context(model: Model) -> int | None:
+    return model.config.get("max_model_len") or model.config.get("n_ctx")
+
+
 def context_length(model: Model, artefact: Artefact) -> int:
     """Tokens of one sequence: as configured, else the model's own length up to a limit."""
-    configured = model.config.get("max_model_len") or model.config.get("n_ctx")
-    return configured or min(artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT)
+    return configured_context(model) or min(
+        artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT
+    )

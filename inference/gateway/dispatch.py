@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy as _
 from core import errors
 from inference.gateway import core, replies
 from inference.gateway.metering import Record
-from inference.gateway.relay import StreamRelay, Usage
-from inference.gateway.requests import Operation, Prepared
+from inference.gateway.operation import Operation, Prepared
+from inference.gateway.relay import Relay, Usage
 from inference.gateway.snapshot import InstanceEntry, ModelEntry
 from inference.gateway.upstream import (
     Connection,
@@ -38,7 +38,7 @@ class Dispatch:
         self._instance: InstanceEntry | None = None
         self._connection: Connection | None = None
         self._usage = Usage()
-        self.relay: StreamRelay | None = None
+        self.relay: Relay | None = None
         self.forwarded_at: float | None = None  # in the loop's time
 
     def usage(self) -> Usage:
@@ -58,7 +58,7 @@ class Dispatch:
     async def whole(self, *, generated_id: bool) -> bytes:
         """The reply of a request that is not streamed."""
         raw = await self._first()
-        body, self._usage = replies.clean(self._operation, raw, generated_id=generated_id)
+        body, self._usage = replies.clean(self._operation, raw, self._prepared, generated_id=generated_id)
         return body
 
     async def first_events(self) -> bytes:
@@ -158,13 +158,7 @@ class Dispatch:
         return await self._begin_stream(connection, limit)
 
     async def _begin_stream(self, connection: Connection, limit: float) -> bytes:
-        prepared = self._prepared
-        self.relay = StreamRelay(
-            show_usage=prepared.show_usage,
-            show_continuous=prepared.show_continuous,
-            choices=prepared.choices,
-            prompts=prepared.prompts,
-        )
+        self.relay = self._operation.relay(self._prepared)
         while True:
             chunk = await connection.chunk(limit)
             if chunk is None:

@@ -19,12 +19,13 @@ from inference.gateway.config import Config
 from inference.gateway.errors import NotAllowed
 from inference.gateway.exchange import Exchange
 from inference.gateway.metering import Sink
+from inference.gateway.operation import Operation
+from inference.gateway.pooling import EMBEDDING, RERANKING, SCORING
 from inference.gateway.requests import (
     CHAT_COMPLETION,
     DETOKENIZATION,
     TEXT_COMPLETION,
     TOKENIZATION,
-    Operation,
 )
 from inference.gateway.responder import Responder
 from inference.gateway.snapshot import ModelEntry, Principal, Snapshot, SnapshotSource
@@ -38,10 +39,17 @@ KNOWN_TOKENS = 4096
 OPERATIONS = {
     "/v1/chat/completions": CHAT_COMPLETION,
     "/v1/completions": TEXT_COMPLETION,
+    "/v1/embeddings": EMBEDDING,
+    "/v1/rerank": RERANKING,
+    "/v1/score": SCORING,
     "/tokenize": TOKENIZATION,
     "/detokenize": DETOKENIZATION,
 }
-MODEL_OPERATIONS = {"/generate": TEXT_COMPLETION, "/chat/completions": CHAT_COMPLETION}
+MODEL_OPERATIONS = {
+    "/generate": TEXT_COMPLETION,
+    "/chat/completions": CHAT_COMPLETION,
+    "/embeddings": EMBEDDING,
+}
 MODEL_PREFIXES = ("/api/models/", "/api/v1/models/")
 LISTING = "/v1/models"
 

@@ -1,6 +1,6 @@
 """The data plane's part of /openapi.json, merged in by drf-spectacular: its routes are none of Django's.
 
-The properties are those that inference/gateway/requests.py takes; a test holds the two against each other.
+The properties are those that the modules of inference/gateway take; a test holds the two against each other.
 """
 
 TEXT, FLAG, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
@@ -82,11 +82,43 @@ TOKENIZE = {
     "return_token_strs": FLAG,
 }
 DETOKENIZE = {"tokens": _list({"type": "integer"})}
+TRUNCATION = {**_whole(-1, 2**20), "description": "Cut longer texts; -1 means at the model's context."}
+EMBED = {
+    "input": PROMPT,
+    "encoding_format": {**TEXT, "enum": ["float", "base64"]},
+    "dimensions": _whole(1, 2**16),
+    "truncate_prompt_tokens": TRUNCATION,
+}
+RERANK = {
+    "query": TEXT,
+    "documents": _list({"oneOf": [TEXT, _object({"text": TEXT}, ("text",))]}),
+    "top_n": _whole(1, 2048),
+    "return_documents": {**FLAG, "default": True},
+    "truncate_prompt_tokens": TRUNCATION,
+    "max_tokens_per_doc": _whole(1, 2**20),
+}
+TEXTS = {"oneOf": [TEXT, _list(TEXT)]}
+SCORE = {
+    "text_1": TEXTS,
+    "text_2": TEXTS,
+    "queries": {**TEXTS, "description": "Another name of text_1."},
+    "documents": {**TEXTS, "description": "Another name of text_2."},
+    "truncate_prompt_tokens": TRUNCATION,
+}
 
 USAGE = _object(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), {"type": "integer"}))
 COMPLETIONS = _object(
     {"id": TEXT, "model": TEXT, "created": {"type": "integer"}, "choices": _list(OBJECT), "usage": USAGE}
 )
+READING_USAGE = _object(dict.fromkeys(("prompt_tokens", "total_tokens"), {"type": "integer"}))
+VECTOR = _object(
+    {"object": TEXT, "index": {"type": "integer"}, "embedding": {"oneOf": [_list({"type": "number"}), TEXT]}}
+)
+EMBEDDINGS = _object({"object": TEXT, "data": _list(VECTOR), "model": TEXT, "usage": READING_USAGE})
+RANKED = _object({"index": {"type": "integer"}, "document": TEXT, "relevance_score": {"type": "number"}})
+RANKING = _object({"object": TEXT, "model": TEXT, "results": _list(RANKED), "usage": READING_USAGE})
+SCORED = _object({"object": TEXT, "index": {"type": "integer"}, "score": {"type": "number"}})
+SCORES = _object({"object": TEXT, "data": _list(SCORED), "model": TEXT, "usage": READING_USAGE})
 TOKENS = _object(
     {"tokens": _list({"type": "integer"}), "count": {"type": "integer"}, "max_model_len": {"type": "integer"}}
 )
@@ -121,8 +153,8 @@ def _post(name: str, summary: str, fields: dict, required: tuple[str, ...], repl
     return {"post": _operation(name, summary, reply, _object({"model": MODEL, **fields}, required))}
 
 
-def _post_to_model(name: str, summary: str, fields: dict, required: tuple[str, ...]) -> dict:
-    return {"post": _operation(name, summary, COMPLETIONS, _object(fields, required), path_ref=True)}
+def _post_to_model(name: str, summary: str, fields: dict, required: tuple[str, ...], reply: dict = COMPLETIONS) -> dict:
+    return {"post": _operation(name, summary, reply, _object(fields, required), path_ref=True)}
 
 
 PATHS = {
@@ -130,11 +162,19 @@ PATHS = {
     "/v1/models/{ref}": {"get": _operation("v1_models_retrieve", "One of them", CARD, path_ref=True)},
     "/v1/chat/completions": _post("v1_chat_completions", "Answer a conversation", CHAT, ("messages",), COMPLETIONS),
     "/v1/completions": _post("v1_completions", "Continue a text", COMPLETION, ("prompt",), COMPLETIONS),
+    "/v1/embeddings": _post("v1_embeddings", "Vectors of texts", EMBED, ("input",), EMBEDDINGS),
+    "/v1/rerank": _post(
+        "v1_rerank", "Order documents by how well they answer a query", RERANK, ("query", "documents"), RANKING
+    ),
+    "/v1/score": _post("v1_score", "How well pairs of texts belong together", SCORE, (), SCORES),
     "/tokenize": _post("tokenize", "Token ids of a text or conversation", TOKENIZE, (), TOKENS),
     "/detokenize": _post("detokenize", "The text of token ids", DETOKENIZE, ("tokens",), _object({"prompt": TEXT})),
     "/api/models/{ref}/generate": _post_to_model("models_generate", "Continue a text", COMPLETION, ("prompt",)),
     "/api/models/{ref}/chat/completions": _post_to_model(
         "models_chat_completions", "Answer a conversation", CHAT, ("messages",)
+    ),
+    "/api/models/{ref}/embeddings": _post_to_model(
+        "models_embeddings", "Vectors of texts", EMBED, ("input",), EMBEDDINGS
     ),
 }
 

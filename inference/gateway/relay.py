@@ -6,6 +6,7 @@ No event is parsed; whole events are cut by slice, so the result does not depend
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 
@@ -42,12 +43,24 @@ def _count(value) -> int:
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
-class StreamRelay:
+class Relay(Protocol):
     """Feed it what the engine sends; what it returns goes to the client.
 
-    `done` is set by `[DONE]`; `failure` by an error event (its bytes are in `error`), or by bytes that are
-    no event stream. After either, nothing more comes out.
+    `done` is set by the stream's last event; `failure` by an error event (its bytes are in `error`), or by bytes
+    that are no event stream. After either, nothing more comes out.
     """
+
+    done: bool
+    failure: str | None
+    error: bytes
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def usage(self) -> Usage: ...
+
+
+class StreamRelay:
+    """A relay of OpenAI's chunks: events without a name, ended by `[DONE]`."""
 
     def __init__(self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1):
         self._show_usage, self._show_continuous = show_usage, show_continuous

@@ -14,8 +14,8 @@ from django.utils.translation import gettext_lazy as _
 
 from core import errors
 from inference.gateway.errors import ContextTooLong
+from inference.gateway.operation import Operation, Prepared
 from inference.gateway.relay import Usage, read_usage
-from inference.gateway.requests import Operation
 from inference.gateway.snapshot import ModelEntry
 
 TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
@@ -23,49 +23,66 @@ CHOICE = ("index", "message", "text", "logprobs", "finish_reason", "stop_reason"
 MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "function_call", "reasoning")
 
 
-def clean(operation: Operation, raw: bytes, *, generated_id: bool = False) -> tuple[bytes, Usage]:
+def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id: bool = False) -> tuple[bytes, Usage]:
     """The reply for the client and its token counts. Raises EngineUnavailable for what is no such reply.
 
     `generated_id` names it `gen-…`, as the REST API's `generate` does.
     """
     try:
-        reply = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        reply, usage = operation.read(_object(raw), prepared)
+    except (LookupError, TypeError, ValueError):
         raise unreadable() from None
-    if type(reply) is not dict:
-        raise unreadable()
-    if not operation.generates:
-        return orjson.dumps(_without_nulls(reply)), Usage()
-    choices = reply.get("choices")
-    if type(choices) is not list or not all(type(choice) is dict for choice in choices):
-        raise unreadable()
-    usage = read_usage(reply.get("usage"))
-    reply = {name: reply[name] for name in TOP_LEVEL if reply.get(name) is not None}
     if generated_id:
         reply["id"] = f"gen-{uuid.uuid4()}"
-    reply["choices"] = [_choice(choice) for choice in choices]
-    reply["usage"] = _usage(reply.get("usage"), usage)
     return orjson.dumps(reply), usage
+
+
+def _object(raw: bytes) -> dict:
+    reply = orjson.loads(raw)
+    if type(reply) is not dict:
+        raise TypeError("a reply is an object")
+    return reply
+
+
+def read_generation(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    """A chat or text completion."""
+    choices, usage = objects(reply["choices"]), read_usage(reply.get("usage"))
+    found = only(reply, TOP_LEVEL)
+    found["choices"] = [_choice(choice) for choice in choices]
+    found["usage"] = _usage(reply.get("usage"), usage)
+    return found, usage
+
+
+def read_uncounted(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    """Answers that cost no tokens."""
+    return without_nulls(reply), Usage()
 
 
 def unreadable() -> errors.EngineUnavailable:
     return errors.EngineUnavailable(_("The engine's answer could not be read."))
 
 
-def _without_nulls(fields: dict) -> dict:
+def objects(value) -> list[dict]:
+    """Raises TypeError for anything but a list of objects."""
+    if type(value) is not list or not all(type(entry) is dict for entry in value):
+        raise TypeError("a list of objects is expected")
+    return value
+
+
+def without_nulls(fields: dict) -> dict:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _only(fields: dict, names: tuple[str, ...]) -> dict:
+def only(fields: dict, names: tuple[str, ...]) -> dict:
     return {name: fields[name] for name in names if fields.get(name) is not None}
 
 
 def _choice(choice: dict) -> dict:
     """`logprobs`, `message.content` and `message.refusal` are required, if only as null."""
-    found = _only(choice, CHOICE)
+    found = only(choice, CHOICE)
     found["logprobs"] = _logprobs(choice)
     if type(choice.get("message")) is dict:
-        found["message"] = {"content": None, "refusal": None, **_only(choice["message"], MESSAGE)}
+        found["message"] = {"content": None, "refusal": None, **only(choice["message"], MESSAGE)}
     return found
 
 
@@ -88,7 +105,7 @@ def _usage(given, usage: Usage) -> dict:
     if type(given) is dict:
         for name in ("prompt_tokens_details", "completion_tokens_details"):
             if type(given.get(name)) is dict:
-                found[name] = _without_nulls(given[name])
+                found[name] = without_nulls(given[name])
     return found
 
 
@@ -98,6 +115,7 @@ TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORE
 PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
 BINDING = ("response_format", "structured_outputs", "tools")
+NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
     (r"schema|grammar|regex|structured", BINDING, _("The engine cannot hold to such a schema.")),
@@ -110,6 +128,9 @@ def refusal(
     operation: Operation, asked: Collection[str], status: int, raw: bytes, model: ModelEntry
 ) -> errors.PlatformError:
     """Our error for an engine's reply that is not 200, to a request with the fields `asked`."""
+    if operation.optional and status in NOT_OFFERED:
+        message = format_lazy(_("The engine of this model does not offer {route}."), route=operation.engine_path)
+        return errors.NotFound(message)
     if status in (429, 503):
         return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
     if status not in (400, 413, 422):

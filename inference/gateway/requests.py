@@ -1,14 +1,13 @@
 """From a request's bytes to what the engine gets: parsed once, checked, and never the client's own bytes."""
 
 import hmac
-from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
 from django.utils.translation import gettext_lazy as _
 
 from core.errors import InvalidRequest
-from inference.gateway import bounds, chat
+from inference.gateway import bounds, chat, replies
 from inference.gateway.bounds import (
     Fields,
     boolean,
@@ -21,9 +20,12 @@ from inference.gateway.bounds import (
     text,
     wrong,
 )
+from inference.gateway.operation import Operation, Prepared
 from inference.gateway.snapshot import ModelEntry
+from models_app.models import Mode
 
 CHOICES, PROMPTS, LONGEST_CONTEXT = 8, 32, 2**20
+ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
 
 
 def prompt(value, param):
@@ -85,39 +87,6 @@ TOKENIZE: Fields = {
 DETOKENIZE: Fields = {"tokens": bounds.token_ids}
 
 
-@dataclass(slots=True, frozen=True)
-class Operation:
-    """What an engine can be asked for: its route there, the fields it takes, and what its answers are."""
-
-    name: str
-    engine_path: str
-    fields: Fields
-    required: tuple[str, ...]  # one of them
-    generates: bool = True
-
-
-CHAT_COMPLETION = Operation("chat.completions", "/v1/chat/completions", CHAT, ("messages",))
-TEXT_COMPLETION = Operation("completions", "/v1/completions", COMPLETION, ("prompt",))
-TOKENIZATION = Operation("tokenize", "/tokenize", TOKENIZE, ("prompt", "messages"), generates=False)
-DETOKENIZATION = Operation("detokenize", "/detokenize", DETOKENIZE, ("tokens",), generates=False)
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A checked request. `show_usage` and `show_continuous` are what the client itself asked for."""
-
-    payload: dict
-    stream: bool = False
-    show_usage: bool = False
-    show_continuous: bool = False
-    choices: int = 1
-    prompts: int = 1
-
-    def body(self, served_name: str) -> bytes:
-        self.payload["model"] = served_name
-        return orjson.dumps(self.payload)
-
-
 def parse(raw: bytes) -> dict:
     """The body as an object; of two equal keys the last one counts, here as in the engine."""
     try:
@@ -134,19 +103,35 @@ def model_ref(body: dict) -> str | None:
 
 def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes) -> Prepared:
     """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
+    _check_mode(operation, model)
     payload = clean(operation.fields, body)
     if not any(name in payload for name in operation.required):
         raise wrong(operation.required[0], _("this field is required."))
-    if not operation.generates:
-        return Prepared(payload)
+    prepared = Prepared(payload)
+    operation.complete(prepared, model)
+    marks = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
+    payload |= {name: marks[name] for name in operation.ours}
+    return prepared
+
+
+def _check_mode(operation: Operation, model: ModelEntry) -> None:
+    """A model of another kind is not even started for a request that it could not answer."""
+    if model.mode not in operation.modes:
+        text = _("this model has the mode {mode}: send it requests for {route}.")
+        raise wrong("model", text, mode=model.mode, route=ROUTE_FOR[Mode(model.mode)])
+
+
+def _complete_generation(prepared: Prepared, model: ModelEntry) -> None:
+    payload = prepared.payload
     _check_together(payload)
-    _limit_tokens(payload, model)
-    payload["cache_salt"] = cache_salt(tenant_id, salt_key)
-    payload["user"] = tenant_id
-    prepared = Prepared(payload, stream=payload.get("stream", False), choices=payload.get("n", 1))
+    limit_tokens(payload, model, "max_completion_tokens", "max_tokens")
+    prepared.stream, prepared.choices = payload.get("stream", False), payload.get("n", 1)
     _count_prompts(prepared)
     _ask_for_usage(prepared)
-    return prepared
+
+
+def _complete_nothing(_prepared: Prepared, _model: ModelEntry) -> None:
+    """These requests are forwarded as they are."""
 
 
 def _check_together(payload: dict) -> None:
@@ -160,14 +145,19 @@ def _check_together(payload: dict) -> None:
         raise wrong("structured_outputs", _("cannot go together with response_format."))
 
 
-def _limit_tokens(payload: dict, model: ModelEntry) -> None:
-    """Hold the request against the context, and fill in the model's own sampling defaults."""
-    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
+    """Hold the request against the context, and fill in the model's own sampling defaults.
+
+    `lengths` are the fields for the most tokens of an answer; a default goes into the last of them.
+    """
+    for name in (*lengths, "min_tokens"):
         if model.context and payload.get(name, 0) > model.context:
             raise wrong(name, _("must be between {low} and {high}."), low=1, high=model.context)
     for name, value in model.sampling.items():
-        if name != "max_tokens" or "max_completion_tokens" not in payload:
+        if name != "max_tokens":
             payload.setdefault(name, value)
+        elif not any(length in payload for length in lengths):
+            payload[lengths[-1]] = value
 
 
 def _count_prompts(prepared: Prepared) -> None:
@@ -190,3 +180,19 @@ def _ask_for_usage(prepared: Prepared) -> None:
 def cache_salt(tenant_id: str, key: bytes) -> str:
     """Tenants never share cached prefixes, so that nobody can time another's prompts."""
     return hmac.digest(key, tenant_id.encode(), "sha256").hex()
+
+
+CHAT_COMPLETION = Operation(
+    "chat.completions", "/v1/chat/completions", CHAT, ("messages",), _complete_generation, replies.read_generation
+)
+TEXT_COMPLETION = Operation(
+    "completions", "/v1/completions", COMPLETION, ("prompt",), _complete_generation, replies.read_generation
+)
+TOKENIZATION = Operation(
+    "tokenize", "/tokenize", TOKENIZE, ("prompt", "messages"), _complete_nothing, replies.read_uncounted,
+    modes=tuple(Mode), ours=(), optional=True,
+)  # fmt: skip
+DETOKENIZATION = Operation(
+    "detokenize", "/detokenize", DETOKENIZE, ("tokens",), _complete_nothing, replies.read_uncounted,
+    modes=tuple(Mode), ours=(), optional=True,
+)  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from inference.engines.base import MIB, Command, Estimate, LaunchRequest
 from inference.engines.vllm import VllmAdapter
+from models_app.models import Mode
 
 FAKE = Path(__file__).parent / "fake_engine.py"
 TAG = "fake"
@@ -26,6 +27,8 @@ class FakeAwareAdapter(VllmAdapter):
         if TAG not in request.model.tags:
             return super().command(request)
         argv = [sys.executable, str(FAKE), "--uds", str(request.socket), "--served-model-name", request.served_name]
+        if request.model.mode != Mode.CHAT:
+            argv += ["--runner", "pooling"]
         switches = request.model.description or "{}"
         json.loads(switches)
         return Command(argv, {"PATH": "/usr/bin:/bin", "FAKE_ENGINE": switches})

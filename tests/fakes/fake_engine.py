@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fake_pooling
 from fake_generation import FINGERPRINT, Generation, Switches, chat_words, marked_text, prompt_words, usage
 from fake_http import Connection, Request, listen
 
@@ -46,9 +47,10 @@ Step = tuple[int, str, bool]  # choice, its next token, whether that is its last
 
 
 class Engine:
-    def __init__(self, name: str, switches: Switches, max_model_len: int, max_num_seqs: int):
-        self.name, self.switches, self.max_model_len = name, switches, max_model_len
-        self.slots = asyncio.Semaphore(max_num_seqs)
+    def __init__(self, switches: Switches, arguments: argparse.Namespace):
+        self.name, self.switches = arguments.served_model_name, switches
+        self.max_model_len, self.routes = arguments.max_model_len, ROUTES[arguments.runner]
+        self.slots = asyncio.Semaphore(arguments.max_num_seqs)
         self.counters = Counters()
         self.answered = 0
 
@@ -58,7 +60,7 @@ class Engine:
             await connection.flush()
 
     async def answer(self, connection: Connection, request: Request) -> None:
-        route = ROUTES.get(request.path)
+        route = self.routes.get(request.path)
         try:
             if route is None:
                 return connection.reply({"detail": "Not Found"}, 404)
@@ -111,11 +113,26 @@ class Engine:
         connection.reply({"prompt": " ".join(f"token{token}" for token in tokens)})
 
     async def embeddings(self, connection: Connection, request: Request) -> None:
-        words = prompt_words(self._checked(request)["input"])
-        data = [{"index": index, "object": "embedding", "embedding": [float(len(text)), 1.0]}
-                for index, text in enumerate(words)]  # fmt: skip
-        counted = usage(sum(map(len, words)), 0)
-        connection.reply({"object": "list", "model": self.name, "data": data, "usage": counted})
+        await self._pool(connection, request, fake_pooling.embedding_reply, "input")
+
+    async def rerank(self, connection: Connection, request: Request) -> None:
+        await self._pool(connection, request, fake_pooling.ranking_reply, "query")
+
+    async def score(self, connection: Connection, request: Request) -> None:
+        await self._pool(connection, request, fake_pooling.score_reply, "text_1")
+
+    async def _pool(self, connection: Connection, request: Request, make_reply, text_field: str) -> None:
+        """A whole reply of a pooling model, after the faults that are marked in the text."""
+        body = self._checked(request)
+        switches = self.switches.marked(str(body.get(text_field, "")))
+        if switches.error_status:
+            raise Refused(switches.error_status, switches.error_text, "InternalServerError")
+        await connection.pause(None if switches.hang else switches.first_token_delay)
+        await self._misbehave(connection, switches, 0)
+        reply = make_reply(self.name, body)
+        self.counters.prompt += reply["usage"]["prompt_tokens"]
+        connection.reply('{"data": [{' if switches.garbage else reply)
+        self._note_end()
 
     async def chat(self, connection: Connection, request: Request) -> None:
         await self._generate(connection, request, chat=True)
@@ -236,17 +253,27 @@ class Engine:
             asyncio.get_running_loop().call_later(0.05, os._exit, 0)  # the reply is still on its way
 
 
-ROUTES = {
+COMMON_ROUTES = {
     "/health": ("GET", Engine.health),
     "/ping": ("GET", Engine.health),
     "/metrics": ("GET", Engine.metrics),
     "/version": ("GET", Engine.version),
     "/v1/models": ("GET", Engine.models),
-    "/v1/chat/completions": ("POST", Engine.chat),
-    "/v1/completions": ("POST", Engine.completions),
-    "/v1/embeddings": ("POST", Engine.embeddings),
     "/tokenize": ("POST", Engine.tokenize),
     "/detokenize": ("POST", Engine.detokenize),
+}
+ROUTES = {  # by vLLM's option --runner
+    "generate": COMMON_ROUTES
+    | {
+        "/v1/chat/completions": ("POST", Engine.chat),
+        "/v1/completions": ("POST", Engine.completions),
+    },
+    "pooling": COMMON_ROUTES
+    | {
+        "/v1/embeddings": ("POST", Engine.embeddings),
+        "/v1/rerank": ("POST", Engine.rerank),
+        "/v1/score": ("POST", Engine.score),
+    },
 }
 
 
@@ -257,6 +284,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--runner", default="generate", choices=ROUTES)
     parser.add_argument("--switches", default="{}")
     return parser.parse_known_args()[0]
 
@@ -293,7 +321,7 @@ def main() -> None:
     if not switches.ignore_sigterm:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     begin(switches)
-    engine = Engine(arguments.served_model_name, switches, arguments.max_model_len, arguments.max_num_seqs)
+    engine = Engine(switches, arguments)
     print("fake engine: ready", flush=True)
     asyncio.run(listen(arguments.uds, engine.serve))
 
