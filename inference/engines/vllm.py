@@ -25,6 +25,8 @@ ENCODERS = re.compile(r"Bert|Roberta|Gte")
 # Without the option the engine looks for nearly all memory of the machine, even if it will cache nothing.
 LEAST_KV_ARGUMENT = 1 * MIB
 
+LAUNCHER = Path(__file__).parent / "launchers" / "vllm_on_cpu.py"
+
 # Options that reach the command line as `--name value`; everything else in `config` is for the gateway.
 VALUE_OPTIONS = {
     "max_num_seqs": "--max-num-seqs",
@@ -105,8 +107,7 @@ class VllmAdapter(EngineAdapter):
     def command(self, request: LaunchRequest) -> Command:
         argv = [
             str(self._python()),
-            "-m",
-            "vllm.entrypoints.openai.api_server",
+            *self._program(request.device_kind),
             "--model",
             str(request.path),
             "--served-model-name",
@@ -122,6 +123,10 @@ class VllmAdapter(EngineAdapter):
             *self._device_arguments(request),
         ]
         return Command(argv, self._environment(request))
+
+    def _program(self, device_kind: str) -> list[str]:
+        """CUDA must not begin before a fork, so on GPUs vLLM's own module chooses how its processes start."""
+        return [str(LAUNCHER)] if device_kind == "cpu" else ["-m", "vllm.entrypoints.openai.api_server"]
 
     def _python(self) -> Path:
         return install.environment_python(self.name)
@@ -166,7 +171,7 @@ class VllmAdapter(EngineAdapter):
     def _cpu_environment(self) -> dict[str, str]:
         threads = settings.ENGINE_THREADS or max(1, (os.cpu_count() or 2) // 2)
         return {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one import less on the way to ready
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine process is its own worker: one import less
             "OMP_NUM_THREADS": str(threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default binds every engine to the same cores
             "TORCH_COMPILE_DISABLE": "1",  # else the first request with logprobs compiles C++ for ten seconds

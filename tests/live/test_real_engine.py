@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from inference.engines import install
@@ -239,6 +240,13 @@ def test_the_engine_is_reached_by_no_port(product, demo):
     sockets = [path for path in (product.data / "run").glob("*/engine.sock") if path.is_socket()]
     assert any(is_well(socket) for socket in sockets)
     assert all(socket.parent.stat().st_mode & 0o077 == 0 for socket in sockets)
+
+
+def test_vllm_is_imported_once(product, demo):
+    """Its engine process is a fork of its server; spawning would show as one more, Python's tracker of resources."""
+    shown = product.operator.get(f"/api/models/{MODEL}/info", headers={"Serai-Tenant": product.record["tenant"]})
+    server = psutil.Process(shown.json()["model"]["pid"])
+    assert len(server.children(recursive=True)) == 1
 
 
 def is_well(socket):

@@ -1,0 +1,82 @@
+"""vLLM's API server on CPUs with one import of vLLM instead of two or three: its engine process is forked from it.
+
+    python vllm_on_cpu.py <arguments of vLLM's API server>
+
+Runs in the engine's environment. vLLM forks its engine process by default too, but on CPUs it spawns, because a
+process that has used OpenMP cannot be forked. Here it is forked where that has not happened yet, which the number of
+threads tells, else vLLM's own way is taken. The parent is the server of this very model: no process outlives it, and
+none holds anything of another model or tenant. docs/startup.md has the figures.
+"""
+
+import gc
+import os
+import platform
+
+gc.disable()  # tens of thousands of objects are made and none of them is garbage: a third of the import's time
+if platform.machine() == "x86_64":  # torch computes with MKL there, and NumPy's pool of threads would forbid the fork
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import ctypes  # noqa: E402
+import multiprocessing  # noqa: E402
+import signal  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
+
+import vllm.v1.engine.core  # noqa: E402 - this and the next for the engine process, whose fork has them then
+import vllm.v1.worker.cpu_worker  # noqa: E402, F401
+from vllm.entrypoints.launchers.api_server import entry  # noqa: E402
+from vllm.model_executor.models import registry  # noqa: E402
+from vllm.v1.engine import utils as engine_processes  # noqa: E402
+
+PR_SET_PDEATHSIG = 1
+THREADS = "/proc/self/task"
+HARMLESS = "ZMQbg/"  # ZeroMQ's; vLLM forks beside them on every other device, and its child makes its own
+NAMING_SECONDS = 1.0  # a thread gives itself that name a moment after it was made
+
+ordinary_context = engine_processes.get_mp_context
+
+
+def context_for_engine():
+    return multiprocessing.get_context("fork") if is_alone() else ordinary_context()
+
+
+def is_alone() -> bool:
+    """Whether no thread but this one could hold a lock that the child would wait for, a pool of OpenMP's above all."""
+    deadline = time.monotonic() + NAMING_SECONDS
+    while threading.active_count() > 1 or sum(not name.startswith(HARMLESS) for name in thread_names()) > 1:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def thread_names() -> list[str]:
+    names = []
+    for thread in os.listdir(THREADS):
+        with suppress(OSError), open(f"{THREADS}/{thread}/comm", encoding="utf-8", errors="replace") as file:
+            names.append(file.read())  # one that ends meanwhile is none
+    return names
+
+
+def end_with_parent() -> None:
+    """A server that is killed takes its engine process along at once; its memory need not wait for the shim."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+
+
+def inspect_here(inspect):
+    """vLLM looks at a model's class in a process of its own, lest CUDA begins here: seconds that a CPU need not pay."""
+    return inspect()
+
+
+def main() -> None:
+    engine_processes.get_mp_context = context_for_engine
+    registry._run_in_subprocess = inspect_here
+    os.register_at_fork(after_in_child=end_with_parent)
+    gc.enable()
+    gc.freeze()  # what is imported stays for ever: not to be walked, and its pages stay shared with the engine process
+    entry.main()
+
+
+if __name__ == "__main__":
+    main()
