@@ -4,6 +4,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from inference.models import Task
+from models_app.serializers import ModelSerializer
 
 
 class StartSerializer(serializers.Serializer):
@@ -109,6 +110,29 @@ class DeviceKindsSerializer(serializers.Serializer):
 class DevicesSerializer(serializers.Serializer):
     success = serializers.BooleanField()
     devices = DeviceKindsSerializer()
+
+
+class VersionedModelSerializer(ModelSerializer):
+    """The engine document's fields beside the service document's; `modelPath` is a name, never a path of the host."""
+
+    engine = serializers.CharField()
+    capabilities = serializers.ListField(child=serializers.CharField())
+    maxModelLen = serializers.IntegerField(allow_null=True)
+    modelPath = serializers.CharField()
+
+    class Meta(ModelSerializer.Meta):
+        fields = [*ModelSerializer.Meta.fields, "engine", "capabilities", "maxModelLen", "modelPath"]
+
+
+class VersionedModelsSerializer(serializers.Serializer):
+    """`items` are as below /api, `models` have the engine document's fields too."""
+
+    models = VersionedModelSerializer(many=True)
+    items = ModelSerializer(many=True)
+    total = serializers.IntegerField()
+    page = serializers.IntegerField()
+    size = serializers.IntegerField()
+    pages = serializers.IntegerField()
 
 
 class UsageQuerySerializer(serializers.Serializer):

@@ -10,7 +10,7 @@ from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
 from core.tenancy import TenantScopedMixin
-from inference import info, inventory, services, usage
+from inference import info, inventory, services, usage, versioned
 from inference.models import Task
 from inference.serializers import (
     AcceptedSerializer,
@@ -22,9 +22,12 @@ from inference.serializers import (
     TaskSerializer,
     UsageQuerySerializer,
     UsageSerializer,
+    VersionedModelSerializer,
+    VersionedModelsSerializer,
 )
 from models_app import services as catalogue
 from models_app.models import Model
+from models_app.views import ModelViewSet
 
 
 class VerbView(APIView):
@@ -98,6 +101,23 @@ class DevicesView(APIView):
     @extend_schema(responses=DevicesSerializer)
     def get(self, request):
         return Response({"success": True, "devices": inventory.describe()})
+
+
+class VersionedModelViewSet(ModelViewSet):
+    """Below /api/v1 a model has the engine document's fields too, and `models` lists what `items` does."""
+
+    @extend_schema(operation_id="versioned_models_list", responses=VersionedModelsSerializer)
+    def list(self, request):
+        found = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        items = self.get_serializer(found, many=True).data
+        reply = self.get_paginated_response(items)
+        reply.data["models"] = versioned.add_fields(items, found)
+        return reply
+
+    @extend_schema(operation_id="versioned_models_retrieve", responses=VersionedModelSerializer)
+    def retrieve(self, request, ref):
+        model = catalogue.find(request.auth, ref)
+        return Response(versioned.add_fields([self.shown(model)], [model])[0])
 
 
 class TaskViewSet(TenantScopedMixin, mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.GenericViewSet):

@@ -184,6 +184,11 @@ REFUSED = [
 REASONS = {name: reason for reason, names in REFUSED for name in names}
 
 
+def context_length(config: dict) -> int | None:
+    """Tokens of one sequence, prompt and answer together, in either engine's word; None: the model's own length."""
+    return config.get("max_model_len") or config.get("n_ctx")
+
+
 def check_config(framework: str, config) -> None:
     """Raises InvalidRequest with a sentence for each wrong option."""
     if framework not in ENGINES:

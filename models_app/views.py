@@ -67,7 +67,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         return with_running(super().paginate_queryset(queryset))
 
     def retrieve(self, request, ref):
-        return Response(self._shown(services.find(request.auth, ref)))
+        return Response(self.shown(services.find(request.auth, ref)))
 
     @extend_schema(request=WriteModelSerializer, responses={201: CreatedSerializer})
     def create(self, request):
@@ -80,7 +80,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         """Fields that are left out stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
         changed, warnings = services.change(request.auth, model, checked(request, partial=True), request)
-        return Response(self._shown(changed) | _shown_warnings(warnings))
+        return Response(self.shown(changed) | _shown_warnings(warnings))
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def partial_update(self, request, ref):
@@ -96,7 +96,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         services.delete(request.auth, model, request=request, **serializer.validated_data)
         return Response({"message": _("Model deleted.")})
 
-    def _shown(self, model: Model) -> dict:
+    def shown(self, model: Model) -> dict:
         return ModelSerializer(with_running([model])[0]).data
 
 

@@ -36,6 +36,11 @@ class DataPlane:
         self._starting = asyncio.Lock()
         self._threads = ThreadPoolExecutor(START_THREADS, thread_name_prefix="gateway-starts")
 
+    @property
+    def can_serve(self) -> bool:
+        """Whether it knows keys and models that are not too old. Before its first request it has nothing to know."""
+        return self._gateway is None or self._source.is_fresh()
+
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())

@@ -6,7 +6,7 @@ from django.conf import settings
 
 from accounts.models import ROLE_RANK
 from inference.gateway.snapshot import InstanceEntry, KeyEntry, ModelEntry, Principal, TenantEntry, UserEntry
-from models_app.options import SAMPLING
+from models_app.options import SAMPLING, context_length
 
 SAMPLING_DEFAULTS = tuple(option.name for option in SAMPLING)
 
@@ -83,7 +83,7 @@ def _models(execute: Execute) -> list[ModelEntry]:
 
 def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
     model_id, tenant_id, name, public, mode, created, config, wait_timeout, aliases = row
-    context = config.get("max_model_len") or config.get("n_ctx")
+    context = context_length(config)
     sampling = {option: config[option] for option in SAMPLING_DEFAULTS if config.get(option) is not None}
     if context and "max_tokens" in sampling:
         sampling["max_tokens"] = min(sampling["max_tokens"], context)

@@ -158,9 +158,12 @@ class SnapshotSource:
 
     def current(self) -> Snapshot:
         """Raises ServiceUnavailable if there is none, or only an old one."""
-        if self._current is None or time.monotonic() - self._read_at > STALE_SECONDS:
+        if not self.is_fresh():
             raise ServiceUnavailable(retry_after=5)
         return self._current
+
+    def is_fresh(self) -> bool:
+        return self._current is not None and time.monotonic() - self._read_at <= STALE_SECONDS
 
     def expect(self) -> None:
         """Something has changed, and is being read."""

@@ -8,7 +8,10 @@ from accounts.views import enter
 from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
 
-api = [path("", include("accounts.urls")), path("", include("inference.urls")), path("", include("models_app.urls"))]
+running = [path("", include("accounts.urls")), path("", include("inference.urls"))]
+catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
+api = [*running, *catalogue]
+v1 = [path("", include("monitoring.urls_v1")), *running, path("", include("inference.urls_v1")), *catalogue]
 
 urlpatterns = [
     path("", monitoring.RootView.as_view()),
@@ -18,7 +21,7 @@ urlpatterns = [
     path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
     path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),
     path("api/", include(api)),
-    path("api/v1/", include(api)),  # the same, under the version that the documents also name
+    path("api/v1/", include(v1)),  # the same, but for what the engine document has there
     path("console/enter/<str:token>", enter),
     path("console/", admin.site.urls),
 ]

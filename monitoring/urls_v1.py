@@ -1,0 +1,10 @@
+"""REST routes that there are below /api/v1 only."""
+
+from django.urls import path
+
+from monitoring import views
+
+urlpatterns = [
+    path("health", views.ComponentsView.as_view()),
+    path("health/details", views.ComponentDetailsView.as_view()),
+]
