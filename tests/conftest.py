@@ -1,3 +1,4 @@
 """Fixtures for all tests."""
 
+from tests.figures import store  # noqa: F401
 from tests.people import admin, api, key, member, operator, owner, stranger, tenant, viewer  # noqa: F401

@@ -1,25 +1,34 @@
 """manage.py scheduler: work by the clock."""
 
 import signal
+from functools import partial
 
 from django.core.management.base import BaseCommand
 
 from accounts import configuration
 from inference import housekeeping
+from monitoring import levels, rollups
 from monitoring.scheduler import Duty, Scheduler
 
 HOUR = 3600
 
 
 class Command(BaseCommand):
-    help = "Runs the scheduler: partitions, retention, forgetting dead gateways. Several may run; one works."
+    help = "Runs the scheduler: partitions, retention, roll-ups, forgetting dead gateways. Several may run; one works."
 
     def handle(self, **options):
         scheduler = Scheduler(
             [
-                Duty("usage partitions", HOUR, housekeeping.make_usage_partitions),
-                Duty("usage retention", HOUR, housekeeping.drop_old_usage),
+                Duty("usage partitions", HOUR, housekeeping.USAGE.make),
+                Duty("usage retention", HOUR, housekeeping.USAGE.drop_old),
+                Duty("figures partitions", HOUR, levels.make_partitions),
+                Duty("figures retention", HOUR, levels.drop_old),
                 Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
+                Duty("new samples", rollups.LOOK_SECONDS, rollups.look),
+                *(
+                    Duty(f"roll-up {level.name}", level.roll_seconds, partial(rollups.roll, level))
+                    for level in levels.LEVELS
+                ),
             ]
         )
         for number in (signal.SIGTERM, signal.SIGINT):

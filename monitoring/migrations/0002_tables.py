@@ -1,0 +1,64 @@
+"""The partitioned tables of samples and roll-ups, with partitions to begin with; and an aggregate that adds arrays."""
+
+from django.db import migrations
+
+from core import partitions
+from monitoring import levels
+
+WRITTEN_IN = partitions.WRITTEN_IN
+ADD = """
+CREATE FUNCTION serai_add(bigint[], bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN $1 IS NULL THEN $2
+        WHEN $2 IS NULL THEN $1
+        ELSE ARRAY(
+            SELECT coalesce(a, 0) + coalesce(b, 0) FROM unnest($1, $2) WITH ORDINALITY AS both_of (a, b, place) ORDER BY place
+        )
+    END
+$$;
+CREATE AGGREGATE serai_sum(bigint[]) (
+    SFUNC = serai_add, STYPE = bigint[], COMBINEFUNC = serai_add, PARALLEL = SAFE
+);
+"""
+DROP_ADD = "DROP AGGREGATE serai_sum(bigint[]); DROP FUNCTION serai_add(bigint[], bigint[])"
+SAMPLES = f"""
+CREATE TABLE monitoring_sample (
+    series_id integer NOT NULL,
+    count integer NOT NULL,
+    at timestamptz NOT NULL,
+    value double precision NOT NULL,
+    {WRITTEN_IN},
+    buckets bigint[],
+    PRIMARY KEY (series_id, at)
+) PARTITION BY RANGE (at);
+CREATE INDEX ON monitoring_sample USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
+CREATE INDEX ON monitoring_sample (written_in);
+CREATE TABLE monitoring_sample_default PARTITION OF monitoring_sample DEFAULT;
+"""
+ROLLUPS = """
+CREATE TABLE {table} (
+    series_id integer NOT NULL,
+    bucket timestamptz NOT NULL,
+    count bigint NOT NULL,
+    sum double precision NOT NULL,
+    min double precision NOT NULL,
+    max double precision NOT NULL,
+    last double precision NOT NULL,
+    buckets bigint[],
+    PRIMARY KEY (series_id, bucket)
+) PARTITION BY RANGE (bucket);
+CREATE INDEX ON {table} USING brin (bucket) WITH (pages_per_range = 16, autosummarize = on);
+CREATE TABLE {table}_default PARTITION OF {table} DEFAULT;
+"""
+TABLES = ["monitoring_rollup1m", "monitoring_rollup5m", "monitoring_rollup1h", "monitoring_rollup1d"]
+
+
+class Migration(migrations.Migration):
+    dependencies = [("monitoring", "0001_figures")]
+
+    operations = [
+        migrations.RunSQL(ADD, DROP_ADD),
+        migrations.RunSQL(SAMPLES, "DROP TABLE monitoring_sample"),
+        *(migrations.RunSQL(ROLLUPS.format(table=table), f"DROP TABLE {table}") for table in TABLES),
+        migrations.RunPython(lambda *_: levels.make_partitions(), migrations.RunPython.noop),
+    ]

@@ -1,0 +1,100 @@
+"""Writes samples, and sums that were made elsewhere, in batches. The same sample may be sent again and counts once."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection, transaction
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a series is about, as in models.Series."""
+
+    metric: str
+    node_id: str = ""
+    device: str = ""
+    model_id: str = ""
+    replica: int = 0
+    tenant_id: str = ""
+    cause: str = ""
+
+    def columns(self) -> tuple:
+        return (self.metric, self.node_id, self.device, self.model_id, self.replica, self.tenant_id, self.cause)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement, as in models.Sample."""
+
+    key: Key
+    at: datetime
+    value: float
+    count: int = 1
+    buckets: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of a roll-up, as in models.Rollup."""
+
+    key: Key
+    bucket: datetime
+    count: int
+    sum: float
+    min: float
+    max: float
+    last: float
+    buckets: Sequence[int] | None = None
+
+
+FIELDS = "metric, node_id, device, model_id, replica, tenant_id, cause"
+WANTED = (
+    f"unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[]) AS wanted ({FIELDS})"
+)
+FIND_SERIES = f"SELECT {FIELDS}, id FROM {WANTED} JOIN monitoring_series USING ({FIELDS})"
+NEW_SERIES = f"INSERT INTO monitoring_series ({FIELDS}) SELECT {FIELDS} FROM {WANTED} ON CONFLICT DO NOTHING"
+INSERT = """
+INSERT INTO monitoring_sample (series_id, at, value, count, buckets)
+SELECT series_id, at, value, count, buckets::bigint[]
+FROM unnest(%s::int[], %s::timestamptz[], %s::float8[], %s::int[], %s::text[])
+    AS new (series_id, at, value, count, buckets)
+ON CONFLICT DO NOTHING
+"""
+
+
+@transaction.atomic
+def write(samples: Collection[Sample]) -> None:
+    ids = series_ids({sample.key for sample in samples})
+    rows = [(ids[each.key], each.at, float(each.value), each.count, array(each.buckets)) for each in samples]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.execute(INSERT, columns(rows))
+
+
+def series_ids(keys: Collection[Key]) -> dict[Key, int]:
+    """Makes the series that are not there yet."""
+    found = _find(keys)
+    if missing := sorted(set(keys) - found.keys(), key=Key.columns):  # in order, lest writers wait in a ring
+        with connection.cursor() as cursor:
+            cursor.execute(NEW_SERIES, columns([key.columns() for key in missing]))
+        found |= _find(missing)
+    return found
+
+
+def _find(keys: Collection[Key]) -> dict[Key, int]:
+    if not keys:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(FIND_SERIES, columns([key.columns() for key in keys]))
+        return {Key(*row[:-1]): row[-1] for row in cursor.fetchall()}
+
+
+def columns(rows: Sequence[Sequence]) -> list[list]:
+    """One list for each column, as `unnest` takes them."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def array(buckets: Sequence[int] | None) -> str | None:
+    """As text: arrays in an array would all have to be of one length."""
+    return None if buckets is None else "{" + ",".join(map(str, buckets)) + "}"

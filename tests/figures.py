@@ -1,0 +1,88 @@
+"""Samples, usage and roll-ups for the tests of monitoring: written as agents and gateways write them."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+
+from inference.models import UsageRecord
+from monitoring import models, rollups, samples
+from monitoring.levels import BY_NAME, LEVELS
+from monitoring.models import Series, Stale, Watermark
+from monitoring.samples import Key, Sample
+
+PARTITIONED = ["monitoring_sample", "inference_usagerecord", *(level.table.table for level in LEVELS)]
+NOW = datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+@pytest.fixture
+def store(transactional_db):
+    """Empty tables, and real commits: what an open transaction has written is not rolled."""
+    empty()
+    for model in (Series, Stale, Watermark):
+        model.objects.all().delete()
+
+
+def empty() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {', '.join(PARTITIONED)}")
+
+
+def sample(metric: str, at: datetime, value: float, count: int = 1, buckets=None, **key) -> Sample:
+    key = {"node_id": "node-1"} | key
+    return Sample(Key(metric, **key), at, value, count, buckets)
+
+
+def measure(*wanted, **key) -> None:
+    """One sample, written by itself."""
+    samples.write([sample(*wanted, **key)])
+
+
+def used(at: datetime, **fields) -> UsageRecord:
+    options = {
+        "request_id": uuid.uuid4(), "started_on": at.date(), "started_at": at, "tenant_id": "tenant-a",
+        "model_id": "model-a", "model_name": "a", "route": "chat", "stream": False, "status": "ok", "http_status": 200,
+        "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 4, "duration_ms": 200, "ttft_ms": 50,
+    }  # fmt: skip
+    return UsageRecord.objects.create(**{**options, **fields})
+
+
+def roll(times: int = 1) -> None:
+    """What the scheduler does, in one go."""
+    for _ in range(times):
+        rollups.look()
+        for level in LEVELS:
+            rollups.roll(level)
+
+
+def rolled(level: str, metric: str, **key) -> list[tuple]:
+    """(bucket, count, sum, min, max, last) of a single series, in order of time."""
+    model = BY_NAME[level].model
+    rows = model.objects.filter(series__in=Series.objects.single().filter(metric=metric, **key)).order_by("bucket")
+    return list(rows.values_list("bucket", "count", "sum", "min", "max", "last"))
+
+
+def everything() -> dict[str, set]:
+    """All roll-ups, without the ids of their series; sums of fractions depend on the order in their last digits."""
+    labels = [f"series__{name}" for name in ("metric", "node_id", "device", "model_id", "tenant_id", "cause")]
+    figures = ["bucket", "count", "sum", "min", "max", "last"]
+    found = {}
+    for level in LEVELS:
+        rows = level.model.objects.values(*labels, *figures, "buckets")
+        found[level.name] = {tuple(_plain(value) for value in row.values()) for row in rows}
+    return found
+
+
+def _plain(value):
+    if isinstance(value, float):
+        return round(value, 6)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def minutes_ago(minutes: float) -> datetime:
+    return NOW - timedelta(minutes=minutes)
+
+
+def raw(metric: str) -> int:
+    return models.Sample.objects.filter(series__metric=metric).count()
