@@ -21,7 +21,13 @@ LOOK_SECONDS = 5
 BATCH = 60  # buckets; what an outage has left is caught up in transactions of this size,
 BATCHES = 20  # and so many of them before it is another duty's turn
 
-FINAL = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+NEWEST = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+# Less than the snapshot's own xmin, which the transactions of all databases of the server hold back
+OPEN = """
+SELECT coalesce(max(behind), 0)
+FROM pg_stat_activity, mod(%s - backend_xid::text::bigint + (1::bigint << 32), 1::bigint << 32) AS behind
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND behind < 1::bigint << 31
+"""
 MARK = """
 INSERT INTO monitoring_stale (level, bucket)
 SELECT DISTINCT %(level)s, date_bin(%(width)s, {at}, 'epoch'::timestamptz) FROM {table}
@@ -106,14 +112,21 @@ def _look(source: Source) -> None:
     Watermark.objects.get_or_create(source=source.table.table)
     mark = Watermark.objects.select_for_update().get(source=source.table.table)
     with connection.cursor() as cursor:
-        cursor.execute(FINAL)
-        final = cursor.fetchone()[0]
+        final = _final(cursor)
         seen = mark.seen if mark.seen <= final else 0  # a restored database counts its transactions anew
         bounds = {"level": MINUTE.name, "width": MINUTE.width, "seen": seen, "final": final}
         oldest = _oldest(source.as_old_as)
         cursor.execute(MARK.format(at=source.at, table=source.table.table), {**bounds, "oldest": oldest})
     mark.seen = final
     mark.save(update_fields=["seen"])
+
+
+def _final(cursor) -> int:
+    """No transaction of ours below this number is still open. In this order: what ends in between is seen later."""
+    cursor.execute(NEWEST)
+    (newest,) = cursor.fetchone()
+    cursor.execute(OPEN, [newest])
+    return newest - cursor.fetchone()[0]
 
 
 def roll(level: Level) -> None:

@@ -12,6 +12,6 @@ CREATE INDEX ON inference_usagerecord USING brin (started_at) WITH (pages_per_ra
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inference", "0002_usage_and_notifications")]
+    dependencies = [("inference", "0004_device_readings")]
 
     operations = [migrations.RunSQL(ADD, "ALTER TABLE inference_usagerecord DROP COLUMN written_in")]
