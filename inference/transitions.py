@@ -7,6 +7,7 @@ from core.errors import now_z
 from core.events import publish_on_commit
 from inference import status
 from inference.models import Instance, State, Task, TaskKind, TaskStatus
+from models_app.models import Visibility
 
 EVENT = "model_status_update"
 
@@ -26,7 +27,9 @@ def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
 
 
 def announce(instance: Instance) -> None:
-    publish_on_commit(instance.tenant_id, EVENT, event_data(instance.model_id, instance))
+    model = instance.model
+    data, public = event_data(model.pk, instance), model.visibility == Visibility.PUBLIC
+    publish_on_commit(instance.tenant_id, EVENT, data, key=model.pk, public=public)
 
 
 def event_data(model_id: str, instance: Instance | None) -> dict:

@@ -1,35 +1,38 @@
 """/ws/monitor: the latest state of what a tenant may see, pushed. Every message is checked before it is obeyed."""
 
 import asyncio
-from itertools import count
+import logging
 
+import orjson
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.db import DatabaseError, InterfaceError
 
 from accounts.actor import Actor
-from accounts.policy import Permission
-from core.errors import Forbidden, PlatformError
-from core.events import OPERATORS, group_for
-from inference.transitions import EVENT as MODEL_STATUS
-from monitoring import credentials, snapshots
+from core.errors import PlatformError
+from core.transport import abandon
+from monitoring import credentials, hub, snapshots
+from monitoring.outbox import Outbox
+from monitoring.topics import TOPICS
+
+logger = logging.getLogger(__name__)
 
 SIGN_IN_SECONDS = 5
-RECHECK_SECONDS = 4
-SNAPSHOT_TURNS = 8  # a snapshot each 32 s makes good what the channel layer dropped
+STUCK_SECONDS = 60  # how long a message may wait for a client that does not read
 MOST_CHARACTERS = 64 * 1024
-EVENTS = {"model_status": MODEL_STATUS, "gpu_metrics": "gpu_metrics_update", "system_alerts": "system_alert"}
 
 UNAUTHORISED, TOO_BIG, TRY_AGAIN = 4401, 1009, 1013
 
 
 class MonitorConsumer(AsyncJsonWebsocketConsumer):
+    """Answers go out at once; events by way of the outbox, which a writer of this socket empties."""
+
     async def connect(self):
         self.actor: Actor | None = None
         self.credential: credentials.Credential | None = None
-        self.signed_in = asyncio.Event()
-        self.subscribed: set[str] = set()
-        self.watch: asyncio.Task | None = None
+        self.outbox: Outbox | None = None
+        self.writer: asyncio.Task | None = None
+        self.tasks: set[asyncio.Task] = set()
         headers = credentials.headers_of(self.scope)
         if not credentials.origin_allowed(headers):
             return await self.close()
@@ -40,13 +43,25 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         except (DatabaseError, InterfaceError):
             return await self.close(TRY_AGAIN)
         await self.accept()
-        self.watch = asyncio.create_task(self._watch())
+        if self.actor is None:
+            self._spawn(self._expect_sign_in())
+        else:
+            self._begin()
 
     async def disconnect(self, code):
-        if self.watch:
-            self.watch.cancel()
-        for event in self.subscribed:
-            await self.channel_layer.group_discard(self._group(event), self.channel_name)
+        self._fall_silent()
+        for task in self.tasks:
+            task.cancel()
+
+    async def close(self, code=None, reason=None):
+        self._fall_silent()
+        await super().close(code, reason)
+
+    def _fall_silent(self) -> None:
+        """Nothing more may be sent: a server takes no word after the close."""
+        hub.here().leave(self)
+        if self.writer:
+            self.writer.cancel()
 
     async def receive(self, text_data=None, bytes_data=None, **kwargs):
         if text_data is None or len(text_data) > MOST_CHARACTERS:
@@ -76,10 +91,6 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         else:
             await self._refuse("action must be subscribe, unsubscribe or authenticate.")
 
-    async def platform_event(self, message):
-        """From the channel layer; core.events is the sender."""
-        await self.send_json({"type": message["event"], "data": message["data"]})
-
     # --- who
 
     async def _authenticate(self, token) -> None:
@@ -89,75 +100,102 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             return await self.close(UNAUTHORISED)
         await self._sign_in(credentials.Credential(secret=token))
         await self.send_json({"type": "authenticated"})
+        self._begin()
 
     async def _sign_in(self, credential: credentials.Credential | None) -> None:
-        if credential is None:
-            return
-        self.actor, self.credential = await allowed_actor(credential), credential
-        self.signed_in.set()
+        if credential is not None:
+            self.actor = await database_sync_to_async(credential.reader)()
+            self.credential, self.outbox = credential, Outbox(self.actor)
 
-    async def _watch(self) -> None:
-        """End what does not sign in in time and what has lost its right; repeat what may have been missed."""
-        try:
-            async with asyncio.timeout(SIGN_IN_SECONDS):
-                await self.signed_in.wait()
-            for turn in count(1):
-                await asyncio.sleep(RECHECK_SECONDS)
-                await self._recheck()
-                if turn % SNAPSHOT_TURNS == 0 and "model_status" in self.subscribed:
-                    await self._send_snapshot()
-        except (TimeoutError, PlatformError):
+    async def _expect_sign_in(self) -> None:
+        await asyncio.sleep(SIGN_IN_SECONDS)
+        if self.actor is None:
             await self.close(UNAUTHORISED)
-        except (DatabaseError, InterfaceError):
-            await self.close(TRY_AGAIN)
 
-    async def _recheck(self) -> None:
-        """Raises PlatformError where the credential ended, or acts for another tenant now."""
-        actor = await allowed_actor(self.credential)
-        if (actor.tenant, actor.sees_all) != (self.actor.tenant, self.actor.sees_all):
-            raise Forbidden
-        self.actor = actor
+    def _begin(self) -> None:
+        self.writer = self._spawn(self._write())
+        hub.here().join(self)
+
+    def rechecked(self, actor: Actor | None) -> None:
+        """From the hub. Whose credential ended, or acts for another tenant now, is let go."""
+        if actor is None or (actor.tenant, actor.sees_all) != (self.actor.tenant, self.actor.sees_all):
+            self._spawn(self._end(UNAUTHORISED))
+        else:
+            self.actor = actor
+            self.outbox.act_for(actor)
 
     # --- what
 
-    async def _subscribe(self, events) -> None:
-        if not await self._known(events):
-            return
-        for event in events:
-            await self.channel_layer.group_add(self._group(event), self.channel_name)
-            self.subscribed.add(event)
-        await self.send_json({"type": "subscribed", "events": events})
-        if "model_status" in events:
-            await self._send_snapshot()
+    async def _subscribe(self, topics) -> None:
+        if await self._known(topics):
+            await self.send_json({"type": "subscribed", "events": topics})
+            self.outbox.listen(self._events(topics))
 
-    async def _unsubscribe(self, events) -> None:
-        if not await self._known(events):
-            return
-        for event in self.subscribed.intersection(events):
-            self.subscribed.discard(event)
-            await self.channel_layer.group_discard(self._group(event), self.channel_name)
-        await self.send_json({"type": "unsubscribed", "events": events})
+    async def _unsubscribe(self, topics) -> None:
+        if await self._known(topics):
+            self.outbox.ignore(self._events(topics))
+            await self.send_json({"type": "unsubscribed", "events": topics})
 
-    async def _known(self, events) -> bool:
-        known = isinstance(events, list) and events and all(isinstance(name, str) and name in EVENTS for name in events)
+    def _events(self, topics: list[str]) -> list[str]:
+        return [event for topic in topics for event in TOPICS[topic]]
+
+    async def _known(self, topics) -> bool:
+        known = isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics)
         if not known:
-            await self._refuse(f"events must be a list of some of: {', '.join(EVENTS)}.")
+            await self._refuse(f"events must be a list of some of: {', '.join(TOPICS)}.")
         return bool(known)
-
-    async def _send_snapshot(self) -> None:
-        for data in await database_sync_to_async(snapshots.model_states)(self.actor):
-            await self.send_json({"type": MODEL_STATUS, "data": data})
-
-    def _group(self, event: str) -> str:
-        return group_for(OPERATORS if self.actor.sees_all else self.actor.tenant.pk, EVENTS[event])
 
     async def _refuse(self, message: str) -> None:
         await self.send_json({"type": "error", "error": {"code": "INVALID_REQUEST", "message": message}})
 
+    # --- the writer
 
-@database_sync_to_async
-def allowed_actor(credential: credentials.Credential) -> Actor:
-    actor = credential.actor()
-    if not actor.may(Permission.READ) or not (actor.tenant or actor.sees_all):
-        raise Forbidden
-    return actor
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self.outbox.ready()
+                await hub.here().listening()
+                await self._write_states(self.outbox.take_stale())
+                while text := self.outbox.take():
+                    await self._push(text)
+        except TimeoutError:
+            abandon(self.base_send)
+        except OSError:
+            pass  # the client has left; `disconnect` comes
+
+    async def _write_states(self, events: set[str]) -> None:
+        try:
+            messages = await database_sync_to_async(snapshots.read)(self.actor, events) if events else []
+        except (DatabaseError, InterfaceError):
+            return  # the next snapshot comes soon
+        for message in messages:
+            await self._push(orjson.dumps(message).decode())
+
+    async def _push(self, text: str) -> None:
+        """Raises TimeoutError for a client that does not read."""
+        async with asyncio.timeout(STUCK_SECONDS):
+            await self.send(text_data=text)
+
+    def overflowed(self) -> None:
+        """From the hub: so much has changed meanwhile that only a reader who reads can be told."""
+        abandon(self.base_send)
+
+    async def _end(self, code: int) -> None:
+        """A close frame for who reads; who does not is dropped."""
+        try:
+            async with asyncio.timeout(1):
+                await self.close(code)
+        except TimeoutError:
+            abandon(self.base_send)
+
+    def _spawn(self, work) -> asyncio.Task:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            logger.error("a socket broke", exc_info=task.exception())
+            abandon(self.base_send)

@@ -10,19 +10,26 @@ from django.utils.datastructures import CaseInsensitiveMapping
 
 from accounts import authentication
 from accounts.actor import Actor
-from core.errors import Unauthenticated
+from accounts.policy import Permission
+from core.errors import Forbidden, PlatformError, Unauthenticated
 
 
 @dataclass(frozen=True)
 class Credential:
-    """What was shown; `actor` holds it against the database each time, so that a revoked one ends."""
+    """What was shown; `reader` holds it against the database each time, so that a revoked one ends."""
 
     secret: str | None = None
     session_key: str | None = None
     tenant: str | None = None
 
-    def actor(self) -> Actor:
-        """Raises Unauthenticated, or NotFound for a foreign tenant."""
+    def reader(self) -> Actor:
+        """Who may listen. Raises Forbidden, Unauthenticated, or NotFound for a foreign tenant."""
+        actor = self._actor()
+        if not actor.may(Permission.READ) or not (actor.tenant or actor.sees_all):
+            raise Forbidden
+        return actor
+
+    def _actor(self) -> Actor:
         if self.secret:
             return authentication.actor_for_credential(self.secret, self.tenant)
         if self.session_key:
@@ -30,6 +37,18 @@ class Credential:
         if actor := authentication.anonymous_actor():
             return actor
         raise Unauthenticated
+
+
+def standing(credentials: list[Credential]) -> dict[Credential, Actor | None]:
+    """Who stands behind each now; None where the right has ended."""
+    return {credential: _reader_or_none(credential) for credential in credentials}
+
+
+def _reader_or_none(credential: Credential) -> Actor | None:
+    try:
+        return credential.reader()
+    except PlatformError:
+        return None
 
 
 def headers_of(scope) -> Mapping[str, str]:

@@ -1,13 +1,23 @@
 """Latest states, for sockets that begin to listen and for those that may have missed an event."""
 
+from collections.abc import Iterable
+
 from accounts.actor import Actor
 from inference.lifecycle import newest_instances
-from inference.transitions import event_data
+from inference.transitions import EVENT, event_data
 from models_app.models import Model
 
 
-def model_states(actor: Actor) -> list[dict]:
-    """The state of each model that the actor sees, those that never ran too."""
+def read(actor: Actor, events: Iterable[str]) -> list[dict]:
+    """Messages with the state of everything that these events are about and that `actor` sees."""
+    return [{"type": event, "data": data} for event in events if event in READERS for data in READERS[event](actor)]
+
+
+def _model_states(actor: Actor) -> list[dict]:
+    """Models that never ran too."""
     models = list(Model.objects.usable_by(actor).order_by("pk"))
     newest = newest_instances(models)
     return [event_data(model.pk, newest.get(model.pk)) for model in models]
+
+
+READERS = {EVENT: _model_states}

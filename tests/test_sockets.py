@@ -1,8 +1,10 @@
 """/ws/monitor: who gets in, what is told to whom, and how it ends."""
 
 import json
+import socket
 from contextlib import ExitStack, contextmanager
 
+import psutil
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
@@ -11,10 +13,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from accounts import services, tokens
+from accounts.actor import Actor
 from accounts.models import ApiKey, LoginSession, Role, Scope, User
+from core import broker, events
 from inference import transitions
 from inference.models import Instance, Node
 from models_app.models import Model
+from monitoring import outbox
 from tests.web import address  # noqa: F401
 
 SOON = 10  # seconds that anything may take on a busy machine
@@ -274,3 +279,96 @@ def test_a_message_that_is_too_large_or_no_text_ends_the_socket(monitor, owner, 
 def test_there_is_no_other_socket(monitor, owner):
     for path in ("/ws/other", "/ws/monitor/", "/"):
         assert refused(monitor(access(owner), path=path)) == 403
+
+
+def test_a_public_models_changes_are_told_to_every_tenant(monitor, stranger, tenant):
+    shared = Model.objects.create(tenant=tenant, name="shared", visibility="public")
+    with monitor(access(stranger)) as ws:
+        subscribe(ws, shared)
+        announce(place(shared))
+        assert hear(ws)["data"]["status"] == "starting"
+
+
+def test_a_key_that_is_limited_to_some_models_hears_of_no_others(monitor, key, model):
+    other = Model.objects.create(tenant=model.tenant, name="other")
+    with monitor(key(scopes=[Scope.READ], allowed_models=[model.pk])) as ws:
+        subscribe(ws, model)
+        announce(place(other))
+        announce(place(model))
+        assert hear(ws)["data"]["model_id"] == model.pk
+
+
+def test_figures_of_a_machine_go_to_operators_under_its_name_and_to_tenants_without(monitor, owner, operator):
+    topic = {"action": "subscribe", "events": ["gpu_metrics"]}
+    with monitor(access(owner)) as below, monitor(access(operator)) as above:
+        assert say(below, topic)["type"] == say(above, topic)["type"] == "subscribed"
+        events.send([events.OPERATORS], "gpu_metrics_update", "here/0", {"gpu_id": 0})
+        events.send([events.OPERATORS], "host_metrics_update", "here", {"node": "here", "cpu_percent": 1})
+        events.send([events.EVERYONE], "host_metrics_update", "here", {"cpu_percent": 1})
+        assert hear(above) == {"type": "gpu_metrics_update", "data": {"gpu_id": 0}}
+        assert hear(above) == {"type": "host_metrics_update", "data": {"node": "here", "cpu_percent": 1}}
+        assert hear(below) == {"type": "host_metrics_update", "data": {"cpu_percent": 1}}
+
+
+def test_all_sockets_of_a_process_share_one_subscription(monitor, owner, model):
+    with ExitStack() as stack:
+        for _socket in range(5):
+            subscribe(stack.enter_context(monitor(access(owner))), model)
+        assert broker.client().pubsub_numsub(events.CHANNEL) == [(events.CHANNEL.encode(), 1)]
+
+
+def test_a_lost_subscription_is_made_anew_and_the_state_repeated(monitor, owner, model):
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        broker.client().client_kill_filter(_type="pubsub")
+        assert hear(ws)["data"]["model_id"] == model.pk
+        announce(place(model))
+        assert hear(ws)["data"]["status"] == "starting"
+
+
+def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, operator, model, monkeypatch):
+    """The client's own library must not read either: a bare connection that goes silent after the handshake."""
+    monkeypatch.setattr("monitoring.consumers.STUCK_SECONDS", 1)
+    event = {"model_id": model.pk, "status": "running", "note": "x" * 60_000}
+    host, port = monitor.address.split(":")
+    with monitor(access(owner)) as reader, socket.create_connection((host, int(port))) as silent:
+        subscribe(reader, model)
+        shake_hands(silent, monitor.address, access(operator))
+        send_frame(silent, json.dumps(MODEL_STATUS).encode())
+        while not is_cut(silent):
+            events.send([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event)
+            assert hear(reader)["data"]["status"]
+
+
+def shake_hands(connection: socket.socket, host: str, token: str) -> None:
+    lines = [
+        "GET /ws/monitor HTTP/1.1", f"Host: {host}", "Connection: Upgrade", "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"Authorization: Bearer {token}",
+    ]  # fmt: skip
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    assert connection.recv(12) == b"HTTP/1.1 101"
+
+
+def send_frame(connection: socket.socket, text: bytes) -> None:
+    assert len(text) < 126
+    connection.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Whether the server, which is in this process, has let go of its end."""
+    ours = psutil.Process().net_connections("tcp")
+    return connection.getsockname() not in [tuple(end.raddr) for end in ours if end.raddr]
+
+
+def test_of_two_changes_that_wait_the_later_is_told():
+    box = outbox.Outbox(Actor(tenant=None, role=None, sees_all=True))
+    for text in ("first", "second"):
+        box.put(events.Event(frozenset(), "model_status_update", "m", text))
+    assert (box.take(), box.take()) == ("second", None)
+
+
+def test_a_reader_too_slow_for_the_changes_of_many_models_overflows():
+    box = outbox.Outbox(Actor(tenant=None, role=None, sees_all=True))
+    with pytest.raises(outbox.Overflow):
+        for number in range(outbox.MOST_CHARACTERS // 1000 + 1):
+            box.put(events.Event(frozenset(), "model_status_update", str(number), "x" * 1000))

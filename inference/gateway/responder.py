@@ -7,6 +7,7 @@ import orjson
 
 from core.errors import PlatformError
 from core.middleware import cors_headers, request_id_from
+from core.transport import abandon, transport_of
 from inference.gateway.errors import headers_for, language_of, render, render_event, status_for
 
 JSON = (b"content-type", b"application/json")
@@ -56,20 +57,14 @@ class Responder:
             headers.append((b"connection", b"close"))  # rather than read the rest
         await self.json(render(error, self.path, language), status_for(error, self.path), headers)
 
-    @property
-    def _transport(self):
-        """The client's connection under uvicorn: ASGI has no word for what is asked of it here."""
-        return getattr(getattr(self._send, "__self__", None), "transport", None)
-
     def unsent(self) -> int:
         """Bytes that the server still holds for the client."""
-        transport = self._transport
+        transport = transport_of(self._send)
         return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
 
     def abandon(self) -> None:
-        """Drop a client that does not read; closing would wait for the reader."""
-        if transport := self._transport:
-            transport.abort()
+        """Drop a client that does not read."""
+        abandon(self._send)
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]

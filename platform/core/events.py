@@ -1,33 +1,53 @@
-"""Tell sockets of a change, once it is durable. Events are latest-state: losing one is made good by the next."""
+"""Tell sockets of a change, once it is durable. Events are latest-state: losing one is made good by the next.
+
+A message on the channel is a line that says for whom and about what, and the text that sockets get. The text is
+encoded here, once, however many sockets it goes to.
+"""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
+import orjson
 from django.db import transaction
-from redis.exceptions import RedisError
+
+from core import broker
 
 logger = logging.getLogger(__name__)
 
-OPERATORS = "operators"
+CHANNEL = "serai.events"
+OPERATORS, EVERYONE = "operators", "everyone"
 
 
-def group_for(audience: str, event: str) -> str:
-    """Channel-layer group of one event for one tenant id, or for OPERATORS."""
-    return f"{audience}.{event}"
+@dataclass(frozen=True)
+class Event:
+    """`key` names the object within events of one name: of two that wait for a slow reader, the later counts."""
+
+    audiences: frozenset[str]  # tenant ids, OPERATORS, EVERYONE
+    name: str
+    key: str
+    text: str
 
 
-def publish_on_commit(tenant_id: str | None, event: str, data: dict) -> None:
-    """Send `{"type": event, "data": data}` to the tenant's sockets and to operators' after the commit."""
-    transaction.on_commit(partial(_send, tenant_id, event, data))
+def publish_on_commit(tenant_id: str | None, event: str, data: dict, *, key: str = "", public: bool = False) -> None:
+    """Send `{"type": event, "data": data}` to the tenant's sockets, to operators', if `public` to all."""
+    audiences = [OPERATORS, *filter(None, [tenant_id]), *([EVERYONE] if public else [])]
+    transaction.on_commit(partial(send, audiences, event, key, data))
 
 
-def _send(tenant_id: str | None, event: str, data: dict) -> None:
-    layer = get_channel_layer()
-    message = {"type": "platform.event", "event": event, "data": data}
-    for audience in filter(None, (tenant_id, OPERATORS)):
-        try:
-            async_to_sync(layer.group_send)(group_for(audience, event), message)
-        except (RedisError, OSError) as error:  # the sockets' periodic snapshot makes it good
-            logger.warning("event %s not pushed: %s", event, type(error).__name__)
+def send(audiences: list[str], event: str, key: str, data: dict) -> None:
+    """At once. Without a broker nothing is sent: the sockets' snapshots make it good."""
+    try:
+        broker.client().publish(CHANNEL, encode(audiences, event, key, data))
+    except broker.UNAVAILABLE as error:
+        logger.warning("event %s not pushed: %s", event, type(error).__name__)
+
+
+def encode(audiences: list[str], event: str, key: str, data: dict) -> bytes:
+    return orjson.dumps([audiences, event, key]) + b"\n" + orjson.dumps({"type": event, "data": data})
+
+
+def decode(message: bytes) -> Event:
+    head, _newline, text = message.partition(b"\n")
+    audiences, name, key = orjson.loads(head)
+    return Event(frozenset(audiences), name, key, text.decode())

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
             loop="uvloop",
             http="httptools",
             lifespan="on",
+            ws_per_message_deflate=False,  # events are small, and a compressor per socket is not
             access_log=False,
             server_header=False,
             log_level="warning",
