@@ -7,7 +7,7 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 
-from inference.gateway import pooling, requests
+from inference.gateway import messages, pooling, requests, responses
 from inference.gateway.gateway import MODEL_OPERATIONS, OPERATIONS
 from tests.test_policy import routes
 
@@ -47,6 +47,9 @@ def test_every_route_of_the_data_plane_is_in_it(schema):
         ("/v1/embeddings", pooling.EMBED),
         ("/v1/rerank", pooling.RERANK),
         ("/v1/score", pooling.SCORE),
+        ("/v1/responses", responses.RESPONSE),
+        ("/v1/messages", messages.MESSAGE),
+        ("/v1/messages/count_tokens", messages.COUNT),
         ("/tokenize", requests.TOKENIZE),
         ("/detokenize", requests.DETOKENIZE),
         ("/api/models/{ref}/generate", requests.COMPLETION),

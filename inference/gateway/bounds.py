@@ -118,6 +118,19 @@ def record(fields: Fields, *required: str) -> Check:
     return check
 
 
+def variant(kinds: dict[str, tuple[Fields, tuple[str, ...]]], default: str | None = None) -> Check:
+    """An object whose `type` says which fields are kept of it, and which of those it needs."""
+
+    def check(value, param):
+        kind = mapping(value, param).get("type", default)
+        if type(kind) is not str or kind not in kinds:
+            raise wrong(f"{param}.type", _("must be one of {allowed}."), allowed=", ".join(kinds))
+        fields, required = kinds[kind]
+        return {"type": kind, **record(fields, *required)(value, param)}
+
+    return check
+
+
 def token_ids(value, param):
     if type(value) is not list or not all(type(token) is int and 0 <= token < TOKEN_IDS for token in value):
         raise wrong(param, _("must be a list of token ids."))

@@ -13,6 +13,7 @@ from inference.gateway.bounds import (
     one_of,
     record,
     text,
+    variant,
     wrong,
 )
 
@@ -29,24 +30,13 @@ def data_url(value, param):
 
 image = record({"url": data_url, "detail": one_of("auto", "low", "high")}, "url")
 audio = record({"data": text(), "format": one_of("wav", "mp3")}, "data", "format")
-PART_FIELDS = {
-    "text": {"text": text()},
-    "image_url": {"image_url": image},
-    "input_audio": {"input_audio": audio},
-}
-
-
-def part(value, param):
-    """One content part: exactly the field that its type names."""
-    kind = mapping(value, param).get("type")
-    fields = PART_FIELDS.get(kind) if type(kind) is str else None
-    if fields is None:
-        raise wrong(f"{param}.type", _("must be one of {allowed}."), allowed=", ".join(PART_FIELDS))
-    found = clean(fields, value, f"{param}.")
-    need(found, kind, f"{param}.")
-    return {"type": kind, **found}
-
-
+part = variant(
+    {
+        "text": ({"text": text()}, ("text",)),
+        "image_url": ({"image_url": image}, ("image_url",)),
+        "input_audio": ({"input_audio": audio}, ("input_audio",)),
+    }
+)
 parts = listing(part, PARTS)
 
 

@@ -41,11 +41,13 @@ def render(error: errors.PlatformError, path: str, language: str = "en") -> byte
         return orjson.dumps(_openai(error) if is_openai(path) else errors.render(error, path))
 
 
-def render_event(error: errors.PlatformError, path: str, language: str = "en") -> bytes:
-    """The same as the last event of a stream that broke off."""
+def render_event(error: errors.PlatformError, path: str, language: str = "en", *, named: bool = False) -> bytes:
+    """The same as the last event of a stream that broke off; with `named` one of the name `error`."""
     with translation.override(language):
         body = _openai(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
-        return b"data: " + orjson.dumps(body) + b"\n\n"
+    if named:
+        return b"event: error\ndata: " + orjson.dumps({"type": "error", **body}) + b"\n\n"
+    return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 def headers_for(error: errors.PlatformError) -> list[tuple[bytes, bytes]]:

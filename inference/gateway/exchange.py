@@ -118,7 +118,7 @@ class Exchange:
     async def _stream(self) -> None:
         events = await self._dispatch.first_events()
         self._record.ttft_ms = self._elapsed_ms()
-        await self._out.begin_events()
+        await self._out.begin_events(named=self._operation.named_events)
         while not self._dispatch.relay.done:
             await self._out.events(events, more=True)
             events = await self._dispatch.next_events()

@@ -18,6 +18,7 @@ from inference.gateway import core
 from inference.gateway.config import Config
 from inference.gateway.errors import NotAllowed
 from inference.gateway.exchange import Exchange
+from inference.gateway.messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
 from inference.gateway.metering import Sink
 from inference.gateway.operation import Operation
 from inference.gateway.pooling import EMBEDDING, RERANKING, SCORING
@@ -28,6 +29,7 @@ from inference.gateway.requests import (
     TOKENIZATION,
 )
 from inference.gateway.responder import Responder
+from inference.gateway.responses import RESPONSES
 from inference.gateway.snapshot import ModelEntry, Principal, Snapshot, SnapshotSource
 from inference.gateway.starts import RequestStart, Starts
 from inference.gateway.traffic import Traffic
@@ -42,6 +44,9 @@ OPERATIONS = {
     "/v1/embeddings": EMBEDDING,
     "/v1/rerank": RERANKING,
     "/v1/score": SCORING,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": ANTHROPIC_MESSAGE,
+    "/v1/messages/count_tokens": TOKEN_COUNT,
     "/tokenize": TOKENIZATION,
     "/detokenize": DETOKENIZATION,
 }

@@ -3,6 +3,8 @@
 The properties are those that the modules of inference/gateway take; a test holds the two against each other.
 """
 
+from inference.gateway.responses import FROM_SAMPLING
+
 TEXT, FLAG, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
 
 
@@ -106,9 +108,54 @@ SCORE = {
     "truncate_prompt_tokens": TRUNCATION,
 }
 
+ANSWER_TOKENS, STREAMED = _whole(1, 2**20), {**FLAG, "description": "Server-sent events that have names."}
+NOT_KEPT = {"description": "Refused: nothing is kept between requests."}
+RESPONSE = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
+    "stream": STREAMED,
+    "input": {"oneOf": [TEXT, _list(OBJECT)]},
+    "instructions": TEXT,
+    "max_output_tokens": ANSWER_TOKENS,
+    "tools": _list(OBJECT),
+    "tool_choice": {"oneOf": [TEXT, OBJECT]},
+    "parallel_tool_calls": FLAG,
+    "text": OBJECT,
+    "reasoning": OBJECT,
+    "top_logprobs": _whole(0, 20),
+    "include": _list(TEXT),
+    "truncation": TEXT,
+    "metadata": OBJECT,
+    "chat_template_kwargs": OBJECT,
+    "background": NOT_KEPT,
+    "previous_response_id": NOT_KEPT,
+    "conversation": NOT_KEPT,
+}
+COUNT = {
+    "messages": _list(
+        _object({"role": TEXT, "content": {"oneOf": [TEXT, _list(OBJECT)]}}, ("role", "content")),
+    ),
+    "system": {"oneOf": [TEXT, _list(OBJECT)]},
+    "tools": _list(OBJECT),
+    "tool_choice": OBJECT,
+    "thinking": OBJECT,
+}
+ANTHROPIC_MESSAGE = COUNT | {
+    "max_tokens": ANSWER_TOKENS,
+    "stop_sequences": _list(TEXT),
+    "stream": STREAMED,
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "top_k": _whole(-1, 2**20),
+    "output_config": OBJECT,
+}
+
 USAGE = _object(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), {"type": "integer"}))
 COMPLETIONS = _object(
     {"id": TEXT, "model": TEXT, "created": {"type": "integer"}, "choices": _list(OBJECT), "usage": USAGE}
+)
+OTHER_USAGE = _object(dict.fromkeys(("input_tokens", "output_tokens"), {"type": "integer"}))
+RESPONSES = _object({"id": TEXT, "model": TEXT, "status": TEXT, "output": _list(OBJECT), "usage": OTHER_USAGE})
+ANTHROPIC_MESSAGES = _object(
+    {"id": TEXT, "role": TEXT, "content": _list(OBJECT), "stop_reason": TEXT, "usage": OTHER_USAGE}
 )
 READING_USAGE = _object(dict.fromkeys(("prompt_tokens", "total_tokens"), {"type": "integer"}))
 VECTOR = _object(
@@ -167,6 +214,21 @@ PATHS = {
         "v1_rerank", "Order documents by how well they answer a query", RERANK, ("query", "documents"), RANKING
     ),
     "/v1/score": _post("v1_score", "How well pairs of texts belong together", SCORE, (), SCORES),
+    "/v1/responses": _post("v1_responses", "Answer a conversation, in the newer form", RESPONSE, ("input",), RESPONSES),
+    "/v1/messages": _post(
+        "v1_messages",
+        "Answer a conversation, in Anthropic's form",
+        ANTHROPIC_MESSAGE,
+        ("messages", "max_tokens"),
+        ANTHROPIC_MESSAGES,
+    ),
+    "/v1/messages/count_tokens": _post(
+        "v1_messages_count_tokens",
+        "How many tokens a conversation has",
+        COUNT,
+        ("messages",),
+        _object({"input_tokens": {"type": "integer"}}),
+    ),
     "/tokenize": _post("tokenize", "Token ids of a text or conversation", TOKENIZE, (), TOKENS),
     "/detokenize": _post("detokenize", "The text of token ids", DETOKENIZE, ("tokens",), _object({"prompt": TEXT})),
     "/api/models/{ref}/generate": _post_to_model("models_generate", "Continue a text", COMPLETION, ("prompt",)),

@@ -50,7 +50,7 @@ class Operation:
     `required`: one of these fields. `complete` checks fields against each other and the model, and adds ours.
     `read` makes the client's reply out of the engine's and tells the tokens used; it raises LookupError,
     TypeError or ValueError for what is no such reply. `ours` are the fields that mark a request as its tenant's.
-    `optional`: engines and models may lack the route.
+    `named_events`: of its streams. `optional`: engines and models may lack the route.
     """
 
     name: str
@@ -62,4 +62,5 @@ class Operation:
     modes: tuple[Mode, ...] = (Mode.CHAT,)
     ours: tuple[str, ...] = ("cache_salt", "user")
     relay: Callable[[Prepared], Relay] = stream_relay
+    named_events: bool = False
     optional: bool = False

@@ -111,13 +111,16 @@ def _usage(given, usage: Usage) -> dict:
 
 # --- refusals
 
-TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
+TOO_LONG = re.compile(r"^(?!truncate).*(maximum (context|model) length|max_model_len)", re.IGNORECASE | re.DOTALL)
 PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
 BINDING = ("response_format", "structured_outputs", "tools")
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
+    (r"matryoshka", ("dimensions",), _("This model's vectors have one length only.")),
+    (r"out of vocabulary", ("input", "prompt", "tokens"), _("A token id is none of the model's.")),
+    (r"truncate", ("truncate_prompt_tokens",), _("This is more than the model's context.")),
     (r"schema|grammar|regex|structured", BINDING, _("The engine cannot hold to such a schema.")),
     (r"multimodal|image|audio", ("messages",), _("This model does not take such content.")),
     (r"chat template|roles?\b", ("messages",), _("The model cannot take this sequence of messages.")),

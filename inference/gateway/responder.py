@@ -28,6 +28,7 @@ class Responder:
         given = self.headers.get(b"x-request-id")
         self.shown_request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
         self.status = 0
+        self._named = False
         self.sending_since = 0.0
 
     async def json(self, body, status: int = 200, headers: list[tuple[bytes, bytes]] = ()) -> None:
@@ -41,7 +42,8 @@ class Responder:
         await self._start(status, [])
         await self._body(b"", more=False)
 
-    async def begin_events(self) -> None:
+    async def begin_events(self, *, named: bool = False) -> None:
+        self._named = named
         await self._start(200, EVENTS)
 
     async def events(self, data: bytes, *, more: bool) -> None:
@@ -51,7 +53,7 @@ class Responder:
         """As a whole answer; or, in a stream, as its last event, without `[DONE]`."""
         language = language_of(self.headers.get(b"accept-language"))
         if self.status:
-            return await self._body(render_event(error, self.path, language), more=False)
+            return await self._body(render_event(error, self.path, language, named=self._named), more=False)
         headers = headers_for(error)
         if error.status in (408, 413):
             headers.append((b"connection", b"close"))  # rather than read the rest

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fake_pooling
+from fake_dialects import Messages, Responses
 from fake_generation import FINGERPRINT, Generation, Switches, chat_words, marked_text, prompt_words, usage
 from fake_http import Connection, Request, listen
 
@@ -140,6 +141,15 @@ class Engine:
     async def completions(self, connection: Connection, request: Request) -> None:
         await self._generate(connection, request, chat=False)
 
+    async def responses(self, connection: Connection, request: Request) -> None:
+        await self._generate(connection, request, chat=True, dialect=Responses)
+
+    async def messages(self, connection: Connection, request: Request) -> None:
+        await self._generate(connection, request, chat=True, dialect=Messages)
+
+    async def count_tokens(self, connection: Connection, request: Request) -> None:
+        connection.reply(Messages.count(self._checked(request)))
+
     def _checked(self, request: Request) -> dict:
         body = request.json()
         asked = body.get("model") or self.name
@@ -148,13 +158,14 @@ class Engine:
             raise Refused(404, message, "NotFoundError", "model")
         return body
 
-    async def _generate(self, connection: Connection, request: Request, chat: bool) -> None:
+    async def _generate(self, connection: Connection, request: Request, chat: bool, dialect=None) -> None:
         body = self._checked(request)
+        body = dialect.chat_body(body) if dialect else body
         switches = self.switches.marked(marked_text(body, chat))
         if switches.error_status:
             raise Refused(switches.error_status, switches.error_text, "InternalServerError")
         request_id = request.headers.get("x-request-id", uuid.uuid4().hex[:16])
-        generation = Generation(self.name, body, switches, request_id, chat)
+        generation = Generation(self.name, body, switches, request_id, chat, dialect)
         self.counters.waiting += 1
         try:
             async with self.slots:
@@ -167,7 +178,7 @@ class Engine:
         self.counters.running += 1
         try:
             if generation.body.get("stream"):
-                await self._stream(connection, generation)
+                await (self._tell if generation.dialect else self._stream)(connection, generation)
             else:
                 await self._whole(connection, generation)
             self.counters.finished[generation.reason] += generation.count
@@ -205,10 +216,10 @@ class Engine:
             async for _ in self._steps(connection, generation):
                 pass
         except ConnectionAbortedError:
-            connection.reply_half(generation.whole())
+            connection.reply_half(generation.reply())
             raise
         garbage = '{"id": "chatcmpl-1", "choices": [{'
-        connection.reply(garbage if generation.switches.garbage else generation.whole())
+        connection.reply(garbage if generation.switches.garbage else generation.reply())
 
     async def _stream(self, connection: Connection, generation: Generation) -> None:
         options = generation.body.get("stream_options") or {}
@@ -220,6 +231,23 @@ class Engine:
         except Refused as refusal:
             await connection.event(refusal.body)
         await connection.event("[DONE]")
+        connection.end_events()
+
+    async def _tell(self, connection: Connection, generation: Generation) -> None:
+        """A stream of events with names."""
+        dialect = generation.dialect
+        connection.begin_events()
+        try:
+            for name, data in dialect.opening(generation):
+                await connection.event({"type": name, **data}, name)
+            async for _choice, text, _last in self._steps(connection, generation):
+                name, data = dialect.piece(text)
+                await connection.event({"type": name, **data}, name)
+            for name, data in dialect.closing(generation):
+                garbled = generation.switches.garbage and data.keys() & {"usage", "response"}
+                await connection.event("{garbage" if garbled else {"type": name, **data}, name)
+        except Refused as refusal:
+            await connection.event({"type": "error", **dialect.error(refusal.body["error"]["message"])}, "error")
         connection.end_events()
 
     async def _send_tokens(self, connection: Connection, generation: Generation, final: bool, each: bool):
@@ -267,6 +295,9 @@ ROUTES = {  # by vLLM's option --runner
     | {
         "/v1/chat/completions": ("POST", Engine.chat),
         "/v1/completions": ("POST", Engine.completions),
+        "/v1/responses": ("POST", Engine.responses),
+        "/v1/messages": ("POST", Engine.messages),
+        "/v1/messages/count_tokens": ("POST", Engine.count_tokens),
     },
     "pooling": COMMON_ROUTES
     | {

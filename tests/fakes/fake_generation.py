@@ -46,10 +46,13 @@ class Switches:
 
 
 class Generation:
-    """One chat or text completion: its reply's tokens per choice, paced and broken as its switches say."""
+    """One chat or text completion: its reply's tokens per choice, paced and broken as its switches say.
 
-    def __init__(self, model: str, body: dict, switches: Switches, request_id: str, chat: bool):
-        self.model, self.body, self.switches, self.chat = model, body, switches, chat
+    `dialect` tells it in other words than OpenAI's older ones.
+    """
+
+    def __init__(self, model: str, body: dict, switches: Switches, request_id: str, chat: bool, dialect=None):
+        self.model, self.body, self.switches, self.chat, self.dialect = model, body, switches, chat, dialect
         self.prompts = [chat_words(body["messages"])] if chat else prompt_words(body["prompt"])
         self.n = body.get("n") or 1
         self.count = len(self.prompts) * self.n
@@ -104,6 +107,9 @@ class Generation:
         counted = {} if self.switches.no_usage else {"usage": self.total_usage()}
         reply = self.chunk(choices, service_tier=None, system_fingerprint=FINGERPRINT, **counted)
         return {**reply, "object": "chat.completion"} if self.chat else reply
+
+    def reply(self) -> dict:
+        return self.dialect.whole(self) if self.dialect else self.whole()
 
     def _whole_choice(self, choice: int, text: str) -> dict:
         message = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}

@@ -83,10 +83,11 @@ class Connection:
     def begin_events(self) -> None:
         self._head(200, "transfer-encoding: chunked", "text/event-stream; charset=utf-8")
 
-    async def event(self, data: dict | str | bytes) -> None:
+    async def event(self, data: dict | str | bytes, name: str = "") -> None:
         if isinstance(data, dict):
             data = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
-        payload = b"data: " + (data.encode() if isinstance(data, str) else data) + b"\n\n"
+        head = f"event: {name}\n".encode() if name else b""
+        payload = head + b"data: " + (data.encode() if isinstance(data, str) else data) + b"\n\n"
         self.writer.write(b"%x\r\n%s\r\n" % (len(payload), payload))
         await self.writer.drain()
 
