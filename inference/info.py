@@ -1,23 +1,27 @@
 """A model as the manager document shows it."""
 
-from collections import Counter
-
-from django.utils import timezone
-
 from accounts.actor import Actor
 from inference import status
 from inference.agent import traffic
 from inference.agent.traffic import Traffic
-from inference.lifecycle import newest_instances
+from inference.lifecycle import foremost_instances, ready_counts
 from inference.models import Instance, State
 from models_app.models import Model
 
 
 def describe(models: list[Model], actor: Actor) -> list[dict]:
     """All of the document's fields. Pids and launch records are the operators'."""
-    newest, live = newest_instances(models), traffic.read()
-    pending = _pending_requests(live)
-    return [_one(model, newest.get(model.pk), live, pending, actor) for model in models]
+    foremost, ready, live = foremost_instances(models), ready_counts(models), traffic.read()
+    failures, pending = _failures(models), live.pending()
+    return [
+        _one(model, foremost.get(model.pk), live, actor)
+        | {
+            "failure_reason": failures.get(model.pk) if ready.get(model.pk, 0) < model.replicas else None,
+            "pending_requests": pending[model.pk],
+            "replicas": {"wanted": model.replicas, "ready": ready.get(model.pk, 0)},
+        }
+        for model in models
+    ]
 
 
 def overview(models: list[Model], actor: Actor) -> dict:
@@ -34,7 +38,8 @@ def overview(models: list[Model], actor: Actor) -> dict:
     }
 
 
-def _one(model: Model, instance: Instance | None, live: Traffic, pending: Counter, actor: Actor) -> dict:
+def _one(model: Model, instance: Instance | None, live: Traffic, actor: Actor) -> dict:
+    """By the instance that speaks for it."""
     ready = instance is not None and instance.state == State.READY
     shown = instance is not None and instance.pid is not None and actor.is_operator
     return {
@@ -42,19 +47,18 @@ def _one(model: Model, instance: Instance | None, live: Traffic, pending: Counte
         "aliases": [alias.name for alias in model.aliases.all()],
         "status": status.word(instance).manager,
         "pid": instance.pid if shown else None,
-        "idle_time_sec": _idle_seconds(instance, live) if ready else 0,
+        "idle_time_sec": int(live.idle(model.pk) or 0) if ready else 0,
         "mode": model.mode,
         "is_available": ready and instance.healthy,
         "current_bat_path": _command_line(instance) if shown else None,
         "config_source": _devices(instance) if instance else None,
-        "failure_reason": (instance.failure_reason or None) if instance else None,
-        "pending_requests": (pending[instance.pk] if instance else 0) + pending[model.pk],
     }
 
 
-def _idle_seconds(instance: Instance, live: Traffic) -> int:
-    since = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds()
-    return max(0, int(live.idle(instance, since) or 0))
+def _failures(models: list[Model]) -> dict[str, str]:
+    """Model id → why the last of its instances that came to grief did."""
+    rows = Instance.objects.filter(model__in=models).exclude(failure_reason="").order_by("model_id", "-created_at")
+    return dict(rows.distinct("model_id").values_list("model_id", "failure_reason"))
 
 
 def _command_line(instance: Instance) -> str | None:
@@ -65,12 +69,3 @@ def _devices(instance: Instance) -> str | None:
     """The device configuration that the model runs on, as `cuda:0,1` or `cpu:0`."""
     kind, indexes = instance.placement.get("device_kind"), instance.placement.get("device_indexes", [])
     return f"{kind}:{','.join(map(str, indexes))}" if kind else None
-
-
-def _pending_requests(live: Traffic) -> Counter:
-    """Requests in flight by instance id and waiting by model id, over all live gateways."""
-    counts = Counter()
-    for beat in live.beats:
-        counts.update(beat.inflight)
-        counts.update(beat.waiting)
-    return counts

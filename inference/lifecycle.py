@@ -3,13 +3,13 @@
 import time
 from datetime import timedelta
 
-from django.db.models import Avg, Count, OuterRef, QuerySet, Subquery
+from django.db.models import Avg, Count, OuterRef, QuerySet, Subquery, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from core.errors import Conflict
 from inference import services, status
-from inference.models import Instance, State, UsageRecord
+from inference.models import Instance, Reservation, State, UsageRecord
 from inference.usage import FAILED
 from models_app.models import Model
 
@@ -26,27 +26,44 @@ STATES = {
 NO_REQUESTS = {"avg_response_time": 0.0, "requests_per_second": 0.0, "error_rate": 0.0}
 
 
-def newest_instances(models: list[Model]) -> dict[str, Instance]:
-    """Model id → its newest instance, in one query."""
-    rows = Instance.objects.filter(model__in=[model.pk for model in models]).order_by("model_id", "-created_at")
-    return {row.model_id: row for row in rows.distinct("model_id").prefetch_related("reservations__device")}
+def foremost_instances(models: list[Model]) -> dict[str, Instance]:
+    """Model id → the instance that speaks for it, in one query."""
+    rows = Instance.objects.filter(model__in=models).foremost().distinct("model_id")
+    return {row.model_id: row for row in rows}
+
+
+def ready_counts(models: list[Model]) -> dict[str, int]:
+    """Model id → its replicas that serve, for those that have any."""
+    ready = Instance.objects.serving().filter(model__in=models).order_by()
+    return dict(ready.values_list("model_id").annotate(Count("pk")))
 
 
 class Lifecycle:
     def statuses(self, models: list[Model]) -> dict[str, dict]:
-        newest = newest_instances(models)
+        foremost, ready, held = foremost_instances(models), ready_counts(models), _reserved(models)
         figures = last_hour([model.pk for model in models])
-        return {model.pk: _running(newest.get(model.pk), figures.get(model.pk, NO_REQUESTS)) for model in models}
+        return {
+            model.pk: _words(foremost.get(model.pk))
+            | {
+                "replicas": {"wanted": model.replicas, "ready": ready.get(model.pk, 0)},
+                "resource_usage": _usage(held.get(model.pk, {})),
+                "performance_stats": figures.get(model.pk, NO_REQUESTS),
+            }
+            for model in models
+        }
 
     def with_status(self, queryset: QuerySet, word: str) -> QuerySet:
-        newest = Instance.objects.filter(model=OuterRef("pk")).order_by("-created_at").values("state")[:1]
-        queryset = queryset.annotate(newest_state=Subquery(newest))
+        foremost = Instance.objects.filter(model=OuterRef("pk")).foremost().values("state")[:1]
+        queryset = queryset.annotate(foremost_state=Subquery(foremost))
         if word == "created":
-            return queryset.filter(newest_state=None)
-        return queryset.filter(newest_state__in=STATES[word])
+            return queryset.filter(foremost_state=None)
+        return queryset.filter(foremost_state__in=STATES[word])
 
     def is_active(self, model: Model) -> bool:
         return model.instances.active().exists()
+
+    def scale(self, model: Model) -> list[str]:
+        return services.scale(model)
 
     def end(self, model: Model) -> None:
         if self.is_active(model):
@@ -58,23 +75,27 @@ class Lifecycle:
             time.sleep(0.2)
 
 
-def _running(instance: Instance | None, figures: dict) -> dict:
+def _words(instance: Instance | None) -> dict:
     word = status.word(instance)
+    return {"status": word.status, "health": word.health}
+
+
+def _reserved(models: list[Model]) -> dict[str, dict[str, int]]:
+    """Model id → kind of device → bytes reserved by all of its replicas."""
+    claims = Reservation.objects.filter(instance__model__in=models)
+    held: dict[str, dict[str, int]] = {}
+    for model_id, kind, size in claims.values_list("instance__model_id", "device__kind").annotate(Sum("bytes")):
+        held.setdefault(model_id, {})[kind] = size
+    return held
+
+
+def _usage(held: dict[str, int]) -> dict:
+    """In MiB. Nobody measures its cores yet."""
     return {
-        "status": word.status,
-        "health": word.health,
-        "resource_usage": _reserved(instance),
-        "performance_stats": figures,
+        "gpu_memory": held.get("cuda", 0) // MIB,
+        "cpu_cores": None if held else 0,
+        "memory": held.get("cpu", 0) // MIB,
     }
-
-
-def _reserved(instance: Instance | None) -> dict:
-    """MiB reserved by the newest instance, by kind of device. Nobody measures its cores yet."""
-    held = {"cuda": 0, "cpu": 0}
-    for reservation in instance.reservations.all() if instance else ():
-        held[reservation.device.kind] += reservation.bytes // MIB
-    idle = not any(held.values())
-    return {"gpu_memory": held["cuda"], "cpu_cores": 0 if idle else None, "memory": held["cpu"]}
 
 
 def last_hour(model_ids: list[str]) -> dict[str, dict]:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, Q, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
@@ -113,6 +113,19 @@ class InstanceQuerySet(TenantQuerySet):
 
     def on(self, node):
         return self.filter(node=node)
+
+    def wanted(self):
+        return self.active().filter(desired=Desired.RUNNING)
+
+    def foremost(self):
+        """Of a model's instances, first the one whose state is the model's: what serves goes before what comes."""
+        rank = Case(
+            When(state=State.READY, then=0),
+            When(state__in=[State.PENDING, State.STARTING], then=1),
+            When(state=State.DRAINING, then=2),
+            default=3,
+        )
+        return self.order_by("model_id", rank, "-healthy", "-created_at")
 
 
 class Instance(TenantModel):
@@ -275,8 +288,10 @@ class Task(TenantModel):
     kind = models.CharField(max_length=10, choices=TaskKind)
     status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.RUNNING)
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="tasks")
-    instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="tasks")
-    generation = models.PositiveIntegerField(default=1)
+    targets = models.JSONField(
+        default=dict, help_text=_("Instance id → the run that is to be ready, or, of a stop, to have ended.")
+    )
+    warning = models.TextField(blank=True, help_text=_("Why fewer replicas than wanted were placed."))
     error = models.TextField(blank=True)
     finished_at = models.DateTimeField(null=True)
 
@@ -290,7 +305,10 @@ class GatewayHeartbeat(models.Model):
     id = models.UUIDField(primary_key=True)
     host = models.CharField(max_length=200)
     pid = models.PositiveIntegerField()
-    beat_at = models.DateTimeField()
+    process = models.CharField(
+        max_length=200, blank=True, help_text=_("Boot, pid namespace, pid and start time: one process for ever.")
+    )
+    beat_at = models.DateTimeField(help_text=_("When it looked at what it reports, by the database's clock."))
     routes = models.JSONField(default=list, help_text=_("Ids of the instances it may send requests to."))
     inflight = models.JSONField(default=dict, help_text=_("Instance id → requests in flight."))
     idle = models.JSONField(default=dict, help_text=_("Instance id → seconds since its last request ended."))

@@ -16,7 +16,7 @@ from models_app.models import Model
 PLACEMENT_TRIES = 3
 
 
-def place(model: Model, timeout: int | None, on_demand: bool) -> Instance:
+def place(model: Model, timeout: int | None, on_demand: bool, replica: int = 0) -> Instance:
     """Choose devices for one more instance of `model` and claim them, within the caller's transaction.
 
     Raises InsufficientResources, EngineUnavailable or InvalidRequest (the files).
@@ -31,18 +31,19 @@ def place(model: Model, timeout: int | None, on_demand: bool) -> Instance:
         if not decision.placed:
             raise _no_place(decision)
         try:
-            return _create(model, decision, timeout, on_demand)
+            return _create(model, decision, timeout, on_demand, replica)
         except ledger.NoRoom:
             continue
     raise _no_place(decision)
 
 
 @transaction.atomic
-def _create(model: Model, decision: placement.Decision, timeout: int | None, on_demand: bool) -> Instance:
+def _create(model: Model, decision: placement.Decision, timeout: int | None, on_demand: bool, replica: int) -> Instance:
     limit = configuration.current().default_model_timeout
     instance = Instance.objects.create(
         tenant_id=model.tenant_id,
         model=model,
+        replica=replica,
         node_id=decision.devices[0].node_id,
         served_name=model.name,
         on_demand=on_demand,

@@ -4,7 +4,7 @@ from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from inference.models import Task
-from models_app.serializers import ModelSerializer
+from models_app.serializers import ModelSerializer, ReplicasSerializer
 
 
 class StartSerializer(serializers.Serializer):
@@ -28,6 +28,24 @@ class AcceptedSerializer(serializers.Serializer):
     message = serializers.CharField()
     task_id = serializers.CharField()
     status = serializers.CharField()
+    warnings = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+class RestartedSerializer(serializers.Serializer):
+    """`failed_models` has the reason of each that could not be restarted."""
+
+    success = serializers.BooleanField()
+    message = serializers.CharField()
+    started_models = serializers.ListField(child=serializers.CharField())
+    failed_models = serializers.DictField(child=serializers.CharField(), required=False)
+
+
+class StoppedSerializer(serializers.Serializer):
+    """They are stopping; what has requests in flight ends after them."""
+
+    success = serializers.BooleanField()
+    message = serializers.CharField()
+    stopped_models = serializers.ListField(child=serializers.CharField())
 
 
 class TaskSerializer(serializers.ModelSerializer):
@@ -36,7 +54,17 @@ class TaskSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Task
-        fields = ["task_id", "kind", "status", "model_id", "model_name", "error", "created_at", "finished_at"]
+        fields = [
+            "task_id",
+            "kind",
+            "status",
+            "model_id",
+            "model_name",
+            "warning",
+            "error",
+            "created_at",
+            "finished_at",
+        ]
 
 
 class ModelInfoSerializer(serializers.Serializer):
@@ -53,6 +81,7 @@ class ModelInfoSerializer(serializers.Serializer):
     config_source = serializers.CharField(allow_null=True)
     failure_reason = serializers.CharField(allow_null=True)
     pending_requests = serializers.IntegerField()
+    replicas = ReplicasSerializer()
 
 
 class InfoSerializer(serializers.Serializer):

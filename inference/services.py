@@ -1,88 +1,120 @@
-"""What users ask of instances: start, stop, restart. Rows say what should be; agents make it so."""
+"""What users ask of models that run: start, stop, restart, scale. Rows say what should be; agents make it so."""
+
+from collections.abc import Callable
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core.errors import ModelNotRunning
-from inference import placing
-from inference.models import Desired, Instance, State, Task, TaskKind, TaskStatus
-from models_app.models import Model
+from accounts.actor import Actor
+from core.errors import ModelNotRunning, PlatformError
+from inference import progress, replicas
+from inference.models import Desired, Instance, State, Task, TaskKind
+from models_app.models import Model, ModelQuerySet
 
 
 @transaction.atomic
 def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
-    """Place an instance of `model` and ask for it. What runs or starts already is left as it is.
+    """Ask for the model's replicas. What runs or starts already is left as it is.
 
     `force` replaces one that failed a moment ago. Raises InsufficientResources, EngineUnavailable,
-    ModelNotRunning (failed a moment ago, to be tried again later) or InvalidRequest (the files).
+    ModelNotRunning (failed a moment ago, to be tried again later) or InvalidRequest (the files), where not even
+    one replica can be had.
     """
-    model = Model.objects.select_for_update(of=["self"]).get(pk=model.pk)
-    current = model.instances.active().first()
-    if current:
-        return _continue(current, on_demand)
-    if not force:
+    model = replicas.lock(model)
+    if not force and not model.instances.active().exists():
         _refuse_right_after_failure(model, on_demand)
-    instance = placing.place(model, timeout, on_demand)
-    return _task(TaskKind.START, model, instance)
+    if not on_demand:
+        model.instances.wanted().update(on_demand=False)
+    filled = replicas.fill(model, timeout=timeout, on_demand=on_demand)
+    return progress.begin(TaskKind.START, model, _runs(filled.instances), filled.warning(model))
 
 
 def start_on_demand(model_id: str) -> Task:
-    """The first request for a stopped model; racing callers in all processes get the same instance."""
+    """The first request for a stopped model; racing callers in all processes get the same instances."""
     return start(Model.objects.get(pk=model_id), on_demand=True)
 
 
 @transaction.atomic
 def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
-    """Ask for the end of the model's instance, after its requests in flight unless `force`."""
-    model = Model.objects.select_for_update(of=["self"]).get(pk=model.pk)
-    current = model.instances.active().first()
-    if current is None:
-        return _task(TaskKind.STOP, model, None, status=TaskStatus.SUCCEEDED)
-    current.ask(desired=Desired.STOPPED, force_stop=force, stop_timeout=60 if timeout is None else timeout)
-    return _task(TaskKind.STOP, model, current)
+    """Ask for the end of the model's instances, after their requests in flight unless `force`."""
+    model = replicas.lock(model)
+    active = model.instances.active()
+    runs = dict(active.values_list("pk", "running_generation"))
+    limit = replicas.STOP_SECONDS if timeout is None else timeout
+    active.update(desired=Desired.STOPPED, force_stop=force, stop_timeout=limit)
+    return progress.begin(TaskKind.STOP, model, runs)
 
 
 @transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
-    """Ask for a new run of the model's instance; a stopped model is started."""
-    model = Model.objects.select_for_update(of=["self"]).get(pk=model.pk)
-    current = model.instances.active().first()
-    if current is None:
-        instance = placing.place(model, timeout, on_demand=False)
-    else:
-        instance = current
-        instance.ask(
-            desired=Desired.RUNNING,
-            generation=instance.generation + 1,
-            force_stop=force,
-            on_demand=False,
-            start_timeout=timeout or instance.start_timeout,
-        )
-    return _task(TaskKind.RESTART, model, instance)
+    """Ask for a new run of each replica, one after the other; a stopped model is started."""
+    model = replicas.lock(model)
+    wishes = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
+    running = model.instances.wanted()
+    runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
+    running.update(**wishes)
+    filled = replicas.fill(model, timeout=timeout)
+    return progress.begin(TaskKind.RESTART, model, _runs(filled.instances) | runs, filled.warning(model))
 
 
-def _continue(current: Instance, on_demand: bool) -> Task:
-    """Starting again what is active: a stop that is under way is followed by a new run."""
-    if current.desired == Desired.STOPPED:
-        current.ask(desired=Desired.RUNNING, generation=current.running_generation + 1, on_demand=on_demand)
-    elif current.on_demand and not on_demand:
-        current.ask(on_demand=False)
-    done = current.state == State.READY and current.desired == Desired.RUNNING
-    status = TaskStatus.SUCCEEDED if done else TaskStatus.RUNNING
-    return _task(TaskKind.START, current.model, current, status=status)
+def scale(model: Model) -> list[str]:
+    """The model wants another number of replicas: if it runs, make it so. Returns warnings."""
+    model = replicas.lock(model)
+    running = model.instances.wanted().count()
+    if running == 0 or running == model.replicas:
+        return []
+    if running > model.replicas:
+        replicas.trim(model)
+        return []
+    on_demand = not model.instances.wanted().filter(on_demand=False).exists()
+    warning = replicas.fill(model, on_demand=on_demand).warning(model)
+    return [warning] if warning else []
 
 
-def _task(kind: TaskKind, model: Model, instance: Instance | None, status: TaskStatus = TaskStatus.RUNNING) -> Task:
-    return Task.objects.create(
-        tenant_id=model.tenant_id,
-        kind=kind,
-        model=model,
-        instance=instance,
-        status=status,
-        generation=instance.generation if instance else 0,
-        finished_at=None if status == TaskStatus.RUNNING else timezone.now(),
-    )
+@transaction.atomic
+def unload(model: Model) -> bool:
+    """Give an idle model's memory back, all replicas at once: one alone would be replaced.
+
+    False where somebody has just asked for more of it.
+    """
+    wanted = replicas.lock(model).instances.wanted()
+    if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
+        return False
+    wanted.update(desired=Desired.STOPPED, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
+    return True
+
+
+def restart_autostart(actor: Actor) -> tuple[list[Model], dict[str, str]]:
+    """Restart, or start, what starts with the worker. Returns what came of it: models, and name → why not."""
+    return _each(_run_by(actor).filter(auto_start=True), restart)
+
+
+def stop_all(actor: Actor, **options) -> tuple[list[Model], dict[str, str]]:
+    """Stop all that runs of the actor's tenant; of all tenants for an operator who names none."""
+    running = Instance.objects.active().values("model_id")
+    return _each(_run_by(actor).filter(pk__in=running), lambda model: stop(model, **options))
+
+
+def _run_by(actor: Actor) -> ModelQuerySet:
+    """The tenant's own models, those that a key is limited to; all for an operator without a tenant."""
+    return Model.objects.usable_by(actor).visible_to(actor)
+
+
+def _each(models: ModelQuerySet, verb: Callable[[Model], Task]) -> tuple[list[Model], dict[str, str]]:
+    done, failed = [], {}
+    for model in models.order_by("-priority", "created_at"):
+        try:
+            verb(model)
+            done.append(model)
+        except PlatformError as error:
+            failed[model.name] = str(error.message)
+    return done, failed
+
+
+def _runs(instances: list[Instance]) -> dict[str, int]:
+    return {instance.pk: instance.generation for instance in instances}
 
 
 def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:

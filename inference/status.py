@@ -30,7 +30,7 @@ WORDS = {
 
 
 def word(instance: Instance | None) -> Word:
-    """The words for a model's newest instance; None for a model that was never started."""
+    """The words for a model, by its foremost instance; None for one that was never started."""
     if instance is None:
         return NEVER_STARTED
     if instance.state == State.READY and not instance.healthy:

@@ -10,6 +10,8 @@ router.register("tasks", views.TaskViewSet)
 
 urlpatterns = [
     path("models/all-models/info", views.AllInfoView.as_view()),
+    path("models/restart-autostart", views.RestartAutostartView.as_view()),
+    path("models/stop-all", views.StopAllView.as_view()),
     path("models/<path:ref>/info", views.InfoView.as_view()),
     path("models/<path:ref>/start", views.StartView.as_view()),
     path("models/<path:ref>/stop", views.StopView.as_view()),

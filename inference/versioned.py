@@ -1,7 +1,7 @@
 """Models as the engine document shows them below /api/v1: its fields beside the service document's."""
 
 from inference import status
-from inference.lifecycle import newest_instances
+from inference.lifecycle import foremost_instances
 from inference.models import Device, DeviceKind, Instance
 from models_app.models import Mode, Model
 from models_app.options import context_length
@@ -17,9 +17,9 @@ TRAINABLE = "vllm"  # its weights are those that the trainer reads
 
 def add_fields(shown: list[dict], models: list[Model]) -> list[dict]:
     """`shown` are the service document's fields of `models`; `status` is in the engine document's words."""
-    newest, has_gpu = newest_instances(models), Device.objects.online().filter(kind=DeviceKind.CUDA).exists()
+    foremost, has_gpu = foremost_instances(models), Device.objects.online().filter(kind=DeviceKind.CUDA).exists()
     return [
-        {**fields, **_own(model, newest.get(model.pk), has_gpu), "config": {**fields["config"], **_config(model)}}
+        {**fields, **_own(model, foremost.get(model.pk), has_gpu), "config": {**fields["config"], **_config(model)}}
         for fields, model in zip(shown, models, strict=True)
     ]
 

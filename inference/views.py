@@ -17,7 +17,9 @@ from inference.serializers import (
     AllInfoSerializer,
     DevicesSerializer,
     InfoSerializer,
+    RestartedSerializer,
     StartSerializer,
+    StoppedSerializer,
     StopSerializer,
     TaskSerializer,
     UsageQuerySerializer,
@@ -43,7 +45,8 @@ class VerbView(APIView):
         serializer.is_valid(raise_exception=True)
         task = self._act(request.auth, model, serializer.validated_data)
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
-        return Response({"success": True, "message": self.message(), "task_id": task.pk, "status": self.status})
+        reply = {"success": True, "message": self.message(), "task_id": task.pk, "status": self.status}
+        return Response(reply | ({"warnings": [task.warning]} if task.warning else {}))
 
     def _act(self, actor, model, options):
         """The trace of a placement names nodes, which are the operators' business."""
@@ -75,6 +78,41 @@ class RestartView(VerbView):
 
     def message(self):
         return _("Model is restarting.")
+
+
+class RestartAutostartView(APIView):
+    """Of the caller's tenant; for an operator who names none, of all."""
+
+    permissions = {"POST": Permission.RUN_MODELS}
+
+    @extend_schema(request=None, responses=RestartedSerializer)
+    def post(self, request):
+        done, failed = services.restart_autostart(request.auth)
+        _record(request, "model.restart", done)
+        message = _("%(count)d autostart models are restarting.") % {"count": len(done)}
+        reply = {"success": not failed, "message": message, "started_models": [model.name for model in done]}
+        return Response(reply | ({"failed_models": failed} if failed else {}))
+
+
+class StopAllView(APIView):
+    """Of the caller's tenant; for an operator who names none, of all."""
+
+    permissions = {"POST": Permission.RUN_MODELS}
+
+    @extend_schema(request=StopSerializer, responses=StoppedSerializer)
+    def post(self, request):
+        serializer = StopSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        done, _failed = services.stop_all(request.auth, **serializer.validated_data)
+        _record(request, "model.stop", done)
+        return Response(
+            {"success": True, "message": _("All models are stopping."), "stopped_models": [each.name for each in done]}
+        )
+
+
+def _record(request, action: str, models: list[Model]) -> None:
+    for model in models:
+        audit.record(request.auth, action, model, request=request)
 
 
 class InfoView(APIView):

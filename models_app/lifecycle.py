@@ -9,13 +9,16 @@ from models_app.models import Model
 
 class Lifecycle(Protocol):
     def statuses(self, models: list[Model]) -> dict[str, dict]:
-        """Model id → {"status", "health", "resource_usage", "performance_stats"} in the service document's words."""
+        """Model id → status, health, replicas, resource_usage and performance_stats in the service document's words."""
 
     def with_status(self, queryset: QuerySet, status: str) -> QuerySet:
         """Only the models with this status word."""
 
     def is_active(self, model: Model) -> bool:
         """Whether anything of it runs, starts or is being stopped."""
+
+    def scale(self, model: Model) -> list[str]:
+        """Bring a running model to the replicas that it wants now, in the caller's transaction. Returns warnings."""
 
     def end(self, model: Model) -> None:
         """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""

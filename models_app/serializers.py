@@ -4,7 +4,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_app import options
-from models_app.models import Mode, Model, Visibility
+from models_app.models import MOST_REPLICAS, Mode, Model, Visibility
 
 
 @extend_schema_field(options.schema(*options.ENGINES.values()))
@@ -15,6 +15,21 @@ class ConfigField(serializers.DictField):
 @extend_schema_field(options.schema(options.RESOURCE_TABLE))
 class ResourcesField(serializers.DictField):
     """What the model asks of the machine; models_app/options.py checks it."""
+
+
+class ReplicasSerializer(serializers.Serializer):
+    """How many instances it has while it runs, and how many of them serve now."""
+
+    wanted = serializers.IntegerField()
+    ready = serializers.IntegerField()
+
+
+@extend_schema_field({"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_REPLICAS}, {"type": "object"}]})
+class ReplicasField(serializers.IntegerField):
+    """A number; what a reply shows, with `wanted`, may be sent back as it is."""
+
+    def to_internal_value(self, data):
+        return super().to_internal_value(data.get("wanted") if isinstance(data, dict) else data)
 
 
 class ResourceUsageSerializer(serializers.Serializer):
@@ -42,6 +57,7 @@ class ModelSerializer(serializers.ModelSerializer):
     resource_requirements = ResourcesField()
     status = serializers.CharField(source="running.status")
     health = serializers.CharField(source="running.health")
+    replicas = ReplicasSerializer(source="running.replicas")
     resource_usage = ResourceUsageSerializer(source="running.resource_usage")
     performance_stats = PerformanceSerializer(source="running.performance_stats")
 
@@ -49,7 +65,7 @@ class ModelSerializer(serializers.ModelSerializer):
         model = Model
         fields = [
             "id", "name", "display_name", "description", "framework", "mode", "status", "health", "visibility",
-            "tenant", "aliases", "priority", "created_at", "updated_at", "config", "resource_requirements",
+            "tenant", "aliases", "priority", "replicas", "created_at", "updated_at", "config", "resource_requirements",
             "resource_usage", "performance_stats", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
         ]  # fmt: skip
 
@@ -67,6 +83,7 @@ class WriteModelSerializer(serializers.ModelSerializer):
     tags = serializers.ListField(child=serializers.CharField(max_length=50), max_length=50, required=False)
     mode = serializers.ChoiceField(choices=Mode.choices, required=False)
     visibility = serializers.ChoiceField(choices=Visibility.choices, required=False)
+    replicas = ReplicasField(min_value=1, max_value=MOST_REPLICAS, required=False)
     idle_timeout = serializers.IntegerField(min_value=0, max_value=31_536_000, required=False)
     wait_timeout = serializers.IntegerField(min_value=1, max_value=3600, required=False)
 
@@ -74,7 +91,7 @@ class WriteModelSerializer(serializers.ModelSerializer):
         model = Model
         fields = [
             "name", "display_name", "description", "framework", "mode", "visibility", "aliases", "priority", "config",
-            "resource_requirements", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
+            "resource_requirements", "replicas", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
         ]  # fmt: skip
 
 

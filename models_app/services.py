@@ -86,6 +86,8 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
     model.save()
     if names is not None:
         _set_aliases(model, names)
+    if "replicas" in fields:
+        warnings += lifecycle.get().scale(model)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
     return model, warnings
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from accounts.actor import Actor
-from inference.lifecycle import newest_instances
+from inference.lifecycle import foremost_instances
 from inference.transitions import EVENT, event_data
 from models_app.models import Model
 
@@ -16,8 +16,8 @@ def read(actor: Actor, events: Iterable[str]) -> list[dict]:
 def _model_states(actor: Actor) -> list[dict]:
     """Models that never ran too."""
     models = list(Model.objects.usable_by(actor).order_by("pk"))
-    newest = newest_instances(models)
-    return [event_data(model.pk, newest.get(model.pk)) for model in models]
+    foremost = foremost_instances(models)
+    return [event_data(model.pk, foremost.get(model.pk)) for model in models]
 
 
 READERS = {EVENT: _model_states}

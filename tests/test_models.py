@@ -440,6 +440,7 @@ def test_racing_changes_of_different_options_are_all_kept(transactional_db, api,
         ("priority", 10**30), ("tags", "x"), ("tags", [1, {}]), ("tags", ["x" * 51]), ("tags", ["x"] * 51),
         ("auto_start", "maybe"), ("pinned", []), ("idle_timeout", -1), ("idle_timeout", 10**12), ("wait_timeout", 0),
         ("wait_timeout", 10_000), ("mode", "chat"), ("mode", "Video"), ("visibility", "secret"),
+        ("replicas", 0), ("replicas", 65), ("replicas", {"ready": 2}), ("replicas", "two"),
         ("display_name", "x" * 201), ("description", "x" * 10_001), ("description", []),
         ("aliases", "x"), ("aliases", [""]), ("aliases", ["a", "a"]), ("aliases", [f"a{n}" for n in range(21)]),
     ],
@@ -562,7 +563,7 @@ def form(tenant, **fields) -> dict:
     return {
         "tenant": tenant.pk, "name": "m", "framework": "vllm", "mode": "Chat", "visibility": "private", "priority": 5,
         "config": '{"model_path": "serai-demo"}', "resource_requirements": "", "tags": "", "idle_timeout": 0,
-        "wait_timeout": 60, **aliases, **fields,
+        "wait_timeout": 60, "replicas": 1, **aliases, **fields,
     }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_viewers_and_strangers_run_nothing(api, viewer, stranger, member, model,
 
 FIELDS = {
     "model_name", "aliases", "status", "pid", "idle_time_sec", "mode", "is_available", "current_bat_path",
-    "config_source", "failure_reason", "pending_requests",
+    "config_source", "failure_reason", "pending_requests", "replicas",
 }  # fmt: skip
 INFO_WORDS = {
     State.PENDING: "starting", State.STARTING: "starting", State.READY: "routing", State.DRAINING: "stopping",
@@ -189,7 +189,7 @@ def test_info_has_all_of_the_documents_fields(api, operator, model):
     assert found == {
         "model_name": "my-model", "aliases": ["nick"], "status": "routing", "pid": 12345, "idle_time_sec": 0,
         "mode": "Chat", "is_available": True, "current_bat_path": "python -m engine", "config_source": "cpu:0",
-        "failure_reason": None, "pending_requests": 3,
+        "failure_reason": None, "pending_requests": 3, "replicas": {"wanted": 1, "ready": 1},
     }  # fmt: skip
 
 

@@ -67,6 +67,8 @@ ROUTES = {  # a route that is missing here fails the walk
     "DELETE /api/models/{}": Permission.MANAGE_MODELS,
     "GET /api/models/all-models/info": Permission.READ,
     "GET /api/models/{}/info": Permission.READ,
+    "POST /api/models/restart-autostart": Permission.RUN_MODELS,
+    "POST /api/models/stop-all": Permission.RUN_MODELS,
     "POST /api/models/{}/start": Permission.RUN_MODELS,
     "POST /api/models/{}/stop": Permission.RUN_MODELS,
     "POST /api/models/{}/restart": Permission.RUN_MODELS,

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import Installation
 from core.errors import PlatformError
-from inference import ledger, transitions
+from inference import ledger, services, transitions
 from inference.agent import folders, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.orphans import Orphans
@@ -42,6 +42,7 @@ class Agent:
         self._probes = Probes()
         self._due: dict[str, float] = {}
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
+        self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
         self._node = None
 
     def look_now(self) -> None:
@@ -119,10 +120,10 @@ class Agent:
     def _reconcile(self, instance: Instance, seen_traffic: traffic.Traffic) -> None:
         process, state = self._process(instance)
         probe = self._probe(instance) if process == Process.RUNNING else Probe()
-        step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
         if process == Process.RUNNING:
             shims.renew_lease(folders.folder_of(instance.pk))
-            self._note_tokens(instance, probe)
+            self._note_readings(instance, probe)
+        step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
         if step != Step.WAIT:
             logger.info("%s (%s, %s): %s", instance.model.name, instance.pk, instance.state, step.value)
             STEPS[step](self, instance, state, probe)
@@ -139,7 +140,8 @@ class Agent:
     def _probe(self, instance: Instance) -> Probe:
         adapter = registry.get(instance.model.framework)
         socket = folders.socket_of(instance.pk)
-        return self._probes.look(instance.pk, instance.running_generation, socket, adapter.health_path)
+        often = {"metrics_every": 0.0} if instance.state == State.DRAINING else {}
+        return self._probes.look(instance.pk, instance.running_generation, socket, adapter.health_path, **often)
 
     def _seen(self, instance, process, state, probe: Probe, seen_traffic: traffic.Traffic) -> Seen:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
@@ -149,10 +151,19 @@ class Agent:
             healthy=probe.healthy,
             unhealthy_for=probe.unhealthy_for(),
             in_state_for=in_state_for,
-            drained=seen_traffic.drained(instance),
-            idle=seen_traffic.idle(instance, in_state_for),
+            let_go_for=self._let_go_for(instance, seen_traffic),
+            engine_busy=probe.busy or probe.healthy is not False and probe.metrics_age() > in_state_for,
+            idle=seen_traffic.idle(instance.model_id),
             may_launch=self._may_launch(instance),
         )
+
+    def _let_go_for(self, instance: Instance, seen_traffic: traffic.Traffic) -> float | None:
+        """How long no gateway has used it any more; None while one does."""
+        run = (instance.pk, instance.running_generation)
+        if instance.state != State.DRAINING or not seen_traffic.drained(instance):
+            self._let_go.pop(run, None)
+            return None
+        return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
 
     def _may_launch(self, instance: Instance) -> bool:
         """One start per device at a time, and a crashed one after its pause."""
@@ -165,12 +176,12 @@ class Agent:
     def _idle_timeout(self, instance: Instance) -> int:
         return 0 if instance.model.pinned else instance.model.idle_timeout
 
-    def _note_tokens(self, instance: Instance, probe: Probe) -> None:
-        """Keep the engine's own counters, to hold the usage ledger against."""
+    def _note_readings(self, instance: Instance, probe: Probe) -> None:
+        """Keep the engine's own counters, to hold the usage ledger against, and whether it is at work."""
         if probe.metrics is None:
             return
         readings = registry.get(instance.model.framework).readings(probe.metrics)
-        probe.metrics = None
+        probe.metrics, probe.busy = None, bool(readings.running or readings.waiting)
         if readings.prompt_tokens is not None and readings.generation_tokens is not None:
             EngineTokens.objects.update_or_create(
                 instance=instance,
@@ -230,10 +241,8 @@ class Agent:
         self._move(instance, State.DRAINING)
 
     def _unload(self, instance: Instance, _state, _probe) -> None:
-        """Idle. Only while still wanted: a start that comes at this moment wins, by the generation."""
-        rows = Instance.objects.filter(pk=instance.pk, desired=Desired.RUNNING, generation=instance.running_generation)
-        if rows.update(desired=Desired.STOPPED):
-            instance.refresh_from_db()
+        """Idle; what runs of the model elsewhere follows at its agents' next look."""
+        if services.unload(instance.model):
             self._move(instance, State.DRAINING)
 
     def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
@@ -313,6 +322,7 @@ class Agent:
             ledger.release(instance)
             self._probes.forget(instance.pk)
             self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}
+            self._let_go = {run: since for run, since in self._let_go.items() if run[0] != instance.pk}
 
 
 STEPS = {

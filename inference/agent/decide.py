@@ -7,6 +7,7 @@ from inference.models import Desired, Instance, State
 
 MAX_CRASHES = 3
 HANG_SECONDS = 120  # a busy engine answers its health probe late; only a dead one never does
+ENGINE_PATIENCE = 10  # seconds for an engine to finish what no gateway waits for
 KILL_SLACK = 10  # seconds that a shim gets beyond the engine's own grace
 
 
@@ -19,14 +20,15 @@ class Process(Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at an instance. Times are in seconds; `idle` is None while requests are in flight."""
+    """One look at an instance. Times are in seconds; `idle` is its model's, None while requests are in flight."""
 
     process: Process
     killed_by_signal: bool = False
     healthy: bool | None = None
     unhealthy_for: float = 0.0
     in_state_for: float = 0.0
-    drained: bool = False
+    let_go_for: float | None = None  # since when no gateway has used it; None: one does
+    engine_busy: bool = False  # by its own count; also where it has not been asked since the drain began
     idle: float | None = None
     may_launch: bool = True
 
@@ -109,9 +111,14 @@ def _draining(instance: Instance, seen: Seen) -> Step:
         return Step.SWEEP
     if seen.process in (Process.EXITED, Process.NONE):
         return _after_end(instance)
-    if instance.force_stop or seen.drained or seen.in_state_for > instance.stop_timeout:
+    if instance.force_stop or _drained(seen) or seen.in_state_for > instance.stop_timeout:
         return Step.END
     return Step.WAIT
+
+
+def _drained(seen: Seen) -> bool:
+    """The engine's own count may lag behind when its last request was broken off, so it is not waited for for ever."""
+    return seen.let_go_for is not None and (not seen.engine_busy or seen.let_go_for > ENGINE_PATIENCE)
 
 
 def _after_end(instance: Instance) -> Step:

@@ -47,7 +47,11 @@ class Probe:
     failing_since: float | None = None
     metrics: str | None = None
     metrics_at: float = 0.0
+    busy: bool = False  # by the engine's own count of requests, as last read
     asked: Future | None = field(default=None, repr=False)
+
+    def metrics_age(self) -> float:
+        return time.monotonic() - self.metrics_at
 
     def unhealthy_for(self) -> float:
         return time.monotonic() - self.failing_since if self.failing_since else 0.0
@@ -60,11 +64,13 @@ class Probes:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
         self._probes: dict[tuple[str, int], Probe] = {}
 
-    def look(self, instance_id: str, generation: int, path: Path, health_url: str) -> Probe:
+    def look(
+        self, instance_id: str, generation: int, path: Path, health_url: str, *, metrics_every: float = METRICS_EVERY
+    ) -> Probe:
         """The latest answer, and another question on its way."""
         probe = self._probes.setdefault((instance_id, generation), Probe())
         if probe.asked is None or probe.asked.done():
-            probe.asked = self._pool.submit(self._ask, probe, path, health_url)
+            probe.asked = self._pool.submit(self._ask, probe, path, health_url, metrics_every)
         return probe
 
     def forget(self, instance_id: str) -> None:
@@ -74,8 +80,8 @@ class Probes:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, probe: Probe, path: Path, health_url: str) -> None:
+    def _ask(self, probe: Probe, path: Path, health_url: str, metrics_every: float) -> None:
         probe.healthy = get(path, health_url) is not None
         probe.failing_since = None if probe.healthy else probe.failing_since or time.monotonic()
-        if probe.healthy and time.monotonic() - probe.metrics_at > METRICS_EVERY:
+        if probe.healthy and probe.metrics_age() > metrics_every:
             probe.metrics, probe.metrics_at = get(path, "/metrics"), time.monotonic()

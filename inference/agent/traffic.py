@@ -1,20 +1,35 @@
-"""What gateways say of their requests: an instance may be stopped when every live one has let go of it."""
+"""What gateways say of their requests: an instance may be stopped when every one of them has let go of it.
 
+No word is no proof. A gateway that has fallen silent may go on serving without Postgres, so it counts as busy with what
+it was last heard of, until its process is known to be gone or its snapshot would be too old to serve from.
+"""
+
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 
+from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
-from inference.models import GatewayHeartbeat, Instance
+from inference.agent import processes
+from inference.models import Desired, GatewayHeartbeat, Instance, State
 
 GATEWAY_SILENCE = timedelta(seconds=6)
+GATEWAY_DEATH = timedelta(minutes=5)  # after which none serves from its last snapshot any more
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """The live gateways' latest words."""
+    """The latest words of all gateways that may still serve, and the active instances of every model."""
 
-    beats: list[GatewayHeartbeat]
+    live: list[GatewayHeartbeat]
+    silent: list[GatewayHeartbeat]
+    instances: dict[str, list[Instance]]  # by model id
+
+    @property
+    def beats(self) -> list[GatewayHeartbeat]:
+        return self.live + self.silent
 
     def drained(self, instance: Instance) -> bool:
         """Whether every gateway has spoken since the drain began, routes nothing to it and has nothing in flight."""
@@ -25,15 +40,39 @@ class Traffic:
             for beat in self.beats
         )
 
-    def idle(self, instance: Instance, since_ready: float) -> float | None:
-        """Seconds since its last request ended (or since it was ready); None while one is in flight."""
-        if any(beat.inflight.get(instance.pk) for beat in self.beats):
+    def idle(self, model_id: str) -> float | None:
+        """Seconds since the model's last request ended, or its last replica was ready.
+
+        None while a request is in flight or waits, or a replica is still to come.
+        """
+        instances = [each for each in self.instances.get(model_id, []) if each.desired == Desired.RUNNING]
+        busy = any(beat.waiting.get(model_id) or self._busy(beat, instances) for beat in self.beats)
+        if busy or any(each.state != State.READY for each in instances):
             return None
-        known = [beat.idle[instance.pk] for beat in self.beats if instance.pk in beat.idle]
-        return min([*known, since_ready])
+        ended = [beat.idle[each.pk] for beat in self.beats for each in instances if each.pk in beat.idle]
+        since_ready = [(timezone.now() - (each.ready_at or each.state_since)).total_seconds() for each in instances]
+        return max(0.0, min([*ended, *since_ready], default=0.0))
+
+    def pending(self) -> Counter[str]:
+        """Requests in flight or waiting, by model id, as far as gateways speak."""
+        model_of = {each.pk: model_id for model_id, instances in self.instances.items() for each in instances}
+        counts: Counter[str] = Counter()
+        for beat in self.live:
+            named = [(model_of.get(instance_id), count) for instance_id, count in beat.inflight.items()]
+            for model_id, count in [*named, *beat.waiting.items()]:
+                counts[model_id] += count
+        return counts
+
+    def _busy(self, beat: GatewayHeartbeat, instances: list[Instance]) -> bool:
+        return any(beat.inflight.get(each.pk) for each in instances)
 
 
 def read() -> Traffic:
-    """Only gateways that spoke a moment ago, by the database's clock."""
-    live = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - GATEWAY_SILENCE)
-    return Traffic(list(live))
+    """Ages are by the database's clock."""
+    known = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - GATEWAY_DEATH).annotate(age=Now() - F("beat_at"))
+    live = [beat for beat in known if beat.age < GATEWAY_SILENCE]
+    silent = [beat for beat in known if beat.age >= GATEWAY_SILENCE and not processes.has_ended(beat.process)]
+    instances: dict[str, list[Instance]] = {}
+    for instance in Instance.objects.active().only("model_id", "desired", "state", "state_since", "ready_at"):
+        instances.setdefault(instance.model_id, []).append(instance)
+    return Traffic(live, silent, instances)

@@ -45,12 +45,13 @@ class DataPlane:
         self.loop = asyncio.get_running_loop()
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())
         gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
+        self._heartbeat = Heartbeat(gateway.describe)
+        await self._heartbeat.once()  # before there is a route: agents must know of everybody who could use one
         self._refresher = Refresher(self._source, self.loop)
         self._refresher.start()
         await self._source.following(FIRST_SNAPSHOT_SECONDS)
         self._meter.start()
         gateway.start()
-        self._heartbeat = Heartbeat(gateway.describe)
         self._heartbeat.start()
         self._gateway = gateway
         gc.collect()

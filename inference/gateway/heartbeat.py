@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 
 from django.db import DatabaseError, close_old_connections, connection
-from django.db.models.functions import Now
 from django.db.utils import InterfaceError
 
+from inference.agent import processes
 from inference.models import GatewayHeartbeat
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Heartbeat:
     def __init__(self, describe: Callable[[], dict]):
         self._describe = describe
         self._id = uuid.uuid4()
+        self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": processes.identity()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
         self._task: asyncio.Task | None = None
 
@@ -44,20 +46,29 @@ class Heartbeat:
         self._thread.shutdown(wait=False)
 
     async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(self._thread, self._write, self._describe())
+            await self.once()
             await asyncio.sleep(BEAT_SECONDS)
 
-    def _write(self, state: dict) -> None:
-        row = GatewayHeartbeat(id=self._id, host=socket.gethostname(), pid=os.getpid(), beat_at=Now(), **state)
+    async def once(self) -> None:
+        """The time is taken before the look: a beat must never seem to know of what came after it."""
+        loop = asyncio.get_running_loop()
         try:
-            close_old_connections()
-            GatewayHeartbeat.objects.bulk_create(
-                [row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS
-            )
+            at = await loop.run_in_executor(self._thread, self._clock)
+            await loop.run_in_executor(self._thread, self._write, at, self._describe())
         except (DatabaseError, InterfaceError) as error:
             logger.warning("heartbeat not written: %s", type(error).__name__)
+
+    def _clock(self) -> datetime:
+        """The database's, to which all agents hold it."""
+        close_old_connections()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            return cursor.fetchone()[0]
+
+    def _write(self, at: datetime, state: dict) -> None:
+        row = GatewayHeartbeat(id=self._id, beat_at=at, **self._process, **state)
+        GatewayHeartbeat.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS)
 
     def _leave(self) -> None:
         with suppress(DatabaseError, InterfaceError):

@@ -6,7 +6,7 @@ from functools import partial
 from django.core.management.base import BaseCommand
 
 from accounts import configuration
-from inference import housekeeping
+from inference import housekeeping, replicas
 from monitoring import levels, rollups
 from monitoring.scheduler import Duty, Scheduler
 
@@ -14,7 +14,7 @@ HOUR = 3600
 
 
 class Command(BaseCommand):
-    help = "Runs the scheduler: partitions, retention, roll-ups, forgetting dead gateways. Several may run; one works."
+    help = "Runs the scheduler: replicas, partitions, retention, roll-ups, dead gateways. Several may run; one works."
 
     def handle(self, **options):
         scheduler = Scheduler(
@@ -24,6 +24,7 @@ class Command(BaseCommand):
                 Duty("figures partitions", HOUR, levels.make_partitions),
                 Duty("figures retention", HOUR, levels.drop_old),
                 Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
+                Duty("replicas", 5, replicas.Keeper().work),
                 Duty("new samples", rollups.LOOK_SECONDS, rollups.look),
                 *(
                     Duty(f"roll-up {level.name}", level.roll_seconds, partial(rollups.roll, level))
