@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from core import errors
+from core.language import language_of
 from inference.gateway import replies
-from inference.gateway.errors import ContextTooLong, language_of, render, render_event, status_for
+from inference.gateway.errors import ContextTooLong, render, render_event, status_for
 from inference.gateway.operation import Prepared
 from inference.gateway.relay import Usage
 from inference.gateway.requests import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION

@@ -7,7 +7,6 @@ NotAllowed       405: a known path, another method
 import orjson
 from django.utils import translation
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation.trans_real import parse_accept_lang_header
 
 from core import errors
 
@@ -60,15 +59,3 @@ def _openai(error: errors.PlatformError) -> dict:
     if details := {field: error.details[field] for field in TOLD if field in error.details}:
         body["details"] = details
     return {"error": body}
-
-
-def language_of(accept_language: bytes | None) -> str:
-    """The first language of the header that the platform speaks."""
-    if not accept_language:
-        return "en"
-    for code, _quality in parse_accept_lang_header(accept_language.decode("latin-1").lower()):
-        try:
-            return translation.get_supported_language_variant(code)
-        except LookupError:
-            continue
-    return "en"

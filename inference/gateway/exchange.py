@@ -1,7 +1,6 @@
 """One request's way through the data plane, from its first byte to its settlement, which nothing can skip."""
 
 import asyncio
-import logging
 import time
 
 from django.utils.translation import gettext_lazy as _
@@ -14,8 +13,6 @@ from inference.gateway.errors import status_for
 from inference.gateway.metering import Record
 from inference.gateway.responder import Responder
 from inference.gateway.snapshot import Principal
-
-logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # for the ledger: nobody is left to be told
 
@@ -59,9 +56,7 @@ class Exchange:
         except ClientGone:
             raise
         except Exception:  # a bug of ours: the client gets an answer in its surface's form, the log the rest
-            shown = self._out.shown_request_id
-            logger.exception("request %s (%s)", self._out.request_id, shown)
-            await self._refuse(errors.PlatformError(details={"request_id": shown}))
+            await self._refuse(self._out.bug())
 
     async def _serve(self) -> None:
         source = self._gateway.source

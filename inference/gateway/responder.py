@@ -1,14 +1,19 @@
 """The data plane's answers as ASGI messages: JSON, event streams, and errors in the form of their surface."""
 
+import logging
 import time
 import uuid
 
 import orjson
 
+from core import cors
 from core.errors import PlatformError
-from core.middleware import cors_headers, request_id_from
+from core.language import language_of
+from core.middleware import request_id_from
 from core.transport import abandon, transport_of
-from inference.gateway.errors import headers_for, language_of, render, render_event, status_for
+from inference.gateway.errors import headers_for, render, render_event, status_for
+
+logger = logging.getLogger(__name__)
 
 JSON = (b"content-type", b"application/json")
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -38,8 +43,9 @@ class Responder:
         await self._start(status, [JSON, length, *headers])
         await self._body(data, more=False)
 
-    async def empty(self, status: int) -> None:
-        await self._start(status, [])
+    async def preflight(self) -> None:
+        """What a browser asks before it sends a request of another origin's page; without a credential."""
+        await self._start(204, [], preflight=True)
         await self._body(b"", more=False)
 
     async def begin_events(self, *, named: bool = False) -> None:
@@ -59,6 +65,11 @@ class Responder:
             headers.append((b"connection", b"close"))  # rather than read the rest
         await self.json(render(error, self.path, language), status_for(error, self.path), headers)
 
+    def bug(self) -> PlatformError:
+        """While a bug of ours is being handled: the log gets it, the client only the request id."""
+        logger.exception("request %s (%s)", self.request_id, self.shown_request_id)
+        return PlatformError(details={"request_id": self.shown_request_id})
+
     def unsent(self) -> int:
         """Bytes that the server still holds for the client."""
         transport = transport_of(self._send)
@@ -68,10 +79,10 @@ class Responder:
         """Drop a client that does not read."""
         abandon(self._send)
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *, preflight: bool = False) -> None:
         headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]
         if origin := self.headers.get(b"origin"):
-            allowed = cors_headers(origin.decode("latin-1"))
+            allowed = cors.headers_for(origin.decode("latin-1"), preflight=preflight)
             headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

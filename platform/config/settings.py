@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from environ import FileAwareEnv  # NAME or NAME_FILE (Docker secrets)
 
 from config import secret
+from core import cors
 
 VERSION = "1.0.0"
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -40,7 +41,13 @@ PORT = env.int("SERAI_PORT", 8000)
 BASE_URL = env.str("SERAI_BASE_URL", f"http://{HOST}:{PORT}")
 ALLOWED_HOSTS = env.list("SERAI_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]", HOST])
 CORS_ORIGINS = env.list("SERAI_CORS_ORIGINS", default=[])
-CSRF_TRUSTED_ORIGINS = [origin for origin in [BASE_URL, *CORS_ORIGINS] if "://" in origin and "*" not in origin]
+for _origin in CORS_ORIGINS:
+    if not cors.is_origin(_origin):
+        raise ImproperlyConfigured(
+            f"SERAI_CORS_ORIGINS: {_origin!r} is no origin. Write scheme, host and port in small letters, such as "
+            "https://app.example.com, without a path; a wildcard is not offered."
+        )
+CSRF_TRUSTED_ORIGINS = [BASE_URL]
 ANONYMOUS_TENANT = env.str("SERAI_ANONYMOUS_TENANT", "")
 ANONYMOUS_ANYWHERE = env.bool("SERAI_ANONYMOUS_ANYWHERE", False)
 if ANONYMOUS_TENANT and HOST not in ("127.0.0.1", "localhost", "::1") and not ANONYMOUS_ANYWHERE:
