@@ -126,5 +126,5 @@ async def listen(path: str, serve) -> None:
     def factory() -> Watched:
         return Watched(asyncio.StreamReader(MAX_HEAD_BYTES), connected, loop)
 
-    server = await loop.create_unix_server(factory, path)
+    server = await loop.create_unix_server(factory, path, backlog=2048)  # as uvicorn has it
     await server.serve_forever()
