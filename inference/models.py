@@ -51,6 +51,7 @@ class Node(models.Model):
     session = models.CharField(max_length=100, blank=True, help_text=_("Changes with each `up` or boot."))
     fence = models.PositiveBigIntegerField(default=0, help_text=_("Only the newest agent of a node may write."))
     heartbeat_at = models.DateTimeField(null=True)
+    live = models.JSONField(default=dict, help_text=_("The latest sample of the host; percentages, and MiB."))
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = NodeQuerySet.as_manager()
@@ -90,6 +91,7 @@ class Device(models.Model):
     cores = models.PositiveSmallIntegerField(null=True, help_text=_("Of a CPU device."))
     temperature = models.SmallIntegerField(null=True, help_text=_("In °C, where the device tells it."))
     measured_at = models.DateTimeField(null=True)
+    live = models.JSONField(default=dict, help_text=_("The latest sample of a GPU, with its processes."))
 
     objects = DeviceQuerySet.as_manager()
 

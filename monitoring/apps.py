@@ -5,3 +5,9 @@ from django.utils.translation import gettext_lazy as _
 class MonitoringConfig(AppConfig):
     name = "monitoring"
     verbose_name = _("Monitoring")
+
+    def ready(self):
+        from inference.agent import sampling
+        from monitoring.sampling import NodeSampler
+
+        sampling.register(NodeSampler())

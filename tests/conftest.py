@@ -1,4 +1,5 @@
 """Fixtures for all tests."""
 
+from tests.fakes.nvml import nvml  # noqa: F401
 from tests.figures import store  # noqa: F401
 from tests.people import admin, api, key, member, operator, owner, stranger, tenant, viewer  # noqa: F401

@@ -4,7 +4,6 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import psutil
-import pynvml
 import pytest
 from django.utils import timezone
 
@@ -26,28 +25,6 @@ def device(machine: Node, kind: str, index: int = 0, **fields) -> Device:
         "measured_at": timezone.now(), **fields,
     }  # fmt: skip
     return Device.objects.create(node=machine, kind=kind, index=index, **figures)
-
-
-@pytest.fixture
-def nvml(monkeypatch):
-    """Two cards behind NVIDIA's library; the second one, a virtual one, does not tell its temperature."""
-
-    def temperature(handle, _sensor):
-        if handle:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return 65
-
-    answers = {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 2,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetName": lambda handle: ["NVIDIA RTX 4060", "NVIDIA V100"][handle],
-        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=8192 * MIB, used=2048 * MIB),
-        "nvmlDeviceGetTemperature": temperature,
-    }
-    for name, answer in answers.items():
-        monkeypatch.setattr(pynvml, name, answer)
 
 
 def test_devices_are_shown_as_the_document_has_them(api, operator, machine):

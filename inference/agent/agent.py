@@ -17,7 +17,7 @@ from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step,
 from inference.agent.orphans import Orphans
 from inference.agent.probes import Probe, Probes
 from inference.engines import registry
-from inference.models import Desired, EngineTokens, Instance, State
+from inference.models import Desired, EngineTokens, Instance, Node, State
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ class Agent:
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
         self._node = None
+
+    @property
+    def node(self) -> Node | None:
+        """This machine's row; None until it is registered."""
+        return self._node
 
     def look_now(self) -> None:
         self._wake.set()

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from inference.agent.agent import Agent
 from inference.agent.listener import Listener
+from inference.agent.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,16 @@ class AgentStep(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self.agent = Agent()
         self.listener = Listener(self.agent.look_now)
+        self.sampling = Sampling(lambda: self.agent.node)
         self.thread = threading.Thread(target=self.agent.run, name="agent", daemon=True)
 
     def start(self, parent) -> None:
         self.listener.start()
         self.thread.start()
+        self.sampling.start()
 
     def stop(self, parent) -> None:
+        self.sampling.stop()
         self.listener.stop()
         self.agent.stop()
         self.thread.join(10)
