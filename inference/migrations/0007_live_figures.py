@@ -5,7 +5,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inference', '0005_usage_in_order_of_writing'),
+        ('inference', '0006_replicas_and_draining'),
     ]
 
     operations = [
