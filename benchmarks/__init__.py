@@ -1,1 +1,9 @@
-"""Measurements of the product beside its limits; `manage.py bench` runs them."""
+"""Measurements of the product beside its limits; `manage.py bench` runs them.
+
+Each module has COLUMNS (figure → title) and `run(seconds, rounds, report)`, whose result has `scenarios`
+(scenario → row → figures) and `ratios`.
+"""
+
+
+class CannotMeasure(Exception):
+    """Something that the measurement needs is missing; the message says what."""

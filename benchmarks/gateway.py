@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import CannotMeasure
+
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-serai-benchmark"
 MESSAGES = [{"role": "user", "content": "A question of about two hundred tokens. " * 25}]
@@ -59,8 +61,11 @@ SCENARIOS = [
 ]
 
 
-class CannotMeasure(Exception):
-    """Something that the benchmark needs is missing; the message names it."""
+COLUMNS = {
+    "requests_s": "req/s", "p50_us": "p50 us", "p99_us": "p99 us", "first_event_us": "first event us",
+    "events_s": "events/s",
+    "events_share": "of offered", "cpu_us": "CPU us", "memory_mb": "MB", "errors": "errors",
+}  # fmt: skip
 
 
 def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:

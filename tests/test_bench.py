@@ -2,7 +2,8 @@
 
 import json
 
-from django.core.management import call_command
+import pytest
+from django.core.management import CommandError, call_command
 
 
 def test_the_quick_benchmark_measures_every_scenario_without_an_error(tmp_path, capsys):
@@ -16,3 +17,9 @@ def test_the_quick_benchmark_measures_every_scenario_without_an_error(tmp_path, 
             figures["errors"] == 0 and figures["requests_s"] + figures["events_s"] > 0 for figures in targets.values()
         )
     assert "ratios" in capsys.readouterr().out
+
+
+def test_sockets_are_measured_on_a_running_product_only(settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    with pytest.raises(CommandError, match="manage.py up"):
+        call_command("bench", "sockets", "--quick")

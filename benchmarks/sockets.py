@@ -1,0 +1,122 @@
+"""What many sockets cost: events published at a steady rate, and how late each socket hears of them.
+
+Works on a running product: sockets by its public address, events by its own Valkey. Times in milliseconds.
+"""
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from django.conf import settings
+from django.db import DatabaseError
+from websockets.asyncio.client import ClientConnection, connect
+
+from accounts import keys
+from accounts.models import ApiKey
+from benchmarks import CannotMeasure
+from core import events
+
+COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "goal_p99_ms": "goal p99 ms", "heard_share": "heard"}
+EVENT = "model_status_update"
+OPENING_AT_ONCE = 50
+SETTLE_SECONDS = 2.0  # for what is on its way when the last event is sent
+
+
+@dataclass(frozen=True)
+class Scenario:
+    sockets: int
+    per_second: int
+    goal_p99: float
+
+    def __str__(self):
+        return f"{self.sockets} x {self.per_second}/s"
+
+
+SCENARIOS = [Scenario(1000, 1, 1000.0), Scenario(200, 10, 500.0)]
+
+
+@dataclass
+class Listener:
+    """One socket's delays; `run` ends with the connection."""
+
+    delays: list[float] = field(default_factory=list)
+
+    async def run(self, socket: ClientConnection) -> None:
+        async for message in socket:
+            data = json.loads(message).get("data") or {}
+            if sent_at := data.get("sent_at"):
+                self.delays.append((time.monotonic() - sent_at) * 1000)
+
+
+async def measure(scenario: Scenario, *, address: str, key: str, audience: str, seconds: float) -> dict:
+    """`address` is host:port, `audience` the id of the key's tenant."""
+    listeners = [Listener() for _socket in range(scenario.sockets)]
+    async with AsyncExitStack() as stack:
+        gate = asyncio.Semaphore(OPENING_AT_ONCE)
+        sockets = await asyncio.gather(*(_open(stack, gate, address, key) for _listener in listeners))
+        tasks = [asyncio.create_task(a.run(b)) for a, b in zip(listeners, sockets, strict=True)]
+        sent = await asyncio.to_thread(_publish, scenario.per_second, audience, seconds)
+        await asyncio.sleep(SETTLE_SECONDS)
+        for task in tasks:
+            task.cancel()
+    delays = sorted(delay for listener in listeners for delay in listener.delays)
+    return {
+        "p50_ms": statistics.median(delays),
+        "p99_ms": delays[int(len(delays) * 0.99)],
+        "goal_p99_ms": scenario.goal_p99,
+        "heard_share": len(delays) / (sent * scenario.sockets),
+    }
+
+
+async def _open(stack: AsyncExitStack, gate: asyncio.Semaphore, address: str, key: str) -> ClientConnection:
+    opening = connect(
+        f"ws://{address}/ws/monitor",
+        additional_headers={"Authorization": f"Bearer {key}"},
+        compression=None,
+        open_timeout=60,
+    )
+    async with gate:
+        socket = await stack.enter_async_context(opening)
+        await socket.send(json.dumps({"action": "subscribe", "events": ["model_status"]}))
+        await socket.recv()
+    return socket
+
+
+def _publish(per_second: int, audience: str, seconds: float) -> int:
+    """One object per event, so that none stands for another. Returns how many were sent."""
+    begun, total = time.monotonic(), int(per_second * seconds)
+    for number in range(total):
+        time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
+        model = f"bench-{number}"
+        events.send([audience], EVENT, model, {"model_id": model, "status": "running", "sent_at": time.monotonic()})
+    return total
+
+
+def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
+    """Medians over `rounds`. Raises CannotMeasure where no product runs on this data folder."""
+    address, key, audience = _product()
+    results = {}
+    for scenario in SCENARIOS:
+        figures = []
+        for number in range(rounds):
+            report(f"sockets {scenario}: {number + 1} of {rounds} …")
+            measuring = measure(scenario, address=address, key=key, audience=audience, seconds=seconds)
+            figures.append(asyncio.run(measuring))
+        medians = {column: statistics.median(row[column] for row in figures) for column in COLUMNS}
+        results[str(scenario)] = {"sockets": medians}
+    ratios = {name: round(row["sockets"]["p99_ms"] / row["sockets"]["goal_p99_ms"], 3) for name, row in results.items()}
+    return {"scenarios": results, "ratios": {"p99_to_goal": ratios}}
+
+
+def _product() -> tuple[str, str, str]:
+    """Address, key and tenant id of what `up` runs here."""
+    try:
+        record = json.loads((settings.DATA_DIR / "first-run.json").read_text())
+        key = ApiKey.objects.get(digest=keys.digest(record["api_key"]))
+    except (OSError, DatabaseError, ApiKey.DoesNotExist):
+        raise CannotMeasure("Sockets are measured on a running product: python3 manage.py up.") from None
+    return record["base_url"].removeprefix("http://"), record["api_key"], key.tenant_id
