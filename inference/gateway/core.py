@@ -10,6 +10,7 @@ from accounts.keys import PREFIX
 from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
+from inference.gateway import affinity
 from inference.gateway.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, UserEntry
 
 BEARER = b"bearer "
@@ -17,6 +18,7 @@ KEY_START = PREFIX.encode()
 LONGEST_CREDENTIAL = 4096
 
 Verify = Callable[[str], Claims]
+Run = tuple[str, int]  # instance id and generation
 
 
 def credential(headers: Mapping[bytes, bytes]) -> bytes | None:
@@ -147,17 +149,23 @@ def choose(
     model: ModelEntry,
     snapshot: Snapshot,
     inflight: Mapping[str, int],
-    exclude: Collection[tuple[str, int]] = (),
+    exclude: Collection[Run] = (),
+    *,
+    doubted: Collection[Run] = (),
+    prefix: Callable[[], bytes | None] = lambda: None,
 ) -> InstanceEntry | None:
-    """The replica with the fewest requests in flight, healthy ones first; None if none can serve.
+    """The replica that is to answer; None if none can serve.
 
-    `exclude` holds (instance id, generation) of runs that have just failed this request.
+    Those that are healthy and have not failed anybody lately go first. Among equals it is the one that has most likely
+    seen this beginning of a prompt (`prefix`, asked for only where there is a choice), as long as its load is not far
+    above the others'; else the one with the fewest requests in flight. `exclude` holds the runs (instance id,
+    generation) that have just failed this very request, `doubted` those that failed any.
     """
-    best, best_load = None, None
-    for entry in snapshot.of_model(model.id):
-        if not entry.routable or (entry.id, entry.generation) in exclude:
-            continue
-        load = (not entry.healthy, inflight.get(entry.id, 0))
-        if best_load is None or load < best_load:
-            best, best_load = entry, load
-    return best
+    fit = [
+        entry for entry in snapshot.of_model(model.id) if entry.routable and (entry.id, entry.generation) not in exclude
+    ]
+    if len(fit) < 2:
+        return fit[0] if fit else None
+    trusted = [entry for entry in fit if entry.healthy and (entry.id, entry.generation) not in doubted]
+    best = trusted or [entry for entry in fit if entry.healthy] or fit
+    return best[0] if len(best) == 1 else affinity.pick(best, inflight, prefix())

@@ -6,7 +6,7 @@ import orjson
 from django.utils.translation import gettext_lazy as _
 
 from core import errors
-from inference.gateway import core, replies
+from inference.gateway import affinity, core, replies
 from inference.gateway.metering import Record
 from inference.gateway.operation import Operation, Prepared
 from inference.gateway.relay import Relay, Usage
@@ -23,6 +23,7 @@ NEWS_SECONDS = 1.0  # how long word of a dead engine's successor is waited for
 LEFTOVER_SECONDS = 1.0  # from `[DONE]` to the end of the engine's reply
 ERROR_BYTES = 64 * 1024
 RETRY_AFTER = 5
+GIVEN_UP = (502, 503)  # an engine's own word that it cannot serve now
 MOST_SENT = 2  # times that a request goes out, if it was not answered
 
 
@@ -104,31 +105,37 @@ class Dispatch:
 
     async def _first(self) -> bytes:
         """The whole body or the first events; a request that died unanswered is sent once more."""
-        tried: set[tuple[str, int]] = set()
+        tried: set[core.Run] = set()
         sent = 0
         while sent < MOST_SENT:
-            instance = await self._take_replica(tried)
+            instance = await self._take_replica(tried, sent)
             self.forwarded_at = self.forwarded_at or self._loop.time()
             try:
-                return await self._attempt(instance, fresh=sent > 0)
+                return await self._attempt(instance, tried, fresh=sent > 0)
             except UpstreamTimeout:
                 raise _too_slow() from None
             except UpstreamStale:
                 sent += 1
             except UpstreamUnreachable:
-                tried.add((instance.id, instance.generation))
+                self._note_failure(instance, tried)
             except UpstreamFailed:
                 sent += 1
-                tried.add((instance.id, instance.generation))
+                self._note_failure(instance, tried)
             self.close()
         raise errors.EngineUnavailable(_("The engine died while answering."), retry_after=RETRY_AFTER)
 
-    async def _take_replica(self, tried: set[tuple[str, int]]) -> InstanceEntry:
+    def _note_failure(self, instance: InstanceEntry, tried: set[core.Run]) -> None:
+        run = (instance.id, instance.generation)
+        tried.add(run)
+        self._gateway.traffic.doubt(run)
+
+    async def _take_replica(self, tried: set[core.Run], sent: int) -> InstanceEntry:
+        """Once sent, a request does not wait for the next run of a dead engine: it may be what killed it."""
         instance = self._choose(tried)
         if instance is None and tried:
             await self._gateway.source.following(NEWS_SECONDS)
             instance = self._choose(tried)
-            if instance is None:
+            if instance is None and (sent or not self._is_coming()):
                 raise errors.EngineUnavailable(_("The engine does not answer."), retry_after=RETRY_AFTER)
         deadline = self._loop.time() + self._model.wait_timeout
         while instance is None:
@@ -139,17 +146,29 @@ class Dispatch:
         self._record.instance_id, self._record.generation = instance.id, instance.generation
         return instance
 
-    def _choose(self, tried: set[tuple[str, int]]) -> InstanceEntry | None:
-        snapshot = self._gateway.source.current()
-        return core.choose(self._model, snapshot, self._gateway.traffic.inflight, tried)
+    def _is_coming(self) -> bool:
+        """Whether its agent has seen the end of what cannot be reached, and is at work on the next run."""
+        return any(entry.coming for entry in self._gateway.source.current().of_model(self._model.id))
 
-    async def _attempt(self, instance: InstanceEntry, *, fresh: bool) -> bytes:
+    def _choose(self, tried: set[core.Run]) -> InstanceEntry | None:
+        snapshot = self._gateway.source.current()
+        traffic = self._gateway.traffic
+        return core.choose(
+            self._model, snapshot, traffic.inflight, tried, doubted=traffic.doubted(), prefix=self._prefix
+        )
+
+    def _prefix(self) -> bytes | None:
+        return affinity.prefix_of(self._prepared.payload, self._model.id)
+
+    async def _attempt(self, instance: InstanceEntry, tried: set[core.Run], *, fresh: bool) -> bytes:
         config, stream = self._config, self._prepared.stream
         limit = self._limit(config.first_byte_timeout if stream else config.reply_timeout)
         body = self._prepared.body(instance.served_name)
         connection = self._connection = await self._gateway.client.post(
             instance.endpoint, self._operation.engine_path, self._record.request_id, body, limit, fresh=fresh
         )
+        if connection.status in GIVEN_UP and self._choose({*tried, (instance.id, instance.generation)}):
+            raise UpstreamFailed(f"status {connection.status}")
         if connection.status != 200:
             raw = await connection.read(limit, most=ERROR_BYTES)
             raise self._refusal(connection.status, raw)

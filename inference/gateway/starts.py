@@ -104,6 +104,7 @@ class Starts:
             entries = snapshot.of_model(queue.model.id)
             if any(entry.routable for entry in entries):
                 queue.wake()
+                self._drop(queue)  # whoever finds it stopped again begins anew
             elif any(entry.coming for entry in entries):
                 queue.seen_coming = True
             elif not any(entry.state == "draining" for entry in entries):
