@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.live.browser import blank_page
+
 ROOT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 120
 
@@ -160,8 +162,18 @@ def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
 
 
 @pytest.fixture(scope="session")
-def product() -> Iterator[Product]:
-    with tempfile.TemporaryDirectory(prefix="serai-up-") as folder, running(Path(folder) / "data") as started:
+def app_page() -> Iterator[str]:
+    """The origin of a page elsewhere, which the product's operator has named."""
+    with blank_page() as origin:
+        yield origin
+
+
+@pytest.fixture(scope="session")
+def product(app_page) -> Iterator[Product]:
+    with (
+        tempfile.TemporaryDirectory(prefix="serai-up-") as folder,
+        running(Path(folder) / "data", SERAI_CORS_ORIGINS=app_page) as started,
+    ):
         yield started
 
 

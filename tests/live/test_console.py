@@ -1,27 +1,12 @@
 """The console in a real browser: the one-time link, and a model stopped by a click."""
 
 import re
-import shutil
-from contextlib import contextmanager
 
-import pytest
-from playwright.sync_api import sync_playwright
-
+from tests.live.browser import browser, needs_chromium
 from tests.live.product import eventually
 from tests.live.test_lifecycle import chat, status
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-
-
-@contextmanager
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium.new_page()
-        chromium.close()
+pytestmark = needs_chromium
 
 
 def test_the_banners_link_logs_in_once_and_the_console_stops_a_model(product, acme, key):
