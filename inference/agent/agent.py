@@ -9,13 +9,14 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.utils import timezone
 
+from accounts import configuration
 from accounts.models import Installation
 from core.errors import PlatformError
 from inference import ledger, services, transitions
 from inference.agent import folders, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.orphans import Orphans
-from inference.agent.probes import Probe, Probes
+from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
 from inference.engines import registry
 from inference.models import Desired, EngineTokens, Instance, Node, State
 
@@ -39,7 +40,7 @@ class Agent:
     def __init__(self):
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._probes = Probes()
+        self._probes = Probes(on_change=self.look_now)
         self._due: dict[str, float] = {}
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
@@ -143,10 +144,15 @@ class Agent:
         return (Process.RUNNING if shims.is_running(state) else Process.LOST), state
 
     def _probe(self, instance: Instance) -> Probe:
-        adapter = registry.get(instance.model.framework)
-        socket = folders.socket_of(instance.pk)
-        often = {"metrics_every": 0.0} if instance.state == State.DRAINING else {}
-        return self._probes.look(instance.pk, instance.running_generation, socket, adapter.health_path, **often)
+        """Asked many times a second while it starts, so that nobody waits for a tick once it is ready."""
+        path = registry.get(instance.model.framework).health_path
+        every, metrics_every = configuration.current().health_check_interval, METRICS_EVERY
+        if instance.state == State.STARTING:
+            every = WHILE_STARTING
+        elif instance.state == State.DRAINING:
+            metrics_every = WHILE_DRAINING
+        folder = folders.folder_of(instance.pk)
+        return self._probes.look(instance.pk, instance.running_generation, folder, path, every, metrics_every)
 
     def _seen(self, instance, process, state, probe: Probe, seen_traffic: traffic.Traffic) -> Seen:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
@@ -157,7 +163,7 @@ class Agent:
             unhealthy_for=probe.unhealthy_for(),
             in_state_for=in_state_for,
             let_go_for=self._let_go_for(instance, seen_traffic),
-            engine_busy=probe.busy or probe.healthy is not False and probe.metrics_age() > in_state_for,
+            engine_busy=probe.busy or probe.healthy is not False and not probe.is_known_since(in_state_for),
             idle=seen_traffic.idle(instance.model_id),
             may_launch=self._may_launch(instance),
         )

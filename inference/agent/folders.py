@@ -9,7 +9,8 @@ from pathlib import Path
 from django.conf import settings
 
 SOCKET_PATH_LIMIT = 100  # the kernel takes 107 bytes
-NAME_LENGTH = len("0123456789ab/engine.sock") + 1
+SOCKET = "engine.sock"
+NAME_LENGTH = len(f"0123456789ab/{SOCKET}") + 1
 
 
 def runtime_dir() -> Path:
@@ -29,7 +30,7 @@ def folder_of(instance_id: str) -> Path:
 
 
 def socket_of(instance_id: str) -> Path:
-    return folder_of(instance_id) / "engine.sock"
+    return folder_of(instance_id) / SOCKET
 
 
 def remove(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import signal
 import threading
 
 from celery import bootsteps
@@ -41,12 +42,21 @@ class AgentStep(bootsteps.StartStopStep):
         self.agent = Agent()
         self.listener = Listener(self.agent.look_now)
         self.sampling = Sampling(lambda: self.agent.node)
-        self.thread = threading.Thread(target=self.agent.run, name="agent", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def start(self, parent) -> None:
         self.listener.start()
         self.thread.start()
         self.sampling.start()
+
+    def _run(self) -> None:
+        """A worker without its agent looks alive and starts nothing: it ends, and the next adopts the engines."""
+        try:
+            self.agent.run()
+        except Exception:
+            logger.exception("agent: it failed, so this worker ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def stop(self, parent) -> None:
         self.sampling.stop()

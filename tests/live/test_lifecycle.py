@@ -4,7 +4,9 @@ import concurrent.futures
 import os
 import signal
 import time
+import uuid
 from contextlib import suppress
+from datetime import datetime
 
 import psutil
 import pytest
@@ -166,6 +168,23 @@ def test_a_start_that_takes_too_long_is_ended(acme, key):
     ended = eventually(lambda: finished(key, task), 40)
     assert ended["status"] == "failed"
     assert "2 seconds" in ended["error"]
+
+
+def test_an_engine_that_dies_before_it_is_ready_is_an_error_within_five_seconds_of_its_death(product, acme, key):
+    last_words = f"RuntimeError: {uuid.uuid4()}"
+    model = acme.fake_model(behaviour={"start_delay": 1, "crash_before_ready": {"stderr": last_words}})
+    task = key.post(f"/api/models/{model}/start", json={"timeout": 3600}).json()["task_id"]
+    ended = eventually(lambda: finished(key, task))
+    assert ended["status"] == "failed"
+    assert last_words in ended["error"]
+    assert datetime.fromisoformat(ended["finished_at"]).timestamp() - spoken_at(product, last_words) < 5
+
+
+def spoken_at(product, words):
+    """Epoch seconds at which an engine wrote this."""
+    logs = [log.read_text() for log in (product.data / "run").glob("*/engine.log")]
+    (line,) = (line for log in logs for line in log.splitlines() if words in line)
+    return float(line.split()[0])
 
 
 def test_a_killed_engine_comes_back_by_itself(acme, key, operator):
