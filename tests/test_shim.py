@@ -23,7 +23,7 @@ from tests.fakes import install_engine
 
 FOREVER = ["sleep", "3600"]
 DEAF = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"]
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 class Tree:
@@ -91,8 +91,8 @@ def new_tree() -> Iterator[Callable[..., Tree]]:
 
     yield make
     for tree in trees:
-        for found in processes.scan(tree.cluster, tree.data_folder):
-            send_signal(found.pid, found.start, signal.SIGKILL)
+        for instance in {found.instance for found in processes.scan(tree.cluster, tree.data_folder)}:
+            processes.kill_marked(tree.cluster, tree.data_folder, instance)
         shutil.rmtree(tree.folder)
 
 

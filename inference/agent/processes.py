@@ -6,10 +6,10 @@ Linux only: elsewhere there is no /proc, nothing is found and nothing is killed.
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.agent.shim.proc import descendants, list_pids, read_process, send_signal
+from inference.agent.shim.proc import descendants, kill_groups, list_pids, read_process, send_signal
 
 BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 KILL_ROUNDS = 100
@@ -22,6 +22,7 @@ class MarkedProcess:
 
     pid: int
     start: int
+    group: int = field(compare=False)
     instance: str
     generation: int
 
@@ -82,21 +83,22 @@ def kill_marked(cluster: str, data_folder: str, instance: str, generation: int |
         ]
         if not targets:
             break
+        kill_groups({process.group for process in targets})
         for process in targets:
-            if send_signal(process.pid, process.start, signal.SIGKILL):
-                killed[process] = None
+            send_signal(process.pid, process.start, signal.SIGKILL)
+            killed[process] = None
         time.sleep(ROUND_S)
     return list(killed)
 
 
 def _read_marks(pid: int, cluster: str, data_folder: str) -> MarkedProcess | None:
-    start = start_time(pid)  # before the marks: with another process's start time no signal is sent
+    process = read_process(pid)  # before the marks: with another process's start time no signal is sent
     marks = _environment(pid)
     ours = (marks.get("SERAI_CLUSTER"), marks.get("SERAI_DATA_FOLDER")) == (cluster, data_folder)
     instance, generation = marks.get("SERAI_INSTANCE"), marks.get("SERAI_GENERATION", "")
-    if start is None or not ours or not instance or not generation.isdigit():
+    if process is None or not ours or not instance or not generation.isdigit():
         return None
-    return MarkedProcess(pid, start, instance, int(generation))
+    return MarkedProcess(pid, process.start, process.group, instance, int(generation))
 
 
 def _environment(pid: int) -> dict[str, str]:

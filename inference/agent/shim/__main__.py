@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import engine
 from log import Log
-from proc import descendants, read_process, send_signal
+from proc import descendants, kill_groups, read_process, send_signal
 from records import Spec, State, write_atomically
 
 TICK_S = 0.5  # how often stop request, lease and supervisor are looked at
@@ -179,8 +179,11 @@ class Shim:
             os.kill(self.state.pid, signal.SIGTERM)  # not yet reaped, so the pid is still its own
 
     def sweep(self) -> None:
-        for process in descendants(os.getpid()):
-            if process.alive and send_signal(process.pid, process.start, signal.SIGKILL):
+        """By groups first: the engine leads one of its own, and a tree that forks faster than we look stays in it."""
+        found = [process for process in descendants(os.getpid()) if process.alive]
+        self.state.killed |= kill_groups({process.group for process in found})
+        for process in found:
+            if send_signal(process.pid, process.start, signal.SIGKILL):
                 self.state.killed = True
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class Process(NamedTuple):
     pid: int
     parent: int
+    group: int
     start: int  # clock ticks since boot
     alive: bool  # a zombie is not
     rss_bytes: int
@@ -23,12 +24,14 @@ def read_process(pid: int) -> Process | None:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold anything
-    return Process(pid, int(fields[1]), int(fields[19]), fields[0] not in b"ZX", int(fields[21]) * PAGE_BYTES)
+    alive = fields[0] not in b"ZX"
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]), alive, int(fields[21]) * PAGE_BYTES)
 
 
 def list_pids() -> list[int]:
+    """The newest first: what forks faster than it can be looked at is among them."""
     try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
     except FileNotFoundError:  # not Linux
         return []
 
@@ -59,6 +62,18 @@ def send_signal(pid: int, start: int, signum: int) -> bool:
         if pidfd is not None:
             os.close(pidfd)
     return True
+
+
+def kill_groups(groups: set[int]) -> bool:
+    """SIGKILL all members of each group in one step, which a fork cannot slip through; never our own group."""
+    killed = False
+    for group in groups - {os.getpgrp()}:
+        try:
+            os.killpg(group, signal.SIGKILL)
+            killed = True
+        except (ProcessLookupError, PermissionError):
+            pass
+    return killed
 
 
 def _open_pidfd(pid: int) -> int | None:
