@@ -183,7 +183,7 @@ def test_of_two_installers_one_works_and_the_other_waits(recipe, use):
 def test_an_interrupted_installation_is_shown_as_failed(recipe, use, settings):
     use(recipe)
     noted = {"engine": "probe", "state": "installing", "progress": "downloading", "percent": 40}
-    (settings.DATA_DIR / "engine-install.json").write_text(json.dumps(noted))
+    (settings.DATA_DIR / "engine-install-probe.json").write_text(json.dumps(noted))
     status = install.status("probe")
     assert (status.state, status.error) == ("failed", "The installation was interrupted.")
 

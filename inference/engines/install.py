@@ -21,12 +21,14 @@ from typing import IO
 
 from django.conf import settings
 
-from inference.engines import recipes
+from inference.engines import build, recipes
+from inference.engines.build import BuildFailed
+from inference.engines.commands import Runner
 from inference.engines.packages import PackageError, Uv
 from inference.engines.recipes import GIGABYTE, Library, Recipe, TwoBuilds
 
 ABSENT, INSTALLING, READY, FAILED = "absent", "installing", "ready", "failed"
-IMPORT_SECONDS = 300
+TRIAL_SECONDS = 300
 _DOWNLOAD_STARTS = re.compile(r"^Downloading (\S+) \(([\d.]+)([KMG])iB\)")
 _DOWNLOAD_ENDS = re.compile(r"^Downloaded (\S+)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -67,6 +69,11 @@ def environment_python(engine: str) -> Path:
     return Environment(recipes.find(engine)).python
 
 
+def program(engine: str) -> Path:
+    """What is started of the engine, whether or not it is there yet."""
+    return Environment(recipes.find(engine)).program
+
+
 def is_ready(engine: str) -> bool:
     """Whether the engine's environment is whole. Cheap: two file look-ups."""
     return Environment(recipes.find(engine)).is_ready
@@ -86,7 +93,7 @@ def status(engine: str) -> InstallStatus:
 
 
 def install(engine: str, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Make the engine's environment unless it is there, and return its interpreter.
+    """Make the engine's environment unless it is there, and return the program that is started of it.
 
     `report` gets each step as a sentence. Of several callers, in any process, one works and the others wait.
     Raises InstallFailed, UnknownEngine.
@@ -98,7 +105,7 @@ def install(engine: str, report: Callable[[str], None] = lambda line: None) -> P
             if not environment.is_ready:
                 Installation(environment, journal, lock).run()
         journal.finish()
-    return environment.python
+    return environment.program
 
 
 class Environment:
@@ -108,13 +115,14 @@ class Environment:
         self.recipe = recipe
         self.folder = settings.CACHE_DIR / "engines" / recipes.key(recipe)
         self.python = self.folder / "bin" / "python"
+        self.program = self.folder / recipe.program
         self._marker = self.folder / "complete.json"
-        self._lock = self.folder.with_suffix(".lock")
+        self._lock = self.folder.with_name(f"{self.folder.name}.lock")
 
     @property
     def is_ready(self) -> bool:
         """The interpreter goes away with the Python that the environment was made from."""
-        return self._marker.exists() and self.python.exists()
+        return self._marker.exists() and self.program.exists()
 
     @property
     def is_being_made(self) -> bool:
@@ -140,7 +148,7 @@ class Journal:
     """What an installation tells: to its caller, and to others by a file in the data folder."""
 
     def __init__(self, engine: str, report: Callable[[str], None] = lambda line: None):
-        self._path = settings.DATA_DIR / "engine-install.json"
+        self._path = settings.DATA_DIR / f"engine-install-{engine}.json"
         self._report = report
         self._status = InstallStatus(engine, INSTALLING, started_at=_now())
 
@@ -158,7 +166,7 @@ class Journal:
     def noting_failure(self) -> Iterator[None]:
         try:
             yield
-        except (InstallFailed, PackageError, OSError) as error:
+        except (InstallFailed, PackageError, BuildFailed, OSError) as error:
             self._status = replace(self._status, state=FAILED, error=_explain(error))
             self._write()
             raise InstallFailed(self._status.error) from error
@@ -166,9 +174,7 @@ class Journal:
     def read(self) -> InstallStatus:
         """What the last installation of this engine noted here."""
         with suppress(OSError, ValueError, TypeError):
-            noted = InstallStatus(**json.loads(self._path.read_text()))
-            if noted.engine == self._status.engine:
-                return noted
+            return InstallStatus(**json.loads(self._path.read_text()))
         return InstallStatus(self._status.engine, ABSENT)
 
     def _write(self) -> None:
@@ -183,7 +189,8 @@ class Installation:
         self._environment = environment
         self._recipe = environment.recipe
         self._journal = journal
-        self._uv = Uv(held_file=lock)
+        self._runner = Runner(lock)
+        self._uv = Uv(self._runner)
         self._sizes: dict[str, int] = {}
         self._downloaded = 0
 
@@ -192,14 +199,18 @@ class Installation:
         for library in self._recipe.libraries:
             _require_library(library)
         _require_space(self._environment.folder, self._recipe.disk)
+        if self._recipe.source:
+            build.require_compiler()
         self._journal.note(2, "making the environment")
         self._uv.make_environment(self._environment.folder)
         self._install_startup_modules()
         if self._recipe.two_builds:
             self._install_better_build(self._recipe.two_builds)
         self._uv.install_lock(self._environment.python, self._recipe.lock, self._follow)
-        self._journal.note(90, "importing it once")
-        self._import_modules()
+        if self._recipe.source:
+            build.Build(self._recipe.source, self._environment.folder, self._runner, self._journal.note).run()
+        self._journal.note(90, "trying it once")
+        self._try()
         self._environment.mark_complete()
 
     def _install_startup_modules(self) -> None:
@@ -230,18 +241,20 @@ class Installation:
         elif line.startswith("Bytecode"):
             self._journal.note(85, line.lower())
 
-    def _import_modules(self) -> None:
+    def _try(self) -> None:
         """A missing system library shows here and not at a tenant's first request."""
-        command = [str(self._environment.python), "-c", f"import {', '.join(self._recipe.modules)}"]
+        program = str(self._environment.program)
+        imports = ["-c", f"import {', '.join(self._recipe.modules)}"]
+        command = [program, "--version"] if self._recipe.source else [program, *imports]
         try:
             trial = subprocess.run(
-                command, cwd=self._environment.folder, capture_output=True, text=True, timeout=IMPORT_SECONDS
+                command, cwd=self._environment.folder, capture_output=True, text=True, timeout=TRIAL_SECONDS
             )
         except subprocess.TimeoutExpired as late:
-            raise InstallFailed(f"The packages were not imported within {IMPORT_SECONDS} s.") from late
+            raise InstallFailed(f"The engine did not answer within {TRIAL_SECONDS} s.") from late
         if trial.returncode:
             last_words = "\n".join(trial.stderr.splitlines()[-3:])
-            raise InstallFailed(f"The packages cannot be imported: {last_words}")
+            raise InstallFailed(f"The engine cannot be started: {last_words}")
 
 
 def _require_library(library: Library) -> None:

@@ -6,9 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from inference.engines.commands import CommandFailed, OnLine, Runner
 
 COMPLAINT_LINES = 10
 _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
@@ -21,10 +21,9 @@ class PackageError(Exception):
 class Uv:
     """uv, told to read what pip reads: by itself it knows none of pip's settings."""
 
-    def __init__(self, *, held_file: int | None = None):
-        """`held_file`: a descriptor of a lock that uv must keep if this process is killed before it."""
+    def __init__(self, runner: Runner | None = None):
         self._program = _find_uv()
-        self._inherited = () if held_file is None else (held_file,)
+        self._runner = runner or Runner()
 
     def make_environment(self, folder: Path) -> None:
         """A fresh virtual environment of the interpreter that runs this."""
@@ -39,38 +38,21 @@ class Uv:
             return False
         return True
 
-    def install_build(self, python: Path, requirement: str, on_line: Callable[[str], None]) -> None:
+    def install_build(self, python: Path, requirement: str, on_line: OnLine) -> None:
         """Install one build whose bytes differ from source to source: checked by version, not by hash."""
         options = ("--no-deps", *_target(python), *_every_source())
         self._run("pip", "install", *options, requirement, on_line=on_line)
 
-    def install_lock(self, python: Path, lock: Path, on_line: Callable[[str], None]) -> None:
+    def install_lock(self, python: Path, lock: Path, on_line: OnLine) -> None:
         """Install exactly what the lock names, each file checked by its hash, and compile it all."""
         options = ("--no-deps", "--require-hashes", "--compile-bytecode", *_target(python), *_main_sources())
         self._run("pip", "install", *options, "-r", str(lock), on_line=on_line)
 
-    def _run(self, *arguments: str, on_line: Callable[[str], None] = lambda line: None) -> None:
-        said = []
-        with self._started(arguments) as process:
-            for line in process.stdout:
-                said.append(line.strip())
-                on_line(said[-1])
-        if process.returncode:
-            raise PackageError(_complaint(said))
-
-    @contextmanager
-    def _started(self, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen]:
-        process = subprocess.Popen(
-            [self._program, *arguments, "--color", "never"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            pass_fds=self._inherited,
-        )  # fmt: skip
-        with process:
-            try:
-                yield process
-            except BaseException:  # also Ctrl-C: nobody is left who would read what uv writes
-                process.terminate()
-                raise
+    def _run(self, *arguments: str, on_line: OnLine = lambda line: None) -> None:
+        try:
+            self._runner.run([self._program, *arguments, "--color", "never"], on_line)
+        except CommandFailed as failure:
+            raise PackageError(_complaint(failure.said)) from failure
 
 
 def _find_uv() -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 GIGABYTE = 10**9
 _HERE = Path(__file__).parent
 _LOCKS = _HERE / "locks"
+_CPU = Path("/proc/cpuinfo")
+_CPU_FLAGS = {"SSE42": "sse4_2", "AVX": "avx", "AVX2": "avx2", "BMI2": "bmi2", "FMA": "fma", "F16C": "f16c"}
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -36,14 +38,36 @@ class TwoBuilds:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A program that is compiled on this machine, from a `folder` in the package that `lock` names.
+
+    `settings` is CMake's initial cache; `definitions` are what differs between machines.
+    """
+
+    lock: Path
+    folder: str
+    target: str
+    settings: Path
+    definitions: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> str:
+        return f"bin/{self.target}"
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """An environment: a lock with hashes, and what it needs beside that. Sizes are in bytes."""
+    """An environment: a lock with hashes, and what it needs beside that. Sizes are in bytes.
+
+    It is tried by importing `modules`, or, where it is compiled from `source`, by asking for the program's version.
+    """
 
     engine: str
     lock: Path
     disk: int
     download: int
-    modules: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    source: Source | None = None
     libraries: tuple[Library, ...] = ()
     two_builds: TwoBuilds | None = None
     startup_modules: tuple[Path, ...] = ()
@@ -51,7 +75,13 @@ class Recipe:
     @property
     def files(self) -> list[Path]:
         others = [self.two_builds.else_lock] if self.two_builds else []
-        return [self.lock, *others, *self.startup_modules]
+        built = [self.source.lock, self.source.settings] if self.source else []
+        return [self.lock, *others, *built, *self.startup_modules]
+
+    @property
+    def program(self) -> str:
+        """What is started of it, below its folder."""
+        return self.source.program if self.source else "bin/python"
 
 
 def find(engine: str) -> Recipe:
@@ -68,6 +98,8 @@ def key(recipe: Recipe) -> str:
     digest = hashlib.sha256(f"{sys.version_info[:2]} {platform.machine()}".encode())
     for file in recipe.files:
         digest.update(file.read_bytes())
+    if recipe.source:
+        digest.update(" ".join(recipe.source.definitions).encode())
     return f"{recipe.engine}-{digest.hexdigest()[:16]}"
 
 
@@ -98,4 +130,33 @@ def _vllm_on_cpu() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"vllm": _vllm}
+def _llamacpp() -> Recipe:
+    return Recipe(
+        engine="llama.cpp",
+        lock=_LOCKS / "llamacpp-tools.lock.txt",
+        disk=1 * GIGABYTE,
+        download=115 * 10**6,
+        source=Source(
+            lock=_LOCKS / "llamacpp.lock.txt",
+            folder="vendor/llama.cpp",
+            target="llama-server",
+            settings=_LOCKS / "llamacpp.cmake",
+            definitions=_cuda_definitions() if _NVIDIA_DRIVER.exists() else _cpu_definitions(),
+        ),
+    )
+
+
+def _cuda_definitions() -> tuple[str, ...]:
+    """With code for every kind of card that the toolkit knows; the rest of the model may stay on the CPU."""
+    return ("GGML_CUDA=ON", "CMAKE_CUDA_ARCHITECTURES=all-major", *_cpu_definitions())
+
+
+def _cpu_definitions() -> tuple[str, ...]:
+    """What this machine's CPU can; the environment's key has it, so that another CPU gets another build."""
+    features = set(_CPU.read_text().split()) if _CPU.exists() else set()
+    if platform.machine() == "x86_64":
+        return tuple(f"GGML_{name}={'ON' if flag in features else 'OFF'}" for name, flag in _CPU_FLAGS.items())
+    return ("GGML_CPU_ARM_ARCH=armv8.2-a+dotprod",) if "asimddp" in features else ()
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"vllm": _vllm, "llama.cpp": _llamacpp}

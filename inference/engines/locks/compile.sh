@@ -15,3 +15,5 @@ lock() {
 lock engine-cpu --overrides engine-cpu.overrides
 lock engine-cpu-torch --constraints engine-cpu.lock.txt
 lock engine-gpu
+lock llamacpp-tools
+lock llamacpp --no-deps

@@ -1,0 +1,11 @@
+# What of llama.cpp is built, and how: one program without libraries of its own, web pages, or a way to the network.
+set(CMAKE_BUILD_TYPE Release CACHE STRING "")
+set(BUILD_SHARED_LIBS OFF CACHE BOOL "")
+set(GGML_NATIVE OFF CACHE BOOL "")
+set(GGML_CCACHE OFF CACHE BOOL "")
+set(LLAMA_BUILD_TESTS OFF CACHE BOOL "")
+set(LLAMA_BUILD_EXAMPLES OFF CACHE BOOL "")
+set(LLAMA_BUILD_APP OFF CACHE BOOL "")
+set(LLAMA_BUILD_UI OFF CACHE BOOL "")
+set(LLAMA_USE_PREBUILT_UI OFF CACHE BOOL "")
+set(LLAMA_OPENSSL OFF CACHE BOOL "")
