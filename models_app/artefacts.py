@@ -220,10 +220,16 @@ def _gguf_artefact(path: Path) -> Artefact:
     metadata = weights.metadata
     architecture = str(metadata.get("general.architecture"))
     values = {name: metadata.get(f"{architecture}.{key}") for name, key in PARAMETERS.items()}
+    values["vocab_size"] = values["vocab_size"] or _length(metadata.get("tokenizer.ggml.tokens"))
     return Artefact(
         path, "gguf", weights.bytes, weights.dtype, _parameters(values), (architecture,),
         has_chat_template="tokenizer.chat_template" in metadata, pools=f"{architecture}.pooling_type" in metadata,
     )  # fmt: skip
+
+
+def _length(array: list | int | None) -> int | None:
+    """The reader keeps of long arrays their length only."""
+    return len(array) if isinstance(array, list) else array
 
 
 def _parameters(values: dict) -> dict[str, int]:

@@ -88,10 +88,7 @@ TOOL_PARSERS = (
 QUANTIZATIONS = (
     "auto_awq", "auto_gptq", "awq", "compressed-tensors", "experts_int8", "fp8", "gptq", "modelopt", "mxfp4",
 )  # fmt: skip
-CHAT_FORMATS = (
-    "chatml", "chatml-function-calling", "functionary", "gemma", "llama-2", "llama-3", "mistral-instruct", "qwen",
-    "vicuna", "zephyr",
-)  # fmt: skip
+CHAT_FORMATS = ("chatml", "gemma", "llama-2", "llama-3", "mistral-instruct", "qwen", "vicuna", "zephyr")
 
 FILES = [
     Option("model_path", str, lazy("Folder or file of the weights, below the tenant's folder or a shared root.")),
@@ -131,7 +128,10 @@ VLLM = [
 LLAMA_CPP = [
     Option("n_threads", int, lazy("Threads of the CPU."), 1, 1024),
     Option("n_gpu_layers", int, lazy("Layers on the GPU; -1 means all."), -1, 10_000),
+    Option("n_parallel", int, lazy("Sequences that are computed at once; each has the whole n_ctx."), 1, 256),
     Option("n_batch", int, lazy("Tokens of a prompt that are computed at once."), 1, 65_536),
+    Option("n_ubatch", int, lazy("Tokens of a batch that take memory at once."), 1, 65_536),
+    Option("kv_cache_type", str, lazy("Type of the numbers in the KV cache."), choices=("f16", "bf16", "f32", "q8_0")),
     Option("seed", int, lazy("Start of the random numbers."), 0, 2**31 - 1),
     Option("chat_format", str, lazy("By default the template in the weights."), choices=CHAT_FORMATS),
 ]
@@ -166,19 +166,31 @@ REFUSED = [
     (lazy("Engines listen where the platform says."), (
         "host", "port", "uds", "root_path", "allowed_origins", "allow_credentials", "ssl_keyfile", "ssl_certfile",
         "ssl_ca_certs", "ssl_cert_reqs", "data_parallel_address", "distributed_executor_backend", "rpc_servers",
+        "rpc", "ssl_key_file", "ssl_cert_file", "api_prefix", "reuse_port", "cors_origins", "slots", "props", "ui",
     )),
-    (lazy("Keys are the platform's; the engine has none."), ("api_key", "hf_token")),
+    (lazy("It would let callers run programs or reach other machines."), (
+        "tools", "tools_runtime", "agent", "mcp_servers_config", "mcp_servers_json", "ui_mcp_proxy",
+        "webui_mcp_proxy", "hf_repo", "hf_file", "model_url", "mmproj_url", "docker_repo", "models_dir",
+        "models_preset",
+    )),
+    (lazy("Keys are the platform's; the engine has none."), ("api_key", "api_key_file", "hf_token")),
     (lazy("It is the model's name."), ("served_model_name", "model_alias", "model")),
     (lazy("Templates come with the model; one from outside could run code."), (
-        "chat_template", "chat_template_content_format", "trust_request_chat_template",
+        "chat_template", "chat_template_file", "chat_template_content_format", "trust_request_chat_template",
     )),
     (lazy("Only files of the model itself are read."), (
         "tokenizer", "tokenizer_mode", "hf_config_path", "hf_model_repo_id", "hf_tokenizer_config_path",
         "generation_config", "download_dir", "lora_modules", "lora_path", "lora_base", "clip_model_path",
-        "allowed_local_media_path", "revision", "tokenizer_revision",
+        "allowed_local_media_path", "revision", "tokenizer_revision", "lora", "lora_scaled", "control_vector", "mmproj",
+        "media_path", "slot_save_path", "path", "log_file", "log_prompts_dir", "override_kv", "override_tensor",
+        "grammar_file", "json_schema_file", "lookup_cache_static", "lookup_cache_dynamic", "spec_draft_model",
     )),
     (lazy("Memory is claimed in bytes: set kv_cache_bytes."), (
         "gpu_memory_utilization", "kv_cache_memory_bytes", "swap_space", "cpu_offload_gb", "num_gpu_blocks_override",
+    )),
+    (lazy("Memory is claimed before the start: set n_ctx and n_parallel."), (
+        "fit", "fit_target", "fit_ctx", "cache_ram", "kv_unified", "ctx_size", "parallel", "mlock", "no_mmap",
+        "n_gpu_layers_draft", "ctx_checkpoints",
     )),
 ]  # fmt: skip
 REASONS = {name: reason for reason, names in REFUSED for name in names}

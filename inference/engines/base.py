@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from django.utils.translation import gettext_lazy as _
+
+from inference.engines import install
 from inference.engines.exposition import Histogram, Page
 from models_app.artefacts import Artefact
 from models_app.models import Model
@@ -93,6 +96,13 @@ COMMON_SYMPTOMS = [
 ]
 
 
+UNAVAILABLE = {
+    install.INSTALLING: _("The engine %(engine)s is being installed: %(progress)s"),
+    install.FAILED: _("The engine %(engine)s could not be installed: %(error)s"),
+    install.ABSENT: _("The engine %(engine)s is not installed: run python3 manage.py engine install %(name)s."),
+}
+
+
 class EngineAdapter:
     """One engine: how much memory it takes, how it is started, how its words are read.
 
@@ -100,13 +110,16 @@ class EngineAdapter:
     """
 
     name: str
+    title: str  # as people write it
     health_path = "/health"
     symptoms: list[Symptom] = []
     reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
 
     def unavailable_because(self) -> str | None:
         """Why the engine cannot run on this machine now, as a sentence; None when it can."""
-        raise NotImplementedError
+        status = install.status(self.name)
+        words = {"engine": self.title, "name": self.name, "progress": status.progress, "error": status.error}
+        return UNAVAILABLE[status.state] % words if status.state != install.READY else None
 
     def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
         """Memory that one instance of `model` needs on a device of this kind."""

@@ -1,14 +1,13 @@
 """vLLM, on CPU and CUDA, always on a Unix socket and with explicit KV bytes."""
 
-import os
 import re
 from pathlib import Path
 
 from django.conf import settings
-from django.utils.translation import gettext as _
 
 from inference.engines import install
 from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
+from inference.engines.memory import configured_context, context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
@@ -18,8 +17,6 @@ OVERHEAD = {"cpu": 1400 * MIB, "cuda": 1700 * MIB}
 KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
 KV_FLOOR = 64 * MIB
 FULL_SEQUENCES = 8  # the default cache holds this many sequences of full length, within the limit
-# Without a limit of its own a model of a very long context would claim a whole device for one sequence.
-DEFAULT_CONTEXT_LIMIT = 32768
 # They read a text at once and cache nothing of it, whichever of them is told to pool.
 ENCODERS = re.compile(r"Bert|Roberta|Gte")
 # Without the option the engine looks for nearly all memory of the machine, even if it will cache nothing.
@@ -42,7 +39,7 @@ SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
 
 
 class VllmAdapter(EngineAdapter):
-    name = "vllm"
+    name, title = "vllm", "vLLM"
     reading_names = {
         "running": "vllm:num_requests_running",
         "waiting": "vllm:num_requests_waiting",
@@ -70,16 +67,6 @@ class VllmAdapter(EngineAdapter):
         Symptom(r"has no attribute 'init_cpu_memory_env'", "The library libnuma is missing: apt-get install libnuma1."),
         Symptom(r"^\S*\s*(?:\S+ )*?((?:ValueError|RuntimeError|AssertionError|OSError): .{1,300})", "{0}"),
     ]
-
-    def unavailable_because(self) -> str | None:
-        status = install.status(self.name)
-        if status.state == "ready":
-            return None
-        if status.state == "installing":
-            return _("The engine vLLM is being installed: %(progress)s") % {"progress": status.progress}
-        if status.state == "failed":
-            return _("The engine vLLM could not be installed: %(error)s") % {"error": status.error}
-        return _("The engine vLLM is not installed: run python3 manage.py engine install vllm.")
 
     def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
         width = DTYPE_BYTES[self._dtype(model, device_kind)]
@@ -169,10 +156,9 @@ class VllmAdapter(EngineAdapter):
         return common | (self._cpu_environment() if request.device_kind == "cpu" else self._cuda_environment(request))
 
     def _cpu_environment(self) -> dict[str, str]:
-        threads = settings.ENGINE_THREADS or max(1, (os.cpu_count() or 2) // 2)
         return {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine process is its own worker: one import less
-            "OMP_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(cpu_threads()),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default binds every engine to the same cores
             "TORCH_COMPILE_DISABLE": "1",  # else the first request with logprobs compiles C++ for ten seconds
         }
@@ -184,14 +170,6 @@ class VllmAdapter(EngineAdapter):
         }
 
 
-def kv_bytes_per_token(parameters: dict, width: int) -> int:
-    """Keys and values of one token over all layers, in bytes, at `width` bytes per number."""
-    heads = parameters.get("num_attention_heads") or 1
-    kv_heads = parameters.get("num_key_value_heads") or heads
-    head_size = parameters.get("head_dim") or (parameters.get("hidden_size") or 4096) // heads
-    return 2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width
-
-
 def is_encoder(artefact: Artefact) -> bool:
     """Made for reading only: it has no KV cache, and the engine knows its length better than its config tells."""
     return any(ENCODERS.search(name) for name in artefact.architectures)
@@ -201,14 +179,3 @@ def _length_arguments(request: LaunchRequest) -> list[str]:
     if is_encoder(request.artefact) and not configured_context(request.model):
         return []
     return ["--max-model-len", str(context_length(request.model, request.artefact))]
-
-
-def configured_context(model: Model) -> int | None:
-    return model.config.get("max_model_len") or model.config.get("n_ctx")
-
-
-def context_length(model: Model, artefact: Artefact) -> int:
-    """Tokens of one sequence: as configured, else the model's own length up to a limit."""
-    return configured_context(model) or min(
-        artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT
-    )

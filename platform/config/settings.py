@@ -213,7 +213,10 @@ GATEWAY_QUEUE_LIMIT = env.int("SERAI_QUEUE_LIMIT", 256)
 SPOOL_DIR = DATA_DIR / "spool"
 
 # --- Engines: dotted paths of adapter classes; the first registered name wins
-ENGINE_ADAPTERS = env.list("SERAI_ENGINE_ADAPTERS", default=["inference.engines.vllm.VllmAdapter"])
+ENGINE_ADAPTERS = env.list(
+    "SERAI_ENGINE_ADAPTERS",
+    default=["inference.engines.vllm.VllmAdapter", "inference.engines.llamacpp.LlamaCppAdapter"],
+)
 ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machine
 
 # Set by `up` for its children: what lives only as long as that supervisor

@@ -1,0 +1,35 @@
+"""What engines share in their estimates: the size of a KV cache, the length of a sequence, the CPU's threads."""
+
+import os
+
+from django.conf import settings
+
+from models_app.artefacts import Artefact
+from models_app.models import Model
+
+# Without a limit of its own a model of a very long context would claim a whole device for one sequence.
+DEFAULT_CONTEXT_LIMIT = 32768
+
+
+def kv_bytes_per_token(parameters: dict, width: float) -> int:
+    """Keys and values of one token over all layers, in bytes, at `width` bytes per number."""
+    heads = parameters.get("num_attention_heads") or 1
+    kv_heads = parameters.get("num_key_value_heads") or heads
+    head_size = parameters.get("head_dim") or (parameters.get("hidden_size") or 4096) // heads
+    return int(2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width)
+
+
+def configured_context(model: Model) -> int | None:
+    return model.config.get("max_model_len") or model.config.get("n_ctx")
+
+
+def context_length(model: Model, artefact: Artefact) -> int:
+    """Tokens of one sequence: as configured, else the model's own length up to a limit."""
+    return configured_context(model) or min(
+        artefact.parameters.get("max_position_embeddings") or 2048, DEFAULT_CONTEXT_LIMIT
+    )
+
+
+def cpu_threads() -> int:
+    """Threads that one engine computes with, unless its model says otherwise."""
+    return settings.ENGINE_THREADS or max(1, (os.cpu_count() or 2) // 2)
