@@ -57,7 +57,7 @@ def test_a_gguf_is_told_by_its_first_bytes(tmp_path, name):
     assert (found.format, found.dtype, found.weight_bytes, found.has_chat_template) == ("gguf", "float16", 64, True)
     assert found.parameters == {
         "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 512, "vocab_size": 3,
     }  # fmt: skip
 
 

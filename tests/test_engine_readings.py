@@ -6,6 +6,7 @@ import pytest
 
 from inference.engines.base import EngineAdapter, Readings
 from inference.engines.exposition import HIGHEST, MOST_SAMPLES, Histogram, Page
+from inference.engines.llamacpp import LlamaCppAdapter
 from inference.engines.vllm import VllmAdapter
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -28,6 +29,13 @@ def test_vllms_own_page_is_read_whole():
     assert readings.ttft.buckets[1:4] == ((0.005, 0), (0.01, 2), (0.02, 2))
     assert readings.ttft.buckets[-1] == (float("inf"), 3)
     assert readings.tpot.count == 3
+
+
+def test_llamacpps_own_page_is_read_with_its_cached_tokens_among_the_prompts():
+    readings = LlamaCppAdapter().readings((RECORDED / "llamacpp-0.3.36-metrics.txt").read_text())
+    assert (readings.running, readings.waiting) == (0, 0)
+    assert (readings.prompt_tokens, readings.cached_tokens, readings.generation_tokens) == (36, 3, 25)
+    assert (readings.kv_usage, readings.prefix_hits, readings.ttft, readings.tpot) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(

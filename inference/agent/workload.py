@@ -40,6 +40,7 @@ def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimStat
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(instance.pk)
     folder.mkdir(mode=0o700, exist_ok=True)
+    folders.socket_of(instance.pk).unlink(missing_ok=True)  # a killed engine's: not every engine replaces it
     return shims.launch(
         folder,
         shims.Spec(

@@ -45,7 +45,7 @@ class Build:
         self._note(10, "fetching the source")
         options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--disable-pip-version-check")
         pip = (self._tool("python"), "-m", "pip", "download", "--require-hashes", *options)
-        self._runner.run([*pip, "-d", work, "-r", self._source.lock], env=self._environment())
+        self._runner.run([*pip, "-d", work, "-r", self._source.lock])
 
     def _unpack(self, work: Path) -> Path:
         self._note(18, "unpacking it")
@@ -57,12 +57,13 @@ class Build:
     def _compile(self, source: Path, out: Path) -> None:
         self._note(20, "preparing the build")
         definitions = [f"-D{definition}" for definition in self._source.definitions]
-        cmake, environment = self._tool("cmake"), self._environment()
-        settings = ("-G", "Ninja", "-C", self._source.settings, *definitions)
-        self._runner.run([cmake, "-S", source, "-B", out, *settings], env=environment)
+        cmake = self._tool("cmake")
+        tools = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self._tool('ninja')}")
+        settings = (*tools, "-C", self._source.settings, *definitions)
+        self._runner.run([cmake, "-S", source, "-B", out, *settings])
         jobs = str(len(os.sched_getaffinity(0)))
         build = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]
-        self._runner.run(build, self._follow, env=environment)
+        self._runner.run(build, self._follow)
 
     def _follow(self, line: str) -> None:
         if done := _DONE.match(line):
@@ -76,13 +77,10 @@ class Build:
     def _tool(self, name: str) -> Path:
         return self._folder / "bin" / name
 
-    def _environment(self) -> dict[str, str]:
-        return os.environ | {"PATH": f"{self._folder / 'bin'}:{os.environ.get('PATH', os.defpath)}"}
-
 
 def require_compiler() -> None:
     """Raises BuildFailed with the name of the package that brings one."""
-    if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
+    if not any(map(shutil.which, COMPILERS)):
         raise BuildFailed("A C++ compiler is missing: apt-get install g++ (Fedora: dnf install gcc-c++).")
 
 

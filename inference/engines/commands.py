@@ -1,7 +1,7 @@
 """Runs the programs that install an engine, line by line, so that one can tell how far they are."""
 
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +22,10 @@ class Runner:
     def __init__(self, held_file: int | None = None):
         self._inherited = () if held_file is None else (held_file,)
 
-    def run(
-        self, command: Sequence[str | Path], on_line: OnLine = lambda line: None, env: Mapping[str, str] | None = None
-    ) -> None:
+    def run(self, command: Sequence[str | Path], on_line: OnLine = lambda line: None) -> None:
         """Raises CommandFailed, OSError."""
         said = []
-        with self._started(command, env) as process:
+        with self._started(command) as process:
             for line in process.stdout:
                 said.append(line.strip())
                 on_line(said[-1])
@@ -35,10 +33,10 @@ class Runner:
             raise CommandFailed(said)
 
     @contextmanager
-    def _started(self, command: Sequence[str | Path], env: Mapping[str, str] | None) -> Iterator[subprocess.Popen]:
+    def _started(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            pass_fds=self._inherited, env=env,
+            pass_fds=self._inherited,
         )  # fmt: skip
         with process:
             try:

@@ -42,6 +42,13 @@ class LlamaCppAdapter(EngineAdapter):
     symptoms = [
         Symptom(r"error: invalid argument: (\S+)", "The engine does not know the option {0}."),
         Symptom(r"unknown model architecture: '([^']+)'", "The engine does not support the architecture {0}."),
+        Symptom(
+            r"not within the file bounds|invalid magic|missing tensor|wrong number of tensors|failed to read",
+            "The weights are damaged.",
+        ),
+        Symptom(r"failed to open GGUF file .*\((.+)\)", "The weights cannot be opened: {0}."),
+        Symptom(r"(?:failed|unable) to allocate", "The engine ran out of memory."),
+        Symptom(r"error loading model: ([^/]{1,300})$", "{0}"),
     ]
 
     def readings(self, metrics: str) -> Readings:

@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.policy import Permission
 from core import errors
-from inference.gateway import core, metering, requests
+from inference.gateway import core, dialects, metering, requests
 from inference.gateway.dispatch import Dispatch
 from inference.gateway.errors import status_for
 from inference.gateway.metering import Record
@@ -65,6 +65,7 @@ class Exchange:
         body = requests.parse(await self._body())
         ref = self._ref if self._ref is not None else requests.model_ref(body)
         model = await source.decide(lambda snapshot: core.resolve(self.principal, ref, snapshot), patient=True)
+        self._operation = dialects.spoken(self._operation, model.engine)
         salt_key = self._gateway.config.salt_key
         prepared = requests.prepare(self._operation, body, model, self.principal.tenant_id, salt_key)
         self._admit(model, prepared)

@@ -31,7 +31,7 @@ SELECT id::text FROM accounts_loginsession WHERE revoked_at > now() - make_inter
 """
 MODELS = """
 SELECT model.id, model.tenant_id, model.name, model.visibility = 'public', model.mode,
-    extract(epoch FROM model.created_at), model.config, model.wait_timeout,
+    extract(epoch FROM model.created_at), model.config, model.wait_timeout, model.framework,
     array(SELECT alias.name FROM models_app_modelalias AS alias WHERE alias.model_id = model.id ORDER BY id)
 FROM models_app_model AS model ORDER BY model.created_at, model.id
 """
@@ -82,14 +82,14 @@ def _models(execute: Execute) -> list[ModelEntry]:
 
 
 def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
-    model_id, tenant_id, name, public, mode, created, config, wait_timeout, aliases = row
+    model_id, tenant_id, name, public, mode, created, config, wait_timeout, engine, aliases = row
     context = context_length(config)
     sampling = {option: config[option] for option in SAMPLING_DEFAULTS if config.get(option) is not None}
     if context and "max_tokens" in sampling:
         sampling["max_tokens"] = min(sampling["max_tokens"], context)
     return ModelEntry(
         model_id, tenant_id, name, tuple(aliases), public, mode, int(created), context, sampling,
-        wait_timeout, start_seconds,
+        wait_timeout, start_seconds, engine,
     )  # fmt: skip
 
 

@@ -125,17 +125,18 @@ class StreamRelay:
     def usage(self) -> Usage:
         """The engine's own sum, or, where the stream broke off, the last counts of each choice together."""
         if self._final is not None:
-            return read_usage(_parse(self._final))
+            return read_usage(parse(self._final))
         prompts: dict[int, int] = {}
         completion = 0
         for index, raw in self._last.items():
-            usage = read_usage(_parse(raw))
+            usage = read_usage(parse(raw))
             prompts[index // self._choices] = usage.prompt
             completion += usage.completion
         return Usage(sum(prompts.values()), completion)
 
 
-def _parse(raw: bytes):
+def parse(raw: bytes):
+    """The value that an engine wrote; None for what is no JSON."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -20,7 +20,8 @@ from inference.gateway.snapshot import ModelEntry
 
 TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
 CHOICE = ("index", "message", "text", "logprobs", "finish_reason", "stop_reason")
-MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "function_call", "reasoning")
+MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "function_call", "reasoning",
+           "reasoning_content")  # fmt: skip
 
 
 def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id: bool = False) -> tuple[bytes, Usage]:
@@ -111,9 +112,12 @@ def _usage(given, usage: Usage) -> dict:
 
 # --- refusals
 
-TOO_LONG = re.compile(r"^(?!truncate).*(maximum (context|model) length|max_model_len)", re.IGNORECASE | re.DOTALL)
-PROMPT_TOKENS = re.compile(r"contains (?:at least )?(\d+) input tokens")
-LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=)(\d+)")
+TOO_LONG = re.compile(
+    r"^(?!truncate).*(maximum (context|model) length|max_model_len|exceeds the available context)",
+    re.IGNORECASE | re.DOTALL,
+)
+PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:input )?tokens")
+LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
 BINDING = ("response_format", "structured_outputs", "tools")
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it

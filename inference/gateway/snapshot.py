@@ -69,6 +69,7 @@ class ModelEntry:
     sampling: dict = field(default_factory=dict)
     wait_timeout: float = 180
     start_seconds: float | None = None  # what the last start took
+    engine: str = "vllm"
 
 
 @dataclass(slots=True, frozen=True)
