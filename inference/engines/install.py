@@ -25,7 +25,7 @@ from inference.engines import build, recipes
 from inference.engines.build import BuildFailed
 from inference.engines.commands import Runner
 from inference.engines.packages import PackageError, Uv
-from inference.engines.recipes import GIGABYTE, Library, Recipe, TwoBuilds
+from inference.engines.recipes import GIGABYTE, Library, Recipe, Source, TwoBuilds
 
 ABSENT, INSTALLING, READY, FAILED = "absent", "installing", "ready", "failed"
 TRIAL_SECONDS = 300
@@ -206,12 +206,18 @@ class Installation:
         self._install_startup_modules()
         if self._recipe.two_builds:
             self._install_better_build(self._recipe.two_builds)
-        self._uv.install_lock(self._environment.python, self._recipe.lock, self._follow)
         if self._recipe.source:
-            build.Build(self._recipe.source, self._environment.folder, self._runner, self._journal.note).run()
+            self._build(self._recipe.source)
+        else:
+            self._uv.install_lock(self._environment.python, self._recipe.lock, self._follow)
         self._journal.note(90, "trying it once")
         self._try()
         self._environment.mark_complete()
+
+    def _build(self, source: Source) -> None:
+        self._journal.note(5, "installing what builds it")
+        self._uv.install_lock(self._environment.python, self._recipe.lock, on_line=lambda line: None)
+        build.Build(source, self._environment.folder, self._runner, self._journal.note).run()
 
     def _install_startup_modules(self) -> None:
         """A .pth file makes every interpreter of the environment import the module at its start."""
