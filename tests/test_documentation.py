@@ -1,4 +1,4 @@
-"""The reference names every route, setting and command; the locks name no host."""
+"""The reference names every route, setting and command; every message has its translation; the locks name no host."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ from django.core.management import get_commands
 from django.urls import URLResolver, get_resolver
 
 from launcher.commands import OWN
+from tests.messages import marked, read_po
 
 ROOT = Path(__file__).resolve().parents[1]
 APPS = {"accounts", "inference", "models_app", "monitoring", "launcher"}
@@ -42,6 +43,13 @@ def test_every_command_is_in_the_reference():
     ours = {name for name, app in get_commands().items() if app in APPS} | set(OWN)
     assert {"up", "test", "worker", "scheduler", "engine"} <= ours
     assert {name for name in ours if f"`manage.py {name}`" not in REFERENCE} == set()
+
+
+def test_every_message_is_translated():
+    """docs/development.md says how, under "A message"."""
+    translated = {text for text, translation in read_po().items() if translation}
+    assert len(marked()) > 200
+    assert sorted(marked() - translated) == []
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

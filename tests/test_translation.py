@@ -5,27 +5,12 @@ import gettext
 import re
 
 import pytest
-from django.conf import settings
 
+from core import errors
 from models_app.models import Model
+from tests.messages import FOLDER, calls, read_po, sources, texts
 
-FOLDER = settings.LOCALE_PATHS[0] / "zh_Hans" / "LC_MESSAGES"
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w*\}")
-
-
-def read_po() -> dict[str, str]:
-    """msgid → msgstr of the readable catalogue; of plurals the first form."""
-    found = {}
-    for block in (FOLDER / "django.po").read_text().split("\n\n"):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in block.splitlines():
-            if start := re.match(r'(msg\w+(?:\[0\])?) (".*")$', line):
-                name, line = start.groups()
-            if line.startswith('"'):
-                fields[name] = fields.get(name, "") + ast.literal_eval(line)
-        found[fields["msgid"]] = fields.get("msgstr") or fields.get("msgstr[0]", "")
-    return found
 
 
 def read_mo() -> dict[str, str]:
@@ -53,6 +38,19 @@ def test_everybody_else_reads_english(api, owner, language):
 
 def test_the_compiled_catalogue_is_the_readable_one():
     assert read_mo() == {key: text for key, text in read_po().items() if text}
+
+
+def test_no_error_is_raised_in_words_that_cannot_be_translated():
+    kinds = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.PlatformError)
+    }
+    plain = [
+        f"{path.name}:{call.lineno}"
+        for path in sources()
+        for call in calls(ast.parse(path.read_text()), kinds)
+        if texts(call)
+    ]
+    assert plain == []
 
 
 def test_no_message_is_left_untranslated_and_none_loses_a_value():
