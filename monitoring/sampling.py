@@ -3,21 +3,20 @@
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
 
-from core.events import publish_on_commit
-from inference.models import Device, DeviceKind, Instance, Node
-from monitoring import samples
+from core import events
+from inference.models import DeviceKind, Instance, Node
+from monitoring import latest, samples
 from monitoring.meters import EngineMeter, Gpu, GpuMeter, HostMeter
 from monitoring.samples import Key, Sample
+from monitoring.topics import GPU_METRICS, HOST_METRICS
 
 logger = logging.getLogger(__name__)
 
 MOST_KEPT = 50_000  # samples, some 15 MB: hours of a machine with eight GPUs
 BATCH = 2_000
-GPU_EVENT, HOST_EVENT = "gpu_metrics_update", "host_metrics_update"
 
 
 class NodeSampler:
@@ -35,9 +34,9 @@ class NodeSampler:
         self._keep(_gpu_samples(node, at, gpus))
         self._keep(_engine_samples(node, at, engines, self._instances))
         self._write()
-        _record_latest(node, at, gauges, gpus)
+        latest.record(node, at, gauges, gpus)
         self._instances = list(Instance.objects.on(node).serving().select_related("model"))
-        _publish(node, at, gauges, gpus)
+        _publish(node)
 
     def _keep(self, taken: Iterator[Sample]) -> None:
         taken = list(taken)
@@ -86,19 +85,9 @@ def _engine_samples(node: Node, at: datetime, meter: EngineMeter, instances: lis
             yield Sample(key, at, figure.value, figure.count, figure.buckets)
 
 
-def _record_latest(node: Node, at: datetime, gauges: dict[str, float], gpus: list[Gpu]) -> None:
-    """What routes show as now."""
-    Node.objects.filter(pk=node.pk).update(live={**gauges, "at": at.isoformat()})
-    for gpu in gpus:
-        row = Device.objects.filter(node=node, kind=DeviceKind.CUDA, index=gpu.index)
-        row.update(live={**asdict(gpu), "at": at.isoformat()})
-
-
-def _publish(node: Node, at: datetime, gauges: dict[str, float], gpus: list[Gpu]) -> None:
+def _publish(node: Node) -> None:
     """To operators: machines are theirs."""
-    about = {"node": node.name, "timestamp": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    shown = {name: gauges[name] for name in ("cpu_percent", "memory_percent", "disk_percent")}
-    publish_on_commit(None, HOST_EVENT, shown | about)
-    for gpu in gpus:
-        shown = {"utilization": gpu.utilization, "memory_used": gpu.memory_used, "temperature": gpu.temperature}
-        publish_on_commit(None, GPU_EVENT, {"gpu_id": gpu.index} | shown | about)
+    node.refresh_from_db(fields=["live"])
+    events.send([events.OPERATORS], HOST_METRICS, node.pk, latest.host_event(node))
+    for device in latest.gpus().filter(node=node):
+        events.send([events.OPERATORS], GPU_METRICS, f"{node.pk} {device.index}", latest.gpu_event(device))

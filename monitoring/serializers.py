@@ -1,6 +1,14 @@
-"""What the front door and the health routes answer, for /openapi.json. A component is `UP` or `DOWN`."""
+"""Questions and answers of the front door, the health routes and the figures. A component is `UP` or `DOWN`."""
 
+from datetime import UTC, datetime
+
+from django.utils.translation import gettext as _
 from rest_framework import serializers
+
+from monitoring.levels import BY_NAME
+from monitoring.reports import METRIC_TYPES, TIME_RANGES
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class RootSerializer(serializers.Serializer):
@@ -41,3 +49,138 @@ class ComponentSerializer(serializers.Serializer):
 
 class ComponentDetailsSerializer(_Answer):
     components = serializers.DictField(child=ComponentSerializer())
+
+
+class MetricsQuerySerializer(serializers.Serializer):
+    """Without times the last hour. Without `interval` the finest roll-up that shows the range in 750 points."""
+
+    start_time = serializers.DateTimeField(required=False)
+    end_time = serializers.DateTimeField(required=False)
+    metric_type = serializers.ChoiceField(choices=list(METRIC_TYPES), required=False)
+    interval = serializers.ChoiceField(choices=list(BY_NAME), required=False)
+
+    def validate(self, attrs):
+        start, end = attrs.get("start_time"), attrs.get("end_time")
+        for name, moment in (("start_time", start), ("end_time", end)):
+            if moment and moment < EARLIEST:
+                raise serializers.ValidationError({name: _("It lies before the year 2000.")})
+        if start and end and start >= end:
+            raise serializers.ValidationError({"end_time": _("It must lie after start_time.")})
+        return attrs
+
+
+class MetricsSerializer(serializers.Serializer):
+    """Points and summary have a field for each metric, null where nothing was measured. `interval` is the one used:
+    what is older than a fine roll-up is kept comes from a coarser one."""
+
+    interval = serializers.CharField()
+    metrics = serializers.ListField(child=serializers.DictField())
+    summary = serializers.DictField()
+
+
+class PerformanceQuerySerializer(serializers.Serializer):
+    model_id = serializers.CharField(required=False, max_length=300)
+    time_range = serializers.ChoiceField(choices=list(TIME_RANGES), default="24h")
+
+
+class ModelPerformanceSerializer(serializers.Serializer):
+    """Times in seconds, null where there were no requests. Percentiles are exact to a histogram bucket's width."""
+
+    model_id = serializers.CharField()
+    model_name = serializers.CharField()
+    total_requests = serializers.IntegerField()
+    successful_requests = serializers.IntegerField()
+    failed_requests = serializers.IntegerField()
+    avg_response_time = serializers.FloatField(allow_null=True)
+    max_response_time = serializers.FloatField(allow_null=True)
+    min_response_time = serializers.FloatField(allow_null=True)
+    p50_response_time = serializers.FloatField(allow_null=True)
+    p95_response_time = serializers.FloatField(allow_null=True)
+    p99_response_time = serializers.FloatField(allow_null=True)
+    avg_time_to_first_token = serializers.FloatField(allow_null=True)
+    p50_time_to_first_token = serializers.FloatField(allow_null=True)
+    p95_time_to_first_token = serializers.FloatField(allow_null=True)
+    p99_time_to_first_token = serializers.FloatField(allow_null=True)
+    avg_queue_time = serializers.FloatField(allow_null=True)
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    requests_per_second = serializers.FloatField()
+    error_rate = serializers.FloatField()
+
+
+class SystemMeansSerializer(serializers.Serializer):
+    avg_cpu_percent = serializers.FloatField(allow_null=True)
+    avg_memory_percent = serializers.FloatField(allow_null=True)
+    avg_gpu_utilization = serializers.FloatField(allow_null=True)
+
+
+class PerformanceReportSerializer(serializers.Serializer):
+    time_range = serializers.CharField()
+    models = ModelPerformanceSerializer(many=True)
+    system = SystemMeansSerializer()
+
+
+class ModelCountsSerializer(serializers.Serializer):
+    """`stopped` are those that never ran, too."""
+
+    total = serializers.IntegerField()
+    running = serializers.IntegerField()
+    stopped = serializers.IntegerField()
+    error = serializers.IntegerField()
+    starting = serializers.IntegerField()
+    stopping = serializers.IntegerField()
+
+
+class ResourcesSerializer(serializers.Serializer):
+    """Means over the machines; null before the first sample."""
+
+    cpu_percent = serializers.FloatField(allow_null=True)
+    memory_percent = serializers.FloatField(allow_null=True)
+    disk_percent = serializers.FloatField(allow_null=True)
+
+
+class GpuGlanceSerializer(serializers.Serializer):
+    """Memory in MiB. For all but operators there is one, which stands for all together."""
+
+    id = serializers.IntegerField()
+    name = serializers.CharField()
+    utilization = serializers.FloatField(allow_null=True)
+    memory_used = serializers.IntegerField()
+    memory_total = serializers.IntegerField()
+    temperature = serializers.FloatField(allow_null=True)
+    node = serializers.CharField(required=False)
+
+
+class SystemStatusSerializer(serializers.Serializer):
+    """`uptime` is in seconds, of the process that answers."""
+
+    status = serializers.ChoiceField(choices=["healthy", "degraded"])
+    version = serializers.CharField()
+    uptime = serializers.IntegerField()
+    models = ModelCountsSerializer()
+    resources = ResourcesSerializer()
+    gpu = GpuGlanceSerializer(many=True)
+
+
+class GpuProcessSerializer(serializers.Serializer):
+    """`name` is empty where the process is out of sight, `memory_usage` (MiB) null where the driver does not tell."""
+
+    pid = serializers.IntegerField()
+    name = serializers.CharField()
+    memory_usage = serializers.IntegerField(allow_null=True)
+
+
+class WholeGpuSerializer(GpuGlanceSerializer):
+    """Power in watts, temperature in °C; null is what the device does not tell."""
+
+    driver_version = serializers.CharField()
+    cuda_version = serializers.CharField()
+    memory_free = serializers.IntegerField()
+    power_usage = serializers.FloatField(allow_null=True)
+    power_limit = serializers.FloatField(allow_null=True)
+    processes = GpuProcessSerializer(many=True)
+    timestamp = serializers.DateTimeField()
+
+
+class GpuListSerializer(serializers.Serializer):
+    gpus = WholeGpuSerializer(many=True)

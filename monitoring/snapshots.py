@@ -6,6 +6,7 @@ from accounts.actor import Actor
 from inference.lifecycle import foremost_instances
 from inference.transitions import EVENT, event_data
 from models_app.models import Model
+from monitoring import latest
 
 
 def read(actor: Actor, events: Iterable[str]) -> list[dict]:
@@ -20,4 +21,4 @@ def _model_states(actor: Actor) -> list[dict]:
     return [event_data(model.pk, foremost.get(model.pk)) for model in models]
 
 
-READERS = {EVENT: _model_states}
+READERS = {EVENT: _model_states} | latest.READERS

@@ -1,18 +1,35 @@
-"""The front door: what this server is, and whether it is well."""
+"""The front door: what this server is, and whether it is well; and the figures."""
 
+import orjson
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.shortcuts import redirect
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
+from rest_framework.renderers import BaseRenderer
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
+from accounts import configuration
+from accounts.policy import Permission
 from accounts.views import PublicView
 from core.errors import now_z
 from inference.models import Instance
+from models_app import services as catalogue
 from models_app.models import Model
-from monitoring import health
-from monitoring.serializers import ComponentDetailsSerializer, ComponentsSerializer, HealthSerializer, RootSerializer
+from monitoring import exposition, health, reports, system
+from monitoring.serializers import (
+    ComponentDetailsSerializer,
+    ComponentsSerializer,
+    GpuListSerializer,
+    HealthSerializer,
+    MetricsQuerySerializer,
+    MetricsSerializer,
+    PerformanceQuerySerializer,
+    PerformanceReportSerializer,
+    RootSerializer,
+    SystemStatusSerializer,
+)
 
 DESCRIPTION = {
     "message": "Serai API Server",
@@ -65,6 +82,69 @@ class CheckHealthView(PublicView):
     def get(self, request):
         """Whether this process answers at all."""
         return Response({"status": "ok"})
+
+
+class SystemStatusView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(responses=SystemStatusSerializer)
+    def get(self, request):
+        """A tenant's own models and the totals of the machines; all of it for operators."""
+        return Response(system.overview(request.auth))
+
+
+class SystemGpuView(APIView):
+    permissions = {"GET": Permission.OPERATE}
+
+    @extend_schema(responses=GpuListSerializer)
+    def get(self, request):
+        """Every GPU of every live machine, as it was last sampled."""
+        return Response({"gpus": system.gpus()})
+
+
+class MetricsView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(parameters=[MetricsQuerySerializer], responses=MetricsSerializer)
+    def get(self, request):
+        """Machines together, over time; models too: for a tenant its own."""
+        return Response(reports.metrics(request.auth, **_asked(request, MetricsQuerySerializer)))
+
+
+class PerformanceView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(parameters=[PerformanceQuerySerializer], responses=PerformanceReportSerializer)
+    def get(self, request):
+        """How long the requests of each model took, and how many failed."""
+        query = _asked(request, PerformanceQuerySerializer)
+        ref = query.pop("model_id", None)
+        model = catalogue.find(request.auth, ref) if ref else None
+        return Response(reports.performance(request.auth, model=model, **query))
+
+
+class PlainText(BaseRenderer):
+    media_type, format, charset = "text/plain", "txt", None
+
+    def render(self, data, accepted_media_type=None, renderer_context=None):
+        return data.encode() if isinstance(data, str) else orjson.dumps(data)
+
+
+class PrometheusView(APIView):
+    permissions = {"GET": Permission.OPERATE}
+    renderer_classes = [PlainText]
+
+    @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
+    def get(self, request):
+        """All figures in Prometheus' text form, from the store: every process tells the same."""
+        text = exposition.render(configuration.current().gpu_monitor_interval)
+        return Response(text, content_type=exposition.CONTENT_TYPE)
+
+
+def _asked(request, serializer_class) -> dict:
+    serializer = serializer_class(data=request.query_params)
+    serializer.is_valid(raise_exception=True)
+    return dict(serializer.validated_data)
 
 
 def _told(components: dict, found: dict[str, health.Component]) -> Response:

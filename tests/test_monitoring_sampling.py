@@ -110,7 +110,7 @@ def test_the_host_is_measured_on_every_machine(node):
     assert len(values("memory_percent", node_id=node.pk)) == 2
     assert 0 < values("memory_percent")[0] <= 100
     node.refresh_from_db()
-    assert node.live.keys() == {"cpu_percent", "memory_percent", "memory_used", "disk_percent", "at"}
+    assert node.live.keys() == {"cpu_percent", "memory_percent", "memory_used", "disk_percent", "timestamp"}
 
 
 def test_gpus_are_measured_as_far_as_they_tell(node, nvml):

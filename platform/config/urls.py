@@ -8,7 +8,7 @@ from accounts.views import enter
 from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
 
-running = [path("", include("accounts.urls")), path("", include("inference.urls"))]
+running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "monitoring")]
 catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
 api = [*running, *catalogue]
 v1 = [path("", include("monitoring.urls_v1")), *running, path("", include("inference.urls_v1")), *catalogue]
@@ -17,6 +17,7 @@ urlpatterns = [
     path("", monitoring.RootView.as_view()),
     path("health", monitoring.HealthView.as_view()),
     path("check_health", monitoring.CheckHealthView.as_view()),
+    path("metrics", monitoring.PrometheusView.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
     path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),

@@ -1,0 +1,108 @@
+"""Figures over a range of time, read from the roll-up that fits it."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db.models import Aggregate, Max, Min, QuerySet, Sum
+
+from monitoring.levels import LEVELS, Level
+from monitoring.metrics import BOUNDS, METRICS, Kind
+
+USUAL_POINTS = 750  # what a range is shown in unless an interval is asked for
+MOST_POINTS = 11_000  # as many as Prometheus gives
+
+
+class ArraySum(Aggregate):
+    """Adds arrays place by place; the function comes with the tables."""
+
+    function = "serai_sum"
+
+
+@dataclass
+class Figures:
+    """What some series of one metric did together. `low` and `high` are None where nothing was measured."""
+
+    metric: str
+    count: int = 0
+    sum: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    buckets: list[int] = field(default_factory=list)
+
+    def add(self, row: dict) -> None:
+        self.count += row["n"]
+        self.sum += row["total"]
+        self.low = row["low"] if self.low is None else min(self.low, row["low"])
+        self.high = row["high"] if self.high is None else max(self.high, row["high"])
+        self.buckets = row.get("places") or self.buckets
+
+    @property
+    def mean(self) -> float | None:
+        return self.sum / self.count if self.count else None
+
+    @property
+    def value(self) -> float | None:
+        """What one point of a curve shows: counters their increase, all else the mean."""
+        if not self.count:
+            return None
+        return self.sum if METRICS[self.metric].kind is Kind.COUNTER else self.mean
+
+    def percentile(self, share: float) -> float | None:
+        """By the histogram's counts: exact to the width of a bucket, and within what was measured."""
+        wanted, below = share * sum(self.buckets), 0
+        if not wanted:
+            return None
+        for place, count in enumerate(self.buckets):
+            if below + count >= wanted:
+                return self._within(place, (wanted - below) / count)
+            below += count
+        return self.high
+
+    def _within(self, place: int, part: float) -> float:
+        bottom = BOUNDS[place - 1] if place else 0.0
+        top = BOUNDS[place] if place < len(BOUNDS) else self.high
+        return min(max(bottom + part * (top - bottom), self.low), self.high)
+
+
+def level_for(start: datetime, end: datetime, wanted: Level | None = None, most: int = USUAL_POINTS) -> Level:
+    """The wanted level, or the finest that shows the range in `most` points; coarser where it is not kept so long."""
+    fitting = (
+        LEVELS[LEVELS.index(wanted) :] if wanted else [each for each in LEVELS if points(start, end, each) <= most]
+    )
+    kept = [level for level in fitting if level.table.oldest_kept() <= start.date()]
+    return next(iter(kept or fitting[-1:]), LEVELS[-1])
+
+
+def points(start: datetime, end: datetime, level: Level) -> int:
+    return int((end - start) / level.width) + 1
+
+
+def curves(series: QuerySet, start: datetime, end: datetime, level: Level) -> dict[datetime, dict[str, Figures]]:
+    """Bucket → metric → figures of all these series together, in order of time."""
+    metric_of = dict(series.values_list("pk", "metric"))
+    rows = _rows(metric_of, start, end, level).values("bucket", "series_id").annotate(**_FIGURES)
+    found: dict[datetime, dict[str, Figures]] = defaultdict(dict)
+    for row in rows.order_by("bucket"):
+        metric = metric_of[row["series_id"]]
+        found[row["bucket"]].setdefault(metric, Figures(metric)).add(row)
+    return found
+
+
+def sums(series: QuerySet, start: datetime, end: datetime, level: Level, *labels: str) -> dict[tuple, Figures]:
+    """(label …, metric) → figures over the whole range, of the series that have these labels in common."""
+    key_of = {row[0]: row[1:] for row in series.values_list("pk", *labels, "metric")}
+    rows = _rows(key_of, start, end, level).values("series_id").annotate(**_FIGURES, places=ArraySum("buckets"))
+    found: dict[tuple, Figures] = {}
+    for row in rows:
+        key = key_of[row["series_id"]]
+        found.setdefault(key, Figures(key[-1])).add(row)
+    return found
+
+
+_FIGURES = {"n": Sum("count"), "total": Sum("sum"), "low": Min("min"), "high": Max("max")}
+
+
+def _rows(series_ids: Iterable[int], start: datetime, end: datetime, level: Level) -> QuerySet:
+    return level.model.objects.filter(series_id__in=list(series_ids), bucket__gte=level.floor(start), bucket__lt=end)
