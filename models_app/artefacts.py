@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import Tenant
 from core.errors import InvalidRequest
-from models_app import formats
+from models_app import formats, packaged
 from models_app.models import Mode, Model
 
 FIELD = "config.model_path"
@@ -106,7 +106,8 @@ def _place(tenant: Tenant, name: str) -> Place:
     roots = [own, *settings.MODEL_ROOTS]
     if str(relative) == settings.DEMO_MODEL.name:
         roots.append(settings.DEMO_MODEL.parent)
-    root = next((root for root in roots if os.path.lexists(root / relative)), own)
+    by_default = packaged.root() if str(relative) in packaged.PACKAGED else own
+    root = next((root for root in roots if os.path.lexists(root / relative)), by_default)
     return Place(root, _inside(root, root / relative))
 
 
@@ -141,7 +142,7 @@ def check_startable(model: Model) -> Artefact:
     if not name:
         raise Missing(_("The model names no files: set config.model_path."))
     place = _place(model.tenant, name)
-    artefact = inspect(place.path, place.root)
+    artefact = _to_be_fetched(place.path) or inspect(place.path, place.root)
     if artefact.format != ENGINE_FORMATS[model.framework]:
         raise Refused(
             _("%(engine)s serves %(wanted)s here, and this is %(found)s.")
@@ -150,6 +151,16 @@ def check_startable(model: Model) -> Artefact:
     if model.framework == "vllm" and artefact.path.is_file():
         raise Refused(_("vLLM needs the folder with the weights, their config.json and their tokenizer."))
     return artefact
+
+
+def _to_be_fetched(path: Path) -> Artefact | None:
+    """A packaged model whose files the machine does not have yet, by what is known of it."""
+    model = None if path.exists() else packaged.at(path)
+    if model is None:
+        return None
+    return Artefact(
+        path, "safetensors", model.weight_bytes, model.dtype, model.parameters, model.architectures, pools=True
+    )
 
 
 def inspect(path: Path, root: Path | None = None) -> Artefact:

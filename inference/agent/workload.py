@@ -5,10 +5,10 @@ from pathlib import Path
 from django.conf import settings
 
 from inference.agent import folders, shims
-from inference.engines import registry
+from inference.engines import fetching, registry
 from inference.engines.base import Command, Estimate, LaunchRequest
 from inference.models import Instance
-from models_app import artefacts
+from models_app import artefacts, packaged
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 TAIL_LINES = 40
@@ -19,9 +19,8 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 def command_for(instance: Instance) -> Command:
     """Raises PlatformError where the files or the engine are not fit to start."""
     model, where = instance.model, instance.placement
-    adapter = registry.get(model.framework)
     artefact = artefacts.check_startable(model)
-    return adapter.command(
+    command = registry.get(model.framework).command(
         LaunchRequest(
             model=model,
             served_name=instance.served_name,
@@ -34,6 +33,8 @@ def command_for(instance: Instance) -> Command:
             work_folder=folders.folder_of(instance.pk),
         )
     )
+    missing = None if artefact.path.exists() else packaged.at(artefact.path)
+    return fetching.before(command, missing) if missing else command
 
 
 def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimState:

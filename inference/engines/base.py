@@ -89,6 +89,7 @@ class Symptom:
 
 
 COMMON_SYMPTOMS = [
+    Symptom(r"(The model's files could not be fetched: .+)\.", "{0}."),
     Symptom(r"out of memory|cannot allocate memory|MemoryError|std::bad_alloc", "The engine ran out of memory."),
     Symptom(r"No space left on device", "The disk is full."),
     Symptom(r"Permission denied: '?([^'\n]+)'?", "The engine may not read {0}."),

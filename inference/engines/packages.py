@@ -22,7 +22,7 @@ class Uv:
     """uv, told to read what pip reads: by itself it knows none of pip's settings."""
 
     def __init__(self, runner: Runner | None = None):
-        self._program = _find_uv()
+        self._program = find_uv()
         self._runner = runner or Runner()
 
     def make_environment(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Uv:
             raise PackageError(_complaint(failure.said)) from failure
 
 
-def _find_uv() -> str:
+def find_uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
     if not found:
@@ -75,13 +75,21 @@ def _target(python: Path) -> tuple[str, ...]:
 
 def _main_sources() -> list[str]:
     """A mirror of PyPI and folders of wheels; further indexes are asked only for builds that PyPI lacks."""
-    settings = _pip_settings()
-    # Unlike pip, uv gives up where a folder is missing.
-    places = [place for place in settings["find-links"] if "://" in place or Path(place).exists()]
-    options = [word for place in places for word in ("--find-links", place)]
-    for url in settings["index-url"][-1:]:
+    options = [word for place in _places() for word in ("--find-links", place)]
+    for url in _pip_settings()["index-url"][-1:]:
         options += ["--default-index", url]
     return options
+
+
+def source_variables() -> dict[str, str]:
+    """The same as variables that uv reads."""
+    found = {"UV_DEFAULT_INDEX": "".join(_pip_settings()["index-url"][-1:]), "UV_FIND_LINKS": ",".join(_places())}
+    return {name: value for name, value in found.items() if value}
+
+
+def _places() -> list[str]:
+    """Unlike pip, uv gives up where a folder is missing."""
+    return [place for place in _pip_settings()["find-links"] if "://" in place or Path(place).exists()]
 
 
 def _every_source() -> list[str]:

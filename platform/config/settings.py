@@ -1,5 +1,7 @@
 """All settings, typed and with defaults that run a fresh clone. docs/settings.md lists them."""
 
+import os
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +29,9 @@ CACHE_DIR = Path(env.str("SERAI_CACHE", "~/.cache/serai")).expanduser()
 # A tenant's own files lie in DATA_DIR/tenants/<slug>/<kind>; shared roots are the operator's.
 MODEL_ROOTS = [Path(root).resolve() for root in env.list("SERAI_MODEL_ROOTS", default=[])]
 DEMO_MODEL = BASE_DIR / "demo" / "serai-demo"
+# What a tool that fetches packages needs of our environment: its own options, proxies, certificates.
+NETWORK_NAMES = re.compile(r"HOME|PATH|TMPDIR|SSL_CERT_(FILE|DIR)|UV_.*|(https?|all|no)_proxy", re.IGNORECASE)
+NETWORK_ENVIRONMENT = {name: value for name, value in os.environ.items() if NETWORK_NAMES.fullmatch(name)}
 
 # --- Keys: one secret, a derived key for each purpose
 _SECRET = secret.load(PRIVATE_DIR / "secret", env.str("SERAI_SECRET", None))

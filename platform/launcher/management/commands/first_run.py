@@ -1,4 +1,4 @@
-"""manage.py first_run: the first tenant, account, key and model, once; and the record of them at every start."""
+"""manage.py first_run: the first tenant, account, key and models, once; and the record of them at every start."""
 
 import json
 import secrets
@@ -10,15 +10,16 @@ from django.db import transaction
 from accounts import services as accounts
 from accounts.models import Role, Scope, Tenant, User
 from launcher import private
-from models_app.models import Model
+from models_app import packaged
+from models_app.models import Mode, Model
 
 TENANT, ACCOUNT = "default", "admin"
-DEMO = "serai-demo"
+DEMO, EMBEDDER = "serai-demo", "minilm"
 RECORD = "first-run.json"
 
 
 class Command(BaseCommand):
-    help = "Creates the first tenant, account, key and model if there is none, and prints how to log in, as JSON."
+    help = "Creates the first tenant, account, key and models if there is none, and prints how to log in, as JSON."
 
     def add_arguments(self, parser):
         parser.add_argument("--base-url", default=settings.BASE_URL)
@@ -64,6 +65,17 @@ def create() -> dict:
         description="A small chat model trained on a CPU: capitals, sums, JSON, tools.",
         config={"model_path": DEMO},
         tags=["demo"],
+    )
+    Model.objects.create(
+        tenant=tenant,
+        name=EMBEDDER,
+        display_name="all-MiniLM-L6-v2",
+        framework="vllm",
+        mode=Mode.EMBEDDING,
+        description="Vectors of sentences and ranking; its files (84 MB) are fetched at the first request.",
+        config={"model_path": packaged.MINILM.name},
+        tags=["demo"],
+        created_by=user,
     )
     Tenant.objects.filter(pk=tenant.pk).update(default_model=model.name)
     return {"username": ACCOUNT, "password": password, "tenant": tenant.slug, "api_key": secret, "model": model.name}
