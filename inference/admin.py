@@ -5,11 +5,14 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
 
+from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
 from inference import services, status
 from inference.models import Device, Instance, Node, Task
-from models_app.forms import ModelForm
+from models_app import lifecycle
+from models_app import services as catalogue
+from models_app.forms import AliasFormSet, ModelForm
 from models_app.models import Model, ModelAlias
 
 STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
@@ -17,6 +20,7 @@ STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning
 
 class AliasInline(TabularInline):
     model = ModelAlias
+    formset = AliasFormSet
     extra = 0
     fields = ["name"]
 
@@ -41,11 +45,26 @@ class CatalogueAdmin(AuditedAdmin):
         return [*self.readonly_fields, "tenant"] if obj else self.readonly_fields
 
     def save_formset(self, request, form, formset, change):
-        for alias in formset.save(commit=False):
-            alias.tenant = form.instance.tenant
-            alias.save()
-        for gone in formset.deleted_objects:
-            gone.delete()
+        formset.save(commit=False)  # for Django's note of what has changed
+        catalogue.set_aliases(form.instance, formset.names)
+
+    def get_deleted_objects(self, objs, request):
+        """What ran of a model goes with it, and is nobody's to forbid; a running one is not deleted."""
+        running = [_("%s is running. Stop it first.") % model for model in objs if lifecycle.get().is_active(model)]
+        aliases = ModelAlias.objects.filter(model__in=objs).count()
+        counts = {Model._meta.verbose_name_plural: len(objs), ModelAlias._meta.verbose_name_plural: aliases}
+        return [str(model) for model in objs], counts, set(), running
+
+    def delete_model(self, request, obj):
+        catalogue.delete(actor_for_user(request.user), obj, force=False, request=request)
+
+    def delete_queryset(self, request, queryset):
+        for model in queryset:
+            self.delete_model(request, model)
+
+    def log_deletions(self, request, queryset):
+        """The service has written the audit record."""
+        return super(AuditedAdmin, self).log_deletions(request, queryset)
 
     @display(description=_("Status"), label=STATUS_COLOURS)
     def show_status(self, model):

@@ -1,4 +1,4 @@
-"""The console's form of a model: operators are held to the same rules as the API's callers."""
+"""The console's forms of a model and its aliases: operators are held to the same rules as the API's callers."""
 
 from django import forms
 
@@ -28,3 +28,22 @@ class ModelForm(forms.ModelForm):
                 self.add_error(field if field in self.fields else None, f"{option}: {text}" if option else str(text))
         except ModelAlreadyExists as error:
             self.add_error("name", str(error.message))
+
+
+class AliasFormSet(forms.BaseInlineFormSet):
+    @property
+    def names(self) -> list[str]:
+        """The aliases that the model shall have."""
+        kept = [form for form in self.forms if form not in self.deleted_forms]
+        return [form.cleaned_data["name"] for form in kept if form.cleaned_data.get("name")]
+
+    def clean(self):
+        super().clean()
+        if any(self.errors) or not self.instance.tenant_id:
+            return  # they are shown already, or the model's own are
+        try:
+            services.claim_names(self.instance, self.names)
+        except InvalidRequest as error:
+            raise forms.ValidationError([str(text) for text in error.details.values()]) from None
+        except ModelAlreadyExists as error:
+            raise forms.ValidationError(f"{error.details['name']}: {error.message}") from None

@@ -65,9 +65,9 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     _check_options(model)
     _check_visibility(actor, Visibility.PRIVATE, model.visibility)
     warnings = _look_at_files(model, guess_mode="mode" not in fields)
-    _claim_names(model, names)
+    claim_names(model, names)
     model.save()
-    _set_aliases(model, names)
+    set_aliases(model, names)
     audit.record(actor, "model.create", model, request=request, name=model.name)
     return model, warnings
 
@@ -82,10 +82,10 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
         setattr(model, name, merge(getattr(model, name), value) if name in MERGED else value)
     _check_options(model)
     warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
-    _claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
+    claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
     if names is not None:
-        _set_aliases(model, names)
+        set_aliases(model, names)
     if "replicas" in fields:
         warnings += lifecycle.get().scale(model)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
@@ -143,8 +143,11 @@ def _look_at_files(model: Model, guess_mode: bool = False) -> list[str]:
 # --- names
 
 
-def _claim_names(model: Model, aliases: list[str]) -> None:
-    """Names and aliases share one space in a tenant; the tenant's row is the lock."""
+def claim_names(model: Model, aliases: list[str]) -> None:
+    """Names and aliases share one space in a tenant; the tenant's row is the lock until the transaction ends.
+
+    Raises InvalidRequest, ModelAlreadyExists.
+    """
     Tenant.objects.select_for_update(no_key=True).get(pk=model.tenant_id)
     names = [model.name, *aliases]
     for name in names:
@@ -177,7 +180,7 @@ def _check_name(field: str, name: str) -> None:
         raise InvalidRequest(details={field: _("%(name)s is a reserved name.") % {"name": name}})
 
 
-def _set_aliases(model: Model, names: list[str]) -> None:
+def set_aliases(model: Model, names: list[str]) -> None:
     model.aliases.exclude(name__in=names).delete()
     present = set(model.aliases.values_list("name", flat=True))
     ModelAlias.objects.bulk_create(
