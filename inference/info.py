@@ -51,7 +51,7 @@ def _one(model: Model, instance: Instance | None, live: Traffic, actor: Actor) -
         "mode": model.mode,
         "is_available": ready and instance.healthy,
         "current_bat_path": _command_line(instance) if shown else None,
-        "config_source": _devices(instance) if instance else None,
+        "config_source": (instance.profile or _devices(instance)) if instance else None,
     }
 
 

@@ -1,29 +1,105 @@
-"""The ledger of device memory: every claim is one conditional UPDATE, so that no device is promised twice."""
+"""The ledger of device memory: what is promised never exceeds what there is, and nobody is promised what others hold.
 
-from django.db import transaction
-from django.db.models import F
+A reservation that is `leaving` belongs to an instance that has to go: its bytes are promised to somebody else already
+and no longer part of `Device.reserved_bytes`, though its process still holds them.
+"""
 
-from inference.models import Device, Instance, Reservation
+from django.db import connection, transaction
+from django.db.models import F, Sum
+from django.db.models.functions import Least
+
+from inference.models import RUNNING_STATES, Desired, Device, Instance, Reservation, StopReason
+
+LOCK = 0x5E4A1_1ED6E4  # of Postgres' advisory locks, any number that nobody else uses
+CAPACITY = Least(F("usable_bytes"), F("total_bytes") - F("foreign_bytes"))
 
 
 class NoRoom(Exception):
     """Another claim was faster; the surrounding transaction has to be rolled back or another device tried."""
 
 
+def lock() -> None:
+    """From here to the end of the transaction nobody else places, promises or releases. Devices need no order then."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+
+
 @transaction.atomic
-def claim(instance: Instance, device_ids: list[int], size: int) -> None:
-    """Reserve `size` bytes on each device for `instance`. Devices are taken in id order against deadlocks."""
-    for device_id in sorted(device_ids):
-        room = Device.objects.filter(pk=device_id, reserved_bytes__lte=F("usable_bytes") - size)
-        if not room.update(reserved_bytes=F("reserved_bytes") + size):
-            raise NoRoom(device_id)
+def claim(instance: Instance, claims: dict[int, int]) -> None:
+    """Reserve for `instance`; `claims` maps a device's id to bytes. Raises NoRoom."""
+    lock()
+    for device_id, size in sorted(claims.items()):
+        _take(device_id, size)
         Reservation.objects.create(instance=instance, device_id=device_id, bytes=size)
+
+
+@transaction.atomic
+def evict(instance_ids: list[str], patience: int) -> list[Instance]:
+    """Ask these to go and promise away what they hold. Requests in flight get `patience` seconds to end.
+
+    Raises NoRoom where one of them is not as it was, or is being changed by somebody at this moment.
+    """
+    lock()
+    rows = Instance.objects.select_for_update(skip_locked=True, of=["self"]).select_related("model")
+    victims = list(rows.filter(pk__in=instance_ids).order_by("pk"))
+    if len(victims) < len(instance_ids):
+        raise NoRoom
+    for victim in victims:
+        if victim.desired == Desired.RUNNING:
+            _ask_to_go(victim, patience)
+    for reservation in Reservation.objects.filter(instance__in=victims, leaving=False):
+        _give(reservation)
+    Reservation.objects.filter(instance__in=victims).update(leaving=True)
+    return victims
+
+
+def _ask_to_go(victim: Instance, patience: int) -> None:
+    wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.EVICTED, "stop_timeout": patience}
+    if not Instance.objects.evictable().filter(pk=victim.pk).update(**wish):
+        raise NoRoom
+    victim.refresh_from_db()
+
+
+@transaction.atomic
+def reclaim(instance: Instance) -> None:
+    """For one that was to go and is wanted again: its claim counts again. Raises NoRoom if it is promised away."""
+    Instance.objects.select_for_update().get(pk=instance.pk)
+    lock()
+    leaving = instance.reservations.filter(leaving=True)
+    for reservation in leaving:
+        _take(reservation.device_id, reservation.bytes)
+    leaving.update(leaving=False)
+    Instance.objects.filter(pk=instance.pk).update(stop_reason="")
 
 
 @transaction.atomic
 def release(instance: Instance) -> None:
     """Give back what `instance` holds. Doing it twice changes nothing."""
-    held = Reservation.objects.select_for_update().filter(instance=instance).order_by("device_id")
-    for reservation in held:
-        Device.objects.filter(pk=reservation.device_id).update(reserved_bytes=F("reserved_bytes") - reservation.bytes)
+    lock()
+    for reservation in Reservation.objects.filter(instance=instance):
+        if not reservation.leaving:
+            _give(reservation)
         reservation.delete()
+
+
+def is_vacated(instance: Instance) -> bool:
+    """Whether those who had to go for `instance` are gone, so that its engine finds the memory that it claimed."""
+    return all(_holds_its_place(reservation) for reservation in instance.reservations.select_related("device"))
+
+
+def _holds_its_place(own: Reservation) -> bool:
+    others = own.device.reservations.exclude(pk=own.pk)
+    if not others.filter(leaving=True).exists():
+        return True
+    held = others.filter(instance__state__in=RUNNING_STATES).aggregate(sum=Sum("bytes"))["sum"] or 0
+    return held + own.bytes <= own.device.usable_bytes
+
+
+def _take(device_id: int, size: int) -> None:
+    room = Device.objects.filter(pk=device_id).annotate(capacity=CAPACITY)
+    if not room.filter(capacity__gte=F("reserved_bytes") + size).update(reserved_bytes=F("reserved_bytes") + size):
+        raise NoRoom(device_id)
+
+
+def _give(reservation: Reservation) -> None:
+    Device.objects.filter(pk=reservation.device_id).update(reserved_bytes=F("reserved_bytes") - reservation.bytes)

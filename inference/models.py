@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from django.db import models
-from django.db.models import Case, Q, When
+from django.db.models import Case, F, Q, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
@@ -23,7 +23,8 @@ class State(models.TextChoices):
     FAILED = "failed", _("Failed")
 
 
-ACTIVE_STATES = [State.PENDING, State.STARTING, State.READY, State.DRAINING]
+RUNNING_STATES = [State.STARTING, State.READY, State.DRAINING]
+ACTIVE_STATES = [State.PENDING, *RUNNING_STATES]
 
 
 class Desired(models.TextChoices):
@@ -76,7 +77,7 @@ class DeviceQuerySet(models.QuerySet):
 
 
 class Device(models.Model):
-    """Memory that engines can be placed in. `reserved_bytes` is the sum of its reservations."""
+    """Memory that engines can be placed in. `reserved_bytes` is the sum of its reservations that are not leaving."""
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
     kind = models.CharField(max_length=4, choices=DeviceKind)
@@ -84,7 +85,7 @@ class Device(models.Model):
     name = models.CharField(max_length=200)
     total_bytes = models.BigIntegerField()
     usable_bytes = models.BigIntegerField(help_text=_("What may be reserved: the total less a share for the system."))
-    reserved_bytes = models.BigIntegerField(default=0)
+    reserved_bytes = models.BigIntegerField(default=0, help_text=_("Claimed by those who stay or come."))
     used_bytes = models.BigIntegerField(default=0, help_text=_("As measured, by whomever."))
     foreign_bytes = models.BigIntegerField(default=0, help_text=_("Held by processes that are not ours, as measured."))
     suspect = models.CharField(max_length=300, blank=True, help_text=_("Why nothing new is placed here."))
@@ -106,9 +107,18 @@ class Device(models.Model):
         return f"{self.node} {self.kind}:{self.index}"
 
 
+class StopReason(models.TextChoices):
+    EVICTED = "evicted", _("It made room for another model.")
+    IDLE = "idle", _("Nobody had used it for its idle time.")
+
+
 class InstanceQuerySet(TenantQuerySet):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
+
+    def evictable(self):
+        """Still serving, and nobody has asked for anything else."""
+        return self.filter(state=State.READY, desired=Desired.RUNNING, generation=F("running_generation"))
 
     def serving(self):
         return self.filter(state=State.READY)
@@ -165,6 +175,7 @@ class Instance(TenantModel):
     exit_code = models.IntegerField(null=True)
     exit_signal = models.IntegerField(null=True)
     failure_reason = models.TextField(blank=True)
+    stop_reason = models.CharField(max_length=20, blank=True, choices=StopReason, help_text=_("Unless a person asked."))
     log_tail = models.JSONField(default=list, help_text=_("The last lines before a failure."))
     crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Crashes since it was last stable."))
     state_since = models.DateTimeField(auto_now_add=True)

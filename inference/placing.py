@@ -1,44 +1,73 @@
 """From a wish for an instance to a row with its memory claimed: the placement's decision, made true in the ledger."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+
+from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
-from django.utils.translation import gettext as _
 
 from accounts import configuration
-from core.errors import EngineUnavailable, InsufficientResources
-from inference import ledger, placement, transitions
-from inference.engines import registry
-from inference.engines.base import Estimate
-from inference.models import NODE_SILENCE, Device, DeviceKind, Instance, Node
-from models_app import artefacts
+from core.errors import PlatformError
+from inference import decisions, ledger, snapshots, transitions, ways, wording
+from inference.decisions import PLACED, REFUSED, WAITING
+from inference.models import Instance
+from inference.placement.choice import place as decide
+from inference.placement.shapes import Decision
 from models_app.models import Model
 
-PLACEMENT_TRIES = 3
+TRIES = 3
 
 
-def place(model: Model, timeout: int | None, on_demand: bool, replica: int = 0) -> Instance:
+class Refused(Exception):
+    """A decision that placed nothing, carried by the error that people see."""
+
+    def __init__(self, model: Model, decision: Decision, waits: bool):
+        super().__init__(model.pk)
+        self.model, self.decision, self.waits = model, decision, waits
+
+
+def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 0, evict: bool = True) -> Instance:
     """Choose devices for one more instance of `model` and claim them, within the caller's transaction.
 
-    Raises InsufficientResources, EngineUnavailable or InvalidRequest (the files).
+    With `evict` idle models go for it where there is no other way. Raises InsufficientResources (NoRoomYet for a
+    request, which can wait for it), EngineUnavailable or InvalidRequest (the files).
     """
-    adapter = registry.get(model.framework)
-    artefact = artefacts.check_startable(model)
-    _refuse_above_limit()
-    estimates = {kind.value: adapter.estimate(model, artefact, kind.value) for kind in DeviceKind}
-    request = placement.PlacementRequest(estimates, model.config.get("tensor_parallel_size", 1))
-    for _try in range(PLACEMENT_TRIES):
-        decision = placement.place(request, device_views(model.framework))
+    request = ways.request_for(model)
+    ledger.lock()
+    for _try in range(TRIES):
+        decision = decide(request, snapshots.take(model, evict))
         if not decision.placed:
-            raise _no_place(decision)
-        try:
+            break
+        with suppress(ledger.NoRoom):  # a victim has changed since the snapshot
             return _create(model, decision, timeout, on_demand, replica)
-        except ledger.NoRoom:
-            continue
-    raise _no_place(decision)
+    waits = on_demand and (decision.waits or decision.placed)
+    raise wording.refusal(decision, waits) from Refused(model, decision, waits)
+
+
+def keeps_refusals(verb: Callable) -> Callable:
+    """Around a verb with a transaction of its own: what it decided in vain is written down after the rollback."""
+
+    @wraps(verb)
+    def wrapper(*arguments, **options):
+        try:
+            return verb(*arguments, **options)
+        except PlatformError as error:
+            note(error)
+            raise
+
+    return wrapper
+
+
+def note(error: PlatformError) -> None:
+    """Keep the decision behind it, if there is one."""
+    if isinstance(error.__cause__, Refused):
+        refused = error.__cause__
+        decisions.keep(refused.model, refused.decision, WAITING if refused.waits else REFUSED)
 
 
 @transaction.atomic
-def _create(model: Model, decision: placement.Decision, timeout: int | None, on_demand: bool, replica: int) -> Instance:
+def _create(model: Model, decision: Decision, timeout: int | None, on_demand: bool, replica: int) -> Instance:
     limit = configuration.current().default_model_timeout
     instance = Instance.objects.create(
         tenant_id=model.tenant_id,
@@ -48,66 +77,26 @@ def _create(model: Model, decision: placement.Decision, timeout: int | None, on_
         served_name=model.name,
         on_demand=on_demand,
         start_timeout=timeout or limit,
-        placement=_record(decision),
+        profile=decision.way.profile,
+        placement=_for_the_agent(decision),
     )
-    ledger.claim(instance, [device.id for device in decision.devices], decision.bytes_per_device)
+    victims = [victim.instance_id for victim in decision.victims]
+    for gone in ledger.evict(victims, patience=int(settings.GATEWAY_TOTAL_TIMEOUT)):
+        transitions.announce(gone)
+    ledger.claim(instance, decision.claims)
+    decisions.keep(model, decision, PLACED, instance)
     transitions.announce(instance)
     return instance
 
 
-def _record(decision: placement.Decision) -> dict:
-    """What the agent and a curious operator need of a decision."""
-    estimate: Estimate = decision.estimate
+def _for_the_agent(decision: Decision) -> dict:
+    """What the agent needs in order to launch it."""
+    estimate = decision.way.estimate
     return {
-        "device_kind": decision.devices[0].kind,
+        "device_kind": decision.way.kind,
         "device_indexes": [device.index for device in decision.devices],
         "weights": estimate.weights,
         "overhead": estimate.overhead,
         "kv_cache": estimate.kv_cache,
-        "trace": decision.trace,
+        "source": decision.way.source,
     }
-
-
-def _refuse_above_limit() -> None:
-    limit = configuration.current().max_concurrent_models
-    if Instance.objects.active().count() >= limit:
-        raise InsufficientResources(
-            _("%(limit)d models run already, which is the limit (max_concurrent_models).") % {"limit": limit},
-            retry_after=30,
-        )
-
-
-def _no_place(decision: placement.Decision):
-    """An engine that is missing everywhere is another trouble than a lack of memory."""
-    problems = [line for line in decision.trace if " GiB needed" not in line]
-    if problems and len(problems) == len(decision.trace):
-        return EngineUnavailable(
-            problems[-1].split(": ", 1)[-1], details={"candidates": decision.trace}, retry_after=15
-        )
-    return InsufficientResources(details={"candidates": decision.trace}, retry_after=30)
-
-
-def device_views(engine: str) -> list[placement.DeviceView]:
-    """All devices with what speaks against their node, the emptiest node first."""
-    devices = Device.objects.select_related("node").order_by("reserved_bytes", "id")
-    return [
-        placement.DeviceView(
-            device.pk,
-            device.node_id,
-            device.node.name,
-            device.kind,
-            device.index,
-            device.usable_bytes,
-            device.reserved_bytes,
-            _problem(device.node, engine),
-            device.suspect,
-        )
-        for device in devices
-    ]
-
-
-def _problem(node: Node, engine: str) -> str:
-    if node.heartbeat_at is None or timezone.now() - node.heartbeat_at > NODE_SILENCE:
-        return _("The worker on %(node)s does not answer.") % {"node": node.name}
-    missing = node.engines.get(engine, _("The engine %(name)s is not installed here.") % {"name": engine})
-    return missing or ""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from core.errors import PlatformError
-from inference import placing
+from inference import ledger, placing
 from inference.models import ACTIVE_STATES, Desired, Instance, State
 from models_app.models import Model
 
@@ -42,22 +43,26 @@ def lock(model: Model) -> Model:
     return Model.objects.select_for_update(of=["self"]).get(pk=model.pk)
 
 
-def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False) -> Filled:
-    """Ask for the instances that are missing. `model` is locked by the caller.
+def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, evict: bool = True) -> Filled:
+    """Ask for the instances that are missing, with `evict` at the cost of idle ones. `model` is locked by the caller.
 
     Raises what placing raises where nothing of the model would run; a later one that finds no place is tried again.
     """
     instances = list(model.instances.wanted().order_by("replica"))
     for leaving in _revivable(model)[: max(0, model.replicas - len(instances))]:
-        leaving.ask(desired=Desired.RUNNING, generation=leaving.running_generation + 1, on_demand=on_demand)
-        instances.append(leaving)
+        with suppress(ledger.NoRoom):  # promised away at this moment
+            ledger.reclaim(leaving)
+            leaving.ask(desired=Desired.RUNNING, generation=leaving.running_generation + 1, on_demand=on_demand)
+            instances.append(leaving)
     while len(instances) < model.replicas:
         try:
             with transaction.atomic():
-                instances.append(placing.place(model, timeout, on_demand, replica=_free_number(model)))
+                placed = placing.place(model, timeout, on_demand, replica=_free_number(model), evict=evict)
+            instances.append(placed)
         except PlatformError as error:
             if not instances:
                 raise
+            placing.note(error)
             return Filled(instances, error)
     return Filled(instances)
 
@@ -94,7 +99,7 @@ class Keeper:
         if len(wanted) > model.replicas:
             trim(model)
         elif wanted and not _failed_lately(model):
-            filled = fill(model, on_demand=all(each.on_demand for each in wanted))
+            filled = fill(model, on_demand=all(each.on_demand for each in wanted), evict=False)
             if filled.shortfall:
                 self._not_before[model.pk] = time.monotonic() + NO_ROOM_PAUSE
             logger.info("%s: %d of %d replicas", model.name, len(filled.instances), model.replicas)

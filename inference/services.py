@@ -9,11 +9,12 @@ from django.utils.translation import gettext as _
 
 from accounts.actor import Actor
 from core.errors import ModelNotRunning, PlatformError
-from inference import progress, replicas
-from inference.models import Desired, Instance, State, Task, TaskKind
+from inference import placing, progress, replicas
+from inference.models import Desired, Instance, State, StopReason, Task, TaskKind
 from models_app.models import Model, ModelQuerySet
 
 
+@placing.keeps_refusals
 @transaction.atomic
 def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
     """Ask for the model's replicas. What runs or starts already is left as it is.
@@ -47,6 +48,7 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
     return progress.begin(TaskKind.STOP, model, runs)
 
 
+@placing.keeps_refusals
 @transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
     """Ask for a new run of each replica, one after the other; a stopped model is started."""
@@ -82,7 +84,8 @@ def unload(model: Model) -> bool:
     wanted = replicas.lock(model).instances.wanted()
     if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
         return False
-    wanted.update(desired=Desired.STOPPED, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
+    wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
+    wanted.update(**wish, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
     return True
 
 

@@ -10,7 +10,7 @@ from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
 from core.tenancy import TenantScopedMixin
-from inference import info, inventory, services, usage, versioned
+from inference import info, inventory, placing, services, usage, versioned, wording
 from inference.models import Task
 from inference.serializers import (
     AcceptedSerializer,
@@ -53,8 +53,8 @@ class VerbView(APIView):
         try:
             return self.act(model, **options)
         except PlatformError as error:
-            if not actor.is_operator:
-                error.details.pop("candidates", None)
+            if actor.is_operator and isinstance(error.__cause__, placing.Refused):
+                error.details["candidates"] = [wording.line(each) for each in error.__cause__.decision.trace]
             raise
 
 

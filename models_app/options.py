@@ -223,12 +223,16 @@ def schema(*tables: Table) -> dict:
     return {"type": "object", "properties": options, "additionalProperties": False}
 
 
-def _check(field: str, table: Table, values) -> None:
+def problems(field: str, table: Table, values) -> dict[str, str]:
+    """What is wrong with `values`, a sentence for each wrong option by its place below `field`."""
     if not isinstance(values, dict):
-        raise InvalidRequest(details={field: _("Expected an object.")})
+        return {field: _("Expected an object.")}
     found = {f"{field}.{_shown(name)}": _problem(table, name, value) for name, value in values.items()}
-    wrong = {name: problem for name, problem in found.items() if problem}
-    if wrong:
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _check(field: str, table: Table, values) -> None:
+    if wrong := problems(field, table, values):
         raise InvalidRequest(details=wrong)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from django.db import connection
 from django.utils import timezone
 
-from inference.models import Device, Instance, Node, Reservation, State
+from inference import ledger
+from inference.models import Device, Instance, Node, State
 
 GIB = 1024**3
 
@@ -27,7 +28,8 @@ def instance(model, state: State, **fields) -> Instance:
 
 
 def reserve(instance: Instance, size: int) -> None:
-    Reservation.objects.create(instance=instance, device=instance.node.devices.get(), bytes=size)
+    """As the ledger would, wherever the instance's node has its one device."""
+    ledger.claim(instance, {instance.node.devices.get().pk: size})
 
 
 def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict]:

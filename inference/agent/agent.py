@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
 from django.utils import timezone
 
 from accounts import configuration
@@ -103,7 +103,9 @@ class Agent:
         logger.info("agent: node %s (%s) ready", registered.name, registered.pk)
 
     def _active(self) -> list[Instance]:
-        rows = Instance.objects.on(self._node).active().select_related("model").order_by("created_at")
+        rows = (
+            Instance.objects.on(self._node).active().select_related("model").order_by("-model__priority", "created_at")
+        )
         return list(rows)
 
     def _after_boot(self) -> None:
@@ -177,12 +179,12 @@ class Agent:
         return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
 
     def _may_launch(self, instance: Instance) -> bool:
-        """One start per device at a time, and a crashed one after its pause."""
+        """One start per device at a time, when those who go for it are gone, and a crashed one after its pause."""
         if instance.retry_at and instance.retry_at > timezone.now():
             return False
         mine = set(instance.reservations.values_list("device_id", flat=True))
         starting = Instance.objects.on(self._node).filter(state=State.STARTING, reservations__device_id__in=mine)
-        return not starting.exists()
+        return not starting.exists() and ledger.is_vacated(instance)
 
     def _idle_timeout(self, instance: Instance) -> int:
         return 0 if instance.model.pinned else instance.model.idle_timeout
@@ -329,8 +331,11 @@ class Agent:
 
     def _end(self, instance: Instance, outcome: State, **fields) -> None:
         """The tree is gone: free its memory and close the row."""
-        if self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields):
-            ledger.release(instance)
+        with transaction.atomic():
+            ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
+            if ended:
+                ledger.release(instance)
+        if ended:
             self._probes.forget(instance.pk)
             self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}
             self._let_go = {run: since for run, since in self._let_go.items() if run[0] != instance.pk}

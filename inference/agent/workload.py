@@ -8,7 +8,7 @@ from inference.agent import folders, shims
 from inference.engines import fetching, registry
 from inference.engines.base import Command, Estimate, LaunchRequest
 from inference.models import Instance
-from models_app import artefacts, packaged
+from models_app import artefacts, packaged, profiles
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 TAIL_LINES = 40
@@ -18,7 +18,7 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 def command_for(instance: Instance) -> Command:
     """Raises PlatformError where the files or the engine are not fit to start."""
-    model, where = instance.model, instance.placement
+    model, where = profiles.applied(instance.model, instance.profile), instance.placement
     artefact = artefacts.check_startable(model)
     command = registry.get(model.framework).command(
         LaunchRequest(

@@ -14,6 +14,7 @@ from inference.gateway.snapshot import InstanceEntry, ModelEntry, Snapshot, Snap
 logger = logging.getLogger(__name__)
 
 USUAL_START_SECONDS = 60
+ROOM_SECONDS = 1.0  # between two questions whether there is room now
 
 RequestStart = Callable[[str], Awaitable[object]]
 
@@ -25,6 +26,7 @@ class Queue:
         self.model, self.since, self.old_failures = model, now, old_failures
         self.waiters: set[asyncio.Future] = set()
         self.start: asyncio.Task | None = None
+        self.no_room: errors.NoRoomYet | None = None  # what the last question was answered with
         self.seen_coming = False
 
     def wake(self) -> None:
@@ -73,12 +75,26 @@ class Starts:
         if any(entry.coming for entry in entries):
             queue.seen_coming = True
         else:
-            queue.start = loop.create_task(self._request_start(model.id))
-            queue.start.add_done_callback(lambda task: self._asked(queue, task))
+            self._ask(queue)
         return queue
 
+    def _ask(self, queue: Queue) -> None:
+        queue.start = asyncio.get_running_loop().create_task(self._request_start(queue.model.id))
+        queue.start.add_done_callback(lambda task: self._asked(queue, task))
+
+    def _ask_again(self, queue: Queue) -> None:
+        """As long as somebody waits for it."""
+        if self._queues.get(queue.model.id) is queue and queue.waiters:
+            self._ask(queue)
+
     def _asked(self, queue: Queue, task: asyncio.Task) -> None:
-        if task.cancelled() or task.exception() is None:
+        if task.cancelled():
+            return
+        queue.no_room = task.exception() if isinstance(task.exception(), errors.NoRoomYet) else None
+        if queue.no_room:
+            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._ask_again, queue)
+            return self._tidy(queue)
+        if task.exception() is None:
             return
         error = errors.as_platform_error(task.exception())
         if error is None:
@@ -123,8 +139,10 @@ class Starts:
             text = _("The model was stopped before it was ready.")
             self._end(queue, ModelNotRunning(text, details={"state": "stopped"}, retry_after=1))
 
-    def _not_ready(self, queue: Queue, text) -> ModelNotRunning:
+    def _not_ready(self, queue: Queue, text) -> errors.PlatformError:
         """What to tell a client that is sent away: the state, and in how many seconds to come back."""
+        if queue.no_room:
+            return queue.no_room
         states = [entry.state for entry in self._source.current().of_model(queue.model.id) if entry.coming]
         usual = queue.model.start_seconds or USUAL_START_SECONDS
         elapsed = asyncio.get_running_loop().time() - queue.since

@@ -222,6 +222,7 @@ ENGINE_ADAPTERS = env.list(
     "SERAI_ENGINE_ADAPTERS",
     default=["inference.engines.vllm.VllmAdapter", "inference.engines.llamacpp.LlamaCppAdapter"],
 )
+MIN_RESIDENCY_SECONDS = env.int("SERAI_MIN_RESIDENCY", 60)
 ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machine
 
 # Set by `up` for its children: what lives only as long as that supervisor

@@ -12,6 +12,7 @@ PlatformError
 ├── RateLimited               429
 ├── ModelNotRunning           503         stopped, or still starting when the wait limit came
 ├── InsufficientResources     503         no device has the room
+│   └── NoRoomYet             503         but one may soon: who can wait does
 ├── EngineUnavailable         503         not installed, or died before the first byte
 ├── ServiceUnavailable        503         Postgres is away
 └── OperationTimeout          504
@@ -116,6 +117,10 @@ class ModelNotRunning(PlatformError):
 class InsufficientResources(PlatformError):
     status, code, message = 503, "INSUFFICIENT_RESOURCES", _("No device has enough free memory.")
     openai = "api_error", "insufficient_resources"
+
+
+class NoRoomYet(InsufficientResources):
+    """What may be evicted soon holds the room."""
 
 
 class EngineUnavailable(PlatformError):

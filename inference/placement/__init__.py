@@ -1,0 +1,1 @@
+"""Where instances go and who has to go for them: pure functions over a snapshot, no clock, no database."""

@@ -1,0 +1,93 @@
+"""Decisions of the placement in words: for people of a tenant without a node's name or another tenant's model."""
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
+
+from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
+from inference.engines.base import MIB
+from inference.placement.shapes import Candidate, Decision, Why
+
+GIB = 1024**3
+RETRY_SECONDS = 30
+WORDS = {
+    Why.SILENT: lazy("Its worker does not answer."),
+    Why.ENGINE: "{text}",
+    Why.SUSPECT: "{text}",
+    Why.OTHER_NODE: lazy("The profile names another machine."),
+    Why.CORES: lazy("It has not enough cores."),
+    Why.TOO_SMALL: lazy("{needed} GiB needed, more than the {capacity} GiB that ours may take"),
+    Why.NO_ROOM: lazy("{free} of {capacity} GiB free, {needed} GiB needed"),
+    Why.TOO_FEW: lazy("Its machine has not enough such devices with room."),
+    Why.MAIN_MEMORY: lazy("Its machine has not enough free main memory."),
+    Why.LIMIT: lazy("As many models run as may (max_concurrent_models)."),
+    Why.PINNED: lazy("pinned"),
+    Why.BUSY: lazy("requests are in flight"),
+    Why.AWAITED: lazy("requests wait for it"),
+    Why.STARTING: lazy("starting"),
+    Why.YOUNG: lazy("started a moment ago"),
+    Why.SIBLING: lazy("the same model"),
+    Why.AHEAD: lazy("its room goes to a model that has waited longer"),
+}
+OF_THE_NODE = {Why.SILENT, Why.ENGINE}
+OF_THE_SIZE = {Why.NO_ROOM, Why.TOO_SMALL}
+
+
+def reason(why: str, needed: int = 0, free: int = 0, capacity: int = 0, text: str = "") -> str:
+    """One code in words; sizes in bytes."""
+    if not why:
+        return ""
+    words = str(WORDS[Why(why)])
+    return words.format(needed=_gib(needed), free=_gib(free), capacity=_gib(capacity), text=text)
+
+
+def line(candidate: Candidate) -> str:
+    """For operators: profile, node, device and the word on it."""
+    word = _word(candidate)
+    where = f"{candidate.node} {candidate.device}"
+    return f"{candidate.profile}, {where}: {word}" if candidate.profile else f"{where}: {word}"
+
+
+def refusal(decision: Decision, waits: bool) -> PlatformError:
+    """The error for a decision that placed nothing. `waits`: the one who asked can wait until there is room."""
+    trace = decision.trace
+    if trace and all(candidate.why in OF_THE_NODE for candidate in trace):
+        worst = next((each for each in trace if each.why == Why.ENGINE), trace[-1])
+        return EngineUnavailable(reason(worst.why, text=worst.text) or None, retry_after=15)
+    kind = NoRoomYet if waits else InsufficientResources
+    return kind(_why_no_room(decision), details=_figures(decision), retry_after=RETRY_SECONDS)
+
+
+def _why_no_room(decision: Decision) -> str:
+    trace = decision.trace
+    if not trace:
+        return _("No machine has a device of the kind that the model asks for.")
+    if all(candidate.why == Why.LIMIT for candidate in trace):
+        return reason(Why.LIMIT)
+    short = [candidate for candidate in trace if candidate.why in OF_THE_SIZE]
+    if not short:
+        return _("No device is fit for it: %(why)s") % {"why": _word(trace[0])}
+    best = max(short, key=lambda candidate: candidate.free - candidate.needed)
+    return _("No device has enough free memory: %(needed)s GiB needed, at most %(free)s GiB free.") % {
+        "needed": _gib(best.needed),
+        "free": _gib(best.free),
+    }
+
+
+def _figures(decision: Decision) -> dict:
+    """MiB of the device that came closest."""
+    short = [candidate for candidate in decision.trace if candidate.why in OF_THE_SIZE]
+    if not short:
+        return {}
+    best = max(short, key=lambda candidate: candidate.free - candidate.needed)
+    return {"needed_mib": -(-best.needed // MIB), "free_mib": max(0, best.free) // MIB}
+
+
+def _word(candidate: Candidate) -> str:
+    word = reason(candidate.why, candidate.needed, candidate.free, candidate.capacity, candidate.text)
+    if word:
+        return word
+    return _("taken") if candidate.taken else _("has the room")
+
+
+def _gib(size: int) -> str:
+    return f"{max(0, size) / GIB:.1f}"
