@@ -26,7 +26,7 @@ def follow(instance: Instance) -> None:
 
 
 def _settle(task: Task) -> None:
-    instances = list(Instance.objects.filter(pk__in=task.targets))
+    instances = list(Instance.objects.filter(pk__in=task.targets).order_by("replica"))
     status, error = outcome(task, instances)
     if status != TaskStatus.RUNNING:
         task.status, task.error, task.finished_at = status, error, timezone.now()

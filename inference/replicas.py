@@ -4,10 +4,10 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, Max, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 60  # that draining may take where nobody says otherwise
 FAILURES_COUNT_FOR = timedelta(hours=1)
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=15)
+FIRST_PAUSE, LONGEST_PAUSE, MOST_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
 NO_ROOM_PAUSE = 30.0  # seconds until a replica that found no room is tried again
 
 
@@ -74,9 +74,9 @@ def trim(model: Model) -> None:
         instance.ask(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_SECONDS)
 
 
-def pause_after(failures: list[datetime]) -> timedelta:
-    """How long a replica that failed so often is left alone: twice as long each time."""
-    return min(FIRST_PAUSE * 2 ** (len(failures) - 1), LONGEST_PAUSE) if failures else timedelta()
+def pause_after(failures: int) -> timedelta:
+    """How long a model whose replicas failed so often is left as it is: twice as long each time."""
+    return min(FIRST_PAUSE * 2 ** min(failures - 1, MOST_DOUBLINGS), LONGEST_PAUSE) if failures else timedelta()
 
 
 class Keeper:
@@ -107,9 +107,9 @@ class Keeper:
 
 def _failed_lately(model: Model) -> bool:
     since = timezone.now() - FAILURES_COUNT_FOR
-    failures = model.instances.filter(state=State.FAILED, state_since__gt=since).order_by("state_since")
-    times = list(failures.values_list("state_since", flat=True))
-    return bool(times) and timezone.now() < times[-1] + pause_after(times)
+    failures = model.instances.filter(state=State.FAILED, state_since__gt=since)
+    last = failures.aggregate(last=Max("state_since"))["last"]
+    return last is not None and timezone.now() < last + pause_after(failures.count())
 
 
 def _revivable(model: Model) -> list[Instance]:

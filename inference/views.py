@@ -83,6 +83,7 @@ class RestartView(VerbView):
 class RestartAutostartView(APIView):
     """Of the caller's tenant; for an operator who names none, of all."""
 
+    for_all_tenants = True
     permissions = {"POST": Permission.RUN_MODELS}
 
     @extend_schema(request=None, responses=RestartedSerializer)
@@ -97,6 +98,7 @@ class RestartAutostartView(APIView):
 class StopAllView(APIView):
     """Of the caller's tenant; for an operator who names none, of all."""
 
+    for_all_tenants = True
     permissions = {"POST": Permission.RUN_MODELS}
 
     @extend_schema(request=StopSerializer, responses=StoppedSerializer)

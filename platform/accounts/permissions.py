@@ -30,7 +30,7 @@ class PolicyPermission(BasePermission):
         """What an operator makes belongs to a tenant, and he may be in none."""
         actor = request.auth
         makes = request.method == "POST" and not view.kwargs and permission != Permission.OPERATE
-        if makes and actor.is_operator and actor.tenant is None:
+        if makes and not getattr(view, "for_all_tenants", False) and actor.is_operator and actor.tenant is None:
             raise InvalidRequest(_("Name a tenant: header Serai-Tenant."), param="Serai-Tenant")
 
     def _is_unknown_method(self, view, request) -> bool:

@@ -207,9 +207,15 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py up", description="Start everything, in the foreground.")
     parser.add_argument("--host", default=os.environ.get("SERAI_HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("SERAI_PORT", "8000"), help="0: any free one")
-    parser.add_argument("--web", type=int, default=1, metavar="N", help="number of web processes")
+    parser.add_argument("--web", type=_count, default=1, metavar="N", help="number of web processes")
     return parser

@@ -118,8 +118,8 @@ class Tenant:
 
 
 @contextmanager
-def running(data: Path, **more: str) -> Iterator[Product]:
-    """`up` on this data folder and a free port, ended by a signal."""
+def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
+    """`up` on this data folder and a free port, ended by a signal; `more` are variables of its environment."""
     servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own, not the tests'
     environment = {name: value for name, value in os.environ.items() if name not in servers}
     environment |= {
@@ -129,7 +129,7 @@ def running(data: Path, **more: str) -> Iterator[Product]:
     }  # fmt: skip
     with (data.parent / f"{data.name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), "up"],
+            [sys.executable, str(ROOT / "manage.py"), "up", *arguments],
             env=environment,
             stdout=log,
             stderr=log,
