@@ -12,6 +12,7 @@ from django.db import DatabaseError, InterfaceError
 
 from accounts.actor import Actor
 from core import broker, events
+from core.periodic import Level, Periodic
 from monitoring.credentials import Credential, standing
 from monitoring.outbox import Outbox, Overflow
 
@@ -41,14 +42,18 @@ class Hub:
         self._sockets: set[Socket] = set()
         self._tasks: list[asyncio.Task] = []
         self._listening = asyncio.Event()
+        self._loops = [
+            Periodic("sockets' rights", Level.HIGH, RECHECK_SECONDS),
+            Periodic("sockets' states", Level.MEDIUM, SNAPSHOT_SECONDS),
+        ]
 
     def join(self, socket: Socket) -> None:
         self._sockets.add(socket)
         if not self._tasks:
             loops = (
                 self._follow(),
-                self._every(RECHECK_SECONDS, self._recheck),
-                self._every(SNAPSHOT_SECONDS, self._refresh),
+                self._every(self._loops[0], self._recheck),
+                self._every(self._loops[1], self._refresh),
             )
             self._tasks = [asyncio.create_task(loop) for loop in loops]
 
@@ -58,6 +63,8 @@ class Hub:
             for task in self._tasks:
                 task.cancel()
             self._tasks = []
+            for loop in self._loops:
+                loop.end()
             self._listening.clear()
 
     async def listening(self) -> None:
@@ -96,11 +103,12 @@ class Hub:
 
     # --- rights and states, from time to time
 
-    async def _every(self, seconds: float, work) -> None:
+    async def _every(self, loop: Periodic, work) -> None:
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(loop.interval)
             try:
-                await work()
+                with loop.turn():
+                    await work()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("sockets: the database is away (%s)", type(error).__name__)
 

@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
+
+from core.periodic import Level, Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -14,15 +15,21 @@ LOCK = 0x5E7A1  # the same number in every scheduler
 PAUSE = 1.0
 
 
-@dataclass
 class Duty:
-    """Something done every `seconds`; `last_error` keeps the class of the latest failure."""
+    """Something done every `seconds`."""
 
-    name: str
-    seconds: float
-    work: Callable[[], object]
-    due: float = 0.0
-    last_error: str = ""
+    def __init__(self, name: str, seconds: float, work: Callable[[], object], level: Level = Level.MEDIUM):
+        self.loop = Periodic(name, level, seconds)
+        self._work = work
+        self._due = 0.0
+
+    def do_if_due(self) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + self.loop.interval
+        with self.loop.turn():
+            self._work()
 
 
 class Scheduler:
@@ -30,6 +37,7 @@ class Scheduler:
 
     def __init__(self, duties: list[Duty]):
         self._duties = duties
+        self._loop = Periodic("scheduler", Level.CRITICAL, PAUSE)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -38,7 +46,8 @@ class Scheduler:
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._work_if_first()
+                with self._loop.turn():
+                    self._work_if_first()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("scheduler: the database is away (%s)", type(error).__name__)
                 close_old_connections()
@@ -57,16 +66,8 @@ class Scheduler:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
     def _work(self) -> None:
-        now = time.monotonic()
         for duty in self._duties:
-            if now >= duty.due:
-                duty.due = now + duty.seconds
-                self._do(duty)
-
-    def _do(self, duty: Duty) -> None:
-        try:
-            duty.work()
-            duty.last_error = ""
-        except DatabaseError as error:
-            duty.last_error = type(error).__name__
-            logger.exception("scheduler: %s failed", duty.name)
+            try:
+                duty.do_if_due()
+            except DatabaseError:
+                logger.exception("scheduler: %s failed", duty.loop.name)

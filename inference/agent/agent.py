@@ -11,7 +11,9 @@ from django.utils import timezone
 
 from accounts import configuration
 from accounts.models import Installation
+from core import logs
 from core.errors import PlatformError
+from core.periodic import Level, Periodic
 from inference import ledger, services, transitions
 from inference.agent import folders, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
@@ -38,6 +40,7 @@ class Agent:
     """One per node. `run` returns when `stop` was called; engines live on and the next agent adopts them."""
 
     def __init__(self):
+        self._loop = Periodic("agent", Level.CRITICAL, TICK)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._probes = Probes(on_change=self.look_now)
@@ -61,7 +64,8 @@ class Agent:
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._tick()
+                with self._loop.turn():
+                    self._tick()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
             except Superseded:
@@ -82,7 +86,8 @@ class Agent:
             node.record_devices(self._node)
         seen_traffic = traffic.read()
         for instance in self._active():
-            self._reconcile(instance, seen_traffic)
+            with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
+                self._reconcile(instance, seen_traffic)
         if self._every("orphans", 10.0):
             self._orphans.sweep()
 

@@ -8,17 +8,20 @@ import psycopg
 from django.db import connection
 
 from core.notify import CHANNEL
+from core.periodic import Level, Periodic
 
 logger = logging.getLogger(__name__)
 
 TABLES = {"inference_instance"}
 PAUSE = 2.0
+LISTEN_SECONDS = 1.0
 
 
 class Listener(threading.Thread):
     def __init__(self, wake: Callable[[], None]):
         super().__init__(name="agent-listener", daemon=True)
         self._wake = wake
+        self._loop = Periodic("agent listener", Level.MEDIUM, LISTEN_SECONDS)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -39,6 +42,7 @@ class Listener(threading.Thread):
         with psycopg.connect(**parameters, autocommit=True) as link:
             link.execute(f"LISTEN {CHANNEL}")
             while not self._stopping.is_set():
-                for notice in link.notifies(timeout=1.0, stop_after=1):
-                    if notice.payload in TABLES:
-                        self._wake()
+                with self._loop.turn():
+                    for notice in link.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                        if notice.payload in TABLES:
+                            self._wake()

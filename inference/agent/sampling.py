@@ -9,6 +9,7 @@ from typing import Protocol
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
 from accounts import configuration
+from core.periodic import Level, Periodic
 from inference.models import Node
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Sampling(threading.Thread):
     def __init__(self, node: Callable[[], Node | None]):
         super().__init__(name="sampling", daemon=True)
         self._node = node
+        self._loop = Periodic("sampling", Level.HIGH, configuration.current().gpu_monitor_interval)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -44,8 +46,9 @@ class Sampling(threading.Thread):
         while not self._stopping.wait(LOOK_SECONDS):
             node, now = self._node(), time.monotonic()
             if node and now - sampled_at >= configuration.current().gpu_monitor_interval - LOOK_SECONDS / 2:
-                sampled_at = now
-                self._sample(node)
+                sampled_at, self._loop.interval = now, configuration.current().gpu_monitor_interval
+                with self._loop.turn():
+                    self._sample(node)
 
     def _sample(self, node: Node) -> None:
         for sampler in _samplers:

@@ -6,7 +6,7 @@ import time
 from django.utils.translation import gettext_lazy as _
 
 from accounts.policy import Permission
-from core import errors
+from core import errors, logs
 from inference.gateway import core, dialects, metering, requests
 from inference.gateway.dispatch import Dispatch
 from inference.gateway.errors import status_for
@@ -37,6 +37,7 @@ class Exchange:
         self.principal: Principal | None = None
 
     async def run(self) -> None:
+        logs.bind(request_id=self._out.shown_request_id)
         try:
             await self._answer()
         except asyncio.CancelledError:
@@ -61,6 +62,7 @@ class Exchange:
     async def _serve(self) -> None:
         source = self._gateway.source
         self.principal = await self._gateway.authenticate(self._out.headers)
+        logs.bind(tenant=self.principal.tenant_id)
         core.require(self.principal, Permission.INFER)
         body = requests.parse(await self._body())
         ref = self._ref if self._ref is not None else requests.model_ref(body)

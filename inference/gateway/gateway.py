@@ -14,6 +14,7 @@ from accounts import tokens
 from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
+from core.periodic import Level, Periodic
 from inference.gateway import core
 from inference.gateway.config import Config
 from inference.gateway.errors import NotAllowed
@@ -123,6 +124,7 @@ class Gateway:
         self._active: set[tuple[Exchange, Responder]] = set()
         self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: bytes, since when
         self._sweeper: asyncio.Task | None = None
+        self._loop = Periodic("gateway clients", Level.HIGH, SWEEP_SECONDS)
         source.subscribe(self._follow)
 
     async def __call__(self, scope, receive, send) -> None:
@@ -186,6 +188,7 @@ class Gateway:
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
+        self._loop.end()
         self._sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await self._sweeper
@@ -211,14 +214,18 @@ class Gateway:
         """Let go of clients that do not read, and of streams whose key or user is no longer good."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            too_long = time.monotonic() - self.config.send_timeout
-            for exchange, out in list(self._active):
-                if 0 < out.sending_since < too_long:
-                    out.abandon()
-                    exchange.leave()
-                elif exchange.principal and not self._still_good(exchange.principal):
-                    exchange.cut(errors.Unauthenticated())
-            self._let_go_of_lingering(too_long)
+            with self._loop.turn():
+                self._let_go()
+
+    def _let_go(self) -> None:
+        too_long = time.monotonic() - self.config.send_timeout
+        for exchange, out in list(self._active):
+            if 0 < out.sending_since < too_long:
+                out.abandon()
+                exchange.leave()
+            elif exchange.principal and not self._still_good(exchange.principal):
+                exchange.cut(errors.Unauthenticated())
+        self._let_go_of_lingering(too_long)
 
     def _let_go_of_lingering(self, too_long: float) -> None:
         for out, (unsent, since) in list(self._lingering.items()):

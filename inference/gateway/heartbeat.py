@@ -13,6 +13,7 @@ from datetime import datetime
 from django.db import DatabaseError, close_old_connections, connection
 from django.db.utils import InterfaceError
 
+from core.periodic import Level, Periodic
 from inference.agent import processes
 from inference.models import GatewayHeartbeat
 
@@ -28,6 +29,7 @@ class Heartbeat:
 
     def __init__(self, describe: Callable[[], dict]):
         self._describe = describe
+        self._loop = Periodic("gateway heartbeat", Level.CRITICAL, BEAT_SECONDS)
         self._id = uuid.uuid4()
         self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": processes.identity()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
@@ -37,6 +39,7 @@ class Heartbeat:
         self._task = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
+        self._loop.end()
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -47,7 +50,8 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         while True:
-            await self.once()
+            with self._loop.turn():
+                await self.once()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def once(self) -> None:

@@ -16,6 +16,7 @@ import orjson
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection
 from django.db.utils import InterfaceError
 
+from core.periodic import Level, Periodic
 from inference.gateway import spool
 from inference.gateway.relay import Usage
 
@@ -118,12 +119,16 @@ class Flusher(threading.Thread):
         self._reader = spool.SpoolReader(own.folder)
         self._unsent: list[tuple[list, list]] = []
         self._key_uses: dict[str, float] = {}
+        self._loop = Periodic("usage flusher", Level.HIGH, FLUSH_SECONDS)
         self._ending = threading.Event()
         self._recover_at = 0.0
 
     def run(self) -> None:
         while not self._ending.is_set():
-            self._ending.wait(self._round())
+            with self._loop.turn():
+                pause = self._round()
+            self._ending.wait(pause)
+        self._loop.end()
         if self._round() == FLUSH_SECONDS:
             self._spool.remove()
         self._store.close()

@@ -15,6 +15,7 @@ import psycopg
 from django.db import connections
 
 from core.notify import CHANNEL
+from core.periodic import Level, Periodic
 from inference.gateway import loader
 from inference.gateway.snapshot import Snapshot, SnapshotSource
 
@@ -38,6 +39,7 @@ class Refresher(threading.Thread):
     def __init__(self, source: SnapshotSource, loop: asyncio.AbstractEventLoop):
         super().__init__(name="snapshot-refresher", daemon=True)
         self._source, self._loop = source, loop
+        self._turns = Periodic("snapshot refresher", Level.CRITICAL, LOOK_SECONDS)
         self._ending = threading.Event()
         self._parts: dict = {}
 
@@ -62,12 +64,14 @@ class Refresher(threading.Thread):
     def _follow(self, connection: psycopg.Connection) -> None:
         loaded_at = time.monotonic()
         while not self._ending.is_set():
-            changed = self._changes(connection)
-            if time.monotonic() - loaded_at > RELOAD_SECONDS:
-                changed = set(loader.READERS)
-                loaded_at = time.monotonic()
-            if changed:
-                self._load(connection, changed)
+            with self._turns.turn():
+                changed = self._changes(connection)
+                if time.monotonic() - loaded_at > RELOAD_SECONDS:
+                    changed = set(loader.READERS)
+                    loaded_at = time.monotonic()
+                if changed:
+                    self._load(connection, changed)
+        self._turns.end()
 
     def _changes(self, connection: psycopg.Connection) -> set[str]:
         """The parts whose tables changed, once something has and the dust has settled."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from accounts import policy
 from accounts.models import ApiKey, Role, Tenant, User
 from accounts.policy import Permission
+from core import logs
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Actor:
         if self.key:
             return policy.key_may(self.role, self.key.scopes, permission)
         return self.is_operator or policy.role_may(self.role, permission)
+
+    def name_in_logs(self) -> None:
+        """Lines that are logged for this request say whose it is."""
+        if self.tenant:
+            logs.bind(tenant=self.tenant.pk)
 
     @property
     def label(self) -> str:

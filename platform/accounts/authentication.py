@@ -105,6 +105,7 @@ class CredentialAuthentication(BaseAuthentication):
         if credential is None:
             return None
         actor = actor_for_credential(credential, request.headers.get(TENANT_HEADER))
+        actor.name_in_logs()
         return actor.user or actor, actor
 
     def authenticate_header(self, request):
@@ -120,6 +121,7 @@ class ConsoleAuthentication(SessionAuthentication):
             actor = anonymous_actor()
             return (actor, actor) if actor else None
         actor = actor_for_user(found[0], request.headers.get(TENANT_HEADER))
+        actor.name_in_logs()
         return found[0], actor
 
     def authenticate_header(self, request):

@@ -16,6 +16,7 @@ from accounts import audit
 from accounts.actor import Actor
 from accounts.models import ConfigurationValue
 from core.errors import InvalidRequest
+from core.periodic import Level, Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,13 @@ class _Memory:
         self._read_at = time.monotonic()
 
     def follow(self) -> None:
+        loop = Periodic("configuration", Level.HIGH, FRESH_SECONDS)
         while True:
-            close_old_connections()
-            self.refresh()
-            self.followed = True
-            logging.getLogger().setLevel(self.value.log_level)
+            with loop.turn():
+                close_old_connections()
+                self.refresh()
+                self.followed = True
+                logging.getLogger().setLevel(self.value.log_level)
             time.sleep(FRESH_SECONDS)
 
 

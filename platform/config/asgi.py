@@ -13,6 +13,7 @@ django_app = get_asgi_application()  # first: it fills the app registry
 from django.conf import settings  # noqa: E402
 
 from accounts import configuration  # noqa: E402
+from core import periodic  # noqa: E402
 from core.limits import BodyLimit  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
 from monitoring.routing import sockets  # noqa: E402
@@ -24,6 +25,7 @@ async def application(scope, receive, send):
     """Lifespan belongs to the data plane: it has a snapshot to load and requests to settle."""
     if scope["type"] == "lifespan":
         configuration.follow()
+        periodic.watch()
     if scope["type"] == "websocket":
         await sockets(scope, receive, send)
     elif scope["type"] == "lifespan" or gateway.handles(scope):

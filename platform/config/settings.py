@@ -247,12 +247,15 @@ WHITENOISE_AUTOREFRESH = False
 
 # --- Logs
 LOG_LEVEL = env.str("SERAI_LOG_LEVEL", "INFO")
+LOG_FORMAT = env.str("SERAI_LOG_FORMAT", "plain", choices=("plain", "json"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"redact": {"()": "core.logs.Redact"}},
-    "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["redact"]}},
+    "filters": {"redact": {"()": "core.logs.Redact"}, "fields": {"()": "core.logs.Fields"}},
+    "formatters": {"plain": {"()": "core.logs.Plain"}, "json": {"()": "core.logs.Json"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["redact", "fields"]}
+    },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "axes": {"level": "WARNING"},

@@ -1,7 +1,16 @@
-"""Nothing secret reaches a log: keys, tokens and passwords in URLs are masked at the root handler."""
+"""What each log line tells beside its message: request id and tenant; and what none may tell: keys, tokens, passwords.
+
+`bound` and `bind` name the fields for everything that the same task or thread logs.
+"""
 
 import logging
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import orjson
 
 SECRET = re.compile(
     r"(sk-serai-[\w-]{4})[\w-]+"  # API keys: the prefix stays, so that a line can be traced
@@ -12,6 +21,57 @@ SECRET = re.compile(
 
 def redact(text: str) -> str:
     return SECRET.sub(lambda match: f"{next(filter(None, match.groups()), '')}***", text)
+
+
+_fields: ContextVar[dict[str, str] | None] = ContextVar("log_fields", default=None)
+
+
+def bind(**fields: str) -> None:
+    """Until the end of the surrounding `bound`, or of the task."""
+    _fields.set({**(_fields.get() or {}), **fields})
+
+
+@contextmanager
+def bound(**fields: str) -> Iterator[None]:
+    token = _fields.set({**(_fields.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+class Fields(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.fields = _fields.get() or {}
+        return True
+
+
+class Plain(logging.Formatter):
+    """`INFO inference.agent: message [tenant=… instance=…]`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{record.levelname} {record.name}: {record.getMessage()}"
+        if record.fields:
+            line += f" [{' '.join(f'{name}={value}' for name, value in record.fields.items())}]"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class Json(logging.Formatter):
+    """One object per line: time (UTC), level, logger, message, the bound fields, and the traceback if there is one."""
+
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **record.fields,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
 
 
 class Redact(logging.Filter):

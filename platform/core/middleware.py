@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.utils.cache import patch_vary_headers
 from django.utils.translation import gettext as _
 
-from core import cors
+from core import cors, logs
 from core.errors import InvalidRequest, json_response
 
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -27,7 +27,8 @@ class RequestIdMiddleware:
 
     def __call__(self, request):
         request.request_id = request_id_from(request.headers.get("X-Request-Id"))
-        response = self.get_response(request)
+        with logs.bound(request_id=request.request_id):
+            response = self.get_response(request)
         response["X-Request-Id"] = request.request_id
         return response
 

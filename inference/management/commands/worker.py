@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts import configuration
 from config.celery import app
+from core import periodic
 from inference.agent.step import AgentStep, AnotherAgent, claim_data_folder
 
 
@@ -25,6 +26,7 @@ class Command(BaseCommand):
         # Celery's word against root is about pickled messages, and we take JSON only
         warnings.filterwarnings("ignore", category=SecurityWarning)
         configuration.follow()
+        periodic.watch()
         app.steps["worker"].add(AgentStep)
         name = f"worker@{socket.gethostname()}"
         queues = f"celery,node.{socket.gethostname()}"

@@ -6,6 +6,7 @@ from functools import partial
 from django.core.management.base import BaseCommand
 
 from accounts import configuration
+from core import periodic
 from inference import housekeeping, replicas
 from monitoring import levels, rollups
 from monitoring.scheduler import Duty, Scheduler
@@ -35,4 +36,5 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.stop())
         configuration.follow()
+        periodic.watch()
         scheduler.run()
