@@ -1,6 +1,7 @@
 """Operators' pages for models, instances, nodes and tasks. Actions call services."""
 
 from django.contrib import admin, messages
+from django.shortcuts import redirect
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
@@ -15,12 +16,14 @@ from models_app import services as catalogue
 from models_app.forms import AliasFormSet, ModelForm
 from models_app.models import Model, ModelAlias
 
+RUNNING = _("%s is running. Stop it first.")
 STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
 
 
 class AliasInline(TabularInline):
     model = ModelAlias
     formset = AliasFormSet
+    verbose_name, verbose_name_plural = _("alias"), _("Aliases")
     extra = 0
     fields = ["name"]
 
@@ -50,10 +53,18 @@ class CatalogueAdmin(AuditedAdmin):
 
     def get_deleted_objects(self, objs, request):
         """What ran of a model goes with it, and is nobody's to forbid; a running one is not deleted."""
-        running = [_("%s is running. Stop it first.") % model for model in objs if lifecycle.get().is_active(model)]
+        running = [RUNNING % model for model in objs if lifecycle.get().is_active(model)]
         aliases = ModelAlias.objects.filter(model__in=objs).count()
-        counts = {Model._meta.verbose_name_plural: len(objs), ModelAlias._meta.verbose_name_plural: aliases}
+        counts = {Model._meta.verbose_name_plural: len(objs), _("Aliases"): aliases}
         return [str(model) for model in objs], counts, set(), running
+
+    def delete_view(self, request, object_id, extra_context=None):
+        """Of a running model there is nothing to confirm."""
+        model = self.get_object(request, object_id)
+        if model and lifecycle.get().is_active(model):
+            self.message_user(request, RUNNING % model, messages.ERROR)
+            return redirect("admin:models_app_model_change", object_id)
+        return super().delete_view(request, object_id, extra_context)
 
     def delete_model(self, request, obj):
         catalogue.delete(actor_for_user(request.user), obj, force=False, request=request)

@@ -140,7 +140,7 @@ def test_several_are_deleted_at_once(console, tenant, model):
 def test_a_running_model_is_not_deleted(console, model, state):
     running.reserve(running.instance(model, state), 1)
     for data in ({}, {"post": "yes"}):
-        page = console.post(f"{LIST}{model.pk}/delete/", data)
+        page = console.post(f"{LIST}{model.pk}/delete/", data, follow=True)
         assert "ours is running. Stop it first." in page.content.decode()
     chosen = {"action": "delete_selected", "_selected_action": [model.pk], "post": "yes"}
     assert "ours is running. Stop it first." in console.post(LIST, chosen).content.decode()

@@ -2,12 +2,14 @@
 
 import ast
 import gettext
+import json
 import re
 
 import pytest
 
 from core import errors
 from models_app.models import Model
+from tests.gateway_kit import Engine, chat, engine_folder, instance, served, snapshot
 from tests.messages import FOLDER, calls, read_po, sources, texts
 
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w*\}")
@@ -63,3 +65,34 @@ def test_no_message_is_left_untranslated_and_none_loses_a_value():
         if key not in plurals and sorted(PLACEHOLDER.findall(key)) != sorted(PLACEHOLDER.findall(text))
     }
     assert changed == set()
+
+
+def gateway_errors(headers: dict) -> list[str]:
+    """What the data plane says on each of its surfaces, whole and as the last event of a stream."""
+    with (
+        engine_folder() as folder,
+        served(snapshot(instance(Engine(folder).endpoint))) as gateway,
+        gateway.client() as client,
+    ):
+        client.headers.update(headers)
+        told = [
+            client.post(path, json=chat(model="missing")).json()["error"]["message"]
+            for path in ("/v1/chat/completions", "/api/models/missing/generate", "/api/v1/models/missing/generate")
+        ]
+        broken = client.post("/v1/chat/completions", json=chat("[[truncate=2]]", stream=True)).text
+    return [*told, json.loads(broken.strip().rpartition("data: ")[2])["error"]["message"]]
+
+
+def test_the_data_plane_speaks_the_callers_language_too():
+    unknown = "模型“missing”不存在，或您无权访问。"
+    assert gateway_errors({"Accept-Language": "zh-CN"}) == [unknown] * 3 + ["引擎中断了应答。"]
+    english = gateway_errors({})
+    assert english[0] == "The model 'missing' does not exist, or you have no access to it."
+    assert english[-1] == "The engine broke off while answering."
+
+
+def test_codes_are_the_same_in_every_language(api, owner):
+    chinese = api(owner, **{"Accept-Language": "zh"}).get("/api/v1/models/nothing").json()
+    english = api(owner).get("/api/v1/models/nothing").json()
+    assert chinese["error"]["code"] == english["error"]["code"] == "MODEL_NOT_FOUND"
+    assert chinese["message"] != english["message"]
