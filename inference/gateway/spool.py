@@ -175,6 +175,8 @@ class SpoolReader:
 
 def left_behind(root: Path) -> Iterator[Path]:
     """Folders of processes that are no more, each locked while it is looked at."""
+    for gone in root.glob(".gone-*"):  # by a process that was killed over it
+        shutil.rmtree(gone, ignore_errors=True)
     for folder in sorted(root.glob("[!.]*-*")):
         descriptor = lock(folder)
         if descriptor is not None:
@@ -185,4 +187,8 @@ def left_behind(root: Path) -> Iterator[Path]:
 
 
 def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """In one step for others: with its lock file gone first, another process could own what is half deleted."""
+    gone = folder.with_name(f".gone-{folder.name}")
+    with suppress(OSError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
