@@ -35,7 +35,7 @@ class CatalogueAdmin(AuditedAdmin):
     list_filter = ["tenant", "framework", "visibility"]
     search_fields = ["name", "display_name", "aliases__name"]
     readonly_fields = ["id", "show_status", "show_reason", "created_at", "updated_at"]
-    exclude = ["created_by", "profiles"]
+    exclude = ["created_by"]
     actions = ["start_models", "stop_models", "restart_models"]
     inlines = [AliasInline]
     list_select_related = ["tenant"]

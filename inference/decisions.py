@@ -23,7 +23,7 @@ def keep(model: Model, decision: Decision, outcome: str, instance: Instance | No
         return
     content = as_json(decision) | {"outcome": outcome}
     PlacementRecord.objects.create(tenant_id=model.tenant_id, model=model, instance=instance, decision=content)
-    old = PlacementRecord.objects.filter(model=model).values("pk")[KEPT:]
+    old = PlacementRecord.objects.filter(model=model).values_list("pk", flat=True)[KEPT:]
     PlacementRecord.objects.filter(pk__in=list(old)).delete()
 
 

@@ -40,7 +40,7 @@ def evict(instance_ids: list[str], patience: int) -> list[Instance]:
     Raises NoRoom where one of them is not as it was, or is being changed by somebody at this moment.
     """
     lock()
-    rows = Instance.objects.select_for_update(skip_locked=True, of=["self"]).select_related("model")
+    rows = Instance.objects.select_for_update(skip_locked=True, no_key=True, of=["self"]).select_related("model")
     victims = list(rows.filter(pk__in=instance_ids).order_by("pk"))
     if len(victims) < len(instance_ids):
         raise NoRoom
@@ -63,7 +63,7 @@ def _ask_to_go(victim: Instance, patience: int) -> None:
 @transaction.atomic
 def reclaim(instance: Instance) -> None:
     """For one that was to go and is wanted again: its claim counts again. Raises NoRoom if it is promised away."""
-    Instance.objects.select_for_update().get(pk=instance.pk)
+    Instance.objects.select_for_update(no_key=True).get(pk=instance.pk)
     lock()
     leaving = instance.reservations.filter(leaving=True)
     for reservation in leaving:

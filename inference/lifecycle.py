@@ -7,8 +7,9 @@ from django.db.models import Avg, Count, OuterRef, QuerySet, Subquery, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core.errors import Conflict
-from inference import services, status
+from accounts.actor import Actor
+from core.errors import Conflict, PlatformError
+from inference import forecast, services, status
 from inference.models import Instance, Reservation, State, UsageRecord
 from inference.usage import FAILED
 from models_app.models import Model
@@ -64,6 +65,15 @@ class Lifecycle:
 
     def scale(self, model: Model) -> list[str]:
         return services.scale(model)
+
+    def estimate(self, model: Model, actor: Actor) -> dict | None:
+        try:
+            return forecast.estimate(model, actor)
+        except PlatformError:
+            return None
+
+    def doubts(self, model: Model) -> list[str]:
+        return forecast.warnings(model)
 
     def end(self, model: Model) -> None:
         if self.is_active(model):

@@ -3,7 +3,8 @@
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from inference.models import Task
+from inference import ways
+from inference.models import DeviceKind, Task
 from models_app.serializers import ModelSerializer, ReplicasSerializer
 
 
@@ -211,3 +212,89 @@ class UsageSerializer(serializers.Serializer):
     end_date = serializers.DateField()
     items = UsageRowSerializer(many=True)
     total = UsageSumsSerializer()
+
+
+class CandidateSerializer(serializers.Serializer):
+    """The word on one device; memory in MiB. `node` is null for all but operators."""
+
+    profile = serializers.CharField(allow_null=True)
+    node = serializers.CharField(allow_null=True)
+    device = serializers.CharField()
+    fits = serializers.BooleanField()
+    taken = serializers.BooleanField()
+    why = serializers.CharField()
+    needed = serializers.IntegerField()
+    free = serializers.IntegerField()
+    capacity = serializers.IntegerField()
+
+
+class WaySerializer(serializers.Serializer):
+    """One device configuration and what the model takes in it; memory in MiB."""
+
+    profile = serializers.CharField(allow_null=True)
+    device = serializers.ChoiceField(choices=DeviceKind.choices)
+    count = serializers.IntegerField()
+    source = serializers.ChoiceField(choices=ways.SOURCES)
+    weights = serializers.IntegerField()
+    overhead = serializers.IntegerField()
+    kv_cache = serializers.IntegerField()
+    total = serializers.IntegerField()
+    per_device = serializers.IntegerField()
+    main_memory = serializers.IntegerField()
+    devices = CandidateSerializer(many=True)
+
+
+class VictimSerializer(serializers.Serializer):
+    """A model that would have to give its memory back. Another tenant's has no name."""
+
+    model_id = serializers.CharField(allow_null=True)
+    model_name = serializers.CharField(allow_null=True)
+    priority = serializers.IntegerField()
+    idle_time_sec = serializers.IntegerField()
+
+
+class EstimateSerializer(serializers.Serializer):
+    model_id = serializers.CharField()
+    model_name = serializers.CharField()
+    outcome = serializers.ChoiceField(choices=["fits", "evicts", "waits", "refused"])
+    message = serializers.CharField()
+    profile = serializers.CharField(allow_null=True)
+    would_evict = VictimSerializer(many=True)
+    ways = WaySerializer(many=True)
+
+
+class HolderSerializer(serializers.Serializer):
+    """An instance that held memory then: it had to go, or why it could stay. Another tenant's model has no name."""
+
+    model_id = serializers.CharField(allow_null=True)
+    model_name = serializers.CharField(allow_null=True)
+    evicted = serializers.BooleanField()
+    why = serializers.CharField(allow_null=True)
+
+
+class DecisionSerializer(serializers.Serializer):
+    """`last_asked_at` is later than `created_at` for who asked in vain several times; `total` is in MiB."""
+
+    created_at = serializers.DateTimeField()
+    last_asked_at = serializers.DateTimeField()
+    outcome = serializers.ChoiceField(choices=["placed", "refused", "waiting"])
+    message = serializers.CharField()
+    instance_id = serializers.CharField(allow_null=True)
+    profile = serializers.CharField(allow_null=True)
+    source = serializers.CharField(allow_null=True)
+    total = serializers.IntegerField(allow_null=True)
+    node = serializers.CharField(allow_null=True)
+    devices = serializers.ListField(child=serializers.CharField())
+    candidates = CandidateSerializer(many=True)
+    holders = HolderSerializer(many=True)
+
+
+class ExplanationSerializer(serializers.Serializer):
+    """`stop_reason` tells of a stop that nobody had asked for."""
+
+    model_id = serializers.CharField()
+    model_name = serializers.CharField()
+    status = serializers.CharField()
+    stop_reason = serializers.CharField(allow_null=True)
+    failure_reason = serializers.CharField(allow_null=True)
+    decisions = DecisionSerializer(many=True)

@@ -13,6 +13,8 @@ urlpatterns = [
     path("models/restart-autostart", views.RestartAutostartView.as_view()),
     path("models/stop-all", views.StopAllView.as_view()),
     path("models/<path:ref>/info", views.InfoView.as_view()),
+    path("models/<path:ref>/estimate", views.EstimateView.as_view()),
+    path("models/<path:ref>/explain", views.ExplainView.as_view()),
     path("models/<path:ref>/start", views.StartView.as_view()),
     path("models/<path:ref>/stop", views.StopView.as_view()),
     path("models/<path:ref>/restart", views.RestartView.as_view()),

@@ -10,12 +10,14 @@ from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
 from core.tenancy import TenantScopedMixin
-from inference import info, inventory, placing, services, usage, versioned, wording
+from inference import explain, forecast, info, inventory, placing, services, usage, versioned, wording
 from inference.models import Task
 from inference.serializers import (
     AcceptedSerializer,
     AllInfoSerializer,
     DevicesSerializer,
+    EstimateSerializer,
+    ExplanationSerializer,
     InfoSerializer,
     RestartedSerializer,
     StartSerializer,
@@ -124,6 +126,23 @@ class InfoView(APIView):
     def get(self, request, ref):
         model = catalogue.find(request.auth, ref)
         return Response({"success": True, "model": info.describe([model], request.auth)[0]})
+
+
+class EstimateView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(responses=EstimateSerializer)
+    def get(self, request, ref):
+        return Response(forecast.estimate(catalogue.find(request.auth, ref), request.auth))
+
+
+class ExplainView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(responses=ExplanationSerializer)
+    def get(self, request, ref):
+        explained = explain.explain(catalogue.find(request.auth, ref), request.auth)
+        return Response(ExplanationSerializer(explained).data)
 
 
 class AllInfoView(APIView):

@@ -11,7 +11,7 @@ from models_app.artefacts import Artefact
 from models_app.models import Model
 from models_app.profiles import Profile
 
-FILES, REQUIREMENTS = "files", "resource_requirements"
+SOURCES = FILES, PEAK, REQUIREMENTS = "files", "recorded peak", "resource_requirements"
 
 
 def request_for(model: Model) -> PlacementRequest:

@@ -3,6 +3,7 @@
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
+from accounts.actor import Actor
 from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
 from inference.engines.base import MIB
 from inference.placement.shapes import Candidate, Decision, Why
@@ -47,6 +48,54 @@ def line(candidate: Candidate) -> str:
     return f"{candidate.profile}, {where}: {word}" if candidate.profile else f"{where}: {word}"
 
 
+def may_name(tenant_id: str, actor: Actor) -> bool:
+    """Whether a model of that tenant may be named to this actor."""
+    return actor.is_operator or (actor.tenant is not None and actor.tenant.pk == tenant_id)
+
+
+def candidate(found: Candidate, actor: Actor) -> dict:
+    """The word on one device as REST shows it; memory in MiB."""
+    hidden = not actor.is_operator and found.why == Why.SUSPECT  # the agent's words on its machine
+    return {
+        "profile": found.profile or None,
+        "node": found.node if actor.is_operator else None,
+        "device": found.device,
+        "fits": not found.why,
+        "taken": found.taken,
+        "why": _("The device is not in order.") if hidden else _word(found),
+        "needed": -(-found.needed // MIB),
+        "free": max(0, found.free) // MIB,
+        "capacity": max(0, found.capacity) // MIB,
+    }
+
+
+def summary(decision: Decision) -> str:
+    """One sentence for the whole."""
+    evicted = sum(not victim.going for victim in decision.victims)
+    return _summary(decision.placed, decision.waits, evicted, str(_why_no_room(list(decision.trace))))
+
+
+def kept_summary(record: dict, trace: list[Candidate]) -> str:
+    """The same for one that was written down."""
+    evicted = sum(not victim["going"] for victim in record["evicted"])
+    waits = record["outcome"] == "waiting"
+    return _summary(record["outcome"] == "placed", waits, evicted, str(_why_no_room(trace)))
+
+
+def _summary(placed: bool, waits: bool, evicted: int, why_not: str) -> str:
+    if placed and evicted:
+        return _("It has room when idle models give theirs back (%(count)d).") % {"count": evicted}
+    if placed:
+        return _("It has room.")
+    if waits:
+        return _("%(why)s There may be room soon: what holds it is busy, or has just started.") % {"why": why_not}
+    return why_not
+
+
+def too_big(size: int) -> str:
+    return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _gib(size)}
+
+
 def refusal(decision: Decision, waits: bool) -> PlatformError:
     """The error for a decision that placed nothing. `waits`: the one who asked can wait until there is room."""
     trace = decision.trace
@@ -54,11 +103,10 @@ def refusal(decision: Decision, waits: bool) -> PlatformError:
         worst = next((each for each in trace if each.why == Why.ENGINE), trace[-1])
         return EngineUnavailable(reason(worst.why, text=worst.text) or None, retry_after=15)
     kind = NoRoomYet if waits else InsufficientResources
-    return kind(_why_no_room(decision), details=_figures(decision), retry_after=RETRY_SECONDS)
+    return kind(_why_no_room(list(trace)), details=_figures(decision), retry_after=RETRY_SECONDS)
 
 
-def _why_no_room(decision: Decision) -> str:
-    trace = decision.trace
+def _why_no_room(trace: list[Candidate]) -> str:
     if not trace:
         return _("No machine has a device of the kind that the model asks for.")
     if all(candidate.why == Why.LIMIT for candidate in trace):

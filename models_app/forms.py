@@ -6,7 +6,7 @@ from core.errors import InvalidRequest, ModelAlreadyExists
 from models_app import services
 from models_app.models import Model
 
-CHECKED = ("tenant", "name", "framework", "config", "resource_requirements")
+CHECKED = ("tenant", "name", "framework", "config", "resource_requirements", "profiles")
 
 
 class ModelForm(forms.ModelForm):
@@ -14,6 +14,7 @@ class ModelForm(forms.ModelForm):
         fields = super().clean()
         for name in services.MERGED & fields.keys():
             fields[name] = fields[name] or {}  # an empty box
+        fields["profiles"] = fields.get("profiles") or []
         if not self.errors:
             given = {name: fields.get(name, getattr(self.instance, name, None)) for name in CHECKED}
             self._hold_to_rules(Model(pk=self.instance.pk, **given))

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from django.db.models import QuerySet
 
+from accounts.actor import Actor
 from models_app.models import Model
 
 
@@ -19,6 +20,12 @@ class Lifecycle(Protocol):
 
     def scale(self, model: Model) -> list[str]:
         """Bring a running model to the replicas that it wants now, in the caller's transaction. Returns warnings."""
+
+    def estimate(self, model: Model, actor: Actor) -> dict | None:
+        """What a start would take and whether it would find room; None while nobody can tell."""
+
+    def doubts(self, model: Model) -> list[str]:
+        """What will keep it from starting. Raises InvalidRequest for wishes that no machine could ever fulfil."""
 
     def end(self, model: Model) -> None:
         """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""

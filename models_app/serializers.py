@@ -3,7 +3,7 @@
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from models_app import options
+from models_app import options, profiles
 from models_app.models import MOST_REPLICAS, Mode, Model, Visibility
 
 
@@ -32,6 +32,17 @@ class ReplicasField(serializers.IntegerField):
         return super().to_internal_value(data.get("wanted") if isinstance(data, dict) else data)
 
 
+@extend_schema_field(profiles.schema())
+class ProfilesField(serializers.JSONField):
+    """Device configurations; models_app/profiles.py checks them. Machines are named to operators only."""
+
+    def to_representation(self, value):
+        request = self.context.get("request")
+        if request is not None and request.auth.is_operator:
+            return value
+        return [{name: content for name, content in entry.items() if name != "node"} for entry in value]
+
+
 class ResourceUsageSerializer(serializers.Serializer):
     """Memory in MiB as it is reserved for the model; `cpu_cores` is null where it is not measured."""
 
@@ -55,6 +66,7 @@ class ModelSerializer(serializers.ModelSerializer):
     aliases = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
     config = ConfigField()
     resource_requirements = ResourcesField()
+    profiles = ProfilesField()
     status = serializers.CharField(source="running.status")
     health = serializers.CharField(source="running.health")
     replicas = ReplicasSerializer(source="running.replicas")
@@ -66,7 +78,8 @@ class ModelSerializer(serializers.ModelSerializer):
         fields = [
             "id", "name", "display_name", "description", "framework", "mode", "status", "health", "visibility",
             "tenant", "aliases", "priority", "replicas", "created_at", "updated_at", "config", "resource_requirements",
-            "resource_usage", "performance_stats", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
+            "profiles", "resource_usage", "performance_stats", "tags", "auto_start", "pinned", "idle_timeout",
+            "wait_timeout",
         ]  # fmt: skip
 
 
@@ -80,6 +93,7 @@ class WriteModelSerializer(serializers.ModelSerializer):
     description = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
     config = ConfigField(default=dict)
     resource_requirements = ResourcesField(default=dict)
+    profiles = ProfilesField(required=False)
     tags = serializers.ListField(child=serializers.CharField(max_length=50), max_length=50, required=False)
     mode = serializers.ChoiceField(choices=Mode.choices, required=False)
     visibility = serializers.ChoiceField(choices=Visibility.choices, required=False)
@@ -91,15 +105,19 @@ class WriteModelSerializer(serializers.ModelSerializer):
         model = Model
         fields = [
             "name", "display_name", "description", "framework", "mode", "visibility", "aliases", "priority", "config",
-            "resource_requirements", "replicas", "tags", "auto_start", "pinned", "idle_timeout", "wait_timeout",
+            "resource_requirements", "profiles", "replicas", "tags", "auto_start", "pinned", "idle_timeout",
+            "wait_timeout",
         ]  # fmt: skip
 
 
 class CreatedSerializer(serializers.Serializer):
+    """`estimate` is that of /api/models/{ref}/estimate; null where files or engine are not there yet."""
+
     id = serializers.CharField()
     name = serializers.CharField()
     status = serializers.CharField()
     message = serializers.CharField()
+    estimate = serializers.DictField(allow_null=True)
     warnings = serializers.ListField(child=serializers.CharField(), required=False)
 
 

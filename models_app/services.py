@@ -8,11 +8,12 @@ from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant
 from core.errors import Conflict, Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
-from models_app import artefacts, lifecycle, options
+from models_app import artefacts, lifecycle, options, profiles
 from models_app.models import RESERVED_NAMES, Model, ModelAlias, Visibility
 
 LONGEST_NAME = 200
 MERGED = {"config", "resource_requirements"}
+SIZING = {"config", "resource_requirements", "profiles", "framework"}
 # A name whose last part is a route of its own could not be told from that route.
 RESERVED_ENDINGS = {
     "start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
@@ -64,7 +65,8 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     model = Model(tenant=actor.tenant, created_by=actor.user, **fields)
     _check_options(model)
     _check_visibility(actor, Visibility.PRIVATE, model.visibility)
-    warnings = _look_at_files(model, guess_mode="mode" not in fields)
+    _check_machines(actor, fields)
+    warnings = _look_at_files(model, guess_mode="mode" not in fields) + lifecycle.get().doubts(model)
     claim_names(model, names)
     model.save()
     set_aliases(model, names)
@@ -81,7 +83,9 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
     for name, value in fields.items():
         setattr(model, name, merge(getattr(model, name), value) if name in MERGED else value)
     _check_options(model)
+    _check_machines(actor, fields)
     warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
+    warnings += lifecycle.get().doubts(model) if SIZING & fields.keys() else []
     claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
     if names is not None:
@@ -113,15 +117,22 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
 
 
 def check(model: Model) -> None:
-    """What does not depend on who asks: options, files, and a name that is free."""
+    """What does not depend on who asks: options, files, wishes that can be fulfilled, and a name that is free."""
     _check_options(model)
     _look_at_files(model)
+    lifecycle.get().doubts(model)
     require_free_name(model.tenant, model.name, besides=model.pk)
 
 
 def _check_options(model: Model) -> None:
     options.check_config(model.framework, model.config)
     options.check_resources(model.resource_requirements)
+    profiles.check(model.framework, model.profiles)
+
+
+def _check_machines(actor: Actor, fields: dict) -> None:
+    if not actor.is_operator and any("node" in entry for entry in fields.get("profiles", [])):
+        raise Forbidden(_("Only an operator names a machine."))
 
 
 def _check_visibility(actor: Actor, before: str, after: str) -> None:

@@ -73,6 +73,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     def create(self, request):
         model, warnings = services.create(request.auth, checked(request, partial=False), request)
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
+        reply["estimate"] = lifecycle.get().estimate(model, request.auth)
         return Response(reply | _shown_warnings(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
@@ -97,7 +98,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         return Response({"message": _("Model deleted.")})
 
     def shown(self, model: Model) -> dict:
-        return ModelSerializer(with_running([model])[0]).data
+        return ModelSerializer(with_running([model])[0], context=self.get_serializer_context()).data
 
 
 def with_running(models: list[Model]) -> list[Model]:

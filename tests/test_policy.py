@@ -74,6 +74,8 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/models/{}/info": Permission.READ,
     "POST /api/models/restart-autostart": Permission.RUN_MODELS,
     "POST /api/models/stop-all": Permission.RUN_MODELS,
+    "GET /api/models/{}/estimate": Permission.READ,
+    "GET /api/models/{}/explain": Permission.READ,
     "POST /api/models/{}/start": Permission.RUN_MODELS,
     "POST /api/models/{}/stop": Permission.RUN_MODELS,
     "POST /api/models/{}/restart": Permission.RUN_MODELS,
