@@ -22,9 +22,10 @@ LAYER_NAMES = {
 OTHER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
 
-def write(path: Path, model: Path = MODEL) -> Path:
-    """The file is about as large as the weights, 4 MB."""
+def write(path: Path, model: Path = MODEL, context: int | None = None) -> Path:
+    """The file is about as large as the weights, 4 MB. Beyond its own `context` the model writes nonsense."""
     config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = context or config["max_position_embeddings"]
     metadata = {**_sizes(config), **_tokenizer(model, config)}
     tensors = list(_tensors(model, config))
     header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))

@@ -59,7 +59,7 @@ class Build:
         definitions = [f"-D{definition}" for definition in self._source.definitions]
         cmake = self._tool("cmake")
         tools = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self._tool('ninja')}")
-        settings = (*tools, "-C", self._source.settings, *definitions)
+        settings = (*tools, "-C", self._source.settings[0], *definitions)
         self._runner.run([cmake, "-S", source, "-B", out, *settings])
         jobs = str(len(os.sched_getaffinity(0)))
         build = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]

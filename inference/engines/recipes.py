@@ -41,13 +41,13 @@ class TwoBuilds:
 class Source:
     """A program that is compiled on this machine, from a `folder` in the package that `lock` names.
 
-    `settings` is CMake's initial cache; `definitions` are what differs between machines.
+    `settings` are for CMake, its initial cache first; `definitions` are what differs between machines.
     """
 
     lock: Path
     folder: str
     target: str
-    settings: Path
+    settings: tuple[Path, ...]
     definitions: tuple[str, ...] = ()
 
     @property
@@ -75,7 +75,7 @@ class Recipe:
     @property
     def files(self) -> list[Path]:
         others = [self.two_builds.else_lock] if self.two_builds else []
-        built = [self.source.lock, self.source.settings] if self.source else []
+        built = [self.source.lock, *self.source.settings] if self.source else []
         return [self.lock, *others, *built, *self.startup_modules]
 
     @property
@@ -140,7 +140,7 @@ def _llamacpp() -> Recipe:
             lock=_LOCKS / "llamacpp.lock.txt",
             folder="vendor/llama.cpp",
             target="llama-server",
-            settings=_LOCKS / "llamacpp.cmake",
+            settings=(_LOCKS / "llamacpp.cmake", *sorted(_LOCKS.glob("llamacpp-*.cmake"))),
             definitions=_cuda_definitions() if _NVIDIA_DRIVER.exists() else _cpu_definitions(),
         ),
     )

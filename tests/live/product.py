@@ -20,6 +20,7 @@ from tests.live.browser import blank_page
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 120
+ADAPTERS = "tests.fakes.adapter.FakeAwareAdapter,inference.engines.llamacpp.LlamaCppAdapter"
 
 
 def eventually(check, seconds: float = 30, pause: float = 0.1):
@@ -124,7 +125,7 @@ def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
     environment = {name: value for name, value in os.environ.items() if name not in servers}
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
-        "SERAI_ENGINE_ADAPTERS": "tests.fakes.adapter.FakeAwareAdapter", "SERAI_FIRST_BYTE_TIMEOUT": "5",
+        "SERAI_ENGINE_ADAPTERS": ADAPTERS, "SERAI_FIRST_BYTE_TIMEOUT": "5",
         "SERAI_IDLE_TIMEOUT": "5", **more,
     }  # fmt: skip
     with (data.parent / f"{data.name}.log").open("wb") as log:
