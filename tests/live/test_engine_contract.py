@@ -103,8 +103,10 @@ def folder_of(product: Product) -> Path:
     return folder
 
 
-def create(product: Product, name: str, config: dict, framework: str = "llama.cpp") -> httpx.Response:
-    body = {"name": name, "framework": framework, "mode": "Chat", "config": config}
+def create(
+    product: Product, name: str, config: dict, framework: str = "llama.cpp", mode: str = "Chat"
+) -> httpx.Response:
+    body = {"name": name, "framework": framework, "mode": mode, "config": config}
     return product.operator.post("/api/models", json=body, headers={"Serai-Tenant": product.record["tenant"]})
 
 
@@ -217,6 +219,17 @@ def test_an_option_that_only_the_platform_may_set_is_refused_by_name(served):
 def test_a_stranger_cannot_reach_it(served, stranger):
     asked = stranger.post("/v1/chat/completions", json=served.question("Hello!"))
     assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
+    install.install("llama.cpp", report=print)
+    to_gguf.write(folder_of(product) / "embedding.gguf")
+    create(product, "gguf-embedding", {"model_path": "embedding.gguf", "n_ctx": 512}, mode="Embedding")
+    asked = {"model": "gguf-embedding", "input": ["a cat", "a kitten"]}
+    reply = product.client(product.record["api_key"]).post("/v1/embeddings", json=asked).json()
+    assert [len(entry["embedding"]) for entry in reply["data"]] == [256, 256]
+    assert [entry["index"] for entry in reply["data"]] == [0, 1]
+    assert reply["usage"]["prompt_tokens"] > 2
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_told_as_the_reason(product):

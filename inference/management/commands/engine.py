@@ -11,7 +11,7 @@ from inference.engines import install, recipes
 
 
 class Command(BaseCommand):
-    help = "Install an engine (engine install vllm), or show what is installed (engine status)."
+    help = "Install an engine (engine install vllm or llama.cpp), or show what is installed (engine status)."
     requires_system_checks = []
 
     def add_arguments(self, parser):
