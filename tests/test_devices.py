@@ -85,7 +85,7 @@ def test_nobody_but_operators_learns_what_machines_there_are(api, owner, strange
 
 
 def test_the_agent_writes_what_it_measures_here(api, operator, machine):
-    node.record_devices(machine)
+    node.record_devices(machine, devices.read(), ours={}, suspicions={})
     shown = api(operator).get(INFO).json()["devices"]["cpu"]["info"]
     assert shown["cpu_count"] == psutil.cpu_count()
     assert shown["memory_total"] == psutil.virtual_memory().total // MIB

@@ -17,6 +17,7 @@ from core.periodic import Level, Periodic
 from inference import ledger, services, transitions
 from inference.agent import folders, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
+from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
 from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
 from inference.engines import registry
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 1.0
 BEAT_EVERY = 3.0
-DEVICES_EVERY = 15.0
+MEASURE_EVERY = 15.0
 STABLE_AFTER = timedelta(minutes=5)
 BACK_OFF = (0, 2, 10)  # seconds before the first, second, third start after a crash
 FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
@@ -65,7 +66,7 @@ class Agent:
         while not self._stopping.is_set():
             try:
                 with self._loop.turn():
-                    self._tick()
+                    self.tick()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
             except Superseded:
@@ -77,13 +78,14 @@ class Agent:
             self._wake.clear()
         self._probes.close()
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """One look at everything, and what follows from it."""
         if self._node is None:
             self._begin()
+        if self._every("memory", min(MEASURE_EVERY, configuration.current().gpu_monitor_interval)):
+            self._memory.measure()
         if self._every("beat", BEAT_EVERY) and not node.beat(self._node):
             raise Superseded
-        if self._every("devices", DEVICES_EVERY):
-            node.record_devices(self._node)
         seen_traffic = traffic.read()
         for instance in self._active():
             with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
@@ -102,6 +104,7 @@ class Agent:
         registered, new_session = node.register()
         self._cluster = str(Installation.objects.get().cluster_id)
         self._orphans = Orphans(registered, self._cluster)
+        self._memory = Memory(registered)
         self._node = registered
         if new_session:
             self._after_boot()
@@ -185,7 +188,7 @@ class Agent:
 
     def _may_launch(self, instance: Instance) -> bool:
         """One start per device at a time, when those who go for it are gone, and a crashed one after its pause."""
-        if instance.retry_at and instance.retry_at > timezone.now():
+        if instance.retry_at and instance.retry_at > timezone.now() or not self._memory.may_launch(instance):
             return False
         mine = set(instance.reservations.values_list("device_id", flat=True))
         starting = Instance.objects.on(self._node).filter(state=State.STARTING, reservations__device_id__in=mine)
@@ -224,6 +227,8 @@ class Agent:
             "pid": None,
             "exit_code": None,
             "exit_signal": None,
+            "memory_bytes": None,
+            "peak_bytes": None,
             "healthy": False,
             "endpoint": "",
         }
@@ -249,6 +254,7 @@ class Agent:
             log_tail=[],
             retry_at=None,
         )
+        self._due["memory"] = 0.0  # a new engine is measured soon
 
     def _health(self, instance: Instance, _state, probe: Probe) -> None:
         Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
@@ -290,12 +296,16 @@ class Agent:
             shims.forget(folders.folder_of(instance.pk))
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
-        self._end(instance, State.STOPPED, **_exit_of(state))
+        """Only once its memory is back: who hears of a stop may count on it."""
+        if self._memory.is_back(instance):
+            self._end(instance, State.STOPPED, **_exit_of(state))
 
     def _again(self, instance: Instance, _state, _probe) -> None:
+        self._memory.expect_back(instance)
         self._move(instance, State.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False)
 
     def _crashed(self, instance: Instance, state, _probe) -> None:
+        self._memory.expect_back(instance)
         lines = workload.last_lines(folders.folder_of(instance.pk))
         reason = workload.reason_for_end(instance, state, lines)
         stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
@@ -324,6 +334,7 @@ class Agent:
 
     def _fail(self, instance: Instance, reason: str, lines: list[str], state=None) -> None:
         logger.warning("%s failed: %s", instance.model.name, reason)
+        self._memory.expect_back(instance)
         self._end(
             instance,
             State.FAILED,

@@ -1,6 +1,6 @@
 """The devices of this machine with real figures: cores and main memory by psutil, GPUs by NVML."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import pynvml
@@ -14,7 +14,11 @@ CPU_SENSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal"}
 
 @dataclass(frozen=True)
 class Reading:
-    """One device now: sizes in bytes, the temperature in °C where the device tells it, cores of a CPU."""
+    """One device now: sizes in bytes, the temperature in °C where the device tells it, cores of a CPU.
+
+    `holders` are the processes on a GPU, with their bytes. `unowned` is what lies there without a process that would
+    take it along: shared memory and RAM disks, or what a GPU's driver counts for nobody.
+    """
 
     kind: str
     index: int
@@ -24,6 +28,12 @@ class Reading:
     used: int
     cores: int | None = None
     temperature: int | None = None
+    holders: dict[int, int] = field(default_factory=dict)
+    unowned: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.kind, self.index
 
 
 def read() -> list[Reading]:
@@ -41,6 +51,7 @@ def _main_memory() -> Reading:
         memory.total - memory.available,
         cores=psutil.cpu_count(),
         temperature=_cpu_temperature(),
+        unowned=getattr(memory, "shared", 0),  # not on every platform
     )
 
 
@@ -64,7 +75,7 @@ def _gpus() -> list[Reading]:
 
 def _gpu(index: int) -> Reading:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    memory, holders = pynvml.nvmlDeviceGetMemoryInfo(handle), _holders(handle)
     return Reading(
         DeviceKind.CUDA,
         index,
@@ -73,7 +84,18 @@ def _gpu(index: int) -> Reading:
         int(memory.total * GPU_SHARE),
         memory.used,
         temperature=_gpu_temperature(handle),
+        holders=holders,
+        unowned=max(0, memory.used - sum(holders.values())),
     )
+
+
+def _holders(handle) -> dict[int, int]:
+    """Without those whose memory the driver does not tell; in a container without its own pids nobody is known here."""
+    try:
+        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return {}
+    return {process.pid: process.usedGpuMemory for process in found if process.usedGpuMemory}
 
 
 def _gpu_temperature(handle) -> int | None:

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from inference.agent import devices
+from inference.agent.devices import Reading
 from inference.engines import registry
 from inference.models import Device, Node
 
@@ -26,30 +26,35 @@ def session() -> str:
 
 @transaction.atomic
 def register() -> tuple[Node, bool]:
-    """This machine's row with a new fence, which ends the right of any earlier agent to write.
+    """This machine's row with a new fence, which ends the right of any earlier agent to write; it has not spoken yet.
 
     Returns the node and whether the session is another one than before.
     """
     node, _created = Node.objects.get_or_create(name=socket.gethostname(), data_folder=str(settings.DATA_DIR))
     before, now = node.session, session()
-    Node.objects.filter(pk=node.pk).update(fence=F("fence") + 1, session=now, heartbeat_at=timezone.now())
+    Node.objects.filter(pk=node.pk).update(fence=F("fence") + 1, session=now)
     node.refresh_from_db()
-    record_devices(node)
     return node, before != now
 
 
-def record_devices(node: Node) -> None:
-    """Write what the devices measure now; a device that is gone stays, and is marked."""
+def record_devices(
+    node: Node, readings: list[Reading], ours: dict[tuple[str, int], int], suspicions: dict[tuple[str, int], str]
+) -> None:
+    """Write what was measured, with what our engines hold of it and why a device is not to be trusted.
+
+    A device that is gone stays, and is marked.
+    """
     seen = []
-    for reading in devices.read():
+    for reading in readings:
         measured = {
             "name": reading.name,
             "total_bytes": reading.total,
             "usable_bytes": reading.usable,
             "used_bytes": reading.used,
+            "foreign_bytes": max(0, reading.used - ours.get(reading.key, 0)),
             "cores": reading.cores,
             "temperature": reading.temperature,
-            "suspect": "",
+            "suspect": suspicions.get(reading.key, ""),
             "measured_at": timezone.now(),
         }
         row, _created = Device.objects.update_or_create(

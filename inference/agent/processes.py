@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.agent.shim.proc import descendants, kill_groups, list_pids, read_process, send_signal
+from inference.agent.shim.proc import kill_groups, list_pids, read_process, send_signal
 
 BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 KILL_ROUNDS = 100
@@ -56,11 +56,15 @@ def _world() -> str:
     return f"{BOOT_ID.read_text().strip()} {os.readlink(NAMESPACE)}"
 
 
-def tree_rss(pid: int) -> int:
-    """Resident bytes of a process and its descendants; pages they share count more than once."""
-    process = read_process(pid)
-    below = sum(child.rss_bytes for child in descendants(pid))
-    return below + (process.rss_bytes if process else 0)
+def memory_of(pid: int) -> int:
+    """Bytes of main memory, a page that several processes share in parts; 0 where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            shares = [int(line.split()[1]) for line in file if line.startswith("Pss:")]
+        return sum(shares) * 1024
+    except OSError:  # ended, or not ours to look into
+        process = read_process(pid)
+        return process.rss_bytes if process else 0
 
 
 def scan(cluster: str, data_folder: str) -> list[MarkedProcess]:

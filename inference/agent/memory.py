@@ -1,0 +1,142 @@
+"""Device memory as the agent sees it: what its engines hold, what others hold, what ended ones have not given back."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from inference import peaks
+from inference.agent import devices, folders, node, processes, shims
+from inference.agent.devices import Reading
+from inference.agent.shim.proc import descendants
+from inference.engines.base import GIB, MIB
+from inference.models import Device, DeviceKind, Instance, Node, State
+
+RETURN_SECONDS = 60.0  # then an ended engine's memory is not waited for any longer
+SLACK = 256 * MIB  # what others may take meanwhile without a process of their own
+WORTH_WRITING = 16 * MIB  # every write wakes who follows instances
+SERVING = (State.READY, State.DRAINING)
+
+Key = tuple[str, int]  # kind and index of a device
+
+
+@dataclass
+class Debt:
+    """Memory of an ended engine that must go. `limit`: so much without an owner means that it has gone."""
+
+    before: int
+    limit: int
+    since: float
+    now: int
+
+    @property
+    def is_overdue(self) -> bool:
+        return time.monotonic() - self.since >= RETURN_SECONDS
+
+    @property
+    def suspicion(self) -> str:
+        size = (self.now - self.before) / GIB
+        return f"{size:.1f} GiB of an ended engine have not come back within {RETURN_SECONDS:.0f} s."
+
+
+class Memory:
+    """One per agent. A device whose memory is not back is suspect until it is."""
+
+    def __init__(self, registered: Node):
+        self._node = registered
+        self._unowned: dict[Key, int] = {}  # as last seen while nothing was owed
+        self._debts: dict[Key, Debt] = {}
+        self._ended: set[tuple[str, int]] = set()  # runs whose debts are written down
+
+    def measure(self) -> None:
+        """Write what devices and instances hold now."""
+        running = list(Instance.objects.on(self._node).active().select_related("model"))
+        readings = devices.read()
+        held = {instance.pk: _held(instance, readings) for instance in running}
+        for instance in running:
+            if instance.state in SERVING and held[instance.pk]:
+                self._note(instance, held[instance.pk])
+        ending = {key for instance in running if not held[instance.pk] for key in _keys(instance)}
+        self._settle(readings, ending)
+        ours = {reading.key: sum(each.get(reading.key, 0) for each in held.values()) for reading in readings}
+        node.record_devices(self._node, readings, ours, self._suspicions())
+
+    def is_back(self, instance: Instance) -> bool:
+        """Whether the memory of this ended run is free again, or was waited for long enough."""
+        self.expect_back(instance)
+        self._settle(devices.read())
+        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(instance))
+        self._mark()
+        return not is_owed
+
+    def expect_back(self, instance: Instance) -> None:
+        """Its tree is gone: from now on its devices owe its memory."""
+        run = (instance.pk, instance.running_generation)
+        if run in self._ended:
+            return
+        self._ended = {known for known in self._ended if known[0] != instance.pk} | {run}
+        for key, claim in _keys(instance).items():
+            if key in self._unowned:
+                before = self._unowned[key]
+                debt = Debt(before, before + max(SLACK, claim // 2), time.monotonic(), now=before)
+                self._debts.setdefault(key, debt)
+
+    def may_launch(self, instance: Instance) -> bool:
+        """A start on memory that is still on its way back would find less than it claimed."""
+        if self._debts:
+            self._settle(devices.read())
+        return all(key not in self._debts or self._debts[key].is_overdue for key in _keys(instance))
+
+    def _note(self, instance: Instance, held: dict[Key, int]) -> None:
+        total, first = sum(held.values()), instance.peak_bytes is None
+        if first or total > instance.peak_bytes:
+            peaks.record(instance, max(held.values()) + (_untouched(instance) if first else 0))
+        peak = max(total, instance.peak_bytes or 0)
+        if not first and peak == instance.peak_bytes and abs(total - (instance.memory_bytes or 0)) < WORTH_WRITING:
+            return
+        Instance.objects.filter(pk=instance.pk).update(memory_bytes=total, peak_bytes=peak)
+
+    def _settle(self, readings: list[Reading], ending: Collection[Key] = ()) -> None:
+        """`ending`: devices of runs that may just have ended, whose debts are not written down yet."""
+        for reading in readings:
+            debt = self._debts.get(reading.key)
+            if debt:
+                debt.now = reading.unowned
+            if debt and debt.now <= debt.limit:
+                del self._debts[reading.key]
+            if reading.key not in self._debts and reading.key not in ending:
+                self._unowned[reading.key] = reading.unowned
+
+    def _suspicions(self) -> dict[Key, str]:
+        return {key: debt.suspicion for key, debt in self._debts.items() if debt.is_overdue}
+
+    def _mark(self) -> None:
+        for (kind, index), suspicion in self._suspicions().items():
+            Device.objects.filter(node=self._node, kind=kind, index=index).update(suspect=suspicion)
+
+
+def _keys(instance: Instance) -> dict[Key, int]:
+    """The devices that it was placed on, with the bytes claimed on each."""
+    claims = instance.reservations.select_related("device")
+    return {(claim.device.kind, claim.device.index): claim.bytes for claim in claims}
+
+
+def _held(instance: Instance, readings: list[Reading]) -> dict[Key, int]:
+    """What its process tree holds on the devices that it was placed on; nothing once the tree has begun to end."""
+    state = shims.read(folders.folder_of(instance.pk))
+    if not shims.is_running(state) or state.phase != "running":
+        return {}
+    tree, claims = [process.pid for process in descendants(state.shim_pid)], _keys(instance)
+    seen = [reading for reading in readings if tree and reading.key in claims]
+    return {reading.key: _on(reading, tree, claims[reading.key]) for reading in seen}
+
+
+def _on(reading: Reading, tree: list[int], claim: int) -> int:
+    """Where the driver does not know processes by our pids, an engine is taken to hold what it claimed."""
+    if reading.kind == DeviceKind.CPU:
+        return sum(map(processes.memory_of, tree))
+    return sum(reading.holders.get(pid, 0) for pid in tree) or claim
+
+
+def _untouched(instance: Instance) -> int:
+    """Main memory of a cache counts only once something was written to it, which later requests will do."""
+    return instance.placement["kv_cache"] if instance.placement["device_kind"] == DeviceKind.CPU else 0
