@@ -28,7 +28,7 @@ def recorded(model: Model, device_kind: str, digest: str) -> int | None:
 def record(instance: Instance, size: int) -> None:
     """Note that `instance` takes `size` bytes on a device. What was seen before stays if it was more."""
     where = instance.placement
-    if "digest" not in where:  # placed before peaks were kept
+    if not where.get("digest"):  # placed before peaks were kept
         return
     MemoryPeak.objects.update_or_create(
         model_id=instance.model_id,

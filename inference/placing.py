@@ -99,4 +99,5 @@ def _for_the_agent(decision: Decision) -> dict:
         "overhead": estimate.overhead,
         "kv_cache": estimate.kv_cache,
         "source": decision.way.source,
+        "digest": decision.way.digest,
     }

@@ -1,7 +1,6 @@
 """The ways to run a model: its profiles, or GPUs before main memory, each with what it takes there."""
 
-from dataclasses import replace
-
+from inference import peaks
 from inference.engines import registry
 from inference.engines.base import MIB, EngineAdapter
 from inference.models import DeviceKind
@@ -41,24 +40,36 @@ def _profiles(model: Model) -> list[Profile]:
 
 
 def _way(model: Model, adapter: EngineAdapter, artefact: Artefact, profile: Profile) -> Way:
-    """Figures of a profile go before those of the model, these before an estimate."""
+    """Figures of a profile go before those of the model, these before what was measured, that before an estimate."""
     shaped = profiles.applied(model, profile.name)
     estimate = adapter.estimate(shaped, artefact, profile.device)
-    wishes = model.resource_requirements
-    memory = (profile.memory or wishes.get("memory") or 0) * MIB
-    bare = Way(
+    on_gpus = profile.device == DeviceKind.CUDA
+    count = _gpu_count(shaped, profile) if on_gpus else 1
+    digest = peaks.digest(shaped, estimate, count)
+    memory = (profile.memory or model.resource_requirements.get("memory") or 0) * MIB
+    gpu_memory = (profile.gpu_memory or model.resource_requirements.get("gpu_memory") or 0) * MIB
+    share, source = _share(gpu_memory if on_gpus else memory, peaks.recorded(model, profile.device, digest))
+    return Way(
         kind=profile.device,
-        count=1,
-        share=estimate.total,
+        count=count,
+        share=share or -(-estimate.total // count),
         estimate=estimate,
-        source=FILES,
+        source=source,
         profile=profile.name,
-        cores=wishes.get("cpu_cores") or 0,
+        main_memory=memory if on_gpus else 0,
+        cores=model.resource_requirements.get("cpu_cores") or 0,
         node=profile.node,
+        digest=digest,
     )
-    if profile.device == DeviceKind.CPU:
-        return replace(bare, share=memory, source=REQUIREMENTS) if memory else bare
-    count = profile.gpu_count or wishes.get("gpu_count") or shaped.config.get("tensor_parallel_size") or 1
-    spread = replace(bare, count=count, share=-(-estimate.total // count), main_memory=memory)
-    wished = (profile.gpu_memory or wishes.get("gpu_memory") or 0) * MIB
-    return replace(spread, share=wished, source=REQUIREMENTS) if wished else spread
+
+
+def _gpu_count(shaped: Model, profile: Profile) -> int:
+    wished = profile.gpu_count or shaped.resource_requirements.get("gpu_count")
+    return wished or shaped.config.get("tensor_parallel_size") or 1
+
+
+def _share(wished: int, peak: int | None) -> tuple[int, str]:
+    """Bytes on each device and where they are from; 0 where only the files tell."""
+    if wished:
+        return wished, REQUIREMENTS
+    return (peak, PEAK) if peak else (0, FILES)

@@ -172,21 +172,29 @@ def test_a_small_remainder_is_no_reason_for_suspicion(agent, board, running):
     assert gpu().suspect == ""
 
 
-def test_a_peak_is_recorded_for_the_way_it_was_run_and_never_shrinks(running):
-    estimate = Estimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
-    digest = peaks.digest(running.model, estimate, 1)
-    running.placement["digest"] = digest
+def test_the_next_start_claims_what_the_last_one_was_seen_to_take(agent, board, running):
+    estimated = running.reservations.get().bytes
+    board.holders = dict.fromkeys(engine_pids(running), 2 * GIB)
+    becomes(agent, "ready", lambda instance: instance.memory_bytes == 2 * GIB)
+    services.stop(running.model)
+    becomes(agent, "stopped")
+    services.start(running.model)
+    again = Instance.objects.get(state="pending")
+    assert estimated < 1 * GIB
+    assert (again.reservations.get().bytes, again.placement["source"]) == (2 * GIB, "recorded peak")
+
+
+def test_a_peak_is_of_one_way_to_run_and_never_shrinks(running):
+    digest = running.placement["digest"]
     peaks.record(running, 3 * GIB)
     peaks.record(running, 2 * GIB)
     assert peaks.recorded(running.model, "cuda", digest) == 3 * GIB
     assert peaks.recorded(running.model, "cpu", digest) is None
     assert MemoryPeak.objects.count() == 1
-    running.model.config = {**running.model.config, "max_num_seqs": 4}
-    assert peaks.recorded(running.model, "cuda", peaks.digest(running.model, estimate, 1)) is None
 
 
-def test_sampling_defaults_do_not_make_another_way_to_run(running):
+@pytest.mark.parametrize(("option", "differs"), [({"max_num_seqs": 4}, True), ({"temperature": 0.2}, False)])
+def test_only_options_that_memory_depends_on_make_another_way_to_run(tenant, option, differs):
     estimate = Estimate(weights=1, overhead=1, kv_cache=1)
-    before = peaks.digest(running.model, estimate, 1)
-    running.model.config = {**running.model.config, "temperature": 0.2}
-    assert peaks.digest(running.model, estimate, 1) == before
+    before, after = (Model(tenant=tenant, config={"n_ctx": 256} | more) for more in ({}, option))
+    assert (peaks.digest(before, estimate, 1) != peaks.digest(after, estimate, 1)) == differs

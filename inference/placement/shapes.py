@@ -94,6 +94,7 @@ class Way:
     main_memory: int = 0  # of the node besides, for an engine on GPUs
     cores: float = 0
     node: str = ""  # only there
+    digest: str = ""  # of what its memory depends on; peaks are recorded under it
 
 
 Claims = tuple[tuple[DeviceView, int], ...]  # what is to be reserved on each device, in bytes
