@@ -34,7 +34,8 @@ from inference.gateway.snapshot import (
 from tests.fakes import FAKE_ENGINE
 
 PEPPER = b"pepper of the tests"
-CONFIG = Config(pepper=PEPPER, salt_key=b"salt of the tests")
+# connecting takes as long as it takes on a machine that is busy with other tests
+CONFIG = Config(pepper=PEPPER, salt_key=b"salt of the tests", connect_timeout=30)
 ALICE, MALLORY = "sk-serai-alice", "sk-serai-mallory"
 MODEL = ModelEntry("model-1", "tenant-a", "demo", ("also-demo", "team/demo"), created=1_700_000_000, context=4096)
 TENANTS = [TenantEntry("tenant-a", "acme"), TenantEntry("tenant-m", "mall")]
