@@ -177,6 +177,7 @@ class Instance(TenantModel):
     failure_reason = models.TextField(blank=True)
     stop_reason = models.CharField(max_length=20, blank=True, choices=StopReason, help_text=_("Unless a person asked."))
     log_tail = models.JSONField(default=list, help_text=_("The last lines before a failure."))
+    logs_since = models.DateTimeField(null=True, help_text=_("Lines from before were cleared."))
     crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Crashes since it was last stable."))
     state_since = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)

@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from inference import views
+from inference.logs import views as logs
 
 router = SimpleRouter(trailing_slash=False)
 router.register("tasks", views.TaskViewSet)
@@ -19,6 +20,10 @@ urlpatterns = [
     path("models/<path:ref>/stop", views.StopView.as_view()),
     path("models/<path:ref>/restart", views.RestartView.as_view()),
     path("devices/info", views.DevicesView.as_view()),
+    path("models/<path:ref>/logs", logs.LogsView.as_view()),
+    path("models/<path:ref>/logs/stream", logs.LogStreamView.as_view()),
+    path("logs/stats", logs.LogStatsView.as_view()),
+    path("logs/<path:ref>/clear", logs.ClearLogsView.as_view()),
     path("usage", views.UsageView.as_view()),
     *router.urls,
 ]

@@ -47,6 +47,7 @@ ROUTES = {  # a route that is missing here fails the walk
     "POST /api/auth/token": Permission.PUBLIC,
     "POST /api/auth/token/refresh": Permission.PUBLIC,
     "POST /api/auth/token/revoke": Permission.PUBLIC,
+    "POST /api/auth/ticket": Permission.READ,
     "GET /api/tenants": Permission.OPERATE,
     "POST /api/tenants": Permission.OPERATE,
     "GET /api/tenants/{}": Permission.OPERATE,
@@ -80,6 +81,10 @@ ROUTES = {  # a route that is missing here fails the walk
     "POST /api/models/{}/stop": Permission.RUN_MODELS,
     "POST /api/models/{}/restart": Permission.RUN_MODELS,
     "GET /api/devices/info": Permission.OPERATE,
+    "GET /api/models/{}/logs": Permission.READ,
+    "GET /api/models/{}/logs/stream": Permission.READ,
+    "GET /api/logs/stats": Permission.READ,
+    "POST /api/logs/{}/clear": Permission.RUN_MODELS,
     "GET /api/tasks": Permission.READ,
     "GET /api/tasks/{}": Permission.READ,
     "GET /api/usage": Permission.READ,
@@ -181,6 +186,7 @@ class World:
             "members": people["viewer"].memberships.get().pk,
             "keys": ApiKey.objects.of(tenant).first().pk,
             "models": model.pk,
+            "logs": model.pk,
             "tasks": Task.objects.create(tenant=tenant, model=model, kind=TaskKind.STOP).pk,
         }
 

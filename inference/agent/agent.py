@@ -20,6 +20,7 @@ from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step,
 from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
 from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
+from inference.agent.shipper import Shipper
 from inference.engines import registry
 from inference.models import Desired, EngineTokens, Instance, Node, State
 
@@ -30,6 +31,7 @@ BEAT_EVERY = 3.0
 MEASURE_EVERY = 15.0
 STABLE_AFTER = timedelta(minutes=5)
 BACK_OFF = (0, 2, 10)  # seconds before the first, second, third start after a crash
+LOG_FILES_KEPT = timedelta(days=1)
 FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
 
 
@@ -71,12 +73,14 @@ class Agent:
                 logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
             except Superseded:
                 logger.error("agent: another agent has taken over this data folder; this one ends")
-                return
+                self.stop()
             finally:
                 close_old_connections()
             self._wake.wait(TICK)
             self._wake.clear()
         self._probes.close()
+        if self._node is not None:
+            self._logs.stop()
 
     def tick(self) -> None:
         """One look at everything, and what follows from it."""
@@ -87,7 +91,9 @@ class Agent:
         if self._every("beat", BEAT_EVERY) and not node.beat(self._node):
             raise Superseded
         seen_traffic = traffic.read()
-        for instance in self._active():
+        active = self._active()
+        self._follow_logs(active)
+        for instance in active:
             with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
                 self._reconcile(instance, seen_traffic)
         if self._every("orphans", 10.0):
@@ -105,6 +111,8 @@ class Agent:
         self._cluster = str(Installation.objects.get().cluster_id)
         self._orphans = Orphans(registered, self._cluster)
         self._memory = Memory(registered)
+        self._logs = Shipper(registered.pk)
+        self._logs.start()
         self._node = registered
         if new_session:
             self._after_boot()
@@ -115,6 +123,12 @@ class Agent:
             Instance.objects.on(self._node).active().select_related("model").order_by("-model__priority", "created_at")
         )
         return list(rows)
+
+    def _follow_logs(self, active: list[Instance]) -> None:
+        """Of the active ones, and at times of all whose files are still here."""
+        everything = self._logs.wants_all
+        recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_FILES_KEPT)
+        self._logs.follow(list(recent) if everything else active, all_there_are=everything)
 
     def _after_boot(self) -> None:
         """Everything ended meanwhile. What requests had started waits for the next request; the rest comes back."""

@@ -18,7 +18,8 @@ from inference.agent.shim.records import State as ShimState
 
 __all__ = [
     "LaunchFailed", "LogLine", "ShimState", "Spec",
-    "forget", "is_running", "launch", "read", "renew_lease", "request_stop", "stop_requested_at", "tail",
+    "forget", "is_running", "launch", "log_files", "parse", "read", "renew_lease", "request_stop", "stop_requested_at",
+    "tail",
 ]  # fmt: skip
 
 SHIM = Path(shim.__file__).parent
@@ -100,7 +101,7 @@ def forget(folder: Path) -> None:
 def tail(folder: Path, lines: int, since: float = 0.0) -> list[LogLine]:
     """The engine's last lines, oldest first, over all rotated files, none before `since` (epoch seconds)."""
     found: list[LogLine] = []
-    for path in _log_files(folder):
+    for path in log_files(folder):
         if len(found) >= lines:
             break
         found = _last_lines(path, lines - len(found)) + found
@@ -138,7 +139,7 @@ def _last_words(folder: Path) -> str:
         return "".join(deque(log, maxlen=1)).strip() or "it said nothing"
 
 
-def _log_files(folder: Path) -> Iterator[Path]:
+def log_files(folder: Path) -> Iterator[Path]:
     """Newest first."""
     yield folder / "engine.log"
     older = (path for path in folder.glob("engine.log.*") if path.suffix[1:].isdigit())
@@ -151,10 +152,10 @@ def _last_lines(path: Path, count: int) -> list[LogLine]:
             last = deque(file, maxlen=count)
     except FileNotFoundError:  # not yet written, or just rotated away
         return []
-    return [line for line in map(_parse, last) if line]
+    return [line for line in map(parse, last) if line]
 
 
-def _parse(line: str) -> LogLine | None:
+def parse(line: str) -> LogLine | None:
     timestamp, _, text = line.rstrip("\n").partition(" ")
     try:
         return LogLine(float(timestamp), text)

@@ -31,7 +31,16 @@ def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> A
 
 
 def actor_for_key(secret: str) -> Actor:
-    key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(digest=keys.digest(secret)).first()
+    return _actor_of(digest=keys.digest(secret))
+
+
+def actor_for_key_id(key_id: str) -> Actor:
+    """The actor behind a key that was shown before. Raises Unauthenticated."""
+    return _actor_of(pk=key_id)
+
+
+def _actor_of(**which) -> Actor:
+    key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(**which).first()
     if key is None:
         raise Unauthenticated
     _note_use(key)

@@ -3,6 +3,8 @@
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
+from accounts.tickets import PARAMETER
+
 
 class CredentialScheme(OpenApiAuthenticationExtension):
     target_class = "accounts.authentication.CredentialAuthentication"
@@ -23,3 +25,11 @@ class ConsoleScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema):
         return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
+
+
+class TicketScheme(OpenApiAuthenticationExtension):
+    target_class = "accounts.tickets.TicketAuthentication"
+    name = "ticket"
+
+    def get_security_definition(self, auto_schema):
+        return {"type": "apiKey", "in": "query", "name": PARAMETER, "description": "From POST /api/auth/ticket."}

@@ -28,6 +28,13 @@ class LogInSerializer(serializers.Serializer):
     refresh_token = serializers.CharField()
 
 
+class TicketSerializer(serializers.Serializer):
+    """`ticket` is good once, as `?ticket=` of a log stream or of /ws/monitor, for `expires_in` seconds."""
+
+    ticket = serializers.CharField()
+    expires_in = serializers.IntegerField()
+
+
 class TenantSerializer(serializers.ModelSerializer):
     class Meta:
         model = Tenant

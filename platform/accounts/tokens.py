@@ -78,8 +78,16 @@ def revoke(token: str) -> None:
 def user_of(token: str) -> User:
     """The active user of a valid access token whose log-in still stands. Raises Unauthenticated."""
     claims = verify(token)
-    session = LoginSession.objects.select_related("user__default_tenant").filter(pk=claims.session_id).first()
-    if session is None or not _stands(session) or session.user_id != claims.user_id:
+    user = user_of_session(claims.session_id)
+    if user.pk != claims.user_id:
+        raise Unauthenticated
+    return user
+
+
+def user_of_session(session_id: str) -> User:
+    """The active user of a log-in that still stands. Raises Unauthenticated."""
+    session = LoginSession.objects.select_related("user__default_tenant").filter(pk=session_id).first()
+    if session is None or not _stands(session):
         raise Unauthenticated
     return session.user
 

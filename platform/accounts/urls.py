@@ -15,6 +15,7 @@ urlpatterns = [
     path("auth/token", views.TokenView.as_view()),
     path("auth/token/refresh", views.RefreshView.as_view()),
     path("auth/token/revoke", views.RevokeView.as_view()),
+    path("auth/ticket", views.TicketView.as_view()),
     path("config", views.ConfigurationView.as_view()),
     *router.urls,
 ]

@@ -14,7 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import audit, configuration, references, services, tokens
+from accounts import audit, configuration, principals, references, services, tickets, tokens
 from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -28,6 +28,7 @@ from accounts.serializers import (
     RevokeSerializer,
     RoleSerializer,
     TenantSerializer,
+    TicketSerializer,
 )
 from core.errors import InvalidRequest, Unauthenticated
 from core.tenancy import TenantScopedMixin
@@ -71,6 +72,16 @@ class RevokeView(PublicView):
     def post(self, request):
         tokens.revoke(checked(RevokeSerializer, request)["token"])
         return Response({"message": _("The log-in has ended.")})
+
+
+class TicketView(APIView):
+    permissions = {"POST": Permission.READ}
+    for_all_tenants = True
+
+    @extend_schema(request=None, responses=TicketSerializer)
+    def post(self, request):
+        ticket = tickets.issue(principals.of(request))
+        return Response({"ticket": ticket, "expires_in": tickets.LIFE_SECONDS}, headers=NOT_STORED)
 
 
 class TenantViewSet(

@@ -3,22 +3,23 @@
 import os
 import warnings
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # static files come as plain iterators, which are small and in memory
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous")
-django_app = get_asgi_application()  # first: it fills the app registry
+django.setup(set_prefix=False)  # first: it fills the app registry
 
 from django.conf import settings  # noqa: E402
 
 from accounts import configuration  # noqa: E402
 from core import periodic  # noqa: E402
 from core.limits import BodyLimit  # noqa: E402
+from core.streaming import Handler  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
 from monitoring.routing import sockets  # noqa: E402
 
-limited_django_app = BodyLimit(django_app, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+limited_django_app = BodyLimit(Handler(), settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
 
 
 async def application(scope, receive, send):

@@ -16,6 +16,10 @@ SECRET = re.compile(
     r"(sk-serai-[\w-]{4})[\w-]+"  # API keys: the prefix stays, so that a line can be traced
     r"|(eyJ[\w-]{4})[\w-]+\.[\w-]+\.[\w-]+"  # JWTs
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)"  # passwords in URLs
+    r"|([?&]ticket=)[\w-]+"
+    r"|(\bBearer )[\w.~+/=-]+"
+    r"|\b(hf_|ghp_|AKIA)\w{8,}"  # of the hub, and of other houses
+    r"|\b((?i:api_?key|secret|passw(?:or)?d|access_?token|auth_?token)['\"]?\s*[=:]\s*['\"]?)(?!None\b)[^\s'\",;&)]+"
 )
 
 

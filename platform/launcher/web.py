@@ -7,13 +7,23 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from core.closing import closing
+
 GRACEFUL_SECONDS = 20
+
+
+class Server(uvicorn.Server):
+    """Waits for replies under way, but tells event streams, which would go on for ever, to end."""
+
+    def handle_exit(self, sig, frame) -> None:
+        closing.begin()
+        super().handle_exit(sig, frame)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             "config.asgi:application",
             host=options.host,

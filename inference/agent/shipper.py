@@ -1,0 +1,173 @@
+"""Carries the lines that engines write from this node's files to their models' streams. A thread of its own."""
+
+import heapq
+import logging
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+
+from core import broker
+from inference.agent import folders
+from inference.agent.tail import START, Read, read_on
+from inference.logs import stream
+from inference.logs.lines import Line, clean
+from inference.models import Instance
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 0.25
+RETRY = 1.0
+BATCH = 500  # lines of one instance in one step
+LOSS_CHECK_TURNS = 20
+
+
+@dataclass
+class Source:
+    """One instance's files. `place` is None until Valkey was asked how far they have been read."""
+
+    instance_id: str
+    model_id: str
+    replica: int
+    since: float  # epoch seconds: what is older was cleared
+    folder: Path
+    place: str | None = None
+    wanted: bool = True  # false: it has ended, and goes once it was read to its end
+    seen: tuple = field(default=(), compare=False)
+
+    def has_changed(self) -> bool:
+        """Whether its newest file is another one, or longer, than at the last look."""
+        try:
+            status = (self.folder / "engine.log").stat()
+        except FileNotFoundError:
+            return False
+        seen, self.seen = self.seen, (status.st_ino, status.st_size)
+        return seen != self.seen
+
+
+class Shipper:
+    """`follow` says whose lines are wanted. Nobody waits for it, and it waits for nobody but Valkey."""
+
+    def __init__(self, node_id: str):
+        self._mark = f"serai:logs:{node_id}:filled"
+        self._sources: dict[str, Source] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self.wants_all = True  # also those that have ended: after a start, and when Valkey has lost its data
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(5)
+
+    def follow(self, instances: list[Instance], *, all_there_are: bool) -> None:
+        """These; others that were followed are read to their end first."""
+        with self._lock:
+            wanted = {instance.pk for instance in instances}
+            for source in self._sources.values():
+                source.wanted = source.instance_id in wanted
+            for instance in instances:
+                source = self._sources.setdefault(instance.pk, _source_of(instance))
+                source.since = _since(instance)
+            if all_there_are:
+                self.wants_all = False
+
+    def _run(self) -> None:
+        turn = 0
+        while not self._stopping.is_set():
+            try:
+                if turn % LOSS_CHECK_TURNS == 0:
+                    self._notice_loss()
+                more = self._ship_all()
+                turn += 1
+            except broker.UNAVAILABLE as error:
+                logger.warning("logs wait for Valkey: %s", type(error).__name__)
+                self._doubt()
+                self._stopping.wait(RETRY)
+                continue
+            if not more:
+                self._stopping.wait(PAUSE)
+
+    def _notice_loss(self) -> None:
+        """The mark is as lasting as the streams: where it is gone they are."""
+        if broker.client().set(self._mark, 1, nx=True):
+            self._doubt()
+            self.wants_all = True
+
+    def _doubt(self) -> None:
+        """Ask again how far each has been read."""
+        with self._lock:
+            for source in self._sources.values():
+                source.place, source.seen = None, ()
+
+    def _ship_all(self) -> bool:
+        """One step for each model; whether there is more."""
+        with self._lock:
+            sources = list(self._sources.values())
+        by_model = defaultdict(list)
+        for source in sources:
+            if source.has_changed():
+                by_model[source.model_id].append(source)
+            elif not source.wanted:
+                self._drop(source)
+        more = [self._ship(model_id, group) for model_id, group in by_model.items()]
+        return any(more)
+
+    def _drop(self, source: Source) -> None:
+        with self._lock:
+            if not source.wanted:
+                self._sources.pop(source.instance_id, None)
+
+    def _ship(self, model_id: str, sources: list[Source]) -> bool:
+        """Send what is new of a model's instances, in the order of time. Whether there is more."""
+        self._find_places(model_id, sources)
+        reads = {source.instance_id: read_on(source.folder, source.place, BATCH) for source in sources}
+        full = [found for found in reads.values() if len(found) == BATCH]
+        until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
+        parts = [(source, _up_to(reads[source.instance_id], until)) for source in sources]
+        parts = [(source, part) for source, part in parts if part]
+        progress = [stream.Progress(source.instance_id, source.place, part[-1].place) for source, part in parts]
+        done = not parts or stream.append(model_id, progress, _merged(parts))
+        for source, part in parts:
+            source.place = part[-1].place if done else None
+        if full or not done:
+            for source in sources:
+                source.seen = ()
+        return bool(full) or not done
+
+    def _find_places(self, model_id: str, sources: list[Source]) -> None:
+        unknown = [source for source in sources if source.place is None]
+        if unknown:
+            found = stream.positions(model_id, [source.instance_id for source in unknown])
+            for source in unknown:
+                source.place = found[source.instance_id] or START
+
+
+def _up_to(reads: list[Read], until: float) -> list[Read]:
+    """Those before the moment from which on another instance may have more."""
+    return list(takewhile(lambda read: read.line.timestamp <= until, reads))
+
+
+def _merged(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
+    sorted_parts = [
+        [
+            Line(read.line.timestamp, source.instance_id, source.replica, clean(read.line.text))
+            for read in part
+            if read.line.timestamp >= source.since
+        ]
+        for source, part in parts
+    ]
+    return list(heapq.merge(*sorted_parts, key=lambda line: line.time))
+
+
+def _source_of(instance: Instance) -> Source:
+    folder = folders.folder_of(instance.pk)
+    return Source(instance.pk, instance.model_id, instance.replica, _since(instance), folder)
+
+
+def _since(instance: Instance) -> float:
+    return instance.logs_since.timestamp() if instance.logs_since else 0.0

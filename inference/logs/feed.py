@@ -1,0 +1,170 @@
+"""One reader's stream of a model's lines as server-sent events: what is there, then what comes."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+from channels.db import database_sync_to_async
+from django.db import DatabaseError, InterfaceError
+from django.utils import translation
+from django.utils.translation import gettext_lazy as _
+
+from accounts.actor import Actor
+from accounts.principals import Principal
+from core import broker
+from core.closing import closing
+from core.errors import PlatformError
+from core.streaming import COMMENT, HEARTBEAT_SECONDS
+from inference.logs import tips
+from inference.logs.stream import Entry
+from models_app.models import Model
+
+PAGE = 500  # lines in one event to the server: what a slow reader holds in memory
+RECHECK_SECONDS = 4.0
+ENTRY_ID = re.compile(r"\d{1,16}-\d{1,16}", re.ASCII)
+BEGINNING = "0"
+
+NOT_ALLOWED = _("You may no longer read these logs.")
+DATABASE_AWAY = _("The database cannot be reached. Try again shortly.")
+LOGS_AWAY = _("The logs cannot be read at the moment; the stream goes on when they can.")
+
+
+class Form(Protocol):
+    """How a document wants its events."""
+
+    def line(self, entry: Entry, *, new: bool) -> dict: ...
+    def caught_up(self) -> list[dict]: ...
+    def error(self, message: str) -> dict: ...
+    def end(self) -> list[dict]: ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads, and what. `resume_after` is the id of the last line that he has; else he gets the last `lines`."""
+
+    principal: Principal
+    actor: Actor
+    model_id: str
+    lines: int
+    resume_after: str | None
+    form: Form
+    language: str = field(default_factory=translation.get_language)
+
+    def still_may(self) -> bool:
+        """Asks the database. Also false where he acts for somebody else now, or the model is gone."""
+        try:
+            actor = self.principal.reader()
+        except PlatformError:
+            return False
+        same = (actor.tenant, actor.sees_all, actor.is_operator)
+        if same != (self.actor.tenant, self.actor.sees_all, self.actor.is_operator):
+            return False
+        return Model.objects.usable_by(actor).filter(pk=self.model_id).exists()
+
+
+def resume_id(given: str | None) -> str | None:
+    """What a client says that it has had last; nonsense counts as nothing."""
+    return given if given and ENTRY_ID.fullmatch(given) else None
+
+
+class Feed:
+    """Iterating it yields the bytes of the events. Holds no more than one page of lines."""
+
+    def __init__(self, reader: Reader):
+        self._reader, self._form = reader, reader.form
+        self._cursor = reader.resume_after or BEGINNING
+        self._newest: dict[str, float] = {}
+        self._checked_at = self._spoke_at = time.monotonic()
+        self._tips = tips.here()
+
+    async def events(self) -> AsyncIterator[bytes]:
+        with self._tips.watch(self._reader.model_id) as changed:
+            async for chunk in self._history():
+                yield chunk
+            yield self._render(self._form.caught_up())
+            while (ending := await self._ending()) is None:
+                changed.clear()
+                if chunk := await self._new_lines():
+                    yield self._spoken(chunk)
+                elif time.monotonic() - self._spoke_at >= HEARTBEAT_SECONDS:
+                    yield self._spoken(COMMENT)
+                else:
+                    await self._wait(changed)
+        yield self._render([*([self._error(ending)] if ending else []), *self._form.end()])
+
+    async def _history(self) -> AsyncIterator[bytes]:
+        """What is kept already: the last lines, or all after the one that the reader names."""
+        try:
+            if self._reader.resume_after is None:
+                entries = await self._tips.latest(self._reader.model_id, self._reader.lines)
+                for start in range(0, len(entries), PAGE):
+                    yield self._lines(entries[start : start + PAGE], new=False)
+            else:
+                while entries := await self._next_page():
+                    yield self._lines(entries, new=False)
+        except broker.UNAVAILABLE:
+            yield self._render([self._error(LOGS_AWAY)])
+
+    async def _next_page(self) -> list[Entry]:
+        return await self._tips.after(self._reader.model_id, self._cursor, PAGE)
+
+    async def _new_lines(self) -> bytes:
+        try:
+            return self._lines(await self._next_page(), new=True)
+        except broker.UNAVAILABLE:
+            return b""  # nothing is lost: the cursor stays
+
+    def _lines(self, entries: list[Entry], *, new: bool) -> bytes:
+        """Lines that Valkey lost and got again were told already: each instance's time only goes on."""
+        told = []
+        for entry in entries:
+            self._cursor = entry.id
+            if entry.line.time >= self._newest.get(entry.line.instance_id, 0.0):
+                self._newest[entry.line.instance_id] = entry.line.time
+                told.append(_event(self._form.line(entry, new=new), entry.id))
+        return b"".join(told)
+
+    async def _ending(self) -> str | None:
+        """None while the stream goes on; else why it ends, empty where nothing is wrong."""
+        if closing.begun:
+            return ""
+        if time.monotonic() - self._checked_at < RECHECK_SECONDS:
+            return None
+        self._checked_at = time.monotonic()
+        try:
+            allowed = await database_sync_to_async(self._reader.still_may)()
+        except (DatabaseError, InterfaceError):
+            return DATABASE_AWAY
+        return None if allowed else NOT_ALLOWED
+
+    async def _wait(self, changed: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await changed.wait()
+        except TimeoutError:
+            pass
+
+    def _spoken(self, chunk: bytes) -> bytes:
+        self._spoke_at = time.monotonic()
+        return chunk
+
+    def _error(self, message) -> dict:
+        with translation.override(self._reader.language):
+            return self._form.error(str(message))
+
+    def _render(self, events: list[dict]) -> bytes:
+        return b"".join(map(_event, events))
+
+
+def _event(data: dict, entry_id: str = "") -> bytes:
+    head = b"id: %s\n" % entry_id.encode() if entry_id else b""
+    return head + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def follow(reader: Reader) -> Callable[[], AsyncIterator[bytes]]:
+    """For an EventStream: the feed is made on the loop that runs it."""
+    return lambda: Feed(reader).events()

@@ -1,0 +1,58 @@
+"""Lines as the two documents show them. Whose they are is told beside what the documents have."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from inference.logs.lines import Line, for_tenant
+from inference.logs.stream import Entry
+
+
+def service_line(line: Line, *, whole: bool) -> dict:
+    """As the service document has it. `whole`: with host paths and pids, for operators."""
+    moment = datetime.fromtimestamp(line.time, UTC)
+    return {
+        "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        "level": line.level,
+        "message": line.text if whole else for_tenant(line.text),
+        "instance_id": line.instance_id,
+        "replica": line.replica,
+    }
+
+
+@dataclass(frozen=True)
+class ServiceForm:
+    """`GET …/logs?follow=true`: one line an event."""
+
+    whole: bool
+
+    def line(self, entry: Entry, *, new: bool) -> dict:
+        return service_line(entry.line, whole=self.whole)
+
+    def caught_up(self) -> list[dict]:
+        return []
+
+    def error(self, message: str) -> dict:
+        return {"error": message}
+
+    def end(self) -> list[dict]:
+        return []
+
+
+@dataclass(frozen=True)
+class ManagerForm:
+    """`GET …/logs/stream`: messages with a type, times in epoch seconds."""
+
+    whole: bool
+
+    def line(self, entry: Entry, *, new: bool) -> dict:
+        line = service_line(entry.line, whole=self.whole) | {"timestamp": int(entry.line.time)}
+        return {"type": "realtime" if new else "historical", "log": line}
+
+    def caught_up(self) -> list[dict]:
+        return [{"type": "historical_complete"}]
+
+    def error(self, message: str) -> dict:
+        return {"type": "error", "message": message}
+
+    def end(self) -> list[dict]:
+        return [{"type": "stream_end"}]

@@ -1,0 +1,45 @@
+"""A line of an engine's output: how it is cleaned before it is kept, and what of it a tenant may see."""
+
+import re
+from dataclasses import dataclass
+
+from core.logs import redact
+
+LONGEST = 4000  # characters; what is cut off is of no use to a reader
+CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
+)
+LEVEL = re.compile(r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b")
+LEVEL_WITHIN = 80  # characters: further on such a word is part of the message
+LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+DEFAULT_LEVEL = "INFO"
+
+# Any path of two parts or more, but for addresses (`http://host/…`) and the routes that engines list (`/v1/…`).
+HOST_PATH = re.compile(r"(?:(?<=://)|(?<![\w/.]))/(?!v\d+/)(?:[^/\s'\":,;()<>\[\]{}|]+/)+([^/\s'\":,;()<>\[\]{}|]*)")
+PROCESS_ID = re.compile(r"\b((?:p?pid|process(?: id)?)[ =:]{0,2}[\[(]?)\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """`time` is in epoch seconds, when the shim read it; `replica` and `instance_id` tell whose it is."""
+
+    time: float
+    instance_id: str
+    replica: int
+    text: str
+
+    @property
+    def level(self) -> str:
+        found = LEVEL.search(self.text, 0, LEVEL_WITHIN)
+        return LEVELS.get(found[1], found[1]) if found else DEFAULT_LEVEL
+
+
+def clean(text: str) -> str:
+    """Without secrets and control characters, of bounded length."""
+    text = redact(CONTROL.sub("", text.expandtabs(4)))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more characters)"
+
+
+def for_tenant(text: str) -> str:
+    """Without pids, and of paths on the host only the last part."""
+    return PROCESS_ID.sub(r"\1…", HOST_PATH.sub(r"…/\1", text))

@@ -1,0 +1,53 @@
+"""What users do with logs: read the last lines, count them, clear them."""
+
+import time
+from datetime import UTC, datetime
+
+from django.utils.translation import gettext as _
+
+from accounts.actor import Actor
+from core import broker
+from core.errors import ServiceUnavailable
+from inference.logs import stream
+from inference.logs.lines import Line
+from inference.models import Instance
+from models_app.models import Model
+
+
+def _away() -> ServiceUnavailable:
+    return ServiceUnavailable(_("The logs cannot be read at the moment. Try again shortly."), retry_after=5)
+
+
+def latest(model: Model, count: int) -> list[Line]:
+    """The newest lines of all the model's instances, oldest first. Raises ServiceUnavailable."""
+    try:
+        found = [entry.line for entry in stream.latest(model.pk, count)]
+    except broker.UNAVAILABLE:
+        raise _away() from None
+    return sorted(found, key=lambda line: line.time)
+
+
+def stats(actor: Actor) -> dict:
+    """Over the actor's own models. Raises ServiceUnavailable."""
+    own = Model.objects.usable_by(actor).visible_to(actor)
+    ids = list(own.order_by().values_list("pk", flat=True))
+    try:
+        sizes = stream.sizes(ids)
+    except broker.UNAVAILABLE:
+        raise _away() from None
+    return {
+        "total_models": len(ids),
+        "total_log_entries": sum(sizes),
+        "models_with_logs": sum(size > 0 for size in sizes),
+    }
+
+
+def clear(model: Model, keep_minutes: int) -> int:
+    """Delete lines older than that, all for 0; the agent will not fill them in again. Returns how many."""
+    before = time.time() - 60 * keep_minutes
+    try:
+        gone = stream.clear(model.pk, before if keep_minutes else None)
+    except broker.UNAVAILABLE:
+        raise _away() from None
+    Instance.objects.filter(model=model).update(logs_since=datetime.fromtimestamp(before, UTC))
+    return gone

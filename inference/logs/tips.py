@@ -1,0 +1,87 @@
+"""Tells the log streams of a process that a model has new lines: one question to Valkey for all of them together."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import redis.asyncio
+
+from core import broker
+from inference.logs import stream
+from inference.logs.stream import Entry
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.3
+READS_AT_ONCE = 8  # connections to Valkey, however many streams there are
+
+
+class Tips:
+    """For one event loop. Looks while somebody watches; a reader keeps nothing here but an event."""
+
+    def __init__(self):
+        self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._tips: dict[str, bytes] = {}
+        self._client: redis.asyncio.Redis | None = None
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+
+    @contextmanager
+    def watch(self, model_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the model may have new lines."""
+        changed = asyncio.Event()
+        self._watchers[model_id].add(changed)
+        if self._client is None:
+            self._client = broker.async_client()
+            self._task = asyncio.create_task(self._look())
+        try:
+            yield changed
+        finally:
+            self._watchers[model_id].discard(changed)
+            if not self._watchers[model_id]:
+                del self._watchers[model_id]
+                self._tips.pop(model_id, None)
+
+    async def after(self, model_id: str, cursor: str, count: int) -> list[Entry]:
+        """The next lines after an entry id; all kept ones after `0`."""
+        async with self._reads:
+            return stream.decode(await self._client.xrange(stream.keys(model_id)[0], min=f"({cursor}", count=count))
+
+    async def latest(self, model_id: str, count: int) -> list[Entry]:
+        async with self._reads:
+            return stream.decode(reversed(await self._client.xrevrange(stream.keys(model_id)[0], count=count)))
+
+    async def _look(self) -> None:
+        """Until nobody watches any more."""
+        while self._watchers:
+            try:
+                await self._compare()
+            except broker.UNAVAILABLE as error:
+                logger.warning("logs cannot be followed: %s", type(error).__name__)
+                await asyncio.sleep(broker.PATIENCE)
+            await asyncio.sleep(LOOK_EVERY)
+        client, self._client = self._client, None
+        await client.aclose()
+
+    async def _compare(self) -> None:
+        watched = list(self._watchers)
+        async with self._reads, self._client.pipeline(transaction=False) as pipeline:
+            for model_id in watched:
+                pipeline.xrevrange(stream.keys(model_id)[0], count=1)
+            newest = await pipeline.execute()
+        for model_id, entries in zip(watched, newest, strict=True):
+            tip = entries[0][0] if entries else b""
+            if self._tips.get(model_id) != tip:
+                self._tips[model_id] = tip
+                for changed in self._watchers.get(model_id, ()):
+                    changed.set()
+
+
+_tips: WeakKeyDictionary[asyncio.AbstractEventLoop, Tips] = WeakKeyDictionary()
+
+
+def here() -> Tips:
+    """Those of the running event loop."""
+    return _tips.setdefault(asyncio.get_running_loop(), Tips())

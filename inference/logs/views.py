@@ -1,0 +1,93 @@
+"""REST of the engines' output: the last lines, streams of them, figures, and their end."""
+
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+from rest_framework.views import APIView
+
+from accounts import audit, principals
+from accounts.policy import Permission
+from accounts.tickets import TicketAuthentication
+from core.streaming import EventStream, JsonWhateverIsAccepted
+from inference.logs import services
+from inference.logs.feed import Reader, follow, resume_id
+from inference.logs.forms import ManagerForm, ServiceForm, service_line
+from inference.logs.serializers import (
+    ClearedSerializer,
+    ClearQuerySerializer,
+    LogQuerySerializer,
+    LogsSerializer,
+    LogStatsReplySerializer,
+    StreamQuerySerializer,
+)
+from models_app import services as catalogue
+
+EVENTS = {(200, "text/event-stream"): OpenApiTypes.STR}
+
+
+def asked(serializer_class, request) -> dict:
+    serializer = serializer_class(data=request.query_params)
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data
+
+
+class StreamingView(APIView):
+    """Lets a ticket in too, for browsers."""
+
+    authentication_classes = [TicketAuthentication, *api_settings.DEFAULT_AUTHENTICATION_CLASSES]
+    content_negotiation_class = JsonWhateverIsAccepted
+    permissions = {"GET": Permission.READ}
+
+    def stream(self, request, model, query: dict, form) -> EventStream:
+        """From the last line that the client has, where it says so; a browser's EventSource does by itself."""
+        last = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
+        reader = Reader(principals.of(request), request.auth, model.pk, query["lines"], last, form)
+        holder = "operators" if request.auth.sees_all else request.auth.tenant.pk
+        return EventStream(follow(reader), holder)
+
+
+class LogsView(StreamingView):
+    @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
+    def get(self, request, ref):
+        model = catalogue.find_own(request.auth, ref)
+        query, whole = asked(LogQuerySerializer, request), request.auth.is_operator
+        if query["follow"]:
+            return self.stream(request, model, query, ServiceForm(whole))
+        lines = services.latest(model, query["lines"])
+        return Response({"logs": [service_line(line, whole=whole) for line in lines]})
+
+
+class LogStreamView(StreamingView):
+    @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
+    def get(self, request, ref):
+        model = catalogue.find_own(request.auth, ref)
+        query = asked(StreamQuerySerializer, request)
+        return self.stream(request, model, query, ManagerForm(request.auth.is_operator))
+
+
+class LogStatsView(APIView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(responses=LogStatsReplySerializer)
+    def get(self, request):
+        return Response({"success": True, "stats": services.stats(request.auth)})
+
+
+class ClearLogsView(APIView):
+    permissions = {"POST": Permission.RUN_MODELS}
+
+    @extend_schema(parameters=[ClearQuerySerializer], request=None, responses=ClearedSerializer)
+    def post(self, request, ref):
+        model = catalogue.find_own(request.auth, ref)
+        minutes = asked(ClearQuerySerializer, request)["keep_minutes"]
+        gone = services.clear(model, minutes)
+        audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=gone)
+        return Response({"success": True, "message": self._message(model, minutes, gone)})
+
+    def _message(self, model, minutes: int, gone: int) -> str:
+        values = {"model": model.name, "minutes": minutes, "count": gone}
+        if minutes:
+            return _("Model '%(model)s': logs older than %(minutes)d minutes cleared, %(count)d lines.") % values
+        return _("Model '%(model)s': all logs cleared, %(count)d lines.") % values

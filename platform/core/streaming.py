@@ -1,0 +1,138 @@
+"""Event streams of Django's views that hold no thread and no database connection while they last.
+
+A view decides who gets in, as any other does, and answers with an EventStream. Its events begin when Django has
+finished with the request.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, contextmanager
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+from django.http import HttpResponse
+from django.utils.translation import gettext_lazy as _
+from rest_framework.negotiation import BaseContentNegotiation
+
+from core.errors import RateLimited, json_response
+from core.transport import abandon
+
+MOST_PER_HOLDER = 200
+HEARTBEAT_SECONDS = 15.0
+COMMENT = b": heartbeat\n\n"
+
+
+class EventStream(HttpResponse):
+    """`events` is called when the stream begins; `holder` is whose streams are counted together."""
+
+    def __init__(self, events: Callable[[], AsyncIterator[bytes]], holder: str):
+        super().__init__(content_type="text/event-stream; charset=utf-8")
+        self.events, self.holder = events, holder
+        self["Cache-Control"] = "no-store"
+        self["X-Accel-Buffering"] = "no"  # a proxy that collects output would keep events back
+
+
+class JsonWhateverIsAccepted(BaseContentNegotiation):
+    """EventSource accepts `text/event-stream` alone; a refusal is JSON for it too."""
+
+    def select_parser(self, request, parsers):
+        return next((parser for parser in parsers if request.content_type.startswith(parser.media_type)), None)
+
+    def select_renderer(self, request, renderers, format_suffix=None):
+        return renderers[0], renderers[0].media_type
+
+
+class _Held:
+    """Django's way to the client; keeps an event stream back until Django is done."""
+
+    def __init__(self, send):
+        self.send, self.stream = send, None
+
+    async def __call__(self, message) -> None:
+        await self.send(message)
+
+
+class Handler(ASGIHandler):
+    """Django's own handler, which lets go of a request before its events begin."""
+
+    def __init__(self):
+        super().__init__()
+        self._open = Counter()
+
+    async def __call__(self, scope, receive, send):
+        held = _Held(send)
+        await super().__call__(scope, receive, held)
+        if held.stream is not None:
+            await self._stream(scope, held.stream, receive, send)
+
+    async def handle(self, scope, receive, send):
+        await super().handle(scope, receive, send)
+        if send.stream is not None:
+            await sync_to_async(connections.close_all)()
+
+    async def send_response(self, response, send):
+        if isinstance(response, EventStream):
+            send.stream = response
+        else:
+            await super().send_response(response, send)
+
+    async def _stream(self, scope, stream: EventStream, receive, send) -> None:
+        if self._open[stream.holder] >= MOST_PER_HOLDER:
+            refusal = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
+            return await super().send_response(json_response(refusal, scope["path"]), send)
+        with self._counted(stream.holder):
+            await relay(stream, receive, send)
+
+    @contextmanager
+    def _counted(self, holder: str):
+        self._open[holder] += 1
+        try:
+            yield
+        finally:
+            self._open[holder] -= 1
+            if not self._open[holder]:
+                del self._open[holder]
+
+
+async def relay(stream: EventStream, receive, send) -> None:
+    """Until the events end or the client is gone; a client that does not read is dropped."""
+    tasks = [asyncio.create_task(_write(stream, send)), asyncio.create_task(_until_gone(receive))]
+    try:
+        done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # raises what went wrong
+    except TimeoutError:
+        abandon(send)
+    finally:
+        for task in tasks:
+            await _end(task)
+
+
+async def _end(task: asyncio.Task) -> None:
+    """Asked more than once: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.5)
+
+
+async def _write(stream: EventStream, send) -> None:
+    """Raises TimeoutError where nothing could be sent for a while. Nothing is read ahead of the client."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in stream.items()
+        if name != "Content-Length"
+    ]
+    await send({"type": "http.response.start", "status": stream.status_code, "headers": headers})
+    async with aclosing(stream.events()) as events:
+        async for event in events:
+            async with asyncio.timeout(settings.GATEWAY_SEND_TIMEOUT):
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _until_gone(receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
