@@ -59,7 +59,7 @@ def shipping():
     started = []
 
     def start(*engines: Engine) -> Shipper:
-        shipper = Shipper("node-here")
+        shipper = Shipper()
         shipper.start()
         started.append(shipper)
         shipper.follow([engine.row for engine in engines], all_there_are=True)

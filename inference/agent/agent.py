@@ -46,6 +46,7 @@ class Agent:
         self._loop = Periodic("agent", Level.CRITICAL, TICK)
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._logs = Shipper()
         self._probes = Probes(on_change=self.look_now)
         self._due: dict[str, float] = {}
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
@@ -65,6 +66,7 @@ class Agent:
         self._wake.set()
 
     def run(self) -> None:
+        self._logs.start()
         while not self._stopping.is_set():
             try:
                 with self._loop.turn():
@@ -79,8 +81,7 @@ class Agent:
             self._wake.wait(TICK)
             self._wake.clear()
         self._probes.close()
-        if self._node is not None:
-            self._logs.stop()
+        self._logs.stop()
 
     def tick(self) -> None:
         """One look at everything, and what follows from it."""
@@ -111,8 +112,6 @@ class Agent:
         self._cluster = str(Installation.objects.get().cluster_id)
         self._orphans = Orphans(registered, self._cluster)
         self._memory = Memory(registered)
-        self._logs = Shipper(registered.pk)
-        self._logs.start()
         self._node = registered
         if new_session:
             self._after_boot()

@@ -2,11 +2,14 @@
 
 import heapq
 import logging
+import socket
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+
+from django.conf import settings
 
 from core import broker
 from inference.agent import folders
@@ -49,8 +52,8 @@ class Source:
 class Shipper:
     """`follow` says whose lines are wanted. Nobody waits for it, and it waits for nobody but Valkey."""
 
-    def __init__(self, node_id: str):
-        self._mark = f"serai:logs:{node_id}:filled"
+    def __init__(self):
+        self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
         self._sources: dict[str, Source] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
