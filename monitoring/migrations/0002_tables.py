@@ -6,15 +6,12 @@ from core import partitions
 from monitoring import levels
 
 WRITTEN_IN = partitions.WRITTEN_IN
+# STRICT, so that the many rows without buckets cost nothing
 ADD = """
-CREATE FUNCTION serai_add(bigint[], bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE
-        WHEN $1 IS NULL THEN $2
-        WHEN $2 IS NULL THEN $1
-        ELSE ARRAY(
-            SELECT coalesce(a, 0) + coalesce(b, 0) FROM unnest($1, $2) WITH ORDINALITY AS both_of (a, b, place) ORDER BY place
-        )
-    END
+CREATE FUNCTION serai_add(bigint[], bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT ARRAY(
+        SELECT coalesce(a, 0) + coalesce(b, 0) FROM unnest($1, $2) WITH ORDINALITY AS pair (a, b, place) ORDER BY place
+    )
 $$;
 CREATE AGGREGATE serai_sum(bigint[]) (
     SFUNC = serai_add, STYPE = bigint[], COMBINEFUNC = serai_add, PARALLEL = SAFE

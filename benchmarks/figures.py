@@ -1,0 +1,148 @@
+"""What the monitoring routes cost on a month of figures: 20 machines with 8 GPUs each, about 8 million minutes.
+
+Works in a database of its own on the configured server, which it makes and drops. Times in milliseconds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from django.db import DatabaseError, connection
+
+from accounts.actor import Actor
+from accounts.models import Tenant
+from benchmarks import CannotMeasure
+from models_app.models import Model
+from monitoring import reports, rollups
+from monitoring.levels import BY_NAME, LEVELS
+from monitoring.metrics import BOUNDS, METRICS, Kind
+from monitoring.models import Rollup1m, Stale
+
+COLUMNS = {
+    "median_ms": "median ms", "slowest_ms": "slowest ms", "goal_ms": "goal ms", "points": "points",
+    "bucket_s": "bucket s", "answers": "answers",
+}  # fmt: skip
+DATABASE = "serai_bench_figures"
+GOAL = 200.0
+NODES, GPUS, DAYS, MODELS = 20, 8, 30, 50
+OPERATOR = Actor(tenant=None, role=None, is_operator=True, sees_all=True)
+END = datetime.now(UTC).replace(second=0, microsecond=0)
+START = END - timedelta(days=DAYS)
+METRIC_RANGES = [(timedelta(hours=1), None), (timedelta(days=1), None), (timedelta(days=1), "1m"),
+                 (timedelta(days=7), None), (timedelta(days=7), "1m"), (timedelta(days=30), None),
+                 (timedelta(days=30), "1d")]  # fmt: skip
+
+NEW_SERIES = """
+INSERT INTO monitoring_series (metric, node_id, device, model_id, replica, tenant_id, cause)
+SELECT 'gpu_utilization', 'node-' || node, 'cuda:' || gpu, '', 0, '', ''
+FROM generate_series(1, %(nodes)s) AS node, generate_series(1, %(gpus)s) AS gpu
+UNION ALL SELECT 'cpu_percent', 'node-' || node, '', '', 0, '', '' FROM generate_series(1, %(nodes)s) AS node
+UNION ALL SELECT metric, '', '', id, 0, tenant_id, '' FROM models_app_model, unnest(%(metrics)s::text[]) AS metric
+"""
+MINUTES = """
+INSERT INTO monitoring_rollup1m (series_id, bucket, count, sum, min, max, last)
+SELECT id, minute, 2, 2 * value, value - 1, value + 1, value
+FROM generate_series(%(start)s, %(end)s - interval '1 minute', interval '1 minute') AS minute,
+    monitoring_series, LATERAL (SELECT 50 + 40 * sin(id + extract(epoch FROM minute) / 9000) AS value) AS wave
+WHERE node_id <> ''
+"""
+REQUESTS = """
+INSERT INTO {table} (series_id, bucket, count, sum, min, max, last, buckets)
+SELECT id, bucket, 100, 50, 0.1, 2.1, 0.5, CASE WHEN metric = ANY(%(histograms)s) THEN %(counts)s::bigint[] END
+FROM generate_series(%(since)s, %(end)s, %(width)s) AS bucket, monitoring_series WHERE model_id <> ''
+"""
+
+
+def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
+    """`rounds` answers to each question, or as many as `seconds` hold. Raises CannotMeasure."""
+    with _own_database():
+        report("a month of figures is made …")
+        _fill()
+        report("its roll-ups are made …")
+        catching_up = _roll()
+        connection.cursor().execute("ANALYZE")
+        results = {name: {"operator": _timed(ask, seconds, rounds)} for name, ask in _questions()}
+    slowest = max(row["operator"]["slowest_ms"] for row in results.values())
+    ratios = {"slowest_to_goal": round(slowest / GOAL, 3), "seconds_to_roll_a_month": round(catching_up, 1)}
+    return {"scenarios": results, "ratios": ratios}
+
+
+@contextmanager
+def _own_database() -> Iterator[None]:
+    before = connection.settings_dict["NAME"]
+    connection.settings_dict["TEST"]["NAME"] = DATABASE
+    try:
+        connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    except (DatabaseError, SystemExit) as error:
+        raise CannotMeasure(f"A database is needed in which others can be made ({error}).") from None
+    try:
+        yield
+    finally:
+        connection.creation.destroy_test_db(before, verbosity=0)
+
+
+def _fill() -> None:
+    tenant = Tenant.objects.create(slug="bench", name="Bench")
+    Model.objects.bulk_create(Model(tenant=tenant, name=f"model-{number}") for number in range(MODELS))
+    histograms = [name for name in reports.REQUESTS if METRICS[name].kind is Kind.HISTOGRAM]
+    counts = [0] * (len(BOUNDS) + 1)
+    counts[8:18] = [10] * 10
+    shared = {"nodes": NODES, "gpus": GPUS, "start": START, "end": END, "metrics": reports.REQUESTS}
+    shared |= {"histograms": histograms, "counts": counts}
+    for day in range(DAYS + 1):
+        for level in LEVELS:
+            level.table.make((START + timedelta(days=day)).date())
+    with connection.cursor() as cursor:
+        cursor.execute(NEW_SERIES, shared)
+        cursor.execute(MINUTES, shared)
+        for name, since in (("1m", timedelta(hours=1)), ("5m", timedelta(days=1)), ("1h", timedelta(days=DAYS))):
+            level = BY_NAME[name]
+            query = REQUESTS.format(table=level.table.table)
+            cursor.execute(query, {**shared, "since": level.floor(END - since), "width": level.width})
+
+
+def _roll() -> float:
+    """As after a month without a scheduler. Returns the seconds it took."""
+    begun = time.monotonic()
+    minutes = Rollup1m.objects.values_list("bucket", flat=True).distinct()
+    Stale.objects.bulk_create(Stale(level="1m", bucket=minute) for minute in minutes)
+    while Stale.objects.exists():
+        for level in LEVELS:
+            rollups.roll(level)
+    return time.monotonic() - begun
+
+
+def _questions() -> Iterator[tuple[str, Callable[[], dict]]]:
+    for over, interval in METRIC_RANGES:
+        name = f"metrics {int(over.total_seconds() // 3600)} h" + (f" at {interval}" if interval else "")
+        yield (
+            name,
+            lambda over=over, interval=interval: reports.metrics(
+                OPERATOR, start_time=END - over, end_time=END, interval=interval
+            ),
+        )
+    for time_range in reports.TIME_RANGES:
+        yield (
+            f"performance {time_range}",
+            lambda time_range=time_range: reports.performance(OPERATOR, time_range=time_range),
+        )
+
+
+def _timed(ask: Callable[[], dict], seconds: float, rounds: int) -> dict:
+    answer, times = ask(), []
+    until = time.monotonic() + seconds
+    while len(times) < rounds or (len(times) < 20 * rounds and time.monotonic() < until):
+        begun = time.monotonic()
+        answer = ask()
+        times.append((time.monotonic() - begun) * 1000)
+    level = BY_NAME.get(answer.get("interval"))
+    return {
+        "median_ms": statistics.median(times),
+        "slowest_ms": max(times),
+        "goal_ms": GOAL,
+        "points": len(answer.get("metrics") or answer["models"]),
+        "bucket_s": level.seconds if level else None,
+        "answers": len(times),
+    }
