@@ -31,7 +31,7 @@ OPERATOR = Actor(tenant=None, role=None, is_operator=True, sees_all=True)
 END = datetime.now(UTC).replace(second=0, microsecond=0)
 START = END - timedelta(days=DAYS)
 METRIC_RANGES = [(timedelta(hours=1), None), (timedelta(days=1), None), (timedelta(days=1), "1m"),
-                 (timedelta(days=7), None), (timedelta(days=7), "1m"), (timedelta(days=30), None),
+                 (timedelta(days=7), None), (timedelta(days=2), "1m"), (timedelta(days=30), None),
                  (timedelta(days=30), "1d")]  # fmt: skip
 
 NEW_SERIES = """

@@ -1,9 +1,9 @@
 """Figures over a range of time, read from the roll-up that fits it."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db.models import Max, Min, QuerySet, Sum
 
@@ -12,7 +12,8 @@ from monitoring.metrics import BOUNDS, METRICS, Kind
 
 PLACES = len(BOUNDS) + 1
 USUAL_POINTS = 750  # what a range is shown in unless an interval is asked for
-MOST_POINTS = 11_000  # as many as Prometheus gives
+MOST_POINTS = 3_000  # two days of minutes
+SETTLED = timedelta(minutes=15)  # after so long a bucket's roll-up has everything, but for what comes late
 
 
 @dataclass
@@ -90,12 +91,30 @@ def curves(series: QuerySet, start: datetime, end: datetime, level: Level) -> di
 def sums(series: QuerySet, start: datetime, end: datetime, level: Level, *labels: str) -> dict[tuple, Figures]:
     """(label …, metric) → figures over the whole range, of the series that have these labels in common."""
     key_of = {row[0]: row[1:] for row in series.values_list("pk", *labels, "metric")}
-    rows = _rows(key_of, start, end, level).values("series_id").annotate(**_FIGURES, **_BUCKETS)
     found: dict[tuple, Figures] = {}
-    for row in rows:
-        key = key_of[row["series_id"]]
-        found.setdefault(key, Figures(key[-1])).add(row)
+    for piece in pieces(start, end, level):
+        for row in _rows(key_of, *piece).values("series_id").annotate(**_FIGURES, **_BUCKETS):
+            key = key_of[row["series_id"]]
+            found.setdefault(key, Figures(key[-1])).add(row)
     return found
+
+
+def pieces(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
+    """The range cut so that its middle comes from coarser roll-ups: the fewest rows that tell the same."""
+    start = level.floor(start)
+    if level is not LEVELS[-1]:
+        coarser = LEVELS[LEVELS.index(level) + 1]
+        low, high = coarser.floor(start + coarser.width - level.width), coarser.floor(end - SETTLED)
+        if low < high:
+            yield from _not_empty(start, low, level)
+            yield from pieces(low, high, coarser)
+            start = high
+    yield from _not_empty(start, end, level)
+
+
+def _not_empty(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
+    if start < end:
+        yield start, end, level
 
 
 _FIGURES = {"n": Sum("count"), "total": Sum("sum"), "low": Min("min"), "high": Max("max")}

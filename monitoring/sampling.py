@@ -1,10 +1,11 @@
 """This machine's figures on their way: measured, kept while the database is away, written, and told to sockets."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 
 from core import events
 from inference.models import DeviceKind, Instance, Node
@@ -19,37 +20,57 @@ MOST_KEPT = 50_000  # samples, some 15 MB: hours of a machine with eight GPUs
 BATCH = 2_000
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What was last measured of the host and its GPUs."""
+
+    at: datetime
+    gauges: dict[str, float]
+    gpus: list[Gpu]
+
+
 class NodeSampler:
-    """One per worker, called by inference/agent/sampling.py. Its meters are made at the first sample."""
+    """One per worker, driven by inference/agent/sampling.py. Its meters are made at the first sample."""
 
     def __init__(self):
-        self._kept: deque[Sample] = deque(maxlen=MOST_KEPT)
         self._meters: tuple[HostMeter, GpuMeter, EngineMeter] | None = None
         self._instances: list[Instance] = []
+        self._latest: Moment | None = None
+        self._lock = threading.Lock()
+        self._kept: deque[Sample] = deque(maxlen=MOST_KEPT)
+        self._unsent: list[Sample] = []
 
     def sample(self, node: Node) -> None:
         host, gpu, engines = self._meters = self._meters or (HostMeter(), GpuMeter(), EngineMeter())
-        at, gauges, gpus = datetime.now(UTC), host.gauges(), gpu.read()
-        self._keep(_host_samples(node, at, gauges | host.counters()))
-        self._keep(_gpu_samples(node, at, gpus))
-        self._keep(_engine_samples(node, at, engines, self._instances))
-        self._write()
-        latest.record(node, at, gauges, gpus)
+        self._latest = now = Moment(datetime.now(UTC), host.gauges(), gpu.read())
+        self._keep(_host_samples(node, now.at, now.gauges | host.counters()))
+        self._keep(_gpu_samples(node, now.at, now.gpus))
+        self._keep(_engine_samples(node, now.at, engines, self._instances))
+
+    def write(self, node: Node) -> None:
+        self._send()
         self._instances = list(Instance.objects.on(node).serving().select_related("model"))
-        _publish(node)
+        if self._latest:
+            latest.record(node, self._latest.at, self._latest.gauges, self._latest.gpus)
+            _publish(node)
 
     def _keep(self, taken: Iterator[Sample]) -> None:
         taken = list(taken)
-        if (lost := len(self._kept) + len(taken) - MOST_KEPT) > 0:
-            logger.warning("sampling: the oldest %d samples are dropped, too many wait for the database", lost)
-        self._kept.extend(taken)
+        with self._lock:
+            if (lost := len(self._kept) + len(taken) - MOST_KEPT) > 0:
+                logger.warning("sampling: the oldest %d samples are dropped, too many wait for the database", lost)
+            self._kept.extend(taken)
 
-    def _write(self) -> None:
-        """The oldest first; what was written when the connection broke is sent again and counts once."""
-        while batch := list(islice(self._kept, BATCH)):
+    def _send(self) -> None:
+        """The oldest first; what was on its way when the connection broke is sent again and counts once."""
+        while batch := self._unsent or self._take():
+            self._unsent = batch
             samples.write(batch)
-            for _ in batch:
-                self._kept.popleft()
+            self._unsent = []
+
+    def _take(self) -> list[Sample]:
+        with self._lock:
+            return [self._kept.popleft() for _ in range(min(BATCH, len(self._kept)))]
 
 
 def _host_samples(node: Node, at: datetime, figures: dict[str, float]) -> Iterator[Sample]:

@@ -10,7 +10,7 @@ from inference.models import Device, State
 from models_app.models import Model
 from monitoring import exposition, rollups
 from monitoring.levels import BY_NAME, LEVELS
-from monitoring.queries import level_for
+from monitoring.queries import level_for, pieces, points
 from tests import running
 from tests.figures import measure, minutes_ago, roll, used
 
@@ -198,6 +198,19 @@ def test_the_roll_up_fits_the_range_and_what_is_kept():
     assert level_for(old, old + timedelta(hours=1), BY_NAME["1m"]).name == "5m"
     ancient = now - timedelta(days=200)
     assert level_for(ancient, ancient + timedelta(hours=1)).name == "1h"
+
+
+@pytest.mark.parametrize("minutes", [0, 7, 59, 60, 61, 1439, 1440, 3000, 44640])
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_a_range_is_cut_into_pieces_without_gap_or_overlap(level, minutes):
+    end = datetime(2031, 3, 5, 13, 47, 11, tzinfo=UTC)
+    start = end - timedelta(minutes=minutes)
+    cut = list(pieces(start, end, level))
+    borders = [moment for begin, finish, _level in cut for moment in (begin, finish)]
+    assert borders[1:-1:2] == borders[2::2]
+    assert all(level.floor(begin) == begin < finish for begin, finish, level in cut)
+    assert (borders[0], borders[-1]) == (level.floor(start), end) or not cut
+    assert sum(points(begin, finish, level) for begin, finish, level in cut) < 300
 
 
 def test_a_tenant_sees_the_figures_of_its_own_models(api, viewer, stranger, operator, store, ours, theirs):

@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
 from accounts import configuration
-from core.periodic import Level, Periodic
 from inference.models import Node
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # how soon a new interval is in force
+STOP_SECONDS = 5.0
 
 
 class Sampler(Protocol):
     def sample(self, node: Node) -> None:
-        """Measure now. May raise what the database raises; what was measured is the sampler's to keep until then."""
+        """Measure now and keep what was measured. Never waits for the database."""
+
+    def write(self, node: Node) -> None:
+        """Send on what is kept. May wait for the database, and raise what it raises."""
 
 
 _samplers: list[Sampler] = []
@@ -29,32 +32,50 @@ def register(sampler: Sampler) -> None:
     _samplers.append(sampler)
 
 
-class Sampling(threading.Thread):
-    """`node` gives this machine's row, None until the agent has registered it."""
+class Sampling:
+    """Two threads: one measures by the clock, the other writes. `node` gives this machine's row, if there is one."""
 
     def __init__(self, node: Callable[[], Node | None]):
-        super().__init__(name="sampling", daemon=True)
         self._node = node
-        self._loop = Periodic("sampling", Level.HIGH, configuration.current().gpu_monitor_interval)
         self._stopping = threading.Event()
+        self._measured = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("sampling", self._measure), ("samples", self._write))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._measured.set()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
 
-    def run(self) -> None:
+    def _measure(self) -> None:
         sampled_at = float("-inf")
         while not self._stopping.wait(LOOK_SECONDS):
             node, now = self._node(), time.monotonic()
             if node and now - sampled_at >= configuration.current().gpu_monitor_interval - LOOK_SECONDS / 2:
-                sampled_at, self._loop.interval = now, configuration.current().gpu_monitor_interval
-                with self._loop.turn():
-                    self._sample(node)
+                sampled_at = now
+                for sampler in _samplers:
+                    sampler.sample(node)
+                self._measured.set()
 
-    def _sample(self, node: Node) -> None:
+    def _write(self) -> None:
+        while not self._stopping.is_set():
+            self._measured.wait()
+            self._measured.clear()
+            if node := self._node():
+                self._write_all(node)
+        connection.close()
+
+    def _write_all(self, node: Node) -> None:
         for sampler in _samplers:
+            close_old_connections()
             try:
-                sampler.sample(node)
+                sampler.write(node)
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("sampling: the database is away (%s); samples are kept", type(error).__name__)
-            finally:
-                close_old_connections()
