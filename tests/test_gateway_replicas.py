@@ -9,10 +9,10 @@ import pytest
 
 from inference.gateway import affinity, core
 from inference.gateway.snapshot import InstanceEntry
-from tests.gateway_kit import CONFIG, MALLORY, MODEL, Engine, chat, engine_folder, instance, key, served, snapshot
+from tests.gateway_kit import MALLORY, MODEL, Engine, chat, engine_folder, instance, key, served, snapshot
 
 CHAT = "/v1/chat/completions"
-QUICK = replace(CONFIG, first_byte_timeout=2.0, connect_timeout=0.5)
+
 FOUR = [instance(f"unix:///{number}", number) for number in range(4)]
 SYSTEM = {"role": "system", "content": "You are brief. " * 400}
 
@@ -158,7 +158,7 @@ def test_many_requests_of_one_beginning_use_both_replicas(folder):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_dead_replica_is_asked_once_and_then_left_alone(engines, stream):
     engines[0].kill()
-    with served(world(engines), QUICK) as gateway, gateway.client() as client:
+    with served(world(engines)) as gateway, gateway.client() as client:
         for number in range(20):
             assert client.post(CHAT, json=chat(f"question {number}", stream=stream)).status_code == 200
         assert set(used(gateway, 20)) == {"instance-1"}
@@ -167,7 +167,7 @@ def test_a_dead_replica_is_asked_once_and_then_left_alone(engines, stream):
 
 def test_a_replica_that_is_ready_anew_is_asked_again(engines):
     engines[0].kill()
-    with served(world(engines), QUICK) as gateway, gateway.client() as client:
+    with served(world(engines)) as gateway, gateway.client() as client:
         for number in range(10):
             assert client.post(CHAT, json=chat(f"question {number}")).status_code == 200
         engines[0].start()
@@ -181,7 +181,7 @@ def test_a_replica_that_is_ready_anew_is_asked_again(engines):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_says_it_cannot_serve_is_passed_over(folder, stream):
     refusing, good = Engine(folder, error_status=503), Engine(folder)
-    with served(world([refusing, good]), QUICK) as gateway, gateway.client() as client:
+    with served(world([refusing, good])) as gateway, gateway.client() as client:
         for number in range(10):
             assert client.post(CHAT, json=chat(f"question {number}", stream=stream)).status_code == 200
         assert set(used(gateway, 10)) == {"instance-1"}
@@ -189,7 +189,7 @@ def test_an_engine_that_says_it_cannot_serve_is_passed_over(folder, stream):
 
 def test_where_all_refuse_the_client_is_told_and_nothing_goes_round_in_circles(folder):
     refusing = [Engine(folder, error_status=503) for _number in range(3)]
-    with served(world(refusing), QUICK) as gateway, gateway.client() as client:
+    with served(world(refusing)) as gateway, gateway.client() as client:
         reply = client.post(CHAT, json=chat())
         assert reply.status_code == 503
         assert "error" in json.loads(reply.text)
@@ -199,7 +199,7 @@ def test_where_all_refuse_the_client_is_told_and_nothing_goes_round_in_circles(f
 def test_a_request_that_reached_no_engine_waits_for_the_next_run(engines):
     """Its agent has seen the crash: there is nothing else to wait for, and nothing was done twice."""
     engines[0].kill()
-    with served(world(engines[:1]), QUICK) as gateway, gateway.client() as client:
+    with served(world(engines[:1])) as gateway, gateway.client() as client:
         crashed = snapshot(instance("", 0, state="pending", generation=1))
         again = snapshot(instance(engines[1].endpoint, 0, generation=2))
         for seconds, news in ((0.2, crashed), (0.6, again)):

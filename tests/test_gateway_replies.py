@@ -191,6 +191,10 @@ CAUSES = {
         errors.InsufficientResources(),
         (503, "INSUFFICIENT_RESOURCES"), (503, "INSUFFICIENT_RESOURCES"), (503, "api_error", "insufficient_resources"),
     ),
+    "no room yet": Told(
+        errors.NoRoomYet(),
+        (503, "INSUFFICIENT_RESOURCES"), (503, "INSUFFICIENT_RESOURCES"), (503, "api_error", "insufficient_resources"),
+    ),
     "no engine": Told(
         errors.EngineUnavailable(),
         (503, "ENGINE_UNAVAILABLE"), (503, "MODEL_NOT_READY"), (503, "api_error", "engine_unavailable"),

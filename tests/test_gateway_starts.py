@@ -34,10 +34,13 @@ def many(gateway, count: int, **fields) -> list[httpx.Response]:
         return list(pool.map(lambda _: client.post(CHAT, json=chat(**fields)), range(count)))
 
 
-def publish_later(gateway, *states, model: ModelEntry = MODEL, pause: float = 0.05):
-    """As an agent would: one state after the other, once the start was asked for."""
+def publish_later(gateway, *states, model: ModelEntry = MODEL, pause: float = 0.05, crowd: int = 1):
+    """As an agent would: one state after the other, once the start was asked for and a crowd of requests waits."""
 
-    def go(_model_id: str) -> None:
+    def go(model_id: str) -> None:
+        if gateway.gateway.starts.waiting().get(model_id, 0) < crowd:
+            gateway.loop.call_later(0.02, go, model_id)
+            return
         for number, entry in enumerate(states, 1):
             world = snapshot(*([entry] if entry else []), models=[model])
             gateway.loop.call_later(pause * number, gateway.source.publish, world)
@@ -56,7 +59,7 @@ def not_ready(reply, state: str) -> dict:
 
 def test_100_first_requests_make_one_start_and_are_all_answered(cold, engine):
     starting, ready = instance("", state="starting"), instance(engine.endpoint)
-    publish_later(cold, None, starting, starting, ready, pause=0.2)
+    publish_later(cold, None, starting, starting, ready, crowd=100)
     replies = many(cold, 100)
     assert {reply.status_code for reply in replies} == {200}
     assert cold.starts == [MODEL.id]
@@ -102,7 +105,7 @@ def test_the_queue_is_bounded():
 
 def test_a_start_that_fails_is_told_with_its_reason_to_all_who_wait(cold):
     failed = instance("", state="failed", failure_reason="The weights do not fit.")
-    publish_later(cold, instance("", state="starting"), failed)
+    publish_later(cold, instance("", state="starting"), failed, crowd=10)
     for reply in many(cold, 10):
         error = not_ready(reply, "failed")
         assert error["details"]["failure_reason"] == "The weights do not fit."
