@@ -116,6 +116,31 @@ def test_tokenize_and_detokenize_are_inverse(demo):
     assert demo.post("/detokenize", json={"model": MODEL, "tokens": tokens}).json()["prompt"] == "Hello"
 
 
+def test_the_sdk_makes_and_streams_responses(sdk):
+    asked = {"model": MODEL, "input": "What is the capital of France?", "temperature": 0}
+    whole = sdk.responses.create(**asked)
+    assert (whole.output_text, whole.status) == (PARIS, "completed")
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    events = list(sdk.responses.create(**asked, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == PARIS
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.usage.output_tokens == whole.usage.output_tokens
+
+
+def test_messages_are_answered_streamed_and_counted_in_anthropics_form(demo):
+    talk = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    asked = {**talk, "max_tokens": 50, "temperature": 0}
+    whole = demo.post("/v1/messages", json=asked).json()
+    assert (whole["content"], whole["stop_reason"]) == ([{"type": "text", "text": PARIS}], "end_turn")
+    used = whole["usage"]
+    prompt = used["input_tokens"] + used.get("cache_read_input_tokens", 0)
+    assert demo.post("/v1/messages/count_tokens", json=talk).json()["input_tokens"] == prompt
+    with demo.stream("POST", "/v1/messages", json={**asked, "stream": True}) as reply:
+        events = [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: ")]
+    text = "".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta")
+    assert (text, events[0]["type"], events[-1]["type"]) == (PARIS, "message_start", "message_stop")
+
+
 def test_errors_of_the_sdk_are_typed(product, sdk):
     with pytest.raises(openai.NotFoundError) as missing:
         sdk.chat.completions.create(model="no-such-model", messages=[{"role": "user", "content": "hi"}])
@@ -202,6 +227,8 @@ def test_the_ledger_agrees_with_the_engines_own_counters(demo):
     start = settled(demo, 0)
 
     def one(number):
+        if number % 10 == 7:
+            return other_forms(demo, number)
         if number % 5 == 4:
             return cut_after(demo, 3 + number)
         body = question(f"What is {number} plus 2?", stream=number % 2 == 0, max_tokens=20)
@@ -217,6 +244,15 @@ def test_the_ledger_agrees_with_the_engines_own_counters(demo):
     assert made["prompt_tokens"] == billed["prompt_tokens"]
     assert made["completion_tokens"] == billed["completion_tokens"] + undelivered
     assert 0 <= undelivered <= 8 * 30  # what the engine made between the last byte and the abort, of 8 cut streams
+
+
+def other_forms(demo, number):
+    """The same question to the two routes of other forms, of which one counts here as the request."""
+    body = {"model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": f"What is {number} plus 2?"}]}
+    if number > 20:
+        body = {"model": MODEL, "max_output_tokens": 20, "input": f"What is {number} plus 2?"}
+    route = "/v1/responses" if number > 20 else "/v1/messages"
+    return demo.post(route, json={**body, "stream": number % 20 > 10}).raise_for_status()
 
 
 def growth(start, end):

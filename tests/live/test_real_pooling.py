@@ -1,12 +1,15 @@
-"""Embeddings and ranking by the real vLLM: the first tenant's minilm, whose files its first request brings."""
+"""Embeddings and ranking by the real vLLM: the first tenant's minilm, whose files its first request brings, and a
+tiny cross-encoder."""
 
 import math
+import shutil
 
 import openai
 import pytest
 
 from inference.engines import install
 from tests.live.product import eventually
+from tests.reranker import FOLDER
 
 MODEL = "minilm"
 
@@ -93,3 +96,30 @@ def test_the_ledger_agrees_with_the_engines_own_counters(minilm):
 
     found = eventually(exact, 60, pause=1)
     assert found["completion_tokens"] == found["engine"]["completion_tokens"] == 0
+
+
+@pytest.fixture(scope="module")
+def reranker(product, acme, minilm):
+    """A key of acme, in whose folder lies a reranker; what it is for is told by its files."""
+    shutil.copytree(FOLDER, product.data / "tenants" / acme.slug / "models" / "overlap")
+    key = acme.key()
+    made = key.post("/api/models", json={"name": "overlap", "framework": "vllm", "config": {"model_path": "overlap"}})
+    assert made.status_code == 201, made.text
+    return key
+
+
+def test_a_cross_encoder_ranks_and_scores_with_probabilities(reranker):
+    documents = ["bread with butter", "python server cache", "the dog and the horse near a river"]
+    body = {"model": "overlap", "query": "python cache", "documents": documents}
+    reply = reranker.post("/v1/rerank", json={**body, "top_n": 2}, timeout=240)
+    assert reply.status_code == 200, reply.text
+    best, second = reply.json()["results"]
+    assert (best["index"], best["document"]) == (1, documents[1])
+    assert best["relevance_score"] > 0.9 > 0.5 > second["relevance_score"]
+    pairs = {"model": "overlap", "text_1": ["python cache", "red apple"], "text_2": [documents[1]] * 2}
+    same, other = (entry["score"] for entry in reranker.post("/v1/score", json=pairs).json()["data"])
+    assert same == pytest.approx(best["relevance_score"], abs=1e-4)
+    assert other < 0.5
+    refused = reranker.post("/v1/embeddings", json={"model": "overlap", "input": "x"})
+    assert refused.status_code == 400
+    assert "/v1/rerank" in refused.json()["error"]["message"]
