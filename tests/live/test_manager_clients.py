@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ADDRESS = "http://localhost:8080"
 MODEL = "Qwen3-Coder-30B-A3B-Instruct-UD-64K"
 NODE = shutil.which("node")
+READY = "fake engine: ready"
 TALK = """
 const chunks = [];
 await streamChat('你好', model, chunk => chunks.push(chunk));
@@ -93,6 +94,23 @@ def test_the_javascript_client_in_a_page_of_a_named_origin(product, key, model, 
         page.goto(app_page)
         page.add_script_tag(content=with_key("llm_manager_client.js", product.base_url, key.credential))
         talked(page.evaluate(f"async model => {{{TALK}}}", model))
+
+
+@needs_chromium
+def test_the_log_monitor_in_a_page_of_a_named_origin(product, key, model, app_page):
+    """EventSource can send no header, so the page fetches a ticket first."""
+    key.post(f"/api/models/{model}/start")
+    ticket = key.post("/api/auth/ticket").json()["ticket"]
+    source = with_key("llm_manager_client.js", product.base_url, key.credential)
+    with browser() as page:
+        page.goto(app_page)
+        page.add_script_tag(content=source.replace("/logs/stream`", f"/logs/stream?ticket={ticket}`"))
+        with page.expect_console_message(lambda message: READY in message.text, timeout=60_000) as shown:
+            page.evaluate("model => monitorLogs(model)", model)
+        assert re.fullmatch(rf"\[.+\] .*{READY}.*", shown.value.text)
+        refused = "ticket => new Promise(done => new EventSource(ticket).onerror = () => done('refused'))"
+        again = f"{product.base_url}/api/models/{model}/logs/stream?ticket={ticket}"
+        assert page.evaluate(refused, again) == "refused"
 
 
 @needs_chromium

@@ -1,5 +1,6 @@
-"""Every example request of the manager document, through the product; logs are in test_logs.py."""
+"""Every example request of the manager document, through the product."""
 
+import itertools
 import json
 import os
 
@@ -11,6 +12,7 @@ from tests.live.product import eventually
 NAME, ALIASES = "Qwen3-Coder-30B-A3B-64K", ["Qwen3-Coder-30B-64K", "Qwen3-Coder"]
 EMBEDDER, RERANKER = "Qwen3-Embedding-8B", "bge-reranker-v2-m3"
 HELLO = {"model": NAME, "messages": [{"role": "user", "content": "你好，请介绍一下自己"}]}
+READY = "fake engine: ready"
 FIELDS = {
     "model_name", "aliases", "status", "pid", "idle_time_sec", "mode", "is_available", "current_bat_path",
     "config_source", "failure_reason", "pending_requests",
@@ -128,6 +130,44 @@ def test_reranking(key, model):
 def test_any_other_path_is_no_way_round_to_an_engine(key, model):
     for path in ("/v1/load_lora_adapter", "/v1/../metrics", "/sleep", "/v1/nothing"):
         assert key.post(path, json={"model": NAME}).status_code in (404, 405)
+
+
+def log_events(person, ref: str):
+    """Messages of the stream as they come, for a minute at most."""
+    with person.client.stream("GET", f"/api/models/{ref}/logs/stream") as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                yield json.loads(line.removeprefix("data: "))
+
+
+def test_logs_are_streamed_first_what_was_and_then_what_comes(key, model):
+    key.post(f"/api/models/{NAME}/start")
+    becomes(key, NAME, "routing")
+    events = log_events(key, NAME)
+    history = list(itertools.takewhile(lambda event: event["type"] == "historical", events))
+    assert all({"timestamp", "message"} <= set(event["log"]) for event in history)
+    key.post(f"/api/models/{NAME}/restart")
+    fresh = next(event for event in events if event["type"] == "realtime" and READY in event["log"]["message"])
+    assert fresh["log"]["timestamp"] > 1_600_000_000
+    events.close()
+
+
+def test_logs_are_counted_and_cleared(key, model, stranger):
+    key.post(f"/api/models/{NAME}/start")
+    becomes(key, NAME, "routing")
+    stats = eventually(lambda: lines_kept(key) and key.get("/api/logs/stats").json())
+    assert stats["success"] is True
+    assert set(stats["stats"]) == {"total_models", "total_log_entries", "models_with_logs"}
+    kept = key.post(f"/api/logs/{NAME}/clear", params={"keep_minutes": 60}).json()
+    assert kept["success"] is True
+    assert "0" in kept["message"]
+    assert key.post(f"/api/logs/{NAME}/clear").json()["success"] is True
+    assert stranger.post(f"/api/logs/{NAME}/clear").status_code == 404
+
+
+def lines_kept(person) -> int:
+    return person.get("/api/logs/stats").json()["stats"]["total_log_entries"]
 
 
 def test_devices(product, key):
