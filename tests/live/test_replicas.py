@@ -49,9 +49,9 @@ def test_a_running_model_is_scaled_up_and_down(key, model):
     before = held(key, model)
     assert scale(key, model, 3)["replicas"]["wanted"] == 3
     eventually(lambda: replicas(key, model) == (3, 3))
-    assert held(key, model) == before // 2 * 3
+    assert held(key, model) > before
     scale(key, model, 1)
-    eventually(lambda: replicas(key, model) == (1, 1) and held(key, model) == before // 2)
+    eventually(lambda: replicas(key, model) == (1, 1) and 0 < held(key, model) < before)
     assert status(key, model) == "running"
     assert chat(key, model).status_code == 200
 
