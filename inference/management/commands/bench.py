@@ -5,16 +5,17 @@ from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
 
-from benchmarks import CannotMeasure, figures, gateway, sockets
+from benchmarks import CannotMeasure, figures, gateway, sockets, start
 
-SUBJECTS = {"gateway": gateway, "sockets": sockets, "figures": figures}
+SUBJECTS = {"gateway": gateway, "sockets": sockets, "start": start, "figures": figures}
 
 
 class Command(BaseCommand):
     help = (
         "Measures the data plane with a mock engine and load generator in C, nginx beside it where installed; "
-        "or (`sockets`) how late many sockets of the running product hear of events; "
-        "or (`figures`) how soon the monitoring routes answer on a month of figures of 160 GPUs."
+        "or (`figures`) how soon the monitoring routes answer on a month of figures of 160 GPUs; "
+        "or on the running product: how late many sockets hear of events (`sockets`), the time from a cold request to "
+        "the first token beside vLLM started by hand (`start`)."
     )
     requires_system_checks = []
 
