@@ -222,7 +222,7 @@ def _started(words: list, port: int, **options) -> Iterator[psutil.Process]:
 
 
 def _wait_for(port: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -6,7 +6,7 @@ import threading
 from inference.agent.step import AgentStep
 
 
-def test_a_worker_whose_agent_has_failed_ends_so_that_another_takes_over():
+def test_a_worker_whose_agent_has_failed_ends_so_that_another_takes_over(db):
     asked_to_end, reported = threading.Event(), threading.Event()
     step = AgentStep(parent=None)
     step.agent.run = lambda: 1 / 0
