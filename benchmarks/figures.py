@@ -1,14 +1,16 @@
 """What the monitoring routes cost on a month of figures: 20 machines with 8 GPUs each, about 8 million minutes.
 
-Works in a database of its own on the configured server, which it makes and drops. Times in milliseconds.
+Works in a database of its own on the configured server, which it makes and drops. Times in milliseconds; CPU is that of
+the answering process and of its database backend together.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
+import psutil
 from django.db import DatabaseError, connection
 
 from accounts.actor import Actor
@@ -21,7 +23,7 @@ from monitoring.metrics import BOUNDS, METRICS, Kind
 from monitoring.models import Rollup1m, Stale
 
 COLUMNS = {
-    "median_ms": "median ms", "slowest_ms": "slowest ms", "goal_ms": "goal ms", "points": "points",
+    "median_ms": "median ms", "cpu_ms": "CPU ms", "slowest_ms": "slowest ms", "goal_ms": "goal ms", "points": "points",
     "bucket_s": "bucket s", "answers": "answers",
 }  # fmt: skip
 DATABASE = "serai_bench_figures"
@@ -132,7 +134,8 @@ def _questions() -> Iterator[tuple[str, Callable[[], dict]]]:
 
 def _timed(ask: Callable[[], dict], seconds: float, rounds: int) -> dict:
     answer, times = ask(), []
-    until = time.monotonic() + seconds
+    backend = _backend()
+    cpu, until = _cpu(backend), time.monotonic() + seconds
     while len(times) < rounds or (len(times) < 20 * rounds and time.monotonic() < until):
         begun = time.monotonic()
         answer = ask()
@@ -141,8 +144,26 @@ def _timed(ask: Callable[[], dict], seconds: float, rounds: int) -> dict:
     return {
         "median_ms": statistics.median(times),
         "slowest_ms": max(times),
+        "cpu_ms": (_cpu(backend) - cpu) / len(times) * 1000,
         "goal_ms": GOAL,
         "points": len(answer.get("metrics") or answer["models"]),
         "bucket_s": level.seconds if level else None,
         "answers": len(times),
     }
+
+
+def _backend() -> psutil.Process | None:
+    """The server's process of this connection, where the server is on this machine."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return process if "postgres" in process.name() else None
+    return None
+
+
+def _cpu(backend: psutil.Process | None) -> float:
+    """Seconds of processor time of this process and of the backend: what a busy machine does not lengthen."""
+    spent = backend.cpu_times() if backend else None
+    return time.process_time() + (spent.user + spent.system if spent else 0.0)

@@ -8,6 +8,7 @@ from django.core.management import get_commands
 from django.urls import URLResolver, get_resolver
 
 from launcher.commands import OWN
+from monitoring.metrics import CATALOGUE
 from tests.messages import marked, read_po
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,13 @@ def test_every_message_is_translated():
     translated = {text for text, translation in read_po().items() if translation}
     assert len(marked()) > 200
     assert sorted(marked() - translated) == []
+
+
+def test_every_metric_is_listed_with_unit_and_kind():
+    listed = set(
+        re.findall(r"^\| `(\w+)` \| (\S+) \| (\w+) \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M)
+    )
+    assert listed == {(each.name, each.unit, each.kind.value, each.description) for each in CATALOGUE}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

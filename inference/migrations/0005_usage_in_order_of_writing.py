@@ -7,7 +7,7 @@ from core.partitions import WRITTEN_IN
 ADD = f"""
 ALTER TABLE inference_usagerecord ADD COLUMN {WRITTEN_IN};
 CREATE INDEX ON inference_usagerecord (written_in);
-CREATE INDEX ON inference_usagerecord USING brin (started_at) WITH (pages_per_range = 16, autosummarize = on);
+CREATE INDEX ON inference_usagerecord (started_at);
 """
 
 
