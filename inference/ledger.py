@@ -8,6 +8,7 @@ from django.db import connection, transaction
 from django.db.models import F, Sum
 from django.db.models.functions import Least
 
+from accounts import configuration
 from inference.models import RUNNING_STATES, Desired, Device, Instance, Reservation, StopReason
 
 LOCK = 0x5E4A1_1ED6E4  # of Postgres' advisory locks, any number that nobody else uses
@@ -84,7 +85,15 @@ def release(instance: Instance) -> None:
 
 def is_vacated(instance: Instance) -> bool:
     """Whether those who had to go for `instance` are gone, so that its engine finds the memory that it claimed."""
-    return all(_holds_its_place(reservation) for reservation in instance.reservations.select_related("device"))
+    claims = instance.reservations.select_related("device")
+    return all(_holds_its_place(reservation) for reservation in claims) and not _is_above_limit()
+
+
+def _is_above_limit() -> bool:
+    """As many engines run as may, and one of them is to go."""
+    running = Instance.objects.filter(state__in=RUNNING_STATES)
+    leaving = running.filter(reservations__leaving=True)
+    return leaving.exists() and running.count() >= configuration.current().max_concurrent_models
 
 
 def _holds_its_place(own: Reservation) -> bool:

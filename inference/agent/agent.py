@@ -21,6 +21,7 @@ from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
 from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
 from inference.agent.shipper import Shipper
+from inference.autostart import Autostart
 from inference.engines import registry
 from inference.models import Desired, EngineTokens, Instance, Node, State
 
@@ -52,6 +53,7 @@ class Agent:
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
         self._node = None
+        self._autostart: Autostart | None = None
 
     @property
     def node(self) -> Node | None:
@@ -97,6 +99,8 @@ class Agent:
         for instance in active:
             with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
                 self._reconcile(instance, seen_traffic)
+        if self._autostart and self._every("autostart", 5.0):
+            self._autostart.work()
         if self._every("orphans", 10.0):
             self._orphans.sweep()
 
@@ -115,6 +119,7 @@ class Agent:
         self._node = registered
         if new_session:
             self._after_boot()
+            self._autostart = Autostart()
         logger.info("agent: node %s (%s) ready", registered.name, registered.pk)
 
     def _active(self) -> list[Instance]:
