@@ -9,7 +9,7 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
-from inference import services, status
+from inference import services, status, wording
 from inference.models import Device, Instance, Node, Task
 from models_app import lifecycle
 from models_app import services as catalogue
@@ -113,7 +113,18 @@ class CatalogueAdmin(AuditedAdmin):
 
 @admin.register(Instance)
 class InstanceAdmin(ReadOnlyAdmin):
-    list_display = ["model", "tenant", "node", "show_state", "desired", "generation", "state_since", "failure_reason"]
+    list_display = [
+        "model",
+        "tenant",
+        "node",
+        "show_state",
+        "desired",
+        "generation",
+        "state_since",
+        "profile",
+        "stop_reason",
+        "failure_reason",
+    ]
     list_filter = ["state", "node", "tenant"]
     search_fields = ["model__name", "id"]
     list_select_related = ["model", "tenant", "node"]
@@ -139,15 +150,29 @@ class DeviceInline(TabularInline):
     extra = 0
     can_delete = False
     fields = readonly_fields = [
-        "kind",
-        "index",
-        "name",
-        "total_bytes",
-        "usable_bytes",
-        "reserved_bytes",
-        "used_bytes",
+        "kind", "index", "name", "cores", "show_total", "show_usable", "show_reserved", "show_used", "show_foreign",
         "suspect",
-    ]
+    ]  # fmt: skip
+
+    @display(description=_("Total"))
+    def show_total(self, device):
+        return wording.gib(device.total_bytes)
+
+    @display(description=_("Usable"))
+    def show_usable(self, device):
+        return wording.gib(device.usable_bytes)
+
+    @display(description=_("Reserved"))
+    def show_reserved(self, device):
+        return wording.gib(device.reserved_bytes)
+
+    @display(description=_("Used"))
+    def show_used(self, device):
+        return wording.gib(device.used_bytes)
+
+    @display(description=_("Used by others"))
+    def show_foreign(self, device):
+        return wording.gib(device.foreign_bytes)
 
     def has_add_permission(self, request, obj=None):
         return False
@@ -155,8 +180,19 @@ class DeviceInline(TabularInline):
 
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
-    list_display = ["name", "data_folder", "heartbeat_at", "engines"]
+    list_display = ["name", "data_folder", "heartbeat_at", "show_memory", "engines"]
     inlines = [DeviceInline]
+
+    def get_queryset(self, request):
+        return super().get_queryset(request).prefetch_related("devices")
+
+    @display(description=_("Reserved of usable"))
+    def show_memory(self, node):
+        parts = (
+            f"{device.kind}:{device.index} {wording.gib(device.reserved_bytes)} / {wording.gib(device.usable_bytes)}"
+            for device in node.devices.all()
+        )
+        return ", ".join(parts)
 
 
 @admin.register(Task)

@@ -38,7 +38,7 @@ def reason(why: str, needed: int = 0, free: int = 0, capacity: int = 0, text: st
     if not why:
         return ""
     words = str(WORDS[Why(why)])
-    return words.format(needed=_gib(needed), free=_gib(free), capacity=_gib(capacity), text=text)
+    return words.format(needed=_figure(needed), free=_figure(free), capacity=_figure(capacity), text=text)
 
 
 def line(candidate: Candidate) -> str:
@@ -93,7 +93,7 @@ def _summary(placed: bool, waits: bool, evicted: int, why_not: str) -> str:
 
 
 def too_big(size: int) -> str:
-    return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _gib(size)}
+    return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _figure(size)}
 
 
 def refusal(decision: Decision, waits: bool) -> PlatformError:
@@ -116,8 +116,8 @@ def _why_no_room(trace: list[Candidate]) -> str:
         return _("No device is fit for it: %(why)s") % {"why": _word(trace[0])}
     best = max(short, key=lambda candidate: candidate.free - candidate.needed)
     return _("No device has enough free memory: %(needed)s GiB needed, at most %(free)s GiB free.") % {
-        "needed": _gib(best.needed),
-        "free": _gib(best.free),
+        "needed": _figure(best.needed),
+        "free": _figure(best.free),
     }
 
 
@@ -137,5 +137,10 @@ def _word(candidate: Candidate) -> str:
     return _("taken") if candidate.taken else _("has the room")
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """With its unit, for tables."""
+    return f"{_figure(size)} GiB"
+
+
+def _figure(size: int) -> str:
     return f"{max(0, size) / GIB:.1f}"
