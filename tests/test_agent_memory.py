@@ -1,6 +1,7 @@
 """What engines hold, what others hold, and what an ended engine leaves behind; the engine is fake, the shim real."""
 
 import time
+import uuid
 from dataclasses import dataclass, field
 
 import psutil
@@ -51,7 +52,7 @@ def agent(db, settings, monkeypatch, board):
     monkeypatch.setattr("inference.agent.agent.MEASURE_EVERY", 0)  # at each look
     settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
     registry.adapters.cache_clear()
-    Installation.objects.get_or_create()
+    Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
     made = Agent()
     made.tick()
     yield made

@@ -124,8 +124,8 @@ def test_without_room_the_answer_says_so(api, member, operator, model):
 def test_without_an_engine_the_answer_names_it(api, member, model, tenant):
     running.node(engines={})
     assert code(api(member).post(f"{MODELS}/my-model/start")) == (503, "ENGINE_UNAVAILABLE")
-    Model.objects.create(tenant=tenant, name="gguf", framework="llama.cpp")
-    assert code(api(member).post(f"{MODELS}/gguf/start")) == (503, "ENGINE_UNAVAILABLE")
+    Model.objects.create(tenant=tenant, name="odd", framework="odd")
+    assert code(api(member).post(f"{MODELS}/odd/start")) == (503, "ENGINE_UNAVAILABLE")
 
 
 @pytest.mark.parametrize("path", [{}, {"model_path": "not-there"}])

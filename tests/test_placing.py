@@ -11,6 +11,7 @@ from accounts.configuration import Configuration
 from accounts.models import Tenant
 from core.errors import InsufficientResources, NoRoomYet
 from inference import replicas, services
+from inference.agent import workload
 from inference.engines import registry
 from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
 from models_app.models import Model
@@ -191,6 +192,20 @@ def test_profiles_are_tried_in_their_order_and_shown_as_config_source(api, owner
     assert api(member).get(f"{MODELS}/m/info").json()["model"]["config_source"] == "small"
     words = explained(api(member), "m")["decisions"][0]["candidates"]
     assert [(word["profile"], word["taken"]) for word in words] == [("big", False), ("small", True)]
+
+
+def test_the_engine_is_started_as_the_profile_says(api, member, tenant, box):
+    for index in range(2):
+        Device.objects.create(node=box, kind="cuda", index=index, name="G", total_bytes=16 * GIB, usable_bytes=15 * GIB)
+    pair = profile("pair", device="cuda", gpu_count=2, gpu_memory=4096, config={"n_ctx": 128})
+    Model.objects.create(tenant=tenant, name="m", config={"model_path": "serai-demo"}, profiles=[pair])
+    assert start(api(member), "m").status_code == 200
+    instance = Instance.objects.get()
+    assert [claim.bytes for claim in instance.reservations.all()] == [4 * GIB, 4 * GIB]
+    command = workload.command_for(instance)
+    arguments = " ".join(command.argv)
+    assert "--tensor-parallel-size 2" in arguments and "--max-model-len 128" in arguments
+    assert command.env["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 @pytest.mark.parametrize(

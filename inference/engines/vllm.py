@@ -30,7 +30,6 @@ VALUE_OPTIONS = {
     "quantization": "--quantization",
     "seed": "--seed",
     "block_size": "--block-size",
-    "tensor_parallel_size": "--tensor-parallel-size",
     "max_lora_rank": "--max-lora-rank",
     "max_loras": "--max-loras",
     "stream_chunk_size": "--stream-interval",
@@ -140,6 +139,7 @@ class VllmAdapter(EngineAdapter):
         if request.device_kind == "cpu":
             return ["--dtype", dtype, "--enforce-eager"]
         arguments = ["--dtype", request.model.config.get("dtype", "auto")]
+        arguments += ["--tensor-parallel-size", str(len(request.device_indexes))]  # as it was placed
         return arguments + (["--enforce-eager"] if request.model.config.get("enforce_eager") else [])
 
     def _environment(self, request: LaunchRequest) -> dict[str, str]:
