@@ -2,6 +2,7 @@
 
 from django.contrib import admin, messages
 from django.shortcuts import redirect
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
@@ -9,8 +10,8 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
-from inference import services, status, wording
-from inference.models import Device, Instance, Node, Task
+from inference import advice, services, status, wording
+from inference.models import Cause, CrashDossier, Device, Instance, Node, Task
 from models_app import lifecycle
 from models_app import services as catalogue
 from models_app.forms import AliasFormSet, ModelForm
@@ -84,7 +85,7 @@ class CatalogueAdmin(AuditedAdmin):
     @display(description=_("Why it failed"))
     def show_reason(self, model):
         newest = self._newest(model)
-        return newest.failure_reason if newest and newest.failure_reason else "–"
+        return (newest and advice.told(newest)) or "–"
 
     def _newest(self, model) -> Instance | None:
         return next(iter(model.instances.all()), None)
@@ -200,3 +201,25 @@ class TaskAdmin(ReadOnlyAdmin):
     list_display = ["id", "kind", "status", "model", "tenant", "created_at", "finished_at", "error"]
     list_filter = ["status", "kind", "tenant"]
     list_select_related = ["model", "tenant"]
+
+
+@admin.register(CrashDossier)
+class CrashDossierAdmin(ReadOnlyAdmin):
+    list_display = ["created_at", "model", "tenant", "show_cause", "reason", "exit_code", "exit_signal"]
+    list_filter = ["cause", "tenant"]
+    search_fields = ["model__name", "reason"]
+    list_select_related = ["model", "tenant"]
+    readonly_fields = ["show_advice", "show_lines"]
+    exclude = ["log_tail"]
+
+    @display(description=_("Cause"), label={Cause.UNKNOWN.label: "info"}, ordering="cause")
+    def show_cause(self, dossier):
+        return dossier.get_cause_display()
+
+    @display(description=_("What to do"))
+    def show_advice(self, dossier):
+        return advice.ADVICE[Cause(dossier.cause)]
+
+    @display(description=_("Last lines"))
+    def show_lines(self, dossier):
+        return format_html("<pre>{}</pre>", "\n".join(dossier.log_tail))

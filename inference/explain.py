@@ -1,7 +1,7 @@
 """The kept decisions about a model, readable: why it runs where it runs, or why it does not."""
 
 from accounts.actor import Actor
-from inference import status, wording
+from inference import advice, status, wording
 from inference.forecast import mib
 from inference.lifecycle import foremost_instances
 from inference.models import PlacementRecord
@@ -18,7 +18,7 @@ def explain(model: Model, actor: Actor) -> dict:
         "model_name": model.name,
         "status": status.word(foremost).status,
         "stop_reason": foremost.get_stop_reason_display() or None if foremost else None,
-        "failure_reason": foremost.failure_reason or None if foremost else None,
+        "failure_reason": advice.told(foremost) or None if foremost else None,
         "decisions": [_one(record, actor) for record in records],
     }
 

@@ -1,7 +1,7 @@
 """A model as the manager document shows it."""
 
 from accounts.actor import Actor
-from inference import status
+from inference import advice, status
 from inference.agent import traffic
 from inference.agent.traffic import Traffic
 from inference.lifecycle import foremost_instances, ready_counts
@@ -58,7 +58,7 @@ def _one(model: Model, instance: Instance | None, live: Traffic, actor: Actor) -
 def _failures(models: list[Model]) -> dict[str, str]:
     """Model id → why the last of its instances that came to grief did."""
     rows = Instance.objects.filter(model__in=models).exclude(failure_reason="").order_by("model_id", "-created_at")
-    return dict(rows.distinct("model_id").values_list("model_id", "failure_reason"))
+    return {row.model_id: advice.told(row) for row in rows.distinct("model_id")}
 
 
 def _command_line(instance: Instance) -> str | None:

@@ -112,6 +112,19 @@ class StopReason(models.TextChoices):
     IDLE = "idle", _("Nobody had used it for its idle time.")
 
 
+class Cause(models.TextChoices):
+    """Why an engine ended; what to do about each is in `inference/advice.py`."""
+
+    OUT_OF_MEMORY = "out_of_memory", _("Out of memory")
+    BAD_OPTION = "bad_option", _("An option that the engine refuses")
+    MISSING_FILE = "missing_file", _("A file is missing or unreadable")
+    BROKEN_WEIGHTS = "broken_weights", _("Broken or unfitting weights")
+    DISK_FULL = "disk_full", _("The disk is full")
+    KILLED = "killed", _("Killed from outside")
+    TIMED_OUT = "timed_out", _("Not ready in time")
+    UNKNOWN = "unknown", _("Unknown")
+
+
 class InstanceQuerySet(TenantQuerySet):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
@@ -175,6 +188,7 @@ class Instance(TenantModel):
     exit_code = models.IntegerField(null=True)
     exit_signal = models.IntegerField(null=True)
     failure_reason = models.TextField(blank=True)
+    failure_cause = models.CharField(max_length=20, choices=Cause, blank=True)
     stop_reason = models.CharField(max_length=20, blank=True, choices=StopReason, help_text=_("Unless a person asked."))
     log_tail = models.JSONField(default=list, help_text=_("The last lines before a failure."))
     logs_since = models.DateTimeField(null=True, help_text=_("Lines from before were cleared."))
@@ -248,19 +262,6 @@ class PlacementRecord(TenantModel):
 
     class Meta:
         ordering = ["-created_at", "-id"]
-
-
-class Cause(models.TextChoices):
-    """Why an engine ended; what to do about each is in `inference/advice.py`."""
-
-    OUT_OF_MEMORY = "out_of_memory", _("Out of memory")
-    BAD_OPTION = "bad_option", _("An option that the engine refuses")
-    MISSING_FILE = "missing_file", _("A file is missing or unreadable")
-    BROKEN_WEIGHTS = "broken_weights", _("Broken or unfitting weights")
-    DISK_FULL = "disk_full", _("The disk is full")
-    KILLED = "killed", _("Killed from outside")
-    TIMED_OUT = "timed_out", _("Not ready in time")
-    UNKNOWN = "unknown", _("Unknown")
 
 
 class CrashDossier(TenantModel):

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from accounts.actor import Actor
 from core.errors import ModelNotRunning, PlatformError
-from inference import placing, progress, replicas
+from inference import advice, placing, progress, replicas
 from inference.models import Desired, Instance, State, StopReason, Task, TaskKind
 from models_app.models import Model, ModelQuerySet
 
@@ -127,7 +127,7 @@ def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:
         return
     wait = max(1, int((last.retry_at - timezone.now()).total_seconds()))
     raise ModelNotRunning(
-        _("The model failed to start: %(reason)s") % {"reason": last.failure_reason},
+        _("The model failed to start: %(reason)s") % {"reason": advice.told(last)},
         retry_after=wait,
         details={"state": State.FAILED, "failure_reason": last.failure_reason},
     )

@@ -20,6 +20,7 @@ urlpatterns = [
     path("models/<path:ref>/stop", views.StopView.as_view()),
     path("models/<path:ref>/restart", views.RestartView.as_view()),
     path("devices/info", views.DevicesView.as_view()),
+    path("models/<path:ref>/crashes", logs.CrashesView.as_view()),
     path("models/<path:ref>/logs", logs.LogsView.as_view()),
     path("models/<path:ref>/logs/stream", logs.LogStreamView.as_view()),
     path("logs/stats", logs.LogStatsView.as_view()),

@@ -17,7 +17,7 @@ SIZING = {"config", "resource_requirements", "profiles", "framework"}
 # A name whose last part is a route of its own could not be told from that route.
 RESERVED_ENDINGS = {
     "start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
-    "explain",
+    "crashes", "explain",
 }  # fmt: skip
 
 

@@ -8,8 +8,10 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.db import DatabaseError, InterfaceError
 
+from accounts import principals
 from accounts.actor import Actor
-from core.errors import PlatformError
+from accounts.principals import Principal
+from core.errors import PlatformError, ServiceUnavailable
 from core.transport import abandon
 from monitoring import credentials, hub, snapshots
 from monitoring.outbox import Outbox
@@ -29,19 +31,18 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     async def connect(self):
         self.actor: Actor | None = None
-        self.credential: credentials.Credential | None = None
+        self.credential: Principal | None = None
         self.outbox: Outbox | None = None
         self.writer: asyncio.Task | None = None
         self.tasks: set[asyncio.Task] = set()
-        headers = credentials.headers_of(self.scope)
-        if not credentials.origin_allowed(headers):
+        if not credentials.origin_allowed(credentials.headers_of(self.scope)):
             return await self.close()
         try:
-            await self._sign_in(credentials.from_handshake(headers))
+            await self._sign_in(await database_sync_to_async(credentials.from_handshake)(self.scope))
+        except (DatabaseError, InterfaceError, ServiceUnavailable):
+            return await self.close(TRY_AGAIN)
         except PlatformError:
             return await self.close(UNAUTHORISED)
-        except (DatabaseError, InterfaceError):
-            return await self.close(TRY_AGAIN)
         await self.accept()
         if self.actor is None:
             self._spawn(self._expect_sign_in())
@@ -98,11 +99,11 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             return await self._refuse("This socket is signed in already.")
         if not isinstance(token, str) or not token:
             return await self.close(UNAUTHORISED)
-        await self._sign_in(credentials.Credential(secret=token))
+        await self._sign_in(await database_sync_to_async(principals.for_credential)(token))
         await self.send_json({"type": "authenticated"})
         self._begin()
 
-    async def _sign_in(self, credential: credentials.Credential | None) -> None:
+    async def _sign_in(self, credential: Principal | None) -> None:
         if credential is not None:
             self.actor = await database_sync_to_async(credential.reader)()
             self.credential, self.outbox = credential, Outbox(self.actor)

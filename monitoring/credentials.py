@@ -1,52 +1,26 @@
-"""Who opened a socket: header, console log-in with our own Origin, or the first message. Asked again while it lives."""
+"""Who opened a socket: ticket, header, console log-in with our own Origin, or the first message."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from django.conf import settings
-from django.http import parse_cookie
+from django.http import QueryDict, parse_cookie
 from django.http.request import split_domain_port, validate_host
 from django.utils.datastructures import CaseInsensitiveMapping
 
-from accounts import authentication
+from accounts import authentication, principals, tickets
 from accounts.actor import Actor
-from accounts.policy import Permission
-from core.errors import Forbidden, PlatformError, Unauthenticated
+from accounts.principals import Principal
+from core.errors import PlatformError
 
 
-@dataclass(frozen=True)
-class Credential:
-    """What was shown; `reader` holds it against the database each time, so that a revoked one ends."""
-
-    secret: str | None = None
-    session_key: str | None = None
-    tenant: str | None = None
-
-    def reader(self) -> Actor:
-        """Who may listen. Raises Forbidden, Unauthenticated, or NotFound for a foreign tenant."""
-        actor = self._actor()
-        if not actor.may(Permission.READ) or not (actor.tenant or actor.sees_all):
-            raise Forbidden
-        return actor
-
-    def _actor(self) -> Actor:
-        if self.secret:
-            return authentication.actor_for_credential(self.secret, self.tenant)
-        if self.session_key:
-            return authentication.actor_for_user(authentication.user_of_session(self.session_key), self.tenant)
-        if actor := authentication.anonymous_actor():
-            return actor
-        raise Unauthenticated
-
-
-def standing(credentials: list[Credential]) -> dict[Credential, Actor | None]:
+def standing(holders: list[Principal]) -> dict[Principal, Actor | None]:
     """Who stands behind each now; None where the right has ended."""
-    return {credential: _reader_or_none(credential) for credential in credentials}
+    return {principal: _reader_or_none(principal) for principal in holders}
 
 
-def _reader_or_none(credential: Credential) -> Actor | None:
+def _reader_or_none(principal: Principal) -> Actor | None:
     try:
-        return credential.reader()
+        return principal.reader()
     except PlatformError:
         return None
 
@@ -55,15 +29,21 @@ def headers_of(scope) -> Mapping[str, str]:
     return CaseInsensitiveMapping({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
 
 
-def from_handshake(headers: Mapping[str, str]) -> Credential | None:
-    """None if nothing came with the handshake: it may be in the first message. Raises Unauthenticated."""
+def from_handshake(scope) -> Principal | None:
+    """None if nothing came with the handshake: it may be in the first message.
+
+    Raises Unauthenticated, or ServiceUnavailable where tickets cannot be looked up.
+    """
+    headers = headers_of(scope)
     tenant = headers.get(authentication.TENANT_HEADER)
+    if ticket := QueryDict(scope["query_string"]).get(tickets.PARAMETER):
+        return tickets.redeem(ticket)
     if secret := authentication.credential_in(headers):
-        return Credential(secret=secret, tenant=tenant)
+        return principals.for_credential(secret, tenant)
     session_key = parse_cookie(headers.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
     if session_key and is_own_origin(headers):
-        return Credential(session_key=session_key, tenant=tenant)
-    return Credential() if settings.ANONYMOUS_TENANT else None
+        return Principal(session_key=session_key, tenant=tenant)
+    return Principal() if settings.ANONYMOUS_TENANT else None
 
 
 def origin_allowed(headers: Mapping[str, str]) -> bool:

@@ -11,9 +11,10 @@ from channels.db import database_sync_to_async
 from django.db import DatabaseError, InterfaceError
 
 from accounts.actor import Actor
+from accounts.principals import Principal
 from core import broker, events
 from core.periodic import Level, Periodic
-from monitoring.credentials import Credential, standing
+from monitoring.credentials import standing
 from monitoring.outbox import Outbox, Overflow
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ SILENCE_SECONDS = 10.0  # after which the connection is asked whether it lives
 class Socket(Protocol):
     """What the hub needs of an open, signed-in socket."""
 
-    credential: Credential
+    credential: Principal
     outbox: Outbox
 
     def overflowed(self) -> None: ...

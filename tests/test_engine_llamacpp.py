@@ -120,4 +120,5 @@ def test_on_a_gpu_all_layers_go_there_unless_fewer_are_named():
     ],
 )
 def test_last_words_are_explained_without_the_hosts_paths(line, meaning):
-    assert ADAPTER.explain([line, "srv exiting due to model loading error"]) == meaning
+    found = ADAPTER.diagnose([line, "srv exiting due to model loading error"])
+    assert (found.meaning if found else None) == meaning

@@ -81,6 +81,7 @@ ROUTES = {  # a route that is missing here fails the walk
     "POST /api/models/{}/stop": Permission.RUN_MODELS,
     "POST /api/models/{}/restart": Permission.RUN_MODELS,
     "GET /api/devices/info": Permission.OPERATE,
+    "GET /api/models/{}/crashes": Permission.READ,
     "GET /api/models/{}/logs": Permission.READ,
     "GET /api/models/{}/logs/stream": Permission.READ,
     "GET /api/logs/stats": Permission.READ,

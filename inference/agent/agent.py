@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 from django.conf import settings
@@ -14,14 +15,15 @@ from accounts.models import Installation
 from core import logs
 from core.errors import PlatformError
 from core.periodic import Level, Periodic
-from inference import ledger, services, transitions
-from inference.agent import folders, node, processes, shims, traffic, workload
+from inference import dossiers, ledger, services, transitions
+from inference.agent import folders, inquest, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
 from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
 from inference.agent.shipper import Shipper
 from inference.autostart import Autostart
+from inference.dossiers import Finding
 from inference.engines import registry
 from inference.models import Desired, EngineTokens, Instance, Node, State
 
@@ -186,7 +188,7 @@ class Agent:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
         return Seen(
             process=process,
-            killed_by_signal=bool(state and state.signal),
+            killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # which was ours
             healthy=probe.healthy,
             unhealthy_for=probe.unhealthy_for(),
             in_state_for=in_state_for,
@@ -256,7 +258,7 @@ class Agent:
             command = workload.command_for(instance)
             started = workload.launch(instance, command, self._cluster)
         except (PlatformError, OSError, shims.LaunchFailed) as error:
-            self._fail(instance, str(error), [])
+            self._fail(instance, inquest.before_start(error))
             return
         Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.record(command))
 
@@ -269,6 +271,7 @@ class Agent:
             healthy=True,
             ready_at=timezone.now(),
             failure_reason="",
+            failure_cause="",
             log_tail=[],
             retry_at=None,
         )
@@ -298,12 +301,6 @@ class Agent:
         elif time.monotonic() - since > workload.STOP_GRACE + KILL_SLACK:
             self._sweep(instance, state, _probe)
 
-    def _time_out(self, instance: Instance, state, probe) -> None:
-        """Its end is seen at a later tick as a failure; the reason is kept here."""
-        reason = f"The engine was not ready after {instance.start_timeout} seconds."
-        Instance.objects.filter(pk=instance.pk).update(failure_reason=reason)
-        self._end_tree(instance, state, probe)
-
     def _sweep(self, instance: Instance, _state, _probe) -> None:
         """No shim watches over it any more: kill what carries its marks, then forget the state file."""
         processes.kill_marked(self._cluster, str(settings.DATA_DIR), instance.pk)
@@ -324,13 +321,13 @@ class Agent:
 
     def _crashed(self, instance: Instance, state, _probe) -> None:
         self._memory.expect_back(instance)
-        lines = workload.last_lines(folders.folder_of(instance.pk))
-        reason = workload.reason_for_end(instance, state, lines)
+        finding = inquest.after_end(instance, state)
         stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
         crashes = 1 if stable else instance.crashes + 1
         if crashes > MAX_CRASHES:
-            self._fail(instance, f"It crashed {crashes} times in a row. {reason}", lines, state)
+            self._fail(instance, replace(finding, reason=f"It crashed {crashes} times in a row. {finding.reason}"))
             return
+        dossiers.keep(instance, finding)
         retry_at = timezone.now() + timedelta(seconds=BACK_OFF[crashes - 1])
         self._move(
             instance,
@@ -338,29 +335,24 @@ class Agent:
             generation=instance.running_generation + 1,
             crashes=crashes,
             retry_at=retry_at,
-            failure_reason=reason,
-            log_tail=lines,
             healthy=False,
             endpoint="",
-            **_exit_of(state),
+            **finding.on_instance,
         )
 
     def _failed(self, instance: Instance, state, _probe) -> None:
-        lines = workload.last_lines(folders.folder_of(instance.pk))
-        reason = instance.failure_reason or workload.reason_for_end(instance, state, lines)
-        self._fail(instance, reason, lines, state)
+        self._fail(instance, inquest.after_end(instance, state))
 
-    def _fail(self, instance: Instance, reason: str, lines: list[str], state=None) -> None:
-        logger.warning("%s failed: %s", instance.model.name, reason)
+    def _fail(self, instance: Instance, finding: Finding) -> None:
+        logger.warning("%s failed: %s", instance.model.name, finding.reason)
         self._memory.expect_back(instance)
+        dossiers.keep(instance, finding)
         self._end(
             instance,
             State.FAILED,
-            failure_reason=reason,
-            log_tail=lines,
             desired=Desired.STOPPED,
             retry_at=timezone.now() + FAILURE_PAUSE,
-            **_exit_of(state),
+            **finding.on_instance,
         )
 
     def _end(self, instance: Instance, outcome: State, **fields) -> None:
@@ -387,7 +379,7 @@ STEPS = {
     Step.AGAIN: Agent._again,
     Step.CRASHED: Agent._crashed,
     Step.FAILED: Agent._failed,
-    Step.TIMED_OUT: Agent._time_out,
+    Step.TIMED_OUT: Agent._end_tree,  # seen at a later tick as a failure
 }
 
 

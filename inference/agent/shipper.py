@@ -12,6 +12,7 @@ from pathlib import Path
 from django.conf import settings
 
 from core import broker
+from core.periodic import Level, Periodic
 from inference.agent import folders
 from inference.agent.tail import START, Read, read_on
 from inference.logs import stream
@@ -54,6 +55,7 @@ class Shipper:
 
     def __init__(self):
         self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
+        self._loop = Periodic("logs", Level.MEDIUM, PAUSE)
         self._sources: dict[str, Source] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -80,20 +82,20 @@ class Shipper:
                 self.wants_all = False
 
     def _run(self) -> None:
-        turn = 0
         while not self._stopping.is_set():
+            pause = PAUSE
             try:
-                if turn % LOSS_CHECK_TURNS == 0:
-                    self._notice_loss()
-                more = self._ship_all()
-                turn += 1
+                with self._loop.turn():
+                    if self._loop.turns % LOSS_CHECK_TURNS == 1:
+                        self._notice_loss()
+                    if self._ship_all():
+                        pause = 0
             except broker.UNAVAILABLE as error:
                 logger.warning("logs wait for Valkey: %s", type(error).__name__)
                 self._doubt()
-                self._stopping.wait(RETRY)
-                continue
-            if not more:
-                self._stopping.wait(PAUSE)
+                pause = RETRY
+            self._stopping.wait(pause)
+        self._loop.end()
 
     def _notice_loss(self) -> None:
         """The mark is as lasting as the streams: where it is gone they are."""

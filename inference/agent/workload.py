@@ -1,9 +1,8 @@
 """An engine as a process tree under the shim: what is launched for an instance, and what is known of its end."""
 
-from pathlib import Path
-
 from django.conf import settings
 
+from core.logs import redact
 from inference.agent import folders, shims
 from inference.engines import fetching, registry
 from inference.engines.base import Command, Estimate, LaunchRequest
@@ -11,7 +10,6 @@ from inference.models import Instance
 from models_app import artefacts, packaged, profiles
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
-TAIL_LINES = 40
 STOP_GRACE = 15
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
@@ -77,25 +75,7 @@ def _session() -> dict[str, str]:
 def record(command: Command) -> dict:
     """The launch as operators see it: no value that looks like a secret."""
     hidden = {
-        name: "<set>" if any(word in name for word in SECRET_WORDS) else value for name, value in command.env.items()
+        name: "<set>" if any(word in name for word in SECRET_WORDS) else redact(value)
+        for name, value in command.env.items()
     }
-    return {"argv": command.argv, "env": hidden}
-
-
-def last_lines(folder: Path) -> list[str]:
-    return [line.text for line in shims.tail(folder, TAIL_LINES)]
-
-
-def reason_for_end(instance: Instance, state: shims.ShimState | None, lines: list[str]) -> str:
-    """Why it ended, for a person: the engine's own words where they are understood, else how the process ended."""
-    explained = registry.get(instance.model.framework).explain(lines)
-    ending = _ending(state)
-    return f"{explained} ({ending})" if explained else f"The engine ended: {ending}."
-
-
-def _ending(state: shims.ShimState | None) -> str:
-    if state is None:
-        return "no trace of it was left"
-    if state.signal:
-        return f"killed by signal {state.signal}"
-    return f"exit code {state.exit_code}"
+    return {"argv": [redact(word) for word in command.argv], "env": hidden}

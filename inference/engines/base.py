@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.engines import install
 from inference.engines.exposition import Histogram, Page
+from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Model
 
@@ -78,22 +79,33 @@ HISTOGRAMS = {"ttft", "tpot"}
 
 @dataclass(frozen=True)
 class Symptom:
-    """A pattern in the last log lines and what it means to a person."""
+    """A pattern in the last log lines, what it means to a person, and which cause that is."""
 
     pattern: str
     meaning: str
+    cause: Cause = Cause.UNKNOWN
     regex: re.Pattern = field(init=False)
 
     def __post_init__(self):
         object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    cause: Cause
+    meaning: str
+
+
 COMMON_SYMPTOMS = [
-    Symptom(r"(The model's files could not be fetched: .+)\.", "{0}."),
-    Symptom(r"out of memory|cannot allocate memory|MemoryError|std::bad_alloc", "The engine ran out of memory."),
-    Symptom(r"No space left on device", "The disk is full."),
-    Symptom(r"Permission denied: '?([^'\n]+)'?", "The engine may not read {0}."),
-    Symptom(r"No such file or directory: '?([^'\n]+)'?", "A file is missing: {0}"),
+    Symptom(r"(The model's files could not be fetched: .+)\.", "{0}.", Cause.MISSING_FILE),
+    Symptom(
+        r"out of memory|cannot allocate memory|MemoryError|std::bad_alloc",
+        "The engine ran out of memory.",
+        Cause.OUT_OF_MEMORY,
+    ),
+    Symptom(r"No space left on device", "The disk is full.", Cause.DISK_FULL),
+    Symptom(r"Permission denied: '?([^'\n]+)'?", "The engine may not read {0}.", Cause.MISSING_FILE),
+    Symptom(r"No such file or directory: '?([^'\n]+)'?", "A file is missing: {0}", Cause.MISSING_FILE),
 ]
 
 
@@ -135,15 +147,16 @@ class EngineAdapter:
         page = Page(metrics, self.reading_names.values())
         return Readings(**{reading: _read(page, reading, name) for reading, name in self.reading_names.items()})
 
-    def explain(self, log: list[str]) -> str | None:
+    def diagnose(self, log: list[str]) -> Diagnosis | None:
         """What a person should know, from the last log lines; None if nothing is recognised.
 
-        The newest line that matches wins; a symptom of the engine's own goes before a common one.
+        A symptom whose cause is known goes before one that only repeats the engine's words, one of the engine's own
+        before a common one; of several lines the newest counts.
         """
-        for symptom in [*self.symptoms, *COMMON_SYMPTOMS]:
+        for symptom in sorted([*self.symptoms, *COMMON_SYMPTOMS], key=lambda each: each.cause == Cause.UNKNOWN):
             for line in reversed(log):
                 if match := symptom.regex.search(line):
-                    return symptom.meaning.format(*match.groups())
+                    return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
         return None
 
 

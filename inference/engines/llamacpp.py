@@ -5,6 +5,7 @@ from dataclasses import replace
 from inference.engines import install
 from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Readings, Symptom
 from inference.engines.memory import context_length, cpu_threads, kv_bytes_per_token
+from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
@@ -40,14 +41,19 @@ class LlamaCppAdapter(EngineAdapter):
         "cached_tokens": "llamacpp:prompt_tokens_cached_total",
     }
     symptoms = [
-        Symptom(r"error: invalid argument: (\S+)", "The engine does not know the option {0}."),
-        Symptom(r"unknown model architecture: '([^']+)'", "The engine does not support the architecture {0}."),
+        Symptom(r"error: invalid argument: (\S+)", "The engine does not know the option {0}.", Cause.BAD_OPTION),
+        Symptom(
+            r"unknown model architecture: '([^']+)'",
+            "The engine does not support the architecture {0}.",
+            Cause.BROKEN_WEIGHTS,
+        ),
         Symptom(
             r"not within the file bounds|invalid magic|missing tensor|wrong number of tensors|failed to read",
             "The weights are damaged.",
+            Cause.BROKEN_WEIGHTS,
         ),
-        Symptom(r"failed to open GGUF file .*\((.+)\)", "The weights cannot be opened: {0}."),
-        Symptom(r"(?:failed|unable) to allocate", "The engine ran out of memory."),
+        Symptom(r"failed to open GGUF file .*\((.+)\)", "The weights cannot be opened: {0}.", Cause.MISSING_FILE),
+        Symptom(r"(?:failed|unable) to allocate", "The engine ran out of memory.", Cause.OUT_OF_MEMORY),
         Symptom(r"error loading model: ([^/]{1,300})$", "{0}"),
     ]
 

@@ -8,6 +8,7 @@ from django.conf import settings
 from inference.engines import install
 from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
 from inference.engines.memory import configured_context, context_length, cpu_threads, kv_bytes_per_token
+from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
@@ -53,16 +54,22 @@ class VllmAdapter(EngineAdapter):
         "tpot": "vllm:request_time_per_output_token_seconds",
     }
     symptoms = [
-        Symptom(r"unrecognized arguments: (.+)", "The engine does not know the option {0}."),
+        Symptom(r"unrecognized arguments: (.+)", "The engine does not know the option {0}.", Cause.BAD_OPTION),
         Symptom(
             r"larger than the maximum number of tokens that can be stored in KV cache|KV cache.* is needed",
             "The KV cache is too small for one sequence of full length: raise kv_cache_bytes or lower max_model_len.",
+            Cause.OUT_OF_MEMORY,
         ),
         Symptom(
             r"Model architectures? \[?'?([\w]+)'?\]? (?:are|is) not supported",
             "The engine does not support the architecture {0}.",
+            Cause.BROKEN_WEIGHTS,
         ),
-        Symptom(r"SafetensorError|Error while deserializing header|corrupt", "The weights are damaged."),
+        Symptom(
+            r"SafetensorError|Error while deserializing header|corrupt",
+            "The weights are damaged.",
+            Cause.BROKEN_WEIGHTS,
+        ),
         Symptom(r"has no attribute 'init_cpu_memory_env'", "The library libnuma is missing: apt-get install libnuma1."),
         Symptom(r"^\S*\s*(?:\S+ )*?((?:ValueError|RuntimeError|AssertionError|OSError): .{1,300})", "{0}"),
     ]

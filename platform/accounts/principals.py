@@ -44,16 +44,22 @@ class Principal:
         raise Unauthenticated
 
 
+def for_credential(secret: str, tenant: str | None = None) -> Principal:
+    """For whom a key or an access token stands; asks the database. Raises Unauthenticated, NotFound."""
+    actor = authentication.actor_for_credential(secret, tenant)
+    if actor.key:
+        return Principal(key_id=actor.key.pk)
+    claims = tokens.verify(secret)
+    return Principal(login_id=claims.session_id, expires_at=claims.expires_at, tenant=tenant)
+
+
 def of(request) -> Principal:
     """For whom an authenticated request stands."""
     if by_ticket := getattr(request, "ticket_principal", None):
         return by_ticket
-    actor, tenant = request.auth, request.headers.get(authentication.TENANT_HEADER)
-    if actor.key:
-        return Principal(key_id=actor.key.pk)
-    if token := authentication.credential_in(request.headers):
-        claims = tokens.verify(token)
-        return Principal(login_id=claims.session_id, expires_at=claims.expires_at, tenant=tenant)
-    if actor.user:
+    tenant = request.headers.get(authentication.TENANT_HEADER)
+    if secret := authentication.credential_in(request.headers):
+        return for_credential(secret, tenant)
+    if request.auth.user:
         return Principal(session_key=request.session.session_key, tenant=tenant)
     return Principal()

@@ -285,6 +285,7 @@ UNFOLD = {
                     _page(_("Instances"), "memory", "inference_instance"),
                     _page(_("Nodes"), "dns", "inference_node"),
                     _page(_("Tasks"), "task_alt", "inference_task"),
+                    _page(_("Crashes"), "report", "inference_crashdossier"),
                 ],
             },
             {

@@ -1,0 +1,33 @@
+"""What to do about each cause of a failure: one home for all who tell it, in the reader's language."""
+
+from django.utils.translation import gettext_lazy as _
+
+from inference.models import Cause, Instance
+
+ADVICE = {
+    Cause.OUT_OF_MEMORY: _(
+        "Lower max_model_len, max_num_seqs or kv_cache_bytes, choose a smaller or quantised model, or stop another one."
+    ),
+    Cause.BAD_OPTION: _("Correct or remove the option in the model's config; the engine's last lines name it."),
+    Cause.MISSING_FILE: _("See that the model's folder is whole and readable, and that model_path names it."),
+    Cause.BROKEN_WEIGHTS: _(
+        "Fetch the weights again and compare their checksums; see that this engine knows the format and architecture."
+    ),
+    Cause.DISK_FULL: _("Free space on the machine's disk, then start the model again."),
+    Cause.KILLED: _(
+        "Somebody ended the process, or the kernel did because main memory ran out: the operator finds it in the "
+        "kernel's log (dmesg)."
+    ),
+    Cause.TIMED_OUT: _(
+        "Give the start more time (timeout of the start, or default_model_timeout), or see in the last lines where "
+        "it stood."
+    ),
+    Cause.UNKNOWN: _("Read the engine's last lines; if they do not help, start it again and follow its logs."),
+}
+
+
+def told(instance: Instance) -> str:
+    """Why it failed, and what to do about it; empty where nothing did."""
+    if not instance.failure_reason or not instance.failure_cause:
+        return instance.failure_reason
+    return f"{instance.failure_reason} {ADVICE[Cause(instance.failure_cause)]}"

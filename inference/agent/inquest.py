@@ -1,0 +1,58 @@
+"""Why an engine ended: what its last words, its exit and its shim tell together."""
+
+import signal
+
+from core.errors import PlatformError
+from inference.agent import folders, shims
+from inference.dossiers import Finding
+from inference.engines import registry
+from inference.engines.base import Diagnosis
+from inference.logs.lines import clean, for_tenant
+from inference.models import Cause, Instance, State
+from models_app.artefacts import Missing
+
+TAIL_LINES = 40
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def after_end(instance: Instance, state: shims.ShimState | None) -> Finding:
+    """Of a run that was there."""
+    lines = [clean(line.text) for line in shims.tail(folders.folder_of(instance.pk), TAIL_LINES)]
+    diagnosis = _diagnose(instance, state, lines)
+    if state is None:
+        return Finding(diagnosis.cause, diagnosis.meaning, lines)
+    return Finding(
+        diagnosis.cause, diagnosis.meaning, lines, state.exit_code, state.signal, state.max_rss_bytes or None
+    )
+
+
+def before_start(error: PlatformError | OSError | shims.LaunchFailed) -> Finding:
+    """Of a run that could not begin."""
+    cause = Cause.MISSING_FILE if isinstance(error, Missing) else Cause.UNKNOWN
+    return Finding(cause, for_tenant(clean(str(error))))
+
+
+def _diagnose(instance: Instance, state: shims.ShimState | None, lines: list[str]) -> Diagnosis:
+    if _was_too_slow(instance, state):
+        reason = f"The engine was not ready after {instance.start_timeout} seconds."
+        return Diagnosis(Cause.TIMED_OUT, reason)
+    found = registry.get(instance.model.framework).diagnose(lines)
+    was_killed = state is None or state.signal in FROM_OUTSIDE
+    if was_killed and (found is None or found.cause != Cause.OUT_OF_MEMORY):
+        return Diagnosis(Cause.KILLED, f"The engine ended: {_ending(state)}.")
+    if found is None:
+        return Diagnosis(Cause.UNKNOWN, f"The engine ended: {_ending(state)}.")
+    return Diagnosis(found.cause, for_tenant(f"{found.meaning} ({_ending(state)})"))
+
+
+def _was_too_slow(instance: Instance, state: shims.ShimState | None) -> bool:
+    """Nobody but the agent asks the shim of a starting engine for its end, and wanted it is still."""
+    return state is not None and state.reason == "stop" and instance.state == State.STARTING
+
+
+def _ending(state: shims.ShimState | None) -> str:
+    if state is None:
+        return "no trace of it was left"
+    if state.signal:
+        return f"killed by signal {state.signal}"
+    return f"exit code {state.exit_code}"
