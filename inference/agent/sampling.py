@@ -9,6 +9,7 @@ from typing import Protocol
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
 from accounts import configuration
+from core.periodic import Level, Periodic
 from inference.models import Node
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Sampling:
 
     def __init__(self, node: Callable[[], Node | None]):
         self._node = node
+        self._measuring = Periodic("sampling", Level.HIGH, LOOK_SECONDS)
+        self._writing = Periodic("sample writer", Level.HIGH, LOOK_SECONDS)
         self._stopping = threading.Event()
         self._measured = threading.Event()
         self._threads = [
@@ -57,19 +60,24 @@ class Sampling:
     def _measure(self) -> None:
         sampled_at = float("-inf")
         while not self._stopping.wait(LOOK_SECONDS):
-            node, now = self._node(), time.monotonic()
-            if node and now - sampled_at >= configuration.current().gpu_monitor_interval - LOOK_SECONDS / 2:
+            node, now, interval = self._node(), time.monotonic(), configuration.current().gpu_monitor_interval
+            if node and now - sampled_at >= interval - LOOK_SECONDS / 2:
                 sampled_at = now
-                for sampler in _samplers:
-                    sampler.sample(node)
+                self._measuring.interval = self._writing.interval = interval
+                with self._measuring.turn():
+                    for sampler in _samplers:
+                        sampler.sample(node)
                 self._measured.set()
+        self._measuring.end()
 
     def _write(self) -> None:
         while not self._stopping.is_set():
             self._measured.wait()
             self._measured.clear()
             if node := self._node():
-                self._write_all(node)
+                with self._writing.turn():
+                    self._write_all(node)
+        self._writing.end()
         connection.close()
 
     def _write_all(self, node: Node) -> None:
