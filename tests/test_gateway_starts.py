@@ -8,6 +8,7 @@ import pytest
 from django.db import OperationalError
 
 from core import errors
+from inference.gateway import starts
 from inference.gateway.snapshot import ModelEntry
 from tests.gateway_kit import CONFIG, MODEL, Engine, chat, engine_folder, eventually, instance, served, snapshot
 
@@ -144,6 +145,39 @@ def test_a_start_that_is_refused_is_answered_with_its_cause(cold, problem, statu
     for reply in many(cold, 5):
         assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
         assert "secret" not in reply.text
+
+
+def test_requests_wait_for_room_that_comes_and_ask_for_it_once_in_a_while(cold, engine, monkeypatch):
+    monkeypatch.setattr(starts, "ROOM_SECONDS", 0.05)
+
+    def refuse_twice(_model_id: str) -> None:
+        if len(cold.starts) <= 2:
+            raise errors.NoRoomYet()
+        cold.loop.call_later(0.05, cold.source.publish, snapshot(instance(engine.endpoint)))
+
+    cold.on_start = refuse_twice
+    assert {reply.status_code for reply in many(cold, 5)} == {200}
+    assert cold.starts == [MODEL.id] * 3
+
+
+def test_who_waits_for_room_in_vain_is_told_that_there_is_none(cold, monkeypatch):
+    monkeypatch.setattr(starts, "ROOM_SECONDS", 0.05)
+
+    def refuse(_model_id: str) -> None:
+        raise errors.NoRoomYet(retry_after=30)
+
+    cold.on_start = refuse
+    cold.publish(snapshot(models=[HASTY]))
+    with cold.client() as client:
+        reply = client.post(CHAT, json=chat())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "insufficient_resources")
+    assert reply.headers["retry-after"] == "30"
+    asked = len(cold.starts)
+    assert asked > 1
+    eventually(lambda: not cold.gateway.starts.waiting())
+    with cold.client() as client:
+        client.post(CHAT, json=chat())
+    assert len(cold.starts) > asked  # nothing is remembered of the queue that gave up
 
 
 def test_a_client_that_leaves_while_waiting_is_settled_and_the_start_goes_on(cold, engine):
