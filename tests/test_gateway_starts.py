@@ -173,7 +173,6 @@ def test_who_waits_for_room_in_vain_is_told_that_there_is_none(cold, monkeypatch
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "insufficient_resources")
     assert reply.headers["retry-after"] == "30"
     asked = len(cold.starts)
-    assert asked > 1
     eventually(lambda: not cold.gateway.starts.waiting())
     with cold.client() as client:
         client.post(CHAT, json=chat())
