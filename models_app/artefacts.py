@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from django.conf import settings
@@ -66,6 +66,7 @@ class Artefact:
     parameters: dict = field(default_factory=dict)
     architectures: tuple[str, ...] = ()
     has_chat_template: bool = False
+    adapter: Path | None = None
     pools: bool = False  # made for embeddings or ranking, by what its files say
 
     @property
@@ -150,7 +151,7 @@ def check_startable(model: Model) -> Artefact:
         )
     if model.framework == "vllm" and artefact.path.is_file():
         raise Refused(_("vLLM needs the folder with the weights, their config.json and their tokenizer."))
-    return artefact
+    return _with_adapter(artefact, model)
 
 
 def _to_be_fetched(path: Path) -> Artefact | None:
@@ -161,6 +162,20 @@ def _to_be_fetched(path: Path) -> Artefact | None:
     return Artefact(
         path, "safetensors", model.weight_bytes, model.dtype, model.parameters, model.architectures, pools=True
     )
+
+
+def _with_adapter(artefact: Artefact, model: Model) -> Artefact:
+    """With the adapter that the model is always served with, if it names one; its bytes count as weights."""
+    name = model.config.get("lora_path")
+    if not name:
+        return artefact
+    place = _place(model.tenant, name)
+    adapter = inspect(place.path, place.root)
+    if adapter.format != "gguf":
+        raise Refused(_("%(name)s is no GGUF file.") % {"name": place.path.name})
+    if "," in str(adapter.path):  # the engine would read it as the names of two files
+        raise Refused(_("This is not a usable path."))
+    return replace(artefact, adapter=adapter.path, weight_bytes=artefact.weight_bytes + adapter.weight_bytes)
 
 
 def inspect(path: Path, root: Path | None = None) -> Artefact:

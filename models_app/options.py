@@ -134,6 +134,7 @@ LLAMA_CPP = [
     Option("kv_cache_type", str, lazy("Type of the numbers in the KV cache."), choices=("f16", "bf16", "f32", "q8_0")),
     Option("seed", int, lazy("Start of the random numbers."), 0, 2**31 - 1),
     Option("chat_format", str, lazy("By default the template in the weights."), choices=CHAT_FORMATS),
+    Option("lora_path", str, lazy("GGUF file of an adapter that is applied to all requests; where weights may lie.")),
 ]
 RESOURCES = [
     Option("gpu_count", int, lazy("GPUs."), 0, 1024),

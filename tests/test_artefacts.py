@@ -14,6 +14,7 @@ from django.conf import settings
 
 from models_app import artefacts
 from models_app.artefacts import Missing, Refused
+from models_app.models import Model
 from tests import weights
 
 MIB = 1024 * 1024
@@ -375,3 +376,35 @@ def test_a_thousand_mutations_are_understood_or_refused(tmp_path, whole):
         else:
             assert 0 <= found.weight_bytes <= len(whole)
     assert len(outcomes) >= 4  # they get past the first check
+
+
+@pytest.fixture
+def adapted(own, tenant):
+    """A GGUF model of the tenant, looked at before a start, with that adapter."""
+    (own / "base.gguf").write_bytes(weights.gguf())
+    (own / "lora.gguf").write_bytes(weights.lora_gguf(4, 4, 1.0))
+
+    def look(adapter: str) -> artefacts.Artefact:
+        config = {"model_path": "base.gguf", "lora_path": adapter}
+        return artefacts.check_startable(Model(tenant=tenant, name="m", framework="llama.cpp", config=config))
+
+    return look
+
+
+def test_an_adapter_is_found_where_weights_may_lie_and_counts_with_them(adapted):
+    found = adapted("lora.gguf")
+    assert (found.adapter.name, found.weight_bytes) == ("lora.gguf", 64 + 32)
+
+
+@pytest.mark.parametrize("adapter", ["/etc/passwd", "../../globex/models/lora.gguf", "missing.gguf"])
+def test_an_adapter_elsewhere_is_refused(adapted, adapter):
+    with pytest.raises((Refused, Missing)):
+        adapted(adapter)
+
+
+def test_an_adapters_path_never_reads_as_two(adapted, own):
+    """The engine takes a comma for the end of one name and the beginning of another."""
+    (own / "lora.gguf,").mkdir()
+    (own / "lora.gguf," / "other.gguf").write_bytes(weights.lora_gguf(4, 4, 1.0))
+    with pytest.raises(Refused):
+        adapted("lora.gguf,/other.gguf")

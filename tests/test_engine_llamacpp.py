@@ -101,6 +101,11 @@ def test_models_that_read_only_take_a_whole_text_at_once():
     assert "--rerank" in started(model(Mode.RERANKER))
 
 
+def test_an_adapter_of_the_model_is_loaded_with_it():
+    assert value(started(model(), large(adapter=Path("/m/lora.gguf"))), "--lora") == "/m/lora.gguf"
+    assert "--lora" not in started(model())
+
+
 def test_on_a_gpu_all_layers_go_there_unless_fewer_are_named():
     assert value(started(model(), kind="cuda"), "--gpu-layers") == "999"
     assert value(started(model(n_gpu_layers=12), kind="cuda"), "--gpu-layers") == "12"

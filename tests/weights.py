@@ -68,3 +68,23 @@ def gguf(
     header = b"GGUF" + struct.pack("<IQQ", version, *counts)
     header += b"".join(text(key) + value for key, value in metadata.items()) + b"".join(tensors)
     return header + bytes(-len(header) % 32) + data
+
+
+FLOAT32_VALUE, FLOAT32_TENSOR = 6, 0
+
+
+def lora_gguf(inputs: int, outputs: int, value: float) -> bytes:
+    """An adapter of rank 1 that adds the same to every output of the first block's last matrix."""
+    metadata = {
+        "general.architecture": struct.pack("<I", TEXT) + text("llama"),
+        "general.type": struct.pack("<I", TEXT) + text("adapter"),
+        "adapter.type": struct.pack("<I", TEXT) + text("lora"),
+        "adapter.lora.alpha": struct.pack("<If", FLOAT32_VALUE, 1.0),
+    }
+    name, split = "blk.0.ffn_down.weight", -(-inputs * 4 // 32) * 32
+    tensors = [
+        tensor(f"{name}.lora_a", (inputs, 1), FLOAT32_TENSOR, 0),
+        tensor(f"{name}.lora_b", (1, outputs), FLOAT32_TENSOR, split),
+    ]
+    numbers = struct.pack(f"<{inputs}f", *[value] * inputs).ljust(split, b"\0")
+    return gguf(metadata, tensors, data=numbers + struct.pack(f"<{outputs}f", *[value] * outputs))

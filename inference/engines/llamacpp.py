@@ -94,6 +94,7 @@ class LlamaCppAdapter(EngineAdapter):
             "--no-slots",
             "--no-ui",
             "--offline",
+            *(["--lora", str(artefact.adapter)] if artefact.adapter else []),
             *_model_arguments(model, artefact),
             *_device_arguments(request),
         ]

@@ -14,6 +14,7 @@ from demo import to_gguf
 from inference.agent import probes
 from inference.engines import install, registry
 from inference.engines.base import Readings
+from tests import weights
 from tests.live.product import Product, eventually
 
 PARIS = "The capital of France is Paris."
@@ -230,6 +231,18 @@ def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
     assert [len(entry["embedding"]) for entry in reply["data"]] == [256, 256]
     assert [entry["index"] for entry in reply["data"]] == [0, 1]
     assert reply["usage"]["prompt_tokens"] > 2
+
+
+def test_llamacpp_serves_a_model_with_its_adapter(product):
+    install.install("llama.cpp", report=print)
+    to_gguf.write(folder_of(product) / "adapted.gguf")
+    (folder_of(product) / "adapter.gguf").write_bytes(weights.lora_gguf(384, 256, 3.0))
+    files = {"model_path": "adapted.gguf", "lora_path": "adapter.gguf"}
+    assert create(product, "adapted", files).status_code == 201
+    served = Served(product, "llama.cpp", "adapted", 0)
+    reply = served.post(served.question("What is the capital of France?", max_tokens=20))
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["choices"][0]["message"]["content"] != PARIS  # the adapter is there to spoil it
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_told_as_the_reason(product):
