@@ -38,14 +38,27 @@ def host_event(node: Node) -> dict:
     return {"node": node.name, **shown, "timestamp": node.live.get("timestamp")}
 
 
+def total_event() -> dict:
+    """All machines together, for those who may not know of single ones: means, as of the latest sample."""
+    live = [node.live for node in nodes()]
+    shown = {name: _mean([one[name] for one in live if one.get(name) is not None]) for name in HOST_FIELDS}
+    return {"node": None, **shown, "timestamp": max((one["timestamp"] for one in live), default=None)}
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 1) if values else None
+
+
 def gpu_event(device: Device) -> dict:
     shown = {name: device.live.get(name) for name in GPU_FIELDS}
     return {"gpu_id": device.index, "node": device.node.name, **shown, "timestamp": device.live.get("timestamp")}
 
 
 def host_events(actor: Actor) -> list[dict]:
-    """Machines are the operators'."""
-    return [host_event(node) for node in nodes()] if actor.sees_all else []
+    """Single machines are the operators'."""
+    if actor.sees_all:
+        return [host_event(node) for node in nodes()]
+    return [total_event()] if nodes().exists() else []
 
 
 def gpu_events(actor: Actor) -> list[dict]:

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import transaction
+from django.utils import timezone
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -298,15 +299,20 @@ def test_a_key_that_is_limited_to_some_models_hears_of_no_others(monitor, key, m
         assert hear(ws)["data"]["model_id"] == model.pk
 
 
-def test_figures_of_a_machine_go_to_operators_under_its_name_and_to_tenants_without(monitor, owner, operator):
+def test_figures_of_single_machines_go_to_operators_and_of_all_together_to_tenants(monitor, owner, operator):
+    stamp = "2026-01-01T12:00:00Z"
+    for name, percent in (("one", 10.0), ("two", 30.0)):
+        live = {"cpu_percent": percent, "memory_percent": percent, "disk_percent": percent, "timestamp": stamp}
+        Node.objects.create(name=name, data_folder="/d", live=live, heartbeat_at=timezone.now())
     topic = {"action": "subscribe", "events": ["gpu_metrics"]}
     with monitor(access(owner)) as below, monitor(access(operator)) as above:
         assert say(below, topic)["type"] == say(above, topic)["type"] == "subscribed"
-        events.send([events.OPERATORS], "gpu_metrics_update", "here/0", {"gpu_id": 0})
-        events.send([events.OPERATORS], "host_metrics_update", "here", {"node": "here", "cpu_percent": 1})
-        events.send([events.EVERYONE], "host_metrics_update", "here", {"cpu_percent": 1})
+        assert {hear(above)["data"]["node"] for _node in range(2)} == {"one", "two"}
+        shown = {"cpu_percent": 20.0, "memory_percent": 20.0, "disk_percent": 20.0, "timestamp": stamp}
+        assert hear(below) == {"type": "host_metrics_update", "data": {"node": None, **shown}}
+        events.send([events.OPERATORS], "gpu_metrics_update", "one 0", {"gpu_id": 0})
+        events.send([events.EVERYONE], "host_metrics_update", "", {"cpu_percent": 1})
         assert hear(above) == {"type": "gpu_metrics_update", "data": {"gpu_id": 0}}
-        assert hear(above) == {"type": "host_metrics_update", "data": {"node": "here", "cpu_percent": 1}}
         assert hear(below) == {"type": "host_metrics_update", "data": {"cpu_percent": 1}}
 
 
