@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ from inference.agent import probes
 from inference.engines import install, registry
 from inference.engines.base import Readings
 from tests import weights
-from tests.live.product import Product, eventually
+from tests.live.product import Person, Product, Tenant, eventually
 
 PARIS = "The capital of France is Paris."
 WEATHER = {
@@ -43,15 +43,19 @@ class Served:
     engine: str
     name: str
     long: int
+    key: Person
 
     @property
     def client(self) -> httpx.Client:
-        return self.product.client(self.product.record["api_key"])
+        return self.key.client
 
     @property
     def sdk(self) -> openai.OpenAI:
-        record = self.product.record
-        return openai.OpenAI(base_url=f"{self.product.base_url}/v1", api_key=record["api_key"], max_retries=0)
+        return openai.OpenAI(base_url=f"{self.product.base_url}/v1", api_key=self.key.credential, max_retries=0)
+
+    def with_new_key(self) -> "Served":
+        """The same, used by a key of which the ledger knows nothing yet."""
+        return replace(self, key=new_key(self.product))
 
     def question(self, text: str, **fields) -> dict:
         return {"model": self.name, "messages": [{"role": "user", "content": text}], "temperature": 0} | fields
@@ -70,12 +74,19 @@ class Served:
         found = [adapter.readings(page) for page in pages if page]
         return next(readings for readings in found if readings.prompt_tokens is not None)
 
-    def billed(self) -> dict:
-        items = self.client.get("/api/usage", params={"group_by": "model"}).json()["items"]
-        return next((item for item in items if item["model_name"] == self.name), {"requests": 0})
+    def billed(self, requests: int) -> dict:
+        """What the ledger has of this key, once it has so many requests."""
 
-    def billed_after(self, requests: int) -> dict:
-        return eventually(lambda: (now := self.billed())["requests"] >= requests and now, 60)
+        def found() -> dict | None:
+            items = self.client.get("/api/usage", params={"group_by": "key"}).json()["items"]
+            mine = next((item for item in items if item["key_id"] == self.key.key_id), {"requests": 0})
+            return mine if mine["requests"] == requests else None
+
+        return eventually(found, 60)
+
+
+def new_key(product: Product) -> Person:
+    return Tenant(product, product.record["tenant"]).key()
 
 
 @pytest.fixture(scope="module", params=["vllm", "llama.cpp"])
@@ -88,14 +99,14 @@ def served(request, product) -> Served:
 
 
 def on_vllm(product: Product) -> Served:
-    return Served(product, "vllm", product.record["model"], 1900)
+    return Served(product, "vllm", product.record["model"], 1900, new_key(product))
 
 
 def on_llamacpp(product: Product) -> Served:
     """The engine is so fast that only a long context keeps it busy for a while."""
     to_gguf.write(folder_of(product) / "demo.gguf", context=65_536)
     create(product, "demo-gguf", {"model_path": "demo.gguf", "n_parallel": 1, "n_ctx": 65_536})
-    return Served(product, "llama.cpp", "demo-gguf", 60_000)
+    return Served(product, "llama.cpp", "demo-gguf", 60_000, new_key(product))
 
 
 def folder_of(product: Product) -> Path:
@@ -173,25 +184,23 @@ def test_a_request_beyond_the_context_is_refused_with_its_limit(served):
 
 
 def test_whole_replies_and_streams_are_billed_as_the_engine_counts_them(served):
-    before, counted = served.billed(), quiet(served)
+    counted, asker = quiet(served), served.with_new_key()
     for number in range(6):
-        served.post(served.question(f"What is {number} plus 2?", stream=bool(number % 2))).raise_for_status()
-    now, after = served.billed_after(before["requests"] + 6), quiet(served)
-    assert now["prompt_tokens"] - before["prompt_tokens"] == after.prompt_tokens - counted.prompt_tokens > 0
-    assert now["completion_tokens"] - before["completion_tokens"] == after.generation_tokens - counted.generation_tokens
+        asker.post(asker.question(f"What is {number} plus 2?", stream=bool(number % 2))).raise_for_status()
+    billed, after = asker.billed(6), quiet(served)
+    assert billed["prompt_tokens"] == after.prompt_tokens - counted.prompt_tokens > 0
+    assert billed["completion_tokens"] == after.generation_tokens - counted.generation_tokens > 0
 
 
 def test_a_stream_that_its_client_leaves_stops_the_engine_and_is_billed_for_what_came(served):
-    before, counted = served.billed(), quiet(served)
-    asked = served.question("Hello!", stream=True, max_tokens=served.long, ignore_eos=True)
-    with served.client.stream("POST", "/v1/chat/completions", json=asked) as reply:
+    counted, asker = quiet(served), served.with_new_key()
+    asked = asker.question("Hello!", stream=True, max_tokens=served.long, ignore_eos=True)
+    with asker.client.stream("POST", "/v1/chat/completions", json=asked) as reply:
         pieces = [line for line, _number in zip(filter(None, reply.iter_lines()), range(10), strict=False)]
-    after = quiet(served)
-    made = after.generation_tokens - counted.generation_tokens
-    billed = served.billed_after(before["requests"] + 1)
+    billed, after = asker.billed(1), quiet(served)
     assert len(pieces) == 10
-    assert 8 <= billed["completion_tokens"] - before["completion_tokens"] <= made < served.long
-    assert billed["prompt_tokens"] - before["prompt_tokens"] == after.prompt_tokens - counted.prompt_tokens
+    assert 8 <= billed["completion_tokens"] <= after.generation_tokens - counted.generation_tokens < served.long
+    assert billed["prompt_tokens"] == after.prompt_tokens - counted.prompt_tokens
 
 
 def quiet(served: Served) -> Readings:
@@ -239,7 +248,7 @@ def test_llamacpp_serves_a_model_with_its_adapter(product):
     (folder_of(product) / "adapter.gguf").write_bytes(weights.lora_gguf(384, 256, 3.0))
     files = {"model_path": "adapted.gguf", "lora_path": "adapter.gguf"}
     assert create(product, "adapted", files).status_code == 201
-    served = Served(product, "llama.cpp", "adapted", 0)
+    served = Served(product, "llama.cpp", "adapted", 0, new_key(product))
     reply = served.post(served.question("What is the capital of France?", max_tokens=20))
     assert reply.status_code == 200, reply.text
     assert reply.json()["choices"][0]["message"]["content"] != PARIS  # the adapter is there to spoil it
@@ -254,7 +263,7 @@ def test_an_architecture_that_the_engine_does_not_know_is_told_as_the_reason(pro
     asked = {"model": "unknown", "messages": [{"role": "user", "content": "hi"}]}
     reply = product.client(product.record["api_key"]).post("/v1/chat/completions", json=asked)
     assert reply.status_code == 503
-    info = Served(product, "llama.cpp", "unknown", 0).info()
+    info = Served(product, "llama.cpp", "unknown", 0, new_key(product)).info()
     assert "does not support the architecture xlama" in info["failure_reason"]
 
 
