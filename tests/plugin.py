@@ -2,11 +2,8 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -15,13 +12,11 @@ from xdist.scheduler import LoadScopeScheduling
 PLATFORM = Path(__file__).resolve().parents[1] / "platform"
 sys.path.insert(0, str(PLATFORM))  # pytest itself does it later than it loads this plugin
 
-from launcher import embedded, processes  # noqa: E402
 from launcher.problems import CannotStart  # noqa: E402
-from launcher.service import Service  # noqa: E402
+from launcher.throwaway import Throwaway  # noqa: E402
 
 data_folder = pytest.StashKey[Path]()
-servers = pytest.StashKey[list[tuple[Service, subprocess.Popen]]]()
-janitor = pytest.StashKey[subprocess.Popen]()
+servers = pytest.StashKey[Throwaway]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,11 +33,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """In the end the janitor ends what tests have left running."""
-    for service, process in reversed(config.stash.get(servers, [])):
-        process.send_signal(service.stop_signal)
-        process.wait(timeout=15)
-    if janitor in config.stash:
-        config.stash[janitor].communicate(timeout=30)
+    if servers in config.stash:
+        config.stash[servers].stop()
     if data_folder in config.stash:
         shutil.rmtree(config.stash[data_folder], ignore_errors=True)
 
@@ -62,32 +54,8 @@ class OneWorkerPerFile(LoadScopeScheduling):
 def _start_servers(config: pytest.Config) -> None:
     data = config.stash[data_folder] = Path(tempfile.mkdtemp(prefix="serai-tests-"))
     os.environ["SERAI_DATA"] = str(data)
-    config.stash[janitor] = _start_janitor()
-    config.stash[servers] = []
-    for server in embedded.prepare(data, durable=False):
-        config.stash[servers].append((server.service, _start(server.service, data)))
-        os.environ[server.variable] = server.url
-    for service, process in config.stash[servers]:
-        _wait_for(service, process, data)
-
-
-def _start_janitor() -> subprocess.Popen:
-    os.environ[processes.SESSION] = str(uuid.uuid4())
-    command = [sys.executable, "-m", "launcher.janitor"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PLATFORM, start_new_session=True)
-
-
-def _start(service: Service, data: Path) -> subprocess.Popen:
-    with (data / f"{service.name}.log").open("wb") as log:
-        output = {"stdout": log, "stderr": log}
-        return subprocess.Popen(service.command, start_new_session=True, **output, **service.options)
-
-
-def _wait_for(service: Service, process: subprocess.Popen, data: Path) -> None:
-    while not service.ready():
-        if process.poll() is not None:
-            raise pytest.UsageError(f"{service.name} ended: {(data / f'{service.name}.log').read_text()}")
-        time.sleep(0.05)
+    config.stash[servers] = Throwaway(data)
+    os.environ.update(config.stash[servers].start())
 
 
 def _use_own_corner(worker: str) -> None:

@@ -14,8 +14,9 @@ HELP = """Serai's own commands:
     up      start everything, in the foreground
     test    set up and run the tests; takes pytest's arguments
     web     the web server alone
+    verify  break a throw-away product on purpose
 """
-OWN = {"up": "launcher.up", "test": "launcher.testing", "web": "launcher.web"}
+OWN = {"up": "launcher.up", "test": "launcher.testing", "web": "launcher.web", "verify": "verification.main"}
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,33 @@
+"""`manage.py verify`: what faults leave behind, in a small dose; docs/reliability.md has the large ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+from launcher.private import ROOT
+from verification import plans
+
+
+def verify(tmp_path, *words: str) -> dict:
+    """The figures; the command brings a product of its own."""
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "manage.py"), "verify", *words, "--out", str(out)]
+    done = subprocess.run(command, env=os.environ | {"SERAI_NO_VENV": "1"}, capture_output=True, text=True, timeout=600)
+    assert out.exists(), done.stderr[-3000:]
+    results = json.loads(out.read_text())
+    assert results["broken"] == [], done.stderr[-6000:]
+    assert done.returncode == 0
+    return results
+
+
+def test_equal_seeds_make_equal_sequences_and_others_others():
+    assert plans.make(7) == plans.make(7)
+    assert len({str(plans.make(seed)) for seed in range(50)}) == 50
+
+
+def test_ten_sequences_of_starts_stops_and_kills_leave_what_the_rows_say(tmp_path):
+    results = verify(tmp_path, "lifecycle", "--sequences", "10", "--seed", "11", "--seconds-limit", "120")
+    assert results["sequences"] > 0
+    assert results["steps"]["start"] > 0
+    assert any(step.startswith("kill") for step in results["steps"])

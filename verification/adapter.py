@@ -1,0 +1,23 @@
+"""vLLM's adapter with the stand-in for an engine: how it behaves is in the model's description."""
+
+import sys
+from pathlib import Path
+
+from inference.engines.base import MIB, Command, Estimate, LaunchRequest
+from inference.engines.vllm import VllmAdapter
+
+ENGINE = Path(__file__).with_name("engine.py")
+
+
+class StandInAdapter(VllmAdapter):
+    """The description of a model is the engine's further arguments."""
+
+    def unavailable_because(self):
+        return None
+
+    def estimate(self, model, artefact, device_kind):
+        return Estimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
+
+    def command(self, request: LaunchRequest) -> Command:
+        argv = [sys.executable, "-S", str(ENGINE), "--uds", str(request.socket), *request.model.description.split()]
+        return Command(argv, {"PATH": "/usr/bin:/bin"})

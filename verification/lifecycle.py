@@ -1,0 +1,209 @@
+"""Random sequences of what people and accidents do, and what came of each: `manage.py verify lifecycle`."""
+
+import argparse
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from django.core.management import call_command
+from django.db import connection
+from django.utils import timezone
+
+from accounts import services as accounts
+from accounts.actor import Actor
+from accounts.models import Role, Tenant
+from core.errors import PlatformError
+from inference import services
+from models_app import services as catalogue
+from models_app.models import Model
+from verification import checks, plans
+from verification.plans import Plan, Step
+from verification.world import World
+
+GOAL_SECONDS = 15  # from the last fault until all is as it should be
+PATIENCE = 90  # seconds after which it counts as broken for good
+SETTLE_PAUSE = 0.2
+
+
+@dataclass
+class Tally:
+    """What happened, over all sequences."""
+
+    done: Counter = field(default_factory=Counter)
+    refused: Counter = field(default_factory=Counter)
+    broken: list[dict] = field(default_factory=list)
+    settled: list[float] = field(default_factory=list)
+    sequences: int = 0
+
+
+class Player:
+    """Plays one plan on models of its own."""
+
+    def __init__(self, plan: Plan, world: World, actor: Actor, tally: Tally):
+        self._plan, self._world, self._actor, self._tally = plan, world, actor, tally
+        self._making = threading.Lock()
+        self.wrong: list[str] = []
+
+    def play(self) -> None:
+        """Each step begins at its time, whether the one before is done or not: they meet in the middle."""
+        with ThreadPoolExecutor(len(self._plan.steps)) as pool:
+            for step in self._plan.steps:
+                time.sleep(step.after)
+                pool.submit(self._do, step)
+
+    def clean_up(self) -> None:
+        try:
+            for model in self._models():
+                catalogue.delete(self._actor, model, force=True)
+        finally:
+            connection.close()
+
+    def _do(self, step: Step) -> None:
+        try:
+            done = VERBS[step.verb](self, step.which)
+            self._tally.done[step.verb if done is not False else f"{step.verb}: nothing there"] += 1
+        except (PlatformError, Model.DoesNotExist) as error:
+            self._tally.refused[f"{step.verb}: {getattr(error, 'code', 'gone meanwhile')}"] += 1
+        except Exception as error:
+            self.wrong.append(f"{step} raised {error!r}")
+            raise
+        finally:
+            connection.close()
+
+    def _models(self) -> list[Model]:
+        return list(Model.objects.filter(name__startswith=f"{self._plan.seed}-"))
+
+    def _model(self, which: int) -> Model:
+        """Made when it is first spoken of, and again after its deletion."""
+        number = which % plans.MODELS
+        name = f"{self._plan.seed}-{number}"
+        with self._making:
+            found = Model.objects.filter(name=name).first()
+            return found or self._create(name, self._plan.engines[number])
+
+    def _create(self, name: str, engine: str) -> Model:
+        fields = {"name": name, "framework": "vllm", "description": engine, "config": {"model_path": "serai-demo"}}
+        return catalogue.create(self._actor, fields)[0]
+
+    # --- verbs
+
+    def _start(self, which: int) -> None:
+        services.start(self._model(which))
+
+    def _stop(self, which: int) -> None:
+        services.stop(self._model(which))
+
+    def _stop_by_force(self, which: int) -> None:
+        services.stop(self._model(which), force=True)
+
+    def _restart(self, which: int) -> None:
+        services.restart(self._model(which))
+
+    def _scale(self, which: int) -> None:
+        catalogue.change(self._actor, self._model(which), {"replicas": 1 + which // plans.MODELS})
+
+    def _delete(self, which: int) -> None:
+        catalogue.delete(self._actor, self._model(which), force=True)
+
+    def _kill_engine(self, which: int) -> bool:
+        return self._world.kill_one_of(self._world.engines(), which)
+
+    def _kill_shim(self, which: int) -> bool:
+        return self._world.kill_one_of(self._world.shims(), which)
+
+    def _kill_worker(self, which: int) -> None:
+        self._world.kill_worker(which)
+
+    def _kill_scheduler(self, _which: int) -> None:
+        self._world.kill_scheduler()
+
+
+VERBS = {
+    "start": Player._start,
+    "stop": Player._stop,
+    "stop by force": Player._stop_by_force,
+    "restart": Player._restart,
+    "scale": Player._scale,
+    "delete": Player._delete,
+    "kill an engine": Player._kill_engine,
+    "kill a shim": Player._kill_shim,
+    "kill a worker": Player._kill_worker,
+    "kill the scheduler": Player._kill_scheduler,
+}
+
+
+def run(folder: Path, options: argparse.Namespace) -> dict:
+    call_command("migrate", verbosity=0)
+    tenant = accounts.create_tenant(slug="verify", name="Verify")
+    world, tally = World(folder), Tally()
+    begun = time.monotonic()
+    try:
+        world.begin()
+        for first in range(0, options.sequences, options.together):
+            if time.monotonic() - begun > options.seconds_limit:
+                break
+            count = min(options.together, options.sequences - first)
+            _batch([plans.make(options.seed + first + n) for n in range(count)], world, tenant, tally)
+            _report(tally, options.sequences)
+    finally:
+        world.end()
+    return _results(tally, options, time.monotonic() - begun)
+
+
+def _batch(batch: list[Plan], world: World, tenant: Tenant, tally: Tally) -> None:
+    """Some sequences at the same time, then the look at what is left of them, and again once they are cleaned up."""
+    actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
+    players = [Player(plan, world, actor, tally) for plan in batch]
+    with ThreadPoolExecutor(len(players)) as pool:
+        list(pool.map(Player.play, players))
+        wrong = [sentence for player in players for sentence in player.wrong]
+        wrong += _settle(world, timezone.now(), tally)
+        list(pool.map(Player.clean_up, players))
+    wrong += [f"after the clean-up: {sentence}" for sentence in _settle(world, timezone.now())]
+    tally.sequences += len(batch)
+    if wrong:
+        tally.broken.append({"first_seed": batch[0].seed, "plans": list(map(str, batch)), "wrong": wrong})
+        print(f"\nBROKEN: {'; '.join(wrong)}\n" + "\n".join(map(str, batch)), file=sys.stderr)
+
+
+def _settle(world: World, last_fault: datetime, tally: Tally | None = None) -> list[str]:
+    """Wait until nothing is broken any more; what still is when the patience is at its end."""
+    begun = time.monotonic()
+    while found := checks.broken(world, last_fault):
+        if time.monotonic() - begun > PATIENCE:
+            return found
+        time.sleep(SETTLE_PAUSE)
+    if tally:
+        tally.settled.append(time.monotonic() - begun)
+    return []
+
+
+def _report(tally: Tally, wanted: int) -> None:
+    last = f"{tally.settled[-1]:.1f} s" if tally.settled else "–"
+    line = f"{tally.sequences}/{wanted} sequences, {len(tally.broken)} broken, last one settled after {last}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _results(tally: Tally, options: argparse.Namespace, seconds: float) -> dict:
+    settled = sorted(tally.settled)
+    return {
+        "seed": options.seed,
+        "together": options.together,
+        "sequences": tally.sequences,
+        "seconds": round(seconds, 1),
+        "steps": dict(sorted(tally.done.items())),
+        "refused": dict(sorted(tally.refused.items())),
+        "settled_seconds": {
+            "median": round(settled[len(settled) // 2], 1) if settled else None,
+            "p99": round(settled[int(len(settled) * 0.99)], 1) if settled else None,
+            "most": round(settled[-1], 1) if settled else None,
+            "goal": GOAL_SECONDS,
+            "later_than_goal": sum(value > GOAL_SECONDS for value in settled),
+        },
+        "broken": tally.broken,
+    }

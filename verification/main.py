@@ -1,0 +1,66 @@
+"""`manage.py verify`: a corner of its own for each run, so that no product's data, engines or servers are touched."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import django
+
+from launcher import runstate
+from launcher.throwaway import Throwaway
+
+SUBJECTS = {"lifecycle": "verification.lifecycle"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the figures as JSON. The exit code is 1 where a promise was broken."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the clean-up
+    with _corner() as folder:
+        results = import_module(SUBJECTS[options.what]).run(folder, options)
+    text = json.dumps(results, indent=2)
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+    return 1 if results["broken"] else 0
+
+
+@contextmanager
+def _corner() -> Iterator[Path]:
+    """A folder, with servers whose addresses Django's settings then read in the environment."""
+    for name in runstate.SERVERS:
+        os.environ.pop(name, None)
+        os.environ.pop(f"{name}_FILE", None)
+    folder = Path(tempfile.mkdtemp(prefix="serai-verify-"))
+    os.environ.update(SERAI_DATA=str(folder), DJANGO_SETTINGS_MODULE="config.settings")
+    os.environ.update(SERAI_ENGINE_ADAPTERS="verification.adapter.StandInAdapter", SERAI_MIN_RESIDENCY="1")
+    os.environ.update(SERAI_LOG_LEVEL=os.environ.get("SERAI_LOG_LEVEL", "WARNING"))
+    servers = Throwaway(folder)
+    try:
+        os.environ.update(servers.start())
+        django.setup()
+        yield folder
+    finally:
+        servers.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="manage.py verify", description="Break a throw-away product on purpose.")
+    subjects = parser.add_subparsers(dest="what", required=True)
+    lifecycle = subjects.add_parser("lifecycle", help="random sequences of starts, stops and kills on two agents")
+    lifecycle.add_argument("--sequences", type=int, default=500, help="how many (default 500)")
+    lifecycle.add_argument("--seed", type=int, default=int(time.time()), help="of the first one; each has the next")
+    lifecycle.add_argument("--together", type=int, default=4, help="so many run at the same time (default 4)")
+    lifecycle.add_argument("--seconds-limit", type=float, default=3600, help="begin no more after this (default 3600)")
+    lifecycle.add_argument("--out", type=Path, help="write the figures there, too")
+    return parser

@@ -1,0 +1,54 @@
+"""Sequences of what people and accidents do to models: all there is to one follows from its seed."""
+
+import random
+from dataclasses import dataclass
+
+MODELS, REPLICAS = 2, 2
+SHORTEST, LONGEST = 5, 10
+LONGEST_PAUSE = 0.8  # seconds; some steps meet the one before in the middle
+# What a step does, how often it is chosen, and what its argument counts.
+STEPS = {
+    "start": (5, MODELS),
+    "stop": (2, MODELS),
+    "stop by force": (2, MODELS),
+    "restart": (3, MODELS),
+    "scale": (4, MODELS * REPLICAS),
+    "delete": (1, MODELS),
+    "kill an engine": (4, 100),
+    "kill a shim": (3, 100),
+    "kill a worker": (1, 2),
+    "kill the scheduler": (1, 1),
+}
+ENGINES = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments, and how often
+
+
+@dataclass(frozen=True)
+class Step:
+    """`which` model, process or machine is meant; of processes, which among those that there are then."""
+
+    after: float
+    verb: str
+    which: int
+
+    def __str__(self):
+        return f"+{self.after:.2f}s {self.verb} {self.which}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    engines: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+    def __str__(self):
+        return f"{self.seed}: engines {list(self.engines)}; {'; '.join(map(str, self.steps))}"
+
+
+def make(seed: int) -> Plan:
+    """Equal seeds make equal plans."""
+    chance = random.Random(seed)
+    engines = chance.choices(list(ENGINES), weights=list(ENGINES.values()), k=MODELS)
+    verbs = chance.choices(list(STEPS), [often for often, _ in STEPS.values()], k=chance.randint(SHORTEST, LONGEST))
+    first = Step(0.0, "start", 0)
+    steps = [Step(chance.uniform(0, LONGEST_PAUSE), verb, chance.randrange(STEPS[verb][1])) for verb in verbs]
+    return Plan(seed, tuple(engines), (first, *steps))

@@ -1,0 +1,144 @@
+"""What is broken on purpose: two agents on one host with their own data folders, a scheduler, and strangers beside."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from accounts.models import Installation
+from inference.agent import processes
+from inference.agent.processes import MarkedProcess
+from inference.agent.shim.proc import send_signal
+from inference.models import Device, Node
+from launcher.private import ROOT
+from launcher.processes import SESSION, of_session, start_time
+from verification.adapter import ENGINE
+
+MACHINES = ("one", "two")
+READY_SECONDS = 180
+
+
+class World:
+    """The processes of one run. Whoever is killed here is started again at once, as a supervisor would."""
+
+    def __init__(self, folder: Path):
+        self.cluster = str(Installation.objects.get().cluster_id)
+        self.folders = [folder / name for name in MACHINES]
+        self._log = (folder / "verify.log").open("ab")
+        self._commands = [("worker", data) for data in self.folders] + [("scheduler", folder)]
+        self._children: list[subprocess.Popen] = []
+        self._strangers: list[subprocess.Popen] = []
+        self.session = os.environ[SESSION]
+
+    def begin(self) -> None:
+        for data in self.folders:
+            (data / "private").mkdir(parents=True, mode=0o700)
+        self._children = [self._start(*command) for command in self._commands]
+        self._strangers = self._place_strangers()
+        deadline = time.monotonic() + READY_SECONDS
+        while Device.objects.online().count() < len(self.folders):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The agents did not come up within {READY_SECONDS} s.")
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        for process in [one for child in (*self._children, *self._strangers) for one in _tree(child.pid)]:
+            process.kill()
+        for child in (*self._children, *self._strangers):
+            child.wait()
+        for process in self.marked():
+            send_signal(process.pid, process.start, signal.SIGKILL)
+        self._log.close()
+
+    # --- faults
+
+    def kill_worker(self, number: int) -> None:
+        self._replace(number % len(self.folders))
+
+    def kill_scheduler(self) -> None:
+        self._replace(len(self.folders))
+
+    def kill_one_of(self, chosen: list[MarkedProcess], number: int) -> bool:
+        """False where there is none."""
+        if not chosen:
+            return False
+        victim = sorted(chosen, key=lambda process: (process.start, process.pid))[number % len(chosen)]
+        return send_signal(victim.pid, victim.start, signal.SIGKILL)
+
+    # --- what is there
+
+    def marked(self, data: Path | None = None) -> list[MarkedProcess]:
+        """Shims, engines and their children, by the marks that they carry."""
+        folders = [data] if data else self.folders
+        return [found for folder in folders for found in processes.scan(self.cluster, str(folder))]
+
+    def shims(self) -> list[MarkedProcess]:
+        return [process for process in self.marked() if _has_word(process.pid, "shim")]
+
+    def engines(self) -> list[MarkedProcess]:
+        return [process for process in self.marked() if _has_word(process.pid, "--uds")]
+
+    def killed_strangers(self) -> list[int]:
+        return [stranger.pid for stranger in self._strangers if stranger.poll() is not None]
+
+    def unaccounted(self) -> list[int]:
+        """Processes of this run that are neither known services nor carry the marks of an instance."""
+        known = {process.pid for process in self.marked()} | {process.pid for process in _tree(os.getpid())}
+        found = [process for process in of_session(self.session) if process.pid not in known]
+        return [process.pid for process in found if process.is_running()]
+
+    def silent_since(self, moment) -> list[str]:
+        """Agents that have not spoken since."""
+        spoken = Node.objects.filter(heartbeat_at__gt=moment).values_list("data_folder", flat=True)
+        return [str(folder) for folder in self.folders if str(folder) not in set(spoken)]
+
+    # --- inside
+
+    def _start(self, command: str, data: Path) -> subprocess.Popen:
+        environment = os.environ | {
+            "SERAI_DATA": str(data), "SERAI_NO_VENV": "1", "SERAI_SUPERVISOR_PID": str(os.getpid()),
+            "SERAI_SUPERVISOR_START": str(start_time(os.getpid())),
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), command],
+            env=environment, stdout=self._log, stderr=self._log, start_new_session=True,
+        )  # fmt: skip
+
+    def _replace(self, place: int) -> None:
+        self._children[place].kill()
+        self._children[place].wait()
+        self._children[place] = self._start(*self._commands[place])
+
+    def _place_strangers(self) -> list[subprocess.Popen]:
+        """Engines of others, as like ours as can be: one of another cluster, one of another data folder, one unmarked.
+
+        The session is for the clean-up; agents do not look at it.
+        """
+        ours = {"SERAI_CLUSTER": self.cluster, "SERAI_DATA_FOLDER": str(self.folders[0]),
+                "SERAI_INSTANCE": "inst_of_others", "SERAI_GENERATION": "1"}  # fmt: skip
+        marks = [ours | {"SERAI_CLUSTER": "another"}, ours | {"SERAI_DATA_FOLDER": "/another"}, {}]
+        return [self._stranger(number, env) for number, env in enumerate(marks)]
+
+    def _stranger(self, number: int, marks: dict[str, str]) -> subprocess.Popen:
+        socket = self.folders[0] / f"stranger-{number}.sock"
+        command = [sys.executable, "-S", str(ENGINE), "--uds", str(socket)]
+        environment = {"PATH": os.environ["PATH"], SESSION: self.session, **marks}
+        return subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True)
+
+
+def _has_word(pid: int, word: str) -> bool:
+    with suppress(psutil.Error):
+        return any(part == word or part.endswith(f"/{word}") for part in psutil.Process(pid).cmdline())
+    return False
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    return []
