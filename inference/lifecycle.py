@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from accounts.actor import Actor
 from core.errors import Conflict, PlatformError
 from inference import forecast, services, status
+from inference.logs import services as logs
 from inference.models import Instance, Reservation, State, UsageRecord
 from inference.usage import FAILED
 from models_app.models import Model
@@ -83,6 +84,9 @@ class Lifecycle:
             if time.monotonic() > deadline:
                 raise Conflict(_("The model is still stopping. Try again shortly."), retry_after=10)
             time.sleep(0.2)
+
+    def forget(self, model_id: str) -> None:
+        logs.forget(model_id)
 
 
 def _words(instance: Instance | None) -> dict:

@@ -30,6 +30,9 @@ class Lifecycle(Protocol):
     def end(self, model: Model) -> None:
         """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""
 
+    def forget(self, model_id: str) -> None:
+        """The model is gone: so goes what is kept of it outside the database."""
+
 
 _registered: list[Lifecycle] = []
 

@@ -1,5 +1,7 @@
 """What users do with the catalogue: find, create, change and delete models."""
 
+from functools import partial
+
 from django.db import transaction
 from django.db.models import Q
 from django.utils.translation import gettext as _
@@ -113,6 +115,7 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
         if running.is_active(locked):
             raise Conflict(_("The model is running. Stop it first, or add force=true."))
         audit.record(actor, "model.delete", locked, request=request, name=locked.name, force=force)
+        transaction.on_commit(partial(running.forget, locked.pk))
         locked.delete()
 
 

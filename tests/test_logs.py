@@ -1,6 +1,7 @@
 """Logs over REST and as streams: who reads what of whose, in the documents' forms, and how a stream ends."""
 
 import json
+import socket
 import time
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -175,6 +176,13 @@ def test_nobody_clears_a_foreign_models_logs(api, stranger, viewer, model):
     assert code(api(stranger).post("/api/logs/ours/clear")) == (404, "MODEL_NOT_FOUND")
     assert code(api(viewer).post("/api/logs/ours/clear")) == (403, "AUTHORIZATION_FAILED")
     assert messages(api(viewer).get(f"{MODELS}/ours/logs")) == ["kept"]
+
+
+def test_a_deleted_models_lines_go_with_it(api, owner, model, django_capture_on_commit_callbacks):
+    write(model, "one")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert api(owner).delete(f"{MODELS}/ours").status_code == 200
+    assert broker.client().keys("serai:logs:*") == []
 
 
 # --- streams
@@ -353,6 +361,33 @@ def test_one_tenants_streams_are_limited_and_do_not_count_for_another(
             assert second.reply.headers["Retry-After"] == "10"
         with follow(access(stranger), f"{MODELS}/theirs/logs/stream") as other:
             assert other.reply.status_code == 200
+
+
+def test_a_client_that_reads_nothing_is_dropped(follow, viewer, model, settings, monkeypatch):
+    """Its place is free again for another."""
+    settings.GATEWAY_SEND_TIMEOUT = 0.5
+    monkeypatch.setattr(streaming, "MOST_PER_HOLDER", 1)
+    for turn in range(10):
+        write(model, *["x" * 3000] * 100, at=NOW + 200 * turn)
+    credential = access(viewer)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, _, port = follow.address.partition(":")
+        client.connect((host, int(port)))
+        head = f"GET {MODELS}/ours/logs/stream HTTP/1.1\r\nHost: {follow.address}\r\n"
+        client.sendall(f"{head}Authorization: Bearer {credential}\r\n\r\n".encode())
+        assert client.recv(4) == b"HTTP"
+        seen = {_status(follow, credential)}
+        deadline = time.monotonic() + SOON
+        while 200 not in seen and time.monotonic() < deadline:
+            seen.add(_status(follow, credential))
+            time.sleep(0.1)
+        assert 200 in seen
+
+
+def _status(follow, credential) -> int:
+    with follow(credential) as events:
+        return events.reply.status_code
 
 
 # --- when Valkey forgets

@@ -1,5 +1,6 @@
 """What users do with logs: read the last lines, count them, clear them."""
 
+import logging
 import time
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ from inference.logs import stream
 from inference.logs.lines import Line
 from inference.models import Instance
 from models_app.models import Model
+
+logger = logging.getLogger(__name__)
 
 
 def _away() -> ServiceUnavailable:
@@ -51,3 +54,11 @@ def clear(model: Model, keep_minutes: int) -> int:
         raise _away() from None
     Instance.objects.filter(model=model).update(logs_since=datetime.fromtimestamp(before, UTC))
     return gone
+
+
+def forget(model_id: str) -> None:
+    """Of a model that is gone. Where Valkey is away its lines go with their time."""
+    try:
+        stream.forget(model_id)
+    except broker.UNAVAILABLE as error:
+        logger.warning("the logs of %s stay for now: %s", model_id, type(error).__name__)
