@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import uuid
 
 import pytest
 
@@ -28,7 +29,7 @@ def agent(db, settings):
     settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
     registry.adapters.cache_clear()
     broker.client().flushdb()
-    Installation.objects.get_or_create()
+    Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
     made = Agent()
     made.tick()
     yield made

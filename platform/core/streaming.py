@@ -69,9 +69,9 @@ class Handler(ASGIHandler):
             await self._stream(scope, held.stream, receive, send)
 
     async def handle(self, scope, receive, send):
+        """A connection belongs to the request's own thread: it would lie open, of use to nobody, until it is found."""
         await super().handle(scope, receive, send)
-        if send.stream is not None:
-            await sync_to_async(connections.close_all)()
+        await sync_to_async(connections.close_all)()
 
     async def send_response(self, response, send):
         if isinstance(response, EventStream):
