@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each app may import itself and what stands before it.
-ORDER = ["core", "accounts", "models_app", "inference", "monitoring"]
+ORDER = ["core", "accounts", "models_app", "inference", "training", "monitoring"]
 FOLDERS = {"core": "platform/core", "accounts": "platform/accounts"}
-SOURCES = ["platform", "models_app", "inference", "monitoring"]
+SOURCES = ["platform", "models_app", "inference", "training", "monitoring"]
 
 
 def modules(folder):
@@ -62,7 +62,7 @@ def test_the_environment_is_read_in_the_settings_only():
         str(path.relative_to(ROOT))
         for path in (
             path
-            for folder in ["models_app", "inference", "monitoring", "platform/accounts", "platform/core"]
+            for folder in ["models_app", "inference", "training", "monitoring", "platform/accounts", "platform/core"]
             for path in modules(folder)
         )
         if not {"shim", "launchers"} & {*path.parts}

@@ -12,7 +12,7 @@ from monitoring.metrics import CATALOGUE
 from tests.messages import marked, read_po
 
 ROOT = Path(__file__).resolve().parents[1]
-APPS = {"accounts", "inference", "models_app", "monitoring", "launcher"}
+APPS = {"accounts", "inference", "models_app", "monitoring", "launcher", "training"}
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 
 

@@ -20,6 +20,8 @@ from core.tenancy import TenantQuerySet, TenantScopedMixin
 from inference.models import Task, TaskKind
 from models_app.models import Model
 from models_app.views import ModelViewSet
+from training import storage
+from training.models import Dataset, Format
 
 VIEWERS = {"viewer", "member", "admin", "owner", "operator"}
 MEMBERS = VIEWERS - {"viewer"}
@@ -89,6 +91,11 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/tasks": Permission.READ,
     "GET /api/tasks/{}": Permission.READ,
     "GET /api/usage": Permission.READ,
+    "GET /api/datasets": Permission.READ,
+    "POST /api/datasets": Permission.TRAIN,
+    "GET /api/datasets/{}": Permission.READ,
+    "DELETE /api/datasets/{}": Permission.TRAIN,
+    "GET /api/datasets/{}/preview": Permission.READ,
 }
 V1_ONLY = {"GET /api/v1/health": Permission.PUBLIC, "GET /api/v1/health/details": Permission.PUBLIC}
 NOT_REST = {views.enter}
@@ -173,6 +180,16 @@ def test_a_view_that_declares_nothing_lets_nobody_in(operator):
     assert not PolicyPermission().has_permission(request, view)
 
 
+def dataset(tenant) -> Dataset:
+    row = Dataset.objects.create(
+        tenant=tenant, name="facts", version=1, format=Format.PROMPT, rows=1, characters=2, size_bytes=36
+    )
+    path = storage.path_of(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    return row
+
+
 class World:
     """Everybody's client, and one row of each kind that a route can name."""
 
@@ -189,6 +206,7 @@ class World:
             "models": model.pk,
             "logs": model.pk,
             "tasks": Task.objects.create(tenant=tenant, model=model, kind=TaskKind.STOP).pk,
+            "datasets": dataset(tenant).pk,
         }
 
     def ask(self, who: str, route: Route, row: str | None = None):
@@ -268,7 +286,7 @@ def test_the_anonymous_tenant_is_served_as_a_member(world, settings, api, tenant
 
 SOURCES = [
     path
-    for app in ("platform", "models_app", "inference", "monitoring")
+    for app in ("platform", "models_app", "inference", "training", "monitoring")
     for path in (settings.BASE_DIR / app).rglob("*.py")
     if "migrations" not in path.parts
 ]

@@ -18,8 +18,11 @@ from core.limits import BodyLimit  # noqa: E402
 from core.streaming import Handler  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
 from monitoring.routing import sockets  # noqa: E402
+from training.urls import UPLOADS  # noqa: E402
 
-limited_django_app = BodyLimit(Handler(), settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+AROUND_A_FILE = 64 * 1024  # what a multipart body has beside it
+larger = dict.fromkeys(UPLOADS, settings.DATASET_MAX_BYTES + AROUND_A_FILE)
+limited_django_app = BodyLimit(Handler(uploads=UPLOADS), settings.DATA_UPLOAD_MAX_MEMORY_SIZE, larger)
 
 
 async def application(scope, receive, send):

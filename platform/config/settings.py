@@ -81,6 +81,7 @@ INSTALLED_APPS = [
     "accounts",
     "models_app",
     "inference",
+    "training",
     "monitoring",
     "launcher",
 ]
@@ -225,6 +226,9 @@ ENGINE_ADAPTERS = env.list(
 MIN_RESIDENCY_SECONDS = env.int("SERAI_MIN_RESIDENCY", 60)
 ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machine
 
+# --- Training
+DATASET_MAX_BYTES = env.int("SERAI_MAX_DATASET", 256 * 1024 * 1024)
+
 # Set by `up` for its children: what lives only as long as that supervisor
 SESSION = env.str("SERAI_SESSION", "")
 SUPERVISOR_PID = env.int("SERAI_SUPERVISOR_PID", 0)
@@ -288,6 +292,7 @@ UNFOLD = {
                     _page(_("Crashes"), "report", "inference_crashdossier"),
                 ],
             },
+            {"title": _("Training"), "items": [_page(_("Data sets"), "dataset", "training_dataset")]},
             {
                 "title": _("People"),
                 "items": [

@@ -8,7 +8,7 @@ from accounts.views import enter
 from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
 
-running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "monitoring")]
+running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "training", "monitoring")]
 catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
 api = [*running, *catalogue]
 v1 = [path("", include("monitoring.urls_v1")), *running, path("", include("inference.urls_v1")), *catalogue]

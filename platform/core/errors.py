@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, JsonResponse
+from django.http import Http404, JsonResponse, UnreadablePostError
 from django.utils.translation import gettext_lazy as _
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -216,6 +216,8 @@ def as_platform_error(exc: Exception) -> PlatformError | None:
             return InvalidRequest(details=flatten(exc.detail))
         case exceptions.ParseError() | exceptions.UnsupportedMediaType():
             return InvalidRequest(str(exc.detail), status=400)
+        case UnreadablePostError():
+            return InvalidRequest(_("The body broke off before its end."), status=400)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
             return Unauthenticated()
         case exceptions.PermissionDenied() | PermissionDenied():

@@ -13,23 +13,26 @@ class BodyTooLarge(Exception):
 
 
 class BodyLimit:
-    """Answers 413 to a request whose body is larger than `most` bytes, declared or as it comes."""
+    """Answers 413 to a request whose body is larger than `most` bytes, declared or as it comes.
 
-    def __init__(self, app, most: int):
-        self.app, self.most = app, most
+    `larger` has the limits of those paths that take more.
+    """
+
+    def __init__(self, app, most: int, larger: dict[str, int]):
+        self.app, self.most, self.larger = app, most, larger
 
     async def __call__(self, scope, receive, send):
-        received = 0
+        most, received = self.larger.get(scope["path"], self.most), 0
 
         async def counted():
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.most:
+            if received > most:
                 raise BodyTooLarge
             return message
 
-        if _declared(scope) > self.most:
+        if _declared(scope) > most:
             return await _refuse(scope, send)
         try:
             await self.app(scope, counted, send)

@@ -1,12 +1,13 @@
-"""Event streams of Django's views that hold no thread and no database connection while they last.
+"""Django's handler, for bodies and answers that do not fit its way of having all of both at once.
 
-A view decides who gets in, as any other does, and answers with an EventStream. Its events begin when Django has
-finished with the request.
+Event streams hold no thread and no database connection while they last: a view decides who gets in, as any other does,
+and answers with an EventStream. Its events begin when Django has finished with the request. Uploads reach their view as
+they come (core/uploads.py).
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, contextmanager
 
 from asgiref.sync import sync_to_async
@@ -19,6 +20,7 @@ from rest_framework.negotiation import BaseContentNegotiation
 
 from core.errors import RateLimited, json_response
 from core.transport import abandon
+from core.uploads import IncomingBody
 
 MOST_PER_HOLDER = 200
 HEARTBEAT_SECONDS = 15.0
@@ -56,10 +58,11 @@ class _Held:
 
 
 class Handler(ASGIHandler):
-    """Django's own handler, which lets go of a request before its events begin."""
+    """Django's own handler, which lets go of a request before its events begin. `uploads` are paths."""
 
-    def __init__(self):
+    def __init__(self, uploads: Iterable[str] = ()):
         super().__init__()
+        self._uploads = frozenset(uploads)
         self._open = Counter()
 
     async def __call__(self, scope, receive, send):
@@ -70,8 +73,12 @@ class Handler(ASGIHandler):
 
     async def handle(self, scope, receive, send):
         """A connection belongs to the request's own thread: it would lie open, of use to nobody, until it is found."""
-        await super().handle(scope, receive, send)
+        upload = scope["path"] in self._uploads
+        await super().handle(scope, IncomingBody(receive) if upload else receive, send)
         await sync_to_async(connections.close_all)()
+
+    async def read_body(self, receive):
+        return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)
 
     async def send_response(self, response, send):
         if isinstance(response, EventStream):

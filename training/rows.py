@@ -1,0 +1,214 @@
+"""The rows of a data set: which forms there are, what makes a row wrong, and the conversation that it teaches.
+
+JSONL in UTF-8, one object per line, all of one form:
+
+    {"messages": [{"role": "system" | "user" | "assistant", "content": "…"}, …]}   ending with the assistant
+    {"prompt": "…", "completion": "…"}
+    {"instruction": "…", "input": "…", "output": "…"}                              `input` may be left out or empty
+
+Further fields of a row are left alone; further fields of a message are refused, since they would change its meaning.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import orjson
+from django.utils.translation import gettext as _
+
+from training.models import Format
+
+LONGEST_LINE = 1024 * 1024
+MOST_ERRORS = 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+ROLES = ("system", "user", "assistant")
+# No tokenizer makes fewer tokens than this of a text, but for runs of spaces: what is longer is surely too long.
+CHARACTERS_PER_TOKEN = 16
+
+Message = dict[str, str]
+Conversation = list[Message]
+
+
+class BadRow(ValueError):
+    """What is wrong with a row, in the caller's language."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """`line` counts from 1, as editors do."""
+
+    line: int
+    format: Format
+    conversation: Conversation
+
+    @property
+    def characters(self) -> int:
+        return sum(len(message["content"]) for message in self.conversation)
+
+
+@dataclass
+class Survey:
+    """What a whole file holds. `errors` has the first of `wrong` sentences, by line."""
+
+    format: Format | None = None
+    rows: int = 0
+    characters: int = 0
+    wrong: int = 0
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        self.format = self.format or row.format
+        self.rows += 1
+        self.characters += row.characters
+
+    def refuse(self, line: int, problem: str) -> None:
+        self.wrong += 1
+        if len(self.errors) < MOST_ERRORS:
+            self.errors[line] = problem
+
+
+def survey(file: BinaryIO, context: int | None = None) -> Survey:
+    """Looks at every row; `context` is the number of tokens that the model to be taught takes at once."""
+    found = Survey()
+    for line, raw in _lines(file):
+        try:
+            row = read(line, raw)
+            _check_form(row, found.format)
+            _check_length(row, context)
+        except BadRow as problem:
+            found.refuse(line, str(problem))
+        else:
+            found.add(row)
+    return found
+
+
+def first(file: BinaryIO, count: int) -> Iterator[Row]:
+    """The first rows of a file that was checked before."""
+    for (line, raw), _number in zip(_lines(file), range(count), strict=False):
+        yield read(line, raw)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank. Of one that is too long only the beginning is kept in memory."""
+    number = 0
+    while raw := file.readline(LONGEST_LINE + 1):
+        number += 1
+        rest = raw
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(LONGEST_LINE + 1)
+        if number == 1:
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
+        if raw.strip():
+            yield number, raw
+
+
+def read(line: int, raw: bytes) -> Row:
+    """Raises BadRow."""
+    if len(raw) > LONGEST_LINE:
+        raise BadRow(_("The line is longer than %(most)d bytes.") % {"most": LONGEST_LINE})
+    content = _object(raw)
+    form = _form(content)
+    return Row(line, form, CONVERSATIONS[form](content))
+
+
+def _object(raw: bytes) -> dict:
+    try:
+        content = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRow(_not_json(raw, error)) from None
+    if not isinstance(content, dict):
+        raise BadRow(_("A row is one JSON object on one line, not a list or a single value."))
+    return content
+
+
+def _not_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as undecodable:
+        return _("The line is not UTF-8 (byte %(position)d).") % {"position": undecodable.start + 1}
+    if raw.strip() in (b"[", b"{"):
+        return _("A row is one JSON object on one line; this file is spread over several lines.")
+    return _("The line is not JSON (character %(position)d).") % {"position": error.pos + 1}
+
+
+def _form(content: dict) -> Format:
+    found = [form for form in Format if form.value in content]
+    if not found:
+        raise BadRow(_("A row has messages, or prompt and completion, or instruction and output."))
+    if len(found) > 1:
+        raise BadRow(_("A row has one form, not several: %(forms)s.") % {"forms": ", ".join(found)})
+    return found[0]
+
+
+def _check_form(row: Row, wanted: Format | None) -> None:
+    if wanted and row.format != wanted:
+        raise BadRow(
+            _("The rows before it have the form %(wanted)s, this one %(found)s.")
+            % {"wanted": wanted.value, "found": row.format.value}
+        )
+
+
+def _check_length(row: Row, context: int | None) -> None:
+    if context and row.characters > context * CHARACTERS_PER_TOKEN:
+        raise BadRow(
+            _("%(characters)d characters are too long for a model of %(context)d tokens.")
+            % {"characters": row.characters, "context": context}
+        )
+
+
+# --- the conversation that a row teaches
+
+
+def _of_messages(content: dict) -> Conversation:
+    messages = content["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise BadRow(_("messages must be a list of at least one question and its answer."))
+    conversation = [_message(number, message) for number, message in enumerate(messages, 1)]
+    if conversation[-1]["role"] != "assistant":
+        raise BadRow(_("The last message must be the assistant's: it is what the model is taught."))
+    if not any(message["role"] == "user" for message in conversation):
+        raise BadRow(_("There is no message of the user."))
+    return conversation
+
+
+def _message(number: int, message) -> Message:
+    if not isinstance(message, dict):
+        raise BadRow(_("Message %(number)d is not an object.") % {"number": number})
+    if message.get("role") not in ROLES:
+        raise BadRow(
+            _("Message %(number)d: role must be one of %(roles)s.") % {"number": number, "roles": ", ".join(ROLES)}
+        )
+    if further := sorted(set(message) - {"role", "content"}):
+        raise BadRow(
+            _("Message %(number)d: only role and content can be taught, not %(name)s.")
+            % {"number": number, "name": further[0][:60]}
+        )
+    return {"role": message["role"], "content": _text(message, "content", _("Message %d: ") % number)}
+
+
+def _of_prompt(content: dict) -> Conversation:
+    return _turn(_text(content, "prompt"), _text(content, "completion"))
+
+
+def _of_instruction(content: dict) -> Conversation:
+    instruction, more = _text(content, "instruction"), content.get("input")
+    if not isinstance(more, str | None):
+        raise BadRow(_("%(name)s must be a text.") % {"name": "input"})
+    question = f"{instruction}\n\n{more}" if more and more.strip() else instruction
+    return _turn(question, _text(content, "output"))
+
+
+def _turn(question: str, answer: str) -> Conversation:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _text(content: dict, name: str, where: str = "") -> str:
+    text = content.get(name)
+    if not isinstance(text, str):
+        raise BadRow(where + _("%(name)s must be a text.") % {"name": name})
+    if not text.strip():
+        raise BadRow(where + _("%(name)s is empty.") % {"name": name})
+    return text
+
+
+CONVERSATIONS = {Format.MESSAGES: _of_messages, Format.PROMPT: _of_prompt, Format.INSTRUCTION: _of_instruction}
