@@ -21,7 +21,8 @@ def digest(model: Model, estimate: Estimate, devices: int) -> str:
 
 def recorded(model: Model, device_kind: str, digest: str) -> int | None:
     """Bytes on each device; None where this way has not been measured."""
-    known = MemoryPeak.objects.filter(model=model, engine=model.framework, device_kind=device_kind, digest=digest)
+    kinds = {"engine": model.framework, "device_kind": device_kind, "digest": digest}
+    known = MemoryPeak.objects.filter(model_id=model.pk, **kinds)  # by id: a form asks for models that are not saved
     return known.values_list("bytes", flat=True).first()
 
 
