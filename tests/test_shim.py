@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -285,14 +286,19 @@ def test_an_engine_gets_the_environment_of_its_spec_and_its_marks_and_nothing_el
     }
 
 
+def opened_by(pid: int) -> Iterator[str]:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(link)
+
+
 def test_a_shim_is_nobodys_child_and_holds_nothing_of_its_launcher(tree):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.set_inheritable(True)
         state = tree.launch(*FOREVER)
         for pid in (state.shim_pid, state.pid):
-            opened = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-            assert not [target for target in opened if target.startswith("socket:")]
+            assert not [target for target in opened_by(pid) if target.startswith("socket:")]
     assert read_process(state.shim_pid).parent != os.getpid()
     assert state.shim_pid not in {process.pid for process in descendants(os.getpid())}
     assert os.getsid(state.shim_pid) not in (os.getsid(0), os.getsid(state.pid))
