@@ -8,7 +8,8 @@ they come (core/uploads.py).
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
+from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -23,6 +24,7 @@ from core.transport import abandon
 from core.uploads import IncomingBody
 
 MOST_PER_HOLDER = 200
+AT_ONCE = 32
 HEARTBEAT_SECONDS = 15.0
 COMMENT = b": heartbeat\n\n"
 
@@ -64,6 +66,7 @@ class Handler(ASGIHandler):
         super().__init__()
         self._uploads = frozenset(uploads)
         self._open = Counter()
+        self._room: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def __call__(self, scope, receive, send):
         held = _Held(send)
@@ -72,10 +75,24 @@ class Handler(ASGIHandler):
             await self._stream(scope, held.stream, receive, send)
 
     async def handle(self, scope, receive, send):
-        """A connection belongs to the request's own thread: it would lie open, of use to nobody, until it is found."""
         upload = scope["path"] in self._uploads
         await super().handle(scope, IncomingBody(receive) if upload else receive, send)
-        await sync_to_async(connections.close_all)()
+
+    async def run_get_response(self, request):
+        """The connection belongs to the request's own thread: left open, it would be of use to nobody."""
+        async with self._room_for(request):
+            response = await super().run_get_response(request)
+            await sync_to_async(connections.close_all)()
+        return response
+
+    def _room_for(self, request) -> AbstractAsyncContextManager:
+        """A few at a time: each has a thread and a database connection, and a crowd would use up all there are.
+
+        Uploads, which take as long as their clients like, must not keep the others waiting.
+        """
+        if request.path in self._uploads:
+            return nullcontext()
+        return self._room.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
 
     async def read_body(self, receive):
         return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)
