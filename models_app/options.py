@@ -228,7 +228,7 @@ def problems(field: str, table: Table, values) -> dict[str, str]:
     """What is wrong with `values`, a sentence for each wrong option by its place below `field`."""
     if not isinstance(values, dict):
         return {field: _("Expected an object.")}
-    found = {f"{field}.{_shown(name)}": _problem(table, name, value) for name, value in values.items()}
+    found = {f"{field}.{shown(name)}": _problem(table, name, value) for name, value in values.items()}
     return {name: problem for name, problem in found.items() if problem}
 
 
@@ -237,7 +237,7 @@ def _check(field: str, table: Table, values) -> None:
         raise InvalidRequest(details=wrong)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """An option's name as an answer may repeat it."""
     return name[:SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
 

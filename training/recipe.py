@@ -1,0 +1,146 @@
+"""How a model is taught: every hyperparameter with its range and default, checked before anything starts.
+
+A recipe is made of what the engine document calls `hyperParams` and `loraConfig`; where both name the same thing,
+`loraConfig` wins. Nothing here asks a database or a disk.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from math import ceil
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as lazy
+
+from core.errors import InvalidRequest
+from models_app import options
+from models_app.options import Option
+
+AUTO = "auto"
+MAY_BE_AUTO = ("learningRate", "epochs")
+MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
+STEPS = 120  # that `auto` aims at: few rows are shown more often
+
+RANK = 1, 512
+ALPHA = 1, 4096
+DROPOUT = 0, 0.9
+MANY_STEPS = 1, 1_000_000
+
+HYPER_PARAMS = [
+    Option("batchSize", int, lazy("Rows in one step."), 1, 1024),
+    Option("learningRate", float, lazy("How far a step goes; auto chooses by the model's size."), 1e-8, 1),
+    Option("epochs", int, lazy("How often each row is seen; auto chooses by the model's size and the rows."), 1, 1000),
+    Option("maxSeqLength", int, lazy("Tokens of a row."), 16, 1_000_000),
+    Option("loraRank", int, lazy("Rank of the adapter."), *RANK),
+    Option("loraAlpha", int, lazy("Weight of the adapter."), *ALPHA),
+    Option("loraDropout", float, lazy("Share of the adapter that a step leaves out at random."), *DROPOUT),
+    Option("saveSteps", int, lazy("Steps between checkpoints."), *MANY_STEPS),
+    Option("evalSteps", int, lazy("Steps between measurements on the held-out rows."), *MANY_STEPS),
+    Option("seed", int, lazy("Start of the random numbers, and choice of the held-out rows."), 0, 2**31 - 1),
+]
+LORA_CONFIG = [
+    Option("r", int, lazy("Rank of the adapter."), *RANK),
+    Option("loraAlpha", int, lazy("Weight of the adapter."), *ALPHA),
+    Option("loraDropout", float, lazy("Share of the adapter that a step leaves out at random."), *DROPOUT),
+    Option("targetModules", list, lazy("Layers that are adapted; by default all linear ones.")),
+    Option("bias", str, lazy("Which biases are trained."), choices=("none", "all", "lora_only")),
+]
+TABLES = {
+    "hyperParams": {option.name: option for option in HYPER_PARAMS},
+    "loraConfig": {option.name: option for option in LORA_CONFIG},
+}
+FIELDS = {
+    "batchSize": "batch_size", "learningRate": "learning_rate", "epochs": "epochs", "maxSeqLength": "max_seq_length",
+    "loraRank": "rank", "r": "rank", "loraAlpha": "alpha", "loraDropout": "dropout", "saveSteps": "save_steps",
+    "evalSteps": "eval_steps", "seed": "seed", "targetModules": "target_modules", "bias": "bias",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The defaults are the engine document's. Of `learning_rate` and `epochs` None means auto, until it is settled.
+
+    No `target_modules` means all linear layers.
+    """
+
+    batch_size: int = 4
+    learning_rate: float | None = 2e-4
+    epochs: int | None = 3
+    max_seq_length: int = 2048
+    rank: int = 64
+    alpha: int = 16
+    dropout: float = 0.05
+    save_steps: int = 100
+    eval_steps: int = 100
+    seed: int = 42
+    target_modules: tuple[str, ...] = ()
+    bias: str = "none"
+
+    def settled(self, *, parameters: int, rows: int) -> "Recipe":
+        """With numbers for what was auto: for a model of so many weights, taught with so many rows."""
+        size = next(size for size in SIZES if parameters < size.below)
+        wanted = ceil(STEPS / ceil(rows / self.batch_size))
+        return replace(
+            self,
+            learning_rate=self.learning_rate or size.learning_rate,
+            epochs=self.epochs or min(wanted, size.most_epochs),
+        )
+
+
+@dataclass(frozen=True)
+class Size:
+    """What suits models with fewer weights than `below`."""
+
+    below: float
+    learning_rate: float
+    most_epochs: int
+
+
+# The smallest was measured on the demo model, the rates from 1e9 on are those of the QLoRA paper (Dettmers et al. 2023,
+# table 9: 2e-4 up to 13 thousand million weights, 1e-4 above); what lies between is between.
+SIZES = [Size(1e8, 5e-3, 50), Size(1e9, 5e-4, 10), Size(2e10, 2e-4, 5), Size(float("inf"), 1e-4, 3)]
+
+
+def read(hyper_params=None, lora_config=None) -> Recipe:
+    """Raises InvalidRequest with a sentence for each field that is unknown or wrong, whatever it is given."""
+    given = {"hyperParams": hyper_params, "loraConfig": lora_config}
+    sections = {name: {} if values is None else values for name, values in given.items()}
+    wrong = {}
+    for name, values in sections.items():
+        wrong |= _problems(name, values)
+    if wrong:
+        raise InvalidRequest(details=wrong)
+    merged = sections["hyperParams"] | sections["loraConfig"]
+    if "r" in merged:
+        merged.pop("loraRank", None)
+    return Recipe(**{FIELDS[name]: _value(value) for name, value in merged.items()})
+
+
+def _value(value):
+    if value == AUTO:
+        return None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _problems(section: str, values) -> dict[str, str]:
+    if not isinstance(values, dict):
+        return {section: _("Expected an object.")}
+    found = {f"{section}.{options.shown(name)}": _problem(section, name, value) for name, value in values.items()}
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _problem(section: str, name: str, value) -> str:
+    option = TABLES[section].get(name)
+    if option is None:
+        return _("There is no such hyperparameter. Expected one of: %(names)s.") % {"names": ", ".join(TABLES[section])}
+    if name in MAY_BE_AUTO and value == AUTO:
+        return ""
+    return option.problem(value) or _beyond(name, value)
+
+
+def _beyond(name: str, value) -> str:
+    """What the types and ranges cannot say."""
+    if name == "bias" and value != "none":
+        return _("Only none: no engine here serves an adapter with biases.")
+    if name == "targetModules" and not (value and all(MODULE.fullmatch(module) for module in value)):
+        return _("Expected names of layers such as q_proj.")
+    return ""
