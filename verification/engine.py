@@ -1,9 +1,10 @@
 """A stand-in for an engine: ready in no time, small, and it streams words. Standard library only.
 
-    engine.py --uds PATH [--delay SECONDS] [--fails]
+    engine.py --uds PATH [--delay SECONDS] [--fails] [--interval SECONDS]
 
-`--delay` is the time until it is ready, `--fails` ends it instead. Like real engines it has a child: one in a session
-of its own that is deaf to SIGTERM, so that a tree that was not ended as a whole shows.
+`--delay` is the time until it is ready, `--fails` ends it instead, `--interval` is the time between two words. It has a
+child as real engines have: one in a session of its own that is deaf to SIGTERM, so that a tree that was not ended as a
+whole shows.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import json
 import sys
 
 DEAF_CHILD = ("setsid", "sh", "-c", "trap '' TERM; exec sleep 3600")
-INTERVAL = 0.03
 COUNTERS = b"vllm:num_requests_running %d\nvllm:num_requests_waiting 0\n"
 
 
 class Engine:
-    def __init__(self):
+    def __init__(self, interval: float):
+        self.interval = interval
         self.running = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -50,7 +51,7 @@ class Engine:
             for made in range(1, wanted + 1):
                 _send(writer, json.dumps(_chunk(body["model"], made, wanted)))
                 await writer.drain()
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(self.interval)
         finally:
             self.running -= 1
         _send(writer, "[DONE]")
@@ -75,12 +76,13 @@ async def main() -> None:
     parser.add_argument("--uds", required=True)
     parser.add_argument("--delay", type=float, default=0)
     parser.add_argument("--fails", action="store_true")
+    parser.add_argument("--interval", type=float, default=0.03)
     options = parser.parse_args()
     await asyncio.create_subprocess_exec(*DEAF_CHILD)
     await asyncio.sleep(options.delay)
     if options.fails:
         sys.exit("ValueError: this engine fails on purpose")
-    server = await asyncio.start_unix_server(Engine().serve, options.uds, backlog=2048)
+    server = await asyncio.start_unix_server(Engine(options.interval).serve, options.uds, backlog=2048)
     await server.serve_forever()
 
 

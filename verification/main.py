@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -18,15 +18,13 @@ import django
 from launcher import runstate
 from launcher.throwaway import Throwaway
 
-SUBJECTS = {"lifecycle": "verification.lifecycle"}
-
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the figures as JSON. The exit code is 1 where a promise was broken."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the clean-up
-    with _corner() as folder:
-        results = import_module(SUBJECTS[options.what]).run(folder, options)
+    with _corner() as folder, SURROUNDINGS[options.what](folder):
+        results = import_module(f"verification.{options.what}").run(folder, options)
     text = json.dumps(results, indent=2)
     print(text)
     if options.out:
@@ -36,22 +34,34 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _corner() -> Iterator[Path]:
-    """A folder, with servers whose addresses Django's settings then read in the environment."""
+    """A folder, and an environment that names no server and no folder of a product."""
     for name in runstate.SERVERS:
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
     folder = Path(tempfile.mkdtemp(prefix="serai-verify-"))
-    os.environ.update(SERAI_DATA=str(folder), DJANGO_SETTINGS_MODULE="config.settings")
+    os.environ.update(SERAI_DATA=str(folder), SERAI_NO_VENV="1", SERAI_SKIP_ENGINE_INSTALL="1")
     os.environ.update(SERAI_ENGINE_ADAPTERS="verification.adapter.StandInAdapter", SERAI_MIN_RESIDENCY="1")
-    os.environ.update(SERAI_LOG_LEVEL=os.environ.get("SERAI_LOG_LEVEL", "WARNING"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _servers(folder: Path) -> Iterator[None]:
+    """Of our own, whose addresses Django's settings then read in the environment."""
+    os.environ.setdefault("SERAI_LOG_LEVEL", "WARNING")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     servers = Throwaway(folder)
     try:
         os.environ.update(servers.start())
         django.setup()
-        yield folder
+        yield
     finally:
         servers.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+SURROUNDINGS = {"lifecycle": _servers, "streams": nullcontext}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,5 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     lifecycle.add_argument("--seed", type=int, default=int(time.time()), help="of the first one; each has the next")
     lifecycle.add_argument("--together", type=int, default=4, help="so many run at the same time (default 4)")
     lifecycle.add_argument("--seconds-limit", type=float, default=3600, help="begin no more after this (default 3600)")
-    lifecycle.add_argument("--out", type=Path, help="write the figures there, too")
+    streams = subjects.add_parser("streams", help="clients that stream while models and stores are restarted")
+    streams.add_argument("--clients", type=int, default=200, help="how many (default 200)")
+    for subject in (lifecycle, streams):
+        subject.add_argument("--out", type=Path, help="write the figures there, too")
     return parser

@@ -101,7 +101,7 @@ class World:
 
     def _start(self, command: str, data: Path) -> subprocess.Popen:
         environment = os.environ | {
-            "SERAI_DATA": str(data), "SERAI_NO_VENV": "1", "SERAI_SUPERVISOR_PID": str(os.getpid()),
+            "SERAI_DATA": str(data), "SERAI_SUPERVISOR_PID": str(os.getpid()),
             "SERAI_SUPERVISOR_START": str(start_time(os.getpid())),
         }  # fmt: skip
         return subprocess.Popen(

@@ -1,0 +1,132 @@
+"""Many clients that stream while models are restarted, scaled and evicted, and the stores die: `verify streams`."""
+
+import argparse
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from verification.product import Product, eventually
+
+SERVED, GUESTS = "served", ("left", "right")
+GUEST_SHARE = 5  # one client of so many
+SLOTS = 3  # instances at a time: two replicas, and one place that two models want
+TOKENS = 30
+ENGINE = "--interval 0.1"
+REFUSED_PAUSE = 1.0
+
+
+class Crowd:
+    """Clients that stream one after the other: most on the served model, the guests all on one of two in turn."""
+
+    def __init__(self, product: Product, clients: int):
+        self._product = product
+        self._guests = max(1, clients // GUEST_SHARE)
+        self._regulars = max(1, clients - self._guests)
+        self._home = threading.Event()
+        self.outcomes: dict[str, Counter] = {name: Counter() for name in (SERVED, *GUESTS)}
+
+    def stay_while(self, work: Callable[[], dict]) -> dict:
+        with ThreadPoolExecutor(self._regulars + 1) as pool:
+            clients = [pool.submit(self._stay) for _client in range(self._regulars)] + [pool.submit(self._lead_guests)]
+            try:
+                eventually(lambda: self.outcomes[SERVED]["whole"] >= self._regulars)
+                result = work()
+                self._let_all_stream_once_more()
+            finally:
+                self._home.set()
+            for client in clients:
+                client.result()
+        return result
+
+    def _let_all_stream_once_more(self) -> None:
+        for outcomes in self.outcomes.values():
+            enough = outcomes["whole"] + 1
+            eventually(lambda outcomes=outcomes, enough=enough: outcomes["whole"] >= enough)
+
+    def _stay(self) -> None:
+        while not self._home.is_set():
+            self._stream(SERVED)
+
+    def _lead_guests(self) -> None:
+        """All of them leave one model before they go to the other, which takes its place."""
+        with ThreadPoolExecutor(self._guests) as pool:
+            while not self._home.is_set():
+                for model in GUESTS:
+                    list(pool.map(self._stream, [model] * self._guests))
+
+    def _stream(self, model: str) -> None:
+        outcome = self._product.stream(model, TOKENS)
+        self.outcomes[model][outcome] += 1
+        if outcome == "refused":
+            time.sleep(REFUSED_PAUSE)
+
+
+def run(folder: Path, options: argparse.Namespace) -> dict:
+    product = Product(folder)
+    try:
+        product.wait_until_up()
+        return _measure(product, options.clients)
+    finally:
+        product.end()
+
+
+def _measure(product: Product, clients: int) -> dict:
+    product.ask("PUT", "/api/config", {"max_concurrent_models": SLOTS})
+    for name, replicas in ((SERVED, 2), *((name, 1) for name in GUESTS)):
+        fields = {"name": name, "framework": "vllm", "description": ENGINE, "mode": "Chat", "wait_timeout": 180}
+        files = {"config": {"model_path": "serai-demo"}, "replicas": replicas}
+        product.ask("POST", "/api/models", fields | files)
+    product.run_task("start", SERVED)
+    crowd, begun = Crowd(product, clients), time.monotonic()
+    tasks = crowd.stay_while(lambda: _disturb(product))
+    seconds = time.monotonic() - begun
+    wrong = _wrong(product, crowd, tasks)
+    return {
+        "clients": clients,
+        "seconds": round(seconds, 1),
+        "streams": {name: dict(outcomes) for name, outcomes in crowd.outcomes.items()},
+        "tasks": tasks,
+        "broken": wrong,
+    }
+
+
+def _disturb(product: Product) -> dict[str, str]:
+    """Three rounds of restart, stop, start and scaling: in peace, and as Valkey and Postgres die."""
+    outcomes = {}
+    for when, accident in (
+        ("", None),
+        (", Valkey lost", product.lose_valkey),
+        (", Postgres lost", product.lose_postgres),
+    ):
+        if accident:
+            accident()
+        for verb in ("restart", "stop", "start"):
+            outcomes[verb + when] = product.run_task(verb, SERVED)
+        for replicas in (1, 2):
+            product.ask("PATCH", f"/api/models/{SERVED}", {"replicas": replicas})
+            eventually(lambda replicas=replicas: _ready(product, SERVED) == replicas)
+        print(f"{len(outcomes)} of 9 tasks done", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def _ready(product: Product, model: str) -> int:
+    return product.ask("GET", f"/api/models/{model}")["replicas"]["ready"]
+
+
+def _wrong(product: Product, crowd: Crowd, tasks: dict[str, str]) -> list[str]:
+    """Streams that broke, what was asked for and not done, instances with more than one engine."""
+    wrong = [
+        f"{count} x {model}: {outcome}"
+        for model, outcomes in crowd.outcomes.items()
+        for outcome, count in outcomes.items()
+        if outcome.startswith("broken")
+    ]
+    wrong += [f"{task}: {status}" for task, status in tasks.items() if status != "succeeded"]
+    engines = product.engines()
+    wrong += [f"{instance} has {count} engines" for instance, count in engines.items() if count > 1]
+    ready = sum(_ready(product, model) for model in (SERVED, *GUESTS))
+    return wrong + ([f"{ready} instances are ready and {len(engines)} engines run"] if ready != len(engines) else [])
