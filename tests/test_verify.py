@@ -27,7 +27,7 @@ def test_equal_seeds_make_equal_sequences_and_others_others():
 
 
 def test_ten_sequences_of_starts_stops_and_kills_leave_what_the_rows_say(tmp_path):
-    results = verify(tmp_path, "lifecycle", "--sequences", "10", "--seed", "11", "--seconds-limit", "120")
+    results = verify(tmp_path, "lifecycle", "--sequences", "10", "--together", "5", "--seed", "11")
     assert results["sequences"] > 0
     assert results["steps"]["start"] > 0
     assert any(step.startswith("kill") for step in results["steps"])
