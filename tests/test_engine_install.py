@@ -174,7 +174,10 @@ def test_of_two_installers_one_works_and_the_other_waits(recipe, use):
         while not told:
             time.sleep(0.01)
         assert "waiting for another process" in told[0]
-        assert install.status("probe").state == "installing"
+        end = time.monotonic() + 60
+        while install.status("probe").state != "installing":  # it is noted a moment after it is told
+            assert time.monotonic() < end
+            time.sleep(0.01)
         assert not install.is_ready("probe")
     waiting.join(timeout=60)
     assert install.is_ready("probe")

@@ -49,7 +49,7 @@ class Script:
 async def scripted(*answers):
     script = Script(*answers)
     server = await asyncio.start_server(script, "127.0.0.1", 0)
-    client = Client(connect_timeout=5)
+    client = Client(connect_timeout=60)  # nothing here is about how soon a busy machine connects
     try:
         yield script, client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

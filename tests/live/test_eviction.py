@@ -63,7 +63,7 @@ def test_a_busy_model_ends_its_stream_before_the_other_begins(acme):
     events, begun = [], threading.Event()
 
     def stream() -> None:
-        body = {"model": busy, "messages": [{"role": "user", "content": "go on"}], "max_tokens": 40, "stream": True}
+        body = {"model": busy, "messages": [{"role": "user", "content": "go on"}], "max_tokens": 60, "stream": True}
         with key.client.stream("POST", "/v1/chat/completions", json=body) as reply:
             for line in reply.iter_lines():
                 events.append(line)
@@ -72,6 +72,7 @@ def test_a_busy_model_ends_its_stream_before_the_other_begins(acme):
     thread = threading.Thread(target=stream)
     thread.start()
     assert begun.wait(60)
+    eventually(lambda: key.get(f"/api/models/{busy}/info").json()["model"]["pending_requests"])
     refused = key.post(f"/api/models/{new}/start")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "INSUFFICIENT_RESOURCES")
     waited = chat(key, new)
