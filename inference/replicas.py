@@ -11,7 +11,7 @@ from django.db.models import Count, F, Max, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from core.errors import PlatformError
+from core.errors import ModelNotFound, PlatformError
 from inference import ledger, placing
 from inference.models import ACTIVE_STATES, Desired, Instance, State
 from models_app.models import Model
@@ -39,8 +39,14 @@ class Filled:
 
 
 def lock(model: Model) -> Model:
-    """The row as it is now; who changes what runs of a model holds it, so that nobody counts wrong."""
-    return Model.objects.select_for_update(of=["self"]).get(pk=model.pk)
+    """The row as it is now; who changes what runs of a model holds it, so that nobody counts wrong.
+
+    Raises ModelNotFound for one that was deleted meanwhile.
+    """
+    locked = Model.objects.select_for_update(of=["self"]).filter(pk=model.pk).first()
+    if locked is None:
+        raise ModelNotFound(details={"model_id": model.name})
+    return locked
 
 
 def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, evict: bool = True) -> Filled:
@@ -90,7 +96,8 @@ class Keeper:
         models = Model.objects.annotate(running=wanted).filter(running__gt=0).exclude(running=F("replicas"))
         for model in models:
             if self._not_before.get(model.pk, 0.0) <= time.monotonic():
-                self._bring_to_size(model)
+                with suppress(ModelNotFound):
+                    self._bring_to_size(model)
 
     @transaction.atomic
     def _bring_to_size(self, model: Model) -> None:

@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import AuditRecord
-from inference import progress, replicas, transitions
+from core.errors import ModelNotFound
+from inference import progress, replicas, services, transitions
 from inference.models import Desired, Device, Instance, Node, State, Task, TaskKind, TaskStatus
 from models_app.models import Model
 from tests import running
@@ -284,6 +286,14 @@ def test_the_keeper_ends_what_is_too_much_and_starts_nothing_that_is_stopped(sta
     replicas.Keeper().work()
     assert numbers(started) == [0]
     assert Instance.objects.count() == 2
+
+
+@pytest.mark.parametrize("verb", [services.start, services.stop, services.restart, services.scale])
+def test_a_model_that_was_deleted_a_moment_ago_is_told_as_missing(model, verb):
+    found = Model.objects.get()
+    model.delete()
+    with pytest.raises(ModelNotFound), transaction.atomic():
+        verb(found)
 
 
 # --- events
