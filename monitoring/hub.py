@@ -76,8 +76,12 @@ class Hub:
 
     # --- events
 
+    def _wanted(self) -> bool:
+        """Whether the running task is still one of ours: a cancellation can be lost inside the broker's library."""
+        return asyncio.current_task() in self._tasks
+
     async def _follow(self) -> None:
-        while True:
+        while self._wanted():
             try:
                 await self._listen()
             except broker.UNAVAILABLE as error:
@@ -90,9 +94,9 @@ class Hub:
             await pubsub.subscribe(events.CHANNEL)
             await self._refresh()
             self._listening.set()
-            while True:
+            while self._wanted():
                 message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-                if message:
+                if message and self._wanted():
                     self._hand_on(events.decode(message["data"]))
 
     def _hand_on(self, event: events.Event) -> None:
@@ -105,7 +109,7 @@ class Hub:
     # --- rights and states, from time to time
 
     async def _every(self, loop: Periodic, work) -> None:
-        while True:
+        while self._wanted():
             await asyncio.sleep(loop.interval)
             try:
                 with loop.turn():
