@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
@@ -17,6 +17,7 @@ from accounts.models import AuditRecord
 from core import uploads
 from models_app.models import Mode, Model
 from tests import weights
+from tests.people import JsonClient
 from tests.web import address  # noqa: F401
 from training.models import Dataset
 
@@ -208,7 +209,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(api, member, files, monkeypatch)
 def test_uploads_beyond_those_at_once_are_told_to_wait(api, member, files, monkeypatch):
     monkeypatch.setattr(uploads, "_places", threading.BoundedSemaphore(1))
     with closing(uploads.ToDisk(100)) as other:
-        other.new_file("file", "a.jsonl", "", None)
+        other.handle_raw_input(None, {}, 0, b"")
         reply = upload(api(member), jsonl(GOOD))
         assert (reply.status_code, reply.headers["Retry-After"]) == (429, "10")
     assert files() == []
@@ -312,6 +313,17 @@ def test_a_stranger_learns_nothing(api, member, stranger, files):
     assert len(files()) == 1
 
 
+def test_the_consoles_cookie_uploads_with_its_token_only(member, files):
+    client = JsonClient(enforce_csrf_checks=True)
+    client.force_login(member, backend="django.contrib.auth.backends.ModelBackend")
+    assert upload(client, jsonl(GOOD)).status_code == 403
+    assert files() == []
+    client.cookies["csrftoken"] = token = "a" * 32
+    made = upload(client, jsonl(GOOD), csrfmiddlewaretoken=token)
+    assert made.status_code == 201
+    assert len(files()) == 1
+
+
 def test_a_viewers_upload_is_refused(api, viewer, files):
     assert upload(api(viewer), jsonl(GOOD)).status_code == 403
     assert files() == []
@@ -408,10 +420,19 @@ def test_a_declared_size_over_the_limit_is_refused_unread(address, files, settin
     assert files() == []
 
 
-def test_other_requests_are_answered_while_an_upload_stalls(address, files, member):  # noqa: F811
+def test_uploads_that_stall_leave_room_for_everybody_else(address, files, member, monkeypatch):  # noqa: F811
+    """More than Django answers at a time of other requests, and as many as may be under way."""
+    monkeypatch.setattr(uploads, "_places", threading.BoundedSemaphore(2))
     credential = tokens.open_session(member)["access_token"]
-    with connected(address) as client:
-        client.sendall(head(address, 1_000_000, credential) + BEFORE + jsonl(*[GOOD] * 5000))
-        until(files)
-        reply = httpx.get(f"http://{address}{DATASETS}", headers={"Authorization": f"Bearer {credential}"})
-        assert reply.json()["total"] == 0
+    start = head(address, 1_000_000, credential) + BEFORE + jsonl(*[GOOD] * 5000)
+    with ExitStack() as stack:
+        stalled = [stack.enter_context(connected(address)) for _ in range(2)]
+        for client in stalled:
+            client.sendall(start)
+        until(lambda: len(files()) == 2)
+        with connected(address) as client:
+            client.sendall(start)
+            assert b" 429 " in client.recv(4096)
+        headers = {"Authorization": f"Bearer {credential}"}
+        for _ in range(40):
+            assert httpx.get(f"http://{address}{DATASETS}", headers=headers).status_code == 200

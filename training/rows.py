@@ -183,7 +183,7 @@ def _message(number: int, message) -> Message:
             _("Message %(number)d: only role and content can be taught, not %(name)s.")
             % {"number": number, "name": further[0][:60]}
         )
-    return {"role": message["role"], "content": _text(message, "content", _("Message %d: ") % number)}
+    return {"role": message["role"], "content": _text(message, "content", number)}
 
 
 def _of_prompt(content: dict) -> Conversation:
@@ -202,13 +202,17 @@ def _turn(question: str, answer: str) -> Conversation:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _text(content: dict, name: str, where: str = "") -> str:
+def _text(content: dict, name: str, message: int | None = None) -> str:
     text = content.get(name)
     if not isinstance(text, str):
-        raise BadRow(where + _("%(name)s must be a text.") % {"name": name})
+        raise BadRow(_where(message) + _("%(name)s must be a text.") % {"name": name})
     if not text.strip():
-        raise BadRow(where + _("%(name)s is empty.") % {"name": name})
+        raise BadRow(_where(message) + _("%(name)s is empty.") % {"name": name})
     return text
+
+
+def _where(message: int | None) -> str:
+    return _("Message %d: ") % message if message else ""
 
 
 CONVERSATIONS = {Format.MESSAGES: _of_messages, Format.PROMPT: _of_prompt, Format.INSTRUCTION: _of_instruction}

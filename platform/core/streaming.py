@@ -8,7 +8,7 @@ they come (core/uploads.py).
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
@@ -24,7 +24,7 @@ from core.transport import abandon
 from core.uploads import IncomingBody
 
 MOST_PER_HOLDER = 200
-AT_ONCE = 32
+AT_ONCE, UPLOADS_AT_ONCE = 32, 20
 HEARTBEAT_SECONDS = 15.0
 COMMENT = b": heartbeat\n\n"
 
@@ -66,7 +66,7 @@ class Handler(ASGIHandler):
         super().__init__()
         self._uploads = frozenset(uploads)
         self._open = Counter()
-        self._room: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, dict] = WeakKeyDictionary()
 
     async def __call__(self, scope, receive, send):
         held = _Held(send)
@@ -85,14 +85,15 @@ class Handler(ASGIHandler):
             await sync_to_async(connections.close_all)()
         return response
 
-    def _room_for(self, request) -> AbstractAsyncContextManager:
+    def _room_for(self, request) -> asyncio.Semaphore:
         """A few at a time: each has a thread and a database connection, and a crowd would use up all there are.
 
-        Uploads, which take as long as their clients like, must not keep the others waiting.
+        Uploads, which take as long as their clients like, must not keep the others waiting: they have room of their
+        own, more than may be under way (core/uploads.py), so that a refusal always finds some.
         """
-        if request.path in self._uploads:
-            return nullcontext()
-        return self._room.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+        upload = request.method == "POST" and request.path in self._uploads
+        rooms = self._rooms.setdefault(asyncio.get_running_loop(), {})
+        return rooms.setdefault(upload, asyncio.Semaphore(UPLOADS_AT_ONCE if upload else AT_ONCE))
 
     async def read_body(self, receive):
         return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)

@@ -125,13 +125,16 @@ class ToDisk(FileUploadHandler):
         super().__init__()
         self.most, self.draft, self.holds_place = most, None, False
 
+    def handle_raw_input(self, *args, **kwargs):
+        """Comes before anything of the body is read."""
+        if not _places.acquire(blocking=False):
+            raise RateLimited(_("Too many uploads at once. Try again shortly."), retry_after=10)
+        self.holds_place = True
+
     def new_file(self, field_name, *args, **kwargs):
         super().new_file(field_name, *args, **kwargs)
         if field_name != "file" or self.draft:
             raise InvalidRequest(_("Send one file, in the field file."), param="file")
-        if not _places.acquire(blocking=False):
-            raise RateLimited(_("Too many uploads at once. Try again shortly."), retry_after=10)
-        self.holds_place = True
         self.draft = Draft(self.file_name)
 
     def receive_data_chunk(self, raw_data, start):
