@@ -75,7 +75,7 @@ def test_the_file_is_kept_byte_by_byte_in_the_tenants_folder(api, member, tenant
     (path,) = files()
     assert path.read_bytes() == content
     assert f"tenants/{tenant.slug}/datasets" in str(path)
-    assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o077 == path.parent.stat().st_mode & 0o077 == 0
     assert made["sha256"] == hashlib.sha256(content).hexdigest()
     assert (made["name"], made["version"], made["size_bytes"]) == ("greetings", 1, len(content))
     assert not [text for text in map(str, made.values()) if str(path.parent) in text]
@@ -409,6 +409,15 @@ def test_nothing_is_read_of_an_upload_by_nobody(address, files):  # noqa: F811
     with connected(address) as client:
         client.sendall(head(address, 100_000_000) + BEFORE + jsonl(GOOD))
         assert b" 401 Unauthorized" in client.recv(4096)
+    assert files() == []
+
+
+def test_a_body_must_say_its_length(address, files, member):  # noqa: F811
+    headers = {"Authorization": f"Bearer {tokens.open_session(member)['access_token']}"}
+    headers["Content-Type"] = f"multipart/form-data; boundary={BOUNDARY}"
+    reply = httpx.post(f"http://{address}{DATASETS}", content=iter([BEFORE, jsonl(GOOD), AFTER]), headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (411, "INVALID_REQUEST")
+    assert "Content-Length" in reply.json()["message"]
     assert files() == []
 
 

@@ -10,6 +10,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
+from core.errors import InvalidRequest
 from core.tenancy import TenantScopedMixin
 from core.uploads import ToDisk
 from models_app.serializers import MessageSerializer
@@ -45,6 +46,8 @@ class DatasetViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(request={"multipart/form-data": UploadSerializer}, responses={201: DatasetSerializer})
     def create(self, request):
         """Every row is checked; if one is wrong, the reply names its line and nothing is kept."""
+        if "Content-Length" not in request.headers:  # Django would take the body for an empty one
+            raise InvalidRequest(_("Say how long the body is: Content-Length."), status=411)
         serializer = UploadSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         fields = dict(serializer.validated_data)

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -158,8 +159,8 @@ def drafts() -> Path:
 
 
 def open_draft(path: Path):
-    """Unbuffered, so that a full disk shows where it is written to."""
-    return path.open("x+b", buffering=0)
+    """For nobody else to read; unbuffered, so that a full disk shows where it is written to."""
+    return open(path, "x+b", buffering=0, opener=partial(os.open, mode=0o600))
 
 
 def _sweep(folder: Path) -> None:
