@@ -181,7 +181,7 @@ class DeviceInline(TabularInline):
 
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
-    list_display = ["name", "data_folder", "heartbeat_at", "show_memory", "engines"]
+    list_display = ["name", "data_folder", "heartbeat_at", "show_memory", "show_engines"]
     inlines = [DeviceInline]
 
     def get_queryset(self, request):
@@ -194,6 +194,11 @@ class NodeAdmin(ReadOnlyAdmin):
             for device in node.devices.all()
         )
         return ", ".join(parts)
+
+    @display(description=_("Engines"))
+    def show_engines(self, node):
+        """What is missing where an engine cannot start."""
+        return ", ".join(f"{name}: {missing or _('Ready')}" for name, missing in node.engines.items())
 
 
 @admin.register(Task)
