@@ -31,3 +31,10 @@ def test_ten_sequences_of_starts_stops_and_kills_leave_what_the_rows_say(tmp_pat
     assert results["sequences"] > 0
     assert results["steps"]["start"] > 0
     assert any(step.startswith("kill") for step in results["steps"])
+
+
+def test_no_stream_breaks_while_models_are_restarted_scaled_and_evicted_and_both_stores_die(tmp_path):
+    results = verify(tmp_path, "streams", "--clients", "40")
+    assert all(outcomes["whole"] > 0 for outcomes in results["streams"].values())
+    assert len(results["tasks"]) == 9
+    assert set(results["tasks"].values()) == {"succeeded"}
