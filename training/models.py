@@ -1,10 +1,12 @@
-"""What models are taught with: data sets, each upload of a name a version of its own."""
+"""What models are taught with, and the teaching: data sets, training jobs and their progress."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from core import ids
-from core.tenancy import TenantModel
+from core.tenancy import TenantModel, TenantQuerySet
+from inference.models import Cause, Node
+from models_app.models import Model
 
 
 class Format(models.TextChoices):
@@ -33,3 +35,120 @@ class Dataset(TenantModel):
 
     def __str__(self):
         return f"{self.name} v{self.version}"
+
+
+class JobState(models.TextChoices):
+    """The words of the engine document."""
+
+    QUEUED = "queued", _("Queued")
+    RUNNING = "running", _("Running")
+    PAUSED = "paused", _("Paused")
+    COMPLETED = "completed", _("Completed")
+    FAILED = "failed", _("Failed")
+    CANCELLED = "cancelled", _("Cancelled")
+
+
+LIVE_STATES = [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED]
+
+
+class Wish(models.TextChoices):
+    RUNNING = "running", _("Running")
+    PAUSED = "paused", _("Paused")
+    CANCELLED = "cancelled", _("Cancelled")
+
+
+class TrainingJobQuerySet(TenantQuerySet):
+    def live(self):
+        """Those that have not come to their end; they need their base model and their data set."""
+        return self.filter(state__in=LIVE_STATES)
+
+    def waiting(self):
+        """Those that wait for a device."""
+        return self.filter(state=JobState.QUEUED, node=None, desired=Wish.RUNNING)
+
+    def placed(self):
+        """Those that hold devices."""
+        return self.filter(state__in=[JobState.QUEUED, JobState.RUNNING], node__isnull=False)
+
+
+class TrainingJob(TenantModel):
+    """One LoRA fine-tuning of a base model on a data set.
+
+    A row without a node is written by the queue and the services, one with a node by the runner on that node alone:
+    what people ask of it is then only written to `desired`. A paused job has no node. A cancel that was accepted is
+    final: a trainer that ended well meanwhile ends as cancelled. A pause can be taken back before it is done:
+    the runner goes on from the checkpoint. `generation` is which run is wanted, `running_generation` which was started.
+    """
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_job_id, editable=False)
+    base_model = models.ForeignKey(Model, null=True, on_delete=models.SET_NULL, related_name="training_jobs")
+    base_name = models.CharField(max_length=200, help_text=_("The base model as it was called at the start."))
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.SET_NULL, related_name="training_jobs")
+    dataset_name = models.CharField(max_length=100)
+    dataset_version = models.PositiveIntegerField()
+    adapter_name = models.CharField(max_length=200, help_text=_("What comes of it is a version of this adapter."))
+    recipe = models.JSONField(help_text=_("Hyperparameters, with numbers for what was automatic."))
+    estimate = models.JSONField(default=dict, help_text=_("Bytes of device memory that it will need, by part."))
+    created_by = models.ForeignKey("accounts.User", null=True, on_delete=models.SET_NULL, related_name="+")
+    key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="+")
+
+    state = models.CharField(max_length=10, choices=JobState, default=JobState.QUEUED)
+    desired = models.CharField(max_length=10, choices=Wish, default=Wish.RUNNING)
+    node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="training_jobs")
+    generation = models.PositiveIntegerField(default=1)
+    running_generation = models.PositiveIntegerField(default=0)
+    placement = models.JSONField(default=dict, help_text=_("Devices and bytes that it holds."))
+    waits = models.JSONField(default=dict, help_text=_("Why it was not placed when it was last looked at."))
+    launch = models.JSONField(null=True, help_text=_("How it was started: arguments and environment."))
+    pid = models.PositiveIntegerField(null=True)
+
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(null=True)
+    epoch = models.FloatField(default=0)
+    loss = models.FloatField(null=True)
+    eval_loss = models.FloatField(null=True)
+    learning_rate = models.FloatField(null=True)
+    grad_norm = models.FloatField(null=True)
+    tokens_per_second = models.FloatField(null=True)
+    eta_seconds = models.FloatField(null=True)
+    elapsed_seconds = models.FloatField(default=0, help_text=_("Of all its runs."))
+
+    checkpoints = models.JSONField(default=list, help_text=_("Generation, step, folder and signature, newest last."))
+    crashes = models.PositiveSmallIntegerField(default=0, help_text=_("At the same step."))
+    crashed_at_step = models.PositiveIntegerField(null=True)
+    failure_reason = models.TextField(blank=True)
+    failure_cause = models.CharField(max_length=20, choices=Cause, blank=True)
+    log_tail = models.JSONField(default=list, help_text=_("The last lines before a failure."))
+    state_since = models.DateTimeField(auto_now_add=True)
+    queued_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = TrainingJobQuerySet.as_manager()
+
+    class Meta:
+        verbose_name, verbose_name_plural = _("training job"), _("Training jobs")
+        ordering = ["-created_at", "id"]
+
+    def __str__(self):
+        return self.id
+
+
+class TrainingProgress(models.Model):
+    """One logged step of a job. A step that is run again after a crash takes the place of the former."""
+
+    job = models.ForeignKey(TrainingJob, on_delete=models.CASCADE, related_name="progress")
+    step = models.PositiveIntegerField()
+    epoch = models.FloatField(default=0)
+    loss = models.FloatField(null=True)
+    eval_loss = models.FloatField(null=True)
+    learning_rate = models.FloatField(null=True)
+    grad_norm = models.FloatField(null=True)
+    tokens_per_second = models.FloatField(null=True)
+    elapsed = models.FloatField(default=0)
+    eta = models.FloatField(null=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["job", "step"], name="one_progress_per_step")]
