@@ -96,6 +96,11 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/datasets/{}": Permission.READ,
     "DELETE /api/datasets/{}": Permission.TRAIN,
     "GET /api/datasets/{}/preview": Permission.READ,
+    "GET /v1/files": Permission.TRAIN,
+    "POST /v1/files": Permission.TRAIN,
+    "GET /v1/files/{}": Permission.TRAIN,
+    "DELETE /v1/files/{}": Permission.TRAIN,
+    "GET /v1/files/{}/content": Permission.TRAIN,
 }
 V1_ONLY = {"GET /api/v1/health": Permission.PUBLIC, "GET /api/v1/health/details": Permission.PUBLIC}
 NOT_REST = {views.enter}
@@ -206,7 +211,8 @@ class World:
             "models": model.pk,
             "logs": model.pk,
             "tasks": Task.objects.create(tenant=tenant, model=model, kind=TaskKind.STOP).pk,
-            "datasets": dataset(tenant).pk,
+            "datasets": (data := dataset(tenant).pk),
+            "files": data,
         }
 
     def ask(self, who: str, route: Route, row: str | None = None):

@@ -1,10 +1,8 @@
-"""REST routes of training, below /api/. Bodies of `UPLOADS` reach their view as they come."""
+"""REST routes of training, below /api/; those of OpenAI's clients are in openai/urls.py."""
 
 from django.urls import path
 
 from training.views import DatasetViewSet
-
-UPLOADS = ("/api/datasets", "/api/v1/datasets")
 
 urlpatterns = [
     path("datasets", DatasetViewSet.as_view({"get": "list", "post": "create"})),

@@ -1,8 +1,5 @@
 """REST of data sets."""
 
-from contextlib import closing
-
-from django.conf import settings
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
@@ -10,9 +7,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.errors import InvalidRequest
 from core.tenancy import TenantScopedMixin
-from core.uploads import ToDisk
 from models_app.serializers import MessageSerializer
 from training import services
 from training.models import Dataset
@@ -22,9 +17,12 @@ from training.serializers import (
     PreviewSerializer,
     UploadSerializer,
 )
+from training.uploads import TakesFile
 
 
-class DatasetViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+class DatasetViewSet(
+    TakesFile, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
+):
     queryset = Dataset.objects.select_related("tenant")
     serializer_class = DatasetSerializer
     filterset_fields = ["name", "format"]
@@ -37,17 +35,10 @@ class DatasetViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
         "destroy": Permission.TRAIN,
     }
 
-    def dispatch(self, request, *args, **kwargs):
-        """Whatever reads the body first, the file goes to disk; a draft that was not kept goes with the request."""
-        with closing(ToDisk(settings.DATASET_MAX_BYTES)) as upload:
-            request.upload_handlers = [upload]
-            return super().dispatch(request, *args, **kwargs)
-
     @extend_schema(request={"multipart/form-data": UploadSerializer}, responses={201: DatasetSerializer})
     def create(self, request):
         """Every row is checked; if one is wrong, the reply names its line and nothing is kept."""
-        if "Content-Length" not in request.headers:  # Django would take the body for an empty one
-            raise InvalidRequest(_("Say how long the body is: Content-Length."), status=411)
+        self.require_length()
         serializer = UploadSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         fields = dict(serializer.validated_data)

@@ -20,10 +20,6 @@ class NotAllowed(errors.PlatformError):
     openai = "invalid_request_error", None
 
 
-# of an error's details, what clients of models are told
-TOLD = ("state", "expected_seconds", "failure_reason", "context", "request_id")
-
-
 def is_openai(path: str) -> bool:
     return not path.startswith("/api/")
 
@@ -37,13 +33,13 @@ def status_for(error: errors.PlatformError, path: str) -> int:
 def render(error: errors.PlatformError, path: str, language: str = "en") -> bytes:
     """The error's body in the form of the surface that `path` belongs to."""
     with translation.override(language):
-        return orjson.dumps(_openai(error) if is_openai(path) else errors.render(error, path))
+        return orjson.dumps(errors.openai_form(error) if is_openai(path) else errors.render(error, path))
 
 
 def render_event(error: errors.PlatformError, path: str, language: str = "en", *, named: bool = False) -> bytes:
     """The same as the last event of a stream that broke off; with `named` one of the name `error`."""
     with translation.override(language):
-        body = _openai(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
+        body = errors.openai_form(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
     if named:
         return b"event: error\ndata: " + orjson.dumps({"type": "error", **body}) + b"\n\n"
     return b"data: " + orjson.dumps(body) + b"\n\n"
@@ -51,11 +47,3 @@ def render_event(error: errors.PlatformError, path: str, language: str = "en", *
 
 def headers_for(error: errors.PlatformError) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in errors.headers_for(error).items()]
-
-
-def _openai(error: errors.PlatformError) -> dict:
-    kind, code = error.openai
-    body = {"message": str(error.message), "type": kind, "param": error.param, "code": code}
-    if details := {field: error.details[field] for field in TOLD if field in error.details}:
-        body["details"] = details
-    return {"error": body}

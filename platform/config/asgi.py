@@ -18,11 +18,11 @@ from core.limits import BodyLimit  # noqa: E402
 from core.streaming import Handler  # noqa: E402
 from inference.gateway.asgi import gateway  # noqa: E402
 from monitoring.routing import sockets  # noqa: E402
-from training.urls import UPLOADS  # noqa: E402
+from training import doors  # noqa: E402
 
 AROUND_A_FILE = 64 * 1024  # what a multipart body has beside it
-larger = dict.fromkeys(UPLOADS, settings.DATASET_MAX_BYTES + AROUND_A_FILE)
-limited_django_app = BodyLimit(Handler(uploads=UPLOADS), settings.DATA_UPLOAD_MAX_MEMORY_SIZE, larger)
+larger = dict.fromkeys(doors.UPLOADS, settings.DATASET_MAX_BYTES + AROUND_A_FILE)
+limited_django_app = BodyLimit(Handler(uploads=doors.UPLOADS), settings.DATA_UPLOAD_MAX_MEMORY_SIZE, larger)
 
 
 async def application(scope, receive, send):
@@ -32,7 +32,7 @@ async def application(scope, receive, send):
         periodic.watch()
     if scope["type"] == "websocket":
         await sockets(scope, receive, send)
-    elif scope["type"] == "lifespan" or gateway.handles(scope):
+    elif scope["type"] == "lifespan" or gateway.handles(scope) and not doors.opens(scope["path"]):
         await gateway(scope, receive, send)
     else:
         await limited_django_app(scope, receive, send)

@@ -23,6 +23,7 @@ urlpatterns = [
     path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),
     path("api/", include(api)),
     path("api/v1/", include(v1)),  # the same, but for what the engine document has there
+    path("v1/", include("training.openai.urls")),  # the rest of /v1/ is the data plane's
     path("console/enter/<str:token>", enter),
     path("console/", admin.site.urls),
 ]

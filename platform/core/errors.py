@@ -17,8 +17,7 @@ PlatformError
 ├── ServiceUnavailable        503         Postgres is away
 └── OperationTimeout          504
 
-Three surfaces tell them: /api by `status` and `code`, /api/v1 by `v1` where that differs, /v1 by `openai`. The data
-plane renders the last: inference/gateway/errors.py.
+Three surfaces tell them: /api by `status` and `code`, /api/v1 by `v1` where that differs, /v1 by `openai`.
 """
 
 import logging
@@ -140,12 +139,19 @@ class OperationTimeout(PlatformError):
     openai = "api_error", "timeout"
 
 
+OPENAI_PREFIX = "/v1/"
+# of an error's details, what clients of models are told beside the message
+TOLD = ("state", "expected_seconds", "failure_reason", "context", "request_id")
+
+
 def now_z() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render(error: PlatformError, path: str) -> dict:
-    """The union of the documents' error forms."""
+    """OpenAI's form below /v1, else the union of the documents' forms."""
+    if path.startswith(OPENAI_PREFIX):
+        return openai_form(error)
     details: dict | list = dict(error.details)
     if error.param:
         details.setdefault(error.param, str(error.message))
@@ -158,6 +164,17 @@ def render(error: PlatformError, path: str) -> dict:
         "timestamp": now_z(),
         "path": path,
     }
+
+
+def openai_form(error: PlatformError) -> dict:
+    """Its clients show the message alone, so that wrong fields are named in it."""
+    kind, code = error.openai
+    fields = {name: text for name, text in error.details.items() if error.status == 422 and name not in TOLD}
+    message = " ".join([str(error.message), *(f"{name}: {text}" for name, text in fields.items())])
+    body = {"message": message, "type": kind, "param": error.param or next(iter(fields), None), "code": code}
+    if details := {field: error.details[field] for field in TOLD if field in error.details}:
+        body["details"] = details
+    return {"error": body}
 
 
 def _listed(error: PlatformError, details: dict) -> list[dict]:
@@ -176,12 +193,11 @@ def code_for(error: PlatformError, path: str) -> str:
 
 
 def status_for(error: PlatformError, path: str) -> int:
-    """/api/v1 answers an invalid field with 400 where /api says 422."""
-    if not _is_v1(path):
-        return error.status
-    if error.v1:
+    """/api/v1 and /v1 answer an invalid field with 400 where /api says 422."""
+    if _is_v1(path) and error.v1:
         return error.v1[0]
-    return 400 if error.status == 422 else error.status
+    lenient = _is_v1(path) or path.startswith(OPENAI_PREFIX)
+    return 400 if lenient and error.status == 422 else error.status
 
 
 def headers_for(error: PlatformError) -> dict[str, str]:

@@ -13,8 +13,8 @@ class PagePagination(BasePagination):
     """`page` counts from 1; `size` is 20 unless told, at most 100. A page past the end is empty."""
 
     def paginate_queryset(self, queryset, request, view=None):
-        self.page = _whole(request, "page", 1, 1_000_000)
-        self.size = _whole(request, "size", DEFAULT_SIZE, MAXIMUM_SIZE)
+        self.page = whole(request, "page", 1, 1_000_000)
+        self.size = whole(request, "size", DEFAULT_SIZE, MAXIMUM_SIZE)
         self.total = queryset.count()
         start = (self.page - 1) * self.size
         return list(queryset[start : start + self.size])
@@ -42,7 +42,8 @@ class PagePagination(BasePagination):
         ]
 
 
-def _whole(request, name: str, default: int, most: int) -> int:
+def whole(request, name: str, default: int, most: int) -> int:
+    """A query parameter from 1 to `most`. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
         raise InvalidRequest(

@@ -6,26 +6,30 @@ they come (core/uploads.py).
 """
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext_lazy as _
 from rest_framework.negotiation import BaseContentNegotiation
 
-from core.errors import RateLimited, json_response
+from core.errors import NotFound, RateLimited, json_response
 from core.transport import abandon
 from core.uploads import IncomingBody
 
 MOST_PER_HOLDER = 200
 AT_ONCE, UPLOADS_AT_ONCE = 32, 20
 HEARTBEAT_SECONDS = 15.0
+PIECE = 256 * 1024
 COMMENT = b": heartbeat\n\n"
 
 
@@ -37,6 +41,24 @@ class EventStream(HttpResponse):
         self.events, self.holder = events, holder
         self["Cache-Control"] = "no-store"
         self["X-Accel-Buffering"] = "no"  # a proxy that collects output would keep events back
+
+
+class FileStream(StreamingHttpResponse):
+    """A file as it lies on disk, never in memory as a whole. Raises NotFound."""
+
+    def __init__(self, path: Path, content_type: str):
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            raise NotFound(_("The file is gone.")) from None
+        super().__init__(_pieces(file), content_type=content_type)
+        self["Content-Length"] = str(os.fstat(file.fileno()).st_size)
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while piece := await asyncio.to_thread(file.read, PIECE):
+            yield piece
 
 
 class JsonWhateverIsAccepted(BaseContentNegotiation):

@@ -1,0 +1,97 @@
+"""/v1/files: data sets as the files of OpenAI's fine-tuning. A file's id is its data set's."""
+
+import re
+
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.parsers import MultiPartParser
+from rest_framework.response import Response
+
+from accounts.policy import Permission
+from core.errors import InvalidRequest
+from core.streaming import FileStream, JsonWhateverIsAccepted
+from core.tenancy import TenantScopedMixin
+from training import services, storage
+from training.models import Dataset
+from training.openai.pages import CursorPagination
+from training.uploads import TakesFile
+
+PURPOSE = "fine-tune"
+UNFIT = re.compile(r"[^\w .-]")
+LONGEST_NAME = 100
+
+
+class FileSerializer(serializers.Serializer):
+    """Whatever is kept was checked row by row, so its status is always `processed`."""
+
+    id = serializers.CharField()
+    object = serializers.CharField(default="file", read_only=True)
+    bytes = serializers.IntegerField(source="size_bytes")
+    created_at = serializers.SerializerMethodField()
+    filename = serializers.SerializerMethodField()
+    purpose = serializers.CharField(default=PURPOSE, read_only=True)
+    status = serializers.CharField(default="processed", read_only=True)
+
+    def get_created_at(self, dataset) -> int:
+        return int(dataset.created_at.timestamp())
+
+    def get_filename(self, dataset) -> str:
+        return f"{dataset.name}.jsonl"
+
+
+class NewFileSerializer(serializers.Serializer):
+    file = serializers.FileField()
+    purpose = serializers.CharField()
+
+    def validate_purpose(self, purpose: str) -> str:
+        if purpose != PURPOSE:
+            raise serializers.ValidationError(_("Only files for %(purpose)s are kept here.") % {"purpose": PURPOSE})
+        return purpose
+
+
+class DeletedFileSerializer(serializers.Serializer):
+    id = serializers.CharField()
+    object = serializers.CharField()
+    deleted = serializers.BooleanField()
+
+
+class FileViewSet(
+    TakesFile, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
+):
+    queryset = Dataset.objects.select_related("tenant")
+    serializer_class = FileSerializer
+    pagination_class = CursorPagination
+    parser_classes = [MultiPartParser]
+    filterset_fields = []
+    content_negotiation_class = JsonWhateverIsAccepted  # a client asks for application/binary
+    permissions = dict.fromkeys(["list", "retrieve", "create", "destroy", "content"], Permission.TRAIN)
+
+    @extend_schema(request={"multipart/form-data": NewFileSerializer}, responses=FileSerializer)
+    def create(self, request):
+        """Every row is checked; if one is wrong, the message names its line and nothing is kept."""
+        self.require_length()
+        serializer = NewFileSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        draft = serializer.validated_data["file"]
+        dataset = services.add_dataset(request.auth, draft, name=name_from(draft.name), request=request)
+        return Response(self.get_serializer(dataset).data)
+
+    @extend_schema(responses=DeletedFileSerializer)
+    def destroy(self, request, pk):
+        services.delete_dataset(request.auth, self.get_object(), request)
+        return Response({"id": pk, "object": "file", "deleted": True})
+
+    @extend_schema(responses={(200, "application/jsonl"): OpenApiResponse(response=bytes)})
+    def content(self, request, pk):
+        """The file as it was sent."""
+        dataset = self.get_object()
+        return FileStream(storage.path_of(dataset), "application/jsonl")
+
+
+def name_from(filename: str) -> str:
+    """A data set's name that comes as near to the file's as is allowed."""
+    name = UNFIT.sub("-", filename.removesuffix(".jsonl")).lstrip(" .-")[:LONGEST_NAME]
+    if not name:
+        raise InvalidRequest(_("Give the file a name."), param="file")
+    return name

@@ -1,0 +1,53 @@
+"""Lists as OpenAI's clients read them: `limit` rows behind the row `after`, and whether there are more."""
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+from rest_framework.pagination import BasePagination
+from rest_framework.response import Response
+
+from core.errors import InvalidRequest
+from core.pagination import whole
+
+DEFAULT_LIMIT, MOST = 20, 100
+
+
+class CursorPagination(BasePagination):
+    """Newest first; rows are told apart by `created_at` and primary key."""
+
+    def paginate_queryset(self, queryset, request, view=None):
+        limit = whole(request, "limit", DEFAULT_LIMIT, MOST)
+        if after := request.query_params.get("after"):
+            queryset = _behind(queryset, after)
+        rows = list(queryset.order_by("-created_at", "-pk")[: limit + 1])
+        self.has_more = len(rows) > limit
+        return rows[:limit]
+
+    def get_paginated_response(self, data):
+        return Response(listing(data, self.has_more))
+
+    def get_paginated_response_schema(self, schema):
+        properties = {
+            "object": {"type": "string", "enum": ["list"]},
+            "data": schema,
+            "first_id": {"type": "string", "nullable": True},
+            "last_id": {"type": "string", "nullable": True},
+            "has_more": {"type": "boolean"},
+        }
+        return {"type": "object", "required": ["object", "data", "has_more"], "properties": properties}
+
+    def get_schema_operation_parameters(self, view):
+        limit = {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT_LIMIT}
+        schemas = {"limit": limit, "after": {"type": "string"}}
+        return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
+
+
+def listing(data: list[dict], has_more: bool) -> dict:
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, **ends, "has_more": has_more}
+
+
+def _behind(queryset, after: str):
+    row = queryset.filter(pk=after).first()
+    if row is None:
+        raise InvalidRequest(_("There is nothing of this id to go on after."), param="after")
+    return queryset.filter(Q(created_at__lt=row.created_at) | Q(created_at=row.created_at, pk__lt=row.pk))
