@@ -1,0 +1,90 @@
+"""Checkpoints that are whole or not there: written beside, described by a manifest, synced, renamed.
+
+checkpoints/checkpoint-20/manifest.json    {"step": 20, "files": {"optimizer.pt": {"size": …, "sha256": "…"}, …}}
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+KEPT = 2
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class Damaged(Exception):
+    """A checkpoint that must not be gone on from; the message says what is wrong with it."""
+
+
+def name_of(step: int) -> str:
+    return f"checkpoint-{step}"
+
+
+def keep(draft: Path, folder: Path, step: int) -> Path:
+    """Makes the files in `draft` the checkpoint of that step in `folder`, and removes all but the newest ones."""
+    (draft / MANIFEST).write_text(json.dumps({"step": step, "files": _described(draft)}, indent=1))
+    target = folder / name_of(step)
+    publish(draft, target)
+    for old in _by_step(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def publish(draft: Path, target: Path) -> None:
+    """A folder that appears when it is whole, and is there after a loss of power."""
+    for path in _files(draft):
+        _sync(path)
+    _sync(draft)
+    draft.rename(target)
+    _sync(target.parent)
+
+
+def check(folder: Path) -> dict:
+    """The manifest, once every file is known to be as it says. Raises Damaged."""
+    if any(path.is_symlink() for path in folder.rglob("*")):
+        raise Damaged(f"{folder.name} leads elsewhere.")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        found = _described(folder)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{folder.name} cannot be read ({type(error).__name__}).") from None
+    wanted = manifest.get("files") if isinstance(manifest, dict) else None
+    if not wanted or not isinstance(manifest.get("step"), int):
+        raise Damaged(f"{folder.name} has no proper manifest.")
+    if found != wanted:
+        wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise Damaged(f"{folder.name}: {wrong[0]} is not as the manifest says.")
+    return manifest
+
+
+def _described(folder: Path) -> dict[str, dict]:
+    return {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _digest(path)}
+        for path in _files(folder)
+        if path.name != MANIFEST
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _by_step(folder: Path) -> list[Path]:
+    found = {int(match[1]): path for path in folder.iterdir() if (match := NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

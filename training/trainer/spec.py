@@ -1,0 +1,63 @@
+"""What a run is to do: `spec.json`, written by whoever starts it, with paths and values that were checked before."""
+
+import json
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+MOST_LOGGED = 1000  # steps of one run: a series is for people to look at
+WARM_UP = 0.03  # of all steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """As training/recipe.py settles it. No `target_modules` means all linear layers."""
+
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    max_seq_length: int
+    rank: int
+    alpha: int
+    dropout: float
+    save_steps: int
+    eval_steps: int
+    seed: int
+    target_modules: tuple[str, ...] = ()
+    bias: str = "none"
+
+    def total_steps(self, rows: int) -> int:
+        return ceil(rows / self.batch_size) * self.epochs
+
+
+@dataclass(frozen=True)
+class Spec:
+    """`held_out` are numbers of rows, from 0; `resume` is a folder below the run's own, or None."""
+
+    job: str
+    base: str
+    dtype: str
+    device: str
+    threads: int
+    data: str
+    format: str
+    held_out: frozenset[int]
+    recipe: Recipe
+    resume: str | None = None
+    samples: int = 4
+
+
+def load(path: Path) -> Spec:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    recipe = content.pop("recipe")
+    modules = tuple(recipe.pop("target_modules", None) or ())
+    held_out = frozenset(content.pop("held_out"))
+    return Spec(**content, held_out=held_out, recipe=Recipe(**recipe, target_modules=modules))
+
+
+def warm_up_steps(total: int) -> int:
+    return ceil(total * WARM_UP)
+
+
+def log_every(total: int) -> int:
+    return max(1, total // MOST_LOGGED)
