@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from accounts.actor import Actor
 from core.errors import Conflict, PlatformError
-from inference import forecast, services, status
+from inference import adapters, forecast, services, status
 from inference.logs import services as logs
 from inference.models import Instance, Reservation, State, UsageRecord
 from inference.usage import FAILED
@@ -84,6 +84,15 @@ class Lifecycle:
             if time.monotonic() > deadline:
                 raise Conflict(_("The model is still stopping. Try again shortly."), retry_after=10)
             time.sleep(0.2)
+
+    def require_adapters(self, model: Model, rank: int) -> None:
+        adapters.require(model, rank)
+
+    def adapters_loaded(self, version_ids: list[str]) -> dict[str, list[dict]]:
+        return adapters.loaded(version_ids)
+
+    def adapters_in_use(self, version_ids: list[str]) -> bool:
+        return adapters.in_use(version_ids)
 
     def forget(self, model_id: str) -> None:
         logs.forget(model_id)

@@ -182,6 +182,14 @@ class Instance(TenantModel):
     launch = models.JSONField(
         null=True, help_text=_("How it was started: arguments and environment, secrets left out.")
     )
+    adapter_slots = models.PositiveSmallIntegerField(
+        default=0, help_text=_("Adapters that this run can hold; 0: it was started without.")
+    )
+    adapter_rank = models.PositiveSmallIntegerField(default=0, help_text=_("The highest rank of an adapter."))
+    adapters = models.JSONField(
+        default=dict,
+        help_text=_("Adapter version → whether this run has it loaded, lets go of it or refused it, and why."),
+    )
     pid = models.PositiveIntegerField(null=True)
     memory_bytes = models.BigIntegerField(null=True, help_text=_("Of the whole process tree, as last measured."))
     peak_bytes = models.BigIntegerField(null=True, help_text=_("The most that this run was seen to hold."))
@@ -328,6 +336,9 @@ class GatewayHeartbeat(models.Model):
     inflight = models.JSONField(default=dict, help_text=_("Instance id → requests in flight."))
     idle = models.JSONField(default=dict, help_text=_("Instance id → seconds since its last request ended."))
     waiting = models.JSONField(default=dict, help_text=_("Model id → requests that wait for it to start."))
+    adapters = models.JSONField(
+        default=dict, help_text=_("The same of adapter versions: routes, in flight and idle by instance, and waiting.")
+    )
 
 
 class UsageRecord(models.Model):

@@ -70,13 +70,24 @@ def looks_like_safetensors(start: bytes) -> bool:
 
 def read_safetensors(path: Path) -> Weights:
     """Raises Damaged unless the tensors fill the file exactly, as the safetensors library asks; OSError."""
+    return _safetensors_weights(*_safetensors_header(path))
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """The shape of each tensor by its name, held against the file in the same way."""
+    header, data_bytes = _safetensors_header(path)
+    _safetensors_weights(header, data_bytes)
+    return {name: entry["shape"] for name, entry in header.items()}
+
+
+def _safetensors_header(path: Path) -> tuple[dict, int]:
+    """With the bytes of data behind it."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
         if not 2 <= length <= min(size - 8, SAFETENSORS_HEADER_LIMIT):
             raise Damaged("the length of the header is impossible")
-        raw = file.read(length)
-    return _safetensors_weights(_parse_header(raw), size - 8 - length)
+        return _parse_header(file.read(length)), size - 8 - length
 
 
 def _parse_header(raw: bytes) -> dict:

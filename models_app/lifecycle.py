@@ -30,6 +30,15 @@ class Lifecycle(Protocol):
     def end(self, model: Model) -> None:
         """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""
 
+    def require_adapters(self, model: Model, rank: int) -> None:
+        """Raises Conflict where the model, as it runs or would be started, takes no adapter of this rank."""
+
+    def adapters_loaded(self, version_ids: list[str]) -> dict[str, list[dict]]:
+        """Version id → a word from each running replica that knows of it: `state` and, if refused, `reason`."""
+
+    def adapters_in_use(self, version_ids: list[str]) -> bool:
+        """Whether requests for one of them are in flight or wait."""
+
     def forget(self, model_id: str) -> None:
         """The model is gone: so goes what is kept of it outside the database."""
 

@@ -1,4 +1,4 @@
-"""The catalogue: which models a tenant has, under which names, and how they are to be run."""
+"""The catalogue: which models and adapters a tenant has, under which names, and how they are to be run."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -90,3 +90,53 @@ class ModelAlias(TenantModel):
 
     def __str__(self):
         return self.name
+
+
+class Adapter(TenantModel):
+    """A name of the tenant under which a fine-tuned version of `base_model` answers: `current`, if it is published."""
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_adapter_id, editable=False)
+    name = models.CharField(max_length=200)
+    base_model = models.ForeignKey(Model, on_delete=models.RESTRICT, related_name="adapters")
+    current = models.ForeignKey("AdapterVersion", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="one_adapter_of_a_name_per_tenant")]
+
+    def __str__(self):
+        return self.name
+
+
+class AdapterVersion(TenantModel):
+    """What one training made; its files never change (models_app/adapters/files.py). Engines know it by its id.
+
+    Until it is published it is on trial: it answers to its maker only.
+    """
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_version_id, editable=False)
+    adapter = models.ForeignKey(Adapter, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    rank = models.PositiveSmallIntegerField()
+    size_bytes = models.PositiveBigIntegerField()
+    sha256 = models.CharField(max_length=64, help_text=_("Of the weights."))
+    job_id = models.CharField(max_length=ids.LENGTH, blank=True, help_text=_("The training that made it."))
+    dataset_id = models.CharField(max_length=ids.LENGTH, blank=True)
+    dataset_name = models.CharField(max_length=100, blank=True)
+    dataset_version = models.PositiveIntegerField(null=True)
+    evaluation = models.JSONField(
+        null=True, blank=True, help_text=_("Loss, perplexity and sample answers before and after the training.")
+    )
+    published_at = models.DateTimeField(null=True, blank=True, help_text=_("When it was first published."))
+    created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    key_id = models.CharField(max_length=ids.LENGTH, blank=True, help_text=_("The API key that asked for it."))
+
+    class Meta:
+        ordering = ["-number", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["adapter", "number"], name="one_version_of_a_number_per_adapter")
+        ]
+
+    def __str__(self):
+        return f"{self.adapter} v{self.number}"

@@ -122,6 +122,7 @@ VLLM = [
     Option("enable_lora", bool, lazy("Serve adapters of this model.")),
     Option("max_lora_rank", int, lazy("Highest rank of an adapter."), choices=(1, 8, 16, 32, 64, 128, 256, 320, 512)),
     Option("max_loras", int, lazy("Adapters in one batch."), 1, 64),
+    Option("max_cpu_loras", int, lazy("Adapters that are loaded at once, in one batch or not."), 1, 512),
     Option("stream_chunk_size", int, lazy("Tokens in an event of a stream."), 1, 1024),
     Option("allow_auto_tuning", bool, lazy("Let the platform choose what is not set here.")),
 ]  # fmt: skip
@@ -202,6 +203,23 @@ def context_length(config: dict) -> int | None:
     return config.get("max_model_len") or config.get("n_ctx")
 
 
+@dataclass(frozen=True)
+class AdapterLimits:
+    """What a base takes: the highest rank of an adapter, how many in one batch, and how many loaded at once."""
+
+    rank: int
+    batch: int
+    slots: int
+
+
+def adapter_limits(config: dict) -> AdapterLimits | None:
+    """None for a base that takes no adapters."""
+    if not config.get("enable_lora"):
+        return None
+    batch = config.get("max_loras", 4)
+    return AdapterLimits(config.get("max_lora_rank", 64), batch, max(batch, config.get("max_cpu_loras", 8)))
+
+
 def check_config(framework: str, config) -> None:
     """Raises InvalidRequest with a sentence for each wrong option."""
     if framework not in ENGINES:
@@ -211,6 +229,8 @@ def check_config(framework: str, config) -> None:
     lengths = {config[name] for name in ("n_ctx", "max_model_len") if name in config}
     if len(lengths) > 1:
         raise InvalidRequest(details={"config.n_ctx": _("It contradicts max_model_len.")})
+    if config.get("max_cpu_loras", 512) < config.get("max_loras", 1):
+        raise InvalidRequest(details={"config.max_cpu_loras": _("It is less than max_loras.")})
 
 
 def check_resources(resources) -> None:

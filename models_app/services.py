@@ -11,7 +11,7 @@ from accounts.actor import Actor
 from accounts.models import Tenant
 from core.errors import Conflict, Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
 from models_app import artefacts, lifecycle, options, profiles
-from models_app.models import RESERVED_NAMES, Model, ModelAlias, Visibility
+from models_app.models import RESERVED_NAMES, Adapter, Model, ModelAlias, Visibility
 
 LONGEST_NAME = 200
 MERGED = {"config", "resource_requirements"}
@@ -114,6 +114,8 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
         locked = Model.objects.select_for_update().get(pk=model.pk)  # nothing is started from here on
         if running.is_active(locked):
             raise Conflict(_("The model is running. Stop it first, or add force=true."))
+        if locked.adapters.exists():
+            raise Conflict(_("The model has adapters. Delete them first."))
         audit.record(actor, "model.delete", locked, request=request, name=locked.name, force=force)
         transaction.on_commit(partial(running.forget, locked.pk))
         locked.delete()
@@ -158,33 +160,43 @@ def _look_at_files(model: Model, guess_mode: bool = False) -> list[str]:
 
 
 def claim_names(model: Model, aliases: list[str]) -> None:
-    """Names and aliases share one space in a tenant; the tenant's row is the lock until the transaction ends.
+    """Names, aliases and adapters share one space in a tenant; its row is the lock until the transaction ends.
 
     Raises InvalidRequest, ModelAlreadyExists.
     """
-    Tenant.objects.select_for_update(no_key=True).get(pk=model.tenant_id)
+    lock_names(model.tenant_id)
     names = [model.name, *aliases]
     for name in names:
-        _check_name("aliases" if name in aliases else "name", name)
+        check_name("aliases" if name in aliases else "name", name)
     if len(set(names)) < len(names):
         raise InvalidRequest(details={"aliases": _("A name occurs twice.")})
-    _require_free(model.tenant, names, besides=model.pk)
+    if taken := taken_names(model.tenant, names, besides=model.pk):
+        raise ModelAlreadyExists(details={"name": taken[0]})
+
+
+def lock_names(tenant_id: str) -> None:
+    Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
 
 
 def require_free_name(tenant: Tenant, name: str, besides: str | None = None) -> None:
     """For those who have work to do before they create or change a model. Raises InvalidRequest, ModelAlreadyExists."""
-    _check_name("name", name)
-    _require_free(tenant, [name], besides)
+    check_name("name", name)
+    if taken_names(tenant, [name], besides):
+        raise ModelAlreadyExists(details={"name": name})
 
 
-def _require_free(tenant: Tenant, names: list[str], besides: str | None = None) -> None:
-    models = Model.objects.of(tenant).filter(name__in=names).exclude(pk=besides).values_list("name")
-    aliases = ModelAlias.objects.of(tenant).filter(name__in=names).exclude(model_id=besides).values_list("name")
-    if taken := models.order_by().union(aliases.order_by())[:1]:
-        raise ModelAlreadyExists(details={"name": taken[0][0]})
+def taken_names(tenant: Tenant, names: list[str], besides: str | None = None) -> list[str]:
+    """Those of `names` that a model, an alias or an adapter has, but for what belongs to the one `besides`."""
+    models = Model.objects.of(tenant).exclude(pk=besides)
+    aliases = ModelAlias.objects.of(tenant).exclude(model_id=besides)
+    adapters = Adapter.objects.of(tenant).exclude(pk=besides)
+    owners = [
+        rows.filter(name__in=names).order_by().values_list("name", flat=True) for rows in (models, aliases, adapters)
+    ]
+    return list(owners[0].union(*owners[1:]))
 
 
-def _check_name(field: str, name: str) -> None:
+def check_name(field: str, name: str) -> None:
     parts = name.split("/")
     visible = name.isprintable() and name == name.strip() and len(name) <= LONGEST_NAME
     if not visible or ".." in parts or "" in parts:

@@ -11,8 +11,9 @@ VLLM_OPTIONS = {
     "model_path": "/models/llama", "n_ctx": 512, "max_model_len": 512, "dtype": "float16", "kv_cache_bytes": 64 * 2**20,
     "max_num_seqs": 8, "tensor_parallel_size": 1, "block_size": 16, "seed": 0, "enable_prefix_caching": False,
     "enforce_eager": True, "quantization": "awq", "enable_auto_tool_choice": True, "tool_call_parser": "hermes",
-    "enable_lora": True, "max_lora_rank": 64, "max_loras": 4, "stream_chunk_size": 4, "allow_auto_tuning": True,
-    "temperature": 0, "top_p": 1, "top_k": -1, "max_tokens": 1, "presence_penalty": -2, "frequency_penalty": 2.0,
+    "enable_lora": True, "max_lora_rank": 64, "max_loras": 4, "max_cpu_loras": 4,
+    "stream_chunk_size": 4, "allow_auto_tuning": True, "temperature": 0,
+    "top_p": 1, "top_k": -1, "max_tokens": 1, "presence_penalty": -2, "frequency_penalty": 2.0,
     "stop": ["\n", "###"],
 }  # fmt: skip
 

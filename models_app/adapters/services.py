@@ -1,0 +1,176 @@
+"""What is done with adapters: kept when a training is done, published, rolled back, taken back, deleted."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts import audit
+from accounts.actor import Actor
+from accounts.models import Tenant, User
+from core import ids
+from core.errors import Conflict, InvalidRequest, NotFound
+from models_app import lifecycle
+from models_app import services as catalogue
+from models_app.adapters import files
+from models_app.models import Adapter, AdapterVersion, Model
+
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The training that made a version: its job, what it was taught with, and who asked for it."""
+
+    job_id: str = ""
+    dataset_id: str = ""
+    dataset_name: str = ""
+    dataset_version: int | None = None
+    user: User | None = None
+    key_id: str = ""
+
+
+def check_name(tenant: Tenant, name: str) -> None:
+    """Before a training: whether its adapter may be called so. A name of an adapter gets a further version.
+
+    Raises InvalidRequest, ModelAlreadyExists where a model or an alias has the name.
+    """
+    own = Adapter.objects.of(tenant).filter(name=name).values_list("pk", flat=True).first()
+    catalogue.require_free_name(tenant, name, besides=own)
+
+
+@transaction.atomic
+def keep(
+    *, tenant: Tenant, base_model: Model, name: str, folder: Path, evaluation: dict | None = None, origin: Origin
+) -> AdapterVersion:
+    """The trained files in `folder` become a version of the adapter `name`; they are moved, last of all.
+
+    Of one job there is one version: a call that is repeated, because its transaction was lost, goes on where the files
+    are. Raises files.Unfit for what no engine may see, OSError.
+    """
+    version_id = origin.job_id.replace("job-", "version-", 1) or ids.new_version_id()
+    if kept := AdapterVersion.objects.of(tenant).filter(pk=version_id).first():
+        return kept
+    target = files.folder(tenant.slug, version_id)
+    source = folder if folder.exists() else target
+    facts = files.check(source)
+    catalogue.lock_names(tenant.pk)
+    adapter = _adapter(tenant, base_model, name, origin)
+    newest = adapter.versions.aggregate(newest=Max("number"))["newest"]
+    version = AdapterVersion.objects.create(
+        pk=version_id, tenant=tenant, adapter=adapter, number=(newest or 0) + 1, rank=facts.rank,
+        size_bytes=facts.size_bytes, sha256=facts.sha256, evaluation=evaluation, job_id=origin.job_id,
+        dataset_id=origin.dataset_id, dataset_name=origin.dataset_name, dataset_version=origin.dataset_version,
+        created_by=origin.user, key_id=origin.key_id,
+    )  # fmt: skip
+    files.move(source, target, base_model.name)
+    return version
+
+
+def _adapter(tenant: Tenant, base_model: Model, name: str, origin: Origin) -> Adapter:
+    """Where the name was given away while the training ran, it gets a number: hours of work are not thrown away."""
+    for number in range(1, 1000):
+        wished = name if number == 1 else f"{name[: LONGEST_NAME - 4]}-{number}"
+        found = Adapter.objects.of(tenant).filter(name=wished).first()
+        if found and found.base_model_id == base_model.pk:
+            return found
+        if not catalogue.taken_names(tenant, [wished]):
+            return Adapter.objects.create(tenant=tenant, name=wished, base_model=base_model, created_by=origin.user)
+    raise Conflict(_("A model or alias of this name exists already."))
+
+
+# --- by people
+
+
+@transaction.atomic
+def publish(actor: Actor, adapter: Adapter, number: int | None = None, request=None) -> Adapter:
+    """The adapter's name answers with this version, by default the newest, to the whole tenant.
+
+    Raises NotFound for an unknown version, Conflict where the base cannot take it.
+    """
+    adapter = _lock(adapter)
+    version = _version(adapter, number)
+    lifecycle.get().require_adapters(adapter.base_model, version.rank)
+    _point(adapter, version)
+    audit.record(actor, "adapter.publish", adapter, request=request, name=adapter.name, version=version.number)
+    return adapter
+
+
+@transaction.atomic
+def roll_back(actor: Actor, adapter: Adapter, number: int, request=None) -> Adapter:
+    """The adapter's name answers with an earlier version. Raises NotFound, Conflict, InvalidRequest."""
+    adapter = _lock(adapter)
+    if adapter.current is None:
+        raise Conflict(_("The adapter is not published."))
+    version = _version(adapter, number)
+    if version.number >= adapter.current.number:
+        problem = _("Version %(current)d is in use: name an earlier one.") % {"current": adapter.current.number}
+        raise InvalidRequest(problem, param="version")
+    lifecycle.get().require_adapters(adapter.base_model, version.rank)
+    before = adapter.current.number
+    _point(adapter, version)
+    audit.record(
+        actor, "adapter.rollback", adapter, request=request, name=adapter.name, version=number, before=before
+    )  # fmt: skip
+    return adapter
+
+
+@transaction.atomic
+def unpublish(actor: Actor, adapter: Adapter, request=None) -> Adapter:
+    """The name answers nobody any more. One that is not published stays as it is."""
+    adapter = _lock(adapter)
+    if adapter.current:
+        adapter.current = None
+        adapter.save(update_fields=["current", "updated_at"])
+        audit.record(actor, "adapter.unpublish", adapter, request=request, name=adapter.name)
+    return adapter
+
+
+@transaction.atomic
+def delete(actor: Actor, adapter: Adapter, request=None) -> None:
+    """With all its versions. Raises Conflict while it is published, or requests for it are in flight."""
+    adapter = _lock(adapter)
+    if adapter.current:
+        raise Conflict(_("The adapter is published. Unpublish it first."))
+    versions = list(adapter.versions.select_related("tenant"))
+    if lifecycle.get().adapters_in_use([version.pk for version in versions]):
+        raise Conflict(_("Requests for the adapter are in flight. Try again shortly."), retry_after=5)
+    audit.record(actor, "adapter.delete", adapter, request=request, name=adapter.name)
+    for version in versions:
+        transaction.on_commit(partial(_discard, files.folder_of(version), version.pk))
+    adapter.delete()
+
+
+def _discard(folder: Path, version_id: str) -> None:
+    """What an engine still has loaded stays until it is not; `sweep` follows."""
+    if not lifecycle.get().adapters_loaded([version_id]):
+        files.remove(folder)
+
+
+def _lock(adapter: Adapter) -> Adapter:
+    """As it is now. Raises NotFound for one that was deleted meanwhile."""
+    rows = Adapter.objects.select_for_update(of=["self"]).select_related("base_model", "current", "tenant")
+    found = rows.filter(pk=adapter.pk).first()
+    if found is None:
+        raise NotFound()
+    return found
+
+
+def _version(adapter: Adapter, number: int | None) -> AdapterVersion:
+    versions = adapter.versions.all() if number is None else adapter.versions.filter(number=number)
+    found = versions.order_by("-number").first()
+    if found is None:
+        raise NotFound(_("The adapter has no such version."))
+    return found
+
+
+def _point(adapter: Adapter, version: AdapterVersion) -> None:
+    if version.published_at is None:
+        version.published_at = timezone.now()
+        version.save(update_fields=["published_at", "updated_at"])
+    adapter.current = version
+    adapter.save(update_fields=["current", "updated_at"])
