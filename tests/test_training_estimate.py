@@ -1,0 +1,44 @@
+"""The memory that a training is given: what it is made of, and that it grows with what makes it grow."""
+
+from dataclasses import replace
+
+from training.estimate import MIB, Shape, estimate
+from training.recipe import Recipe
+
+DEMO_WEIGHTS = 2_230_528
+DEMO = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "vocab_size": 1024, "max_position_embeddings": 2048}  # fmt: skip
+LLAMA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "vocab_size": 128256, "max_position_embeddings": 131072}  # fmt: skip
+
+
+def test_the_shape_of_a_model_follows_from_its_weights_and_its_config():
+    demo = Shape.of(DEMO_WEIGHTS, DEMO)
+    assert (demo.queries, demo.keys) == (256, 128)
+    assert abs(demo.inner - 384) < 4
+    # what PEFT counts on the demo model at rank 16 with all linear layers
+    assert abs(demo.lora_weights * 16 - 237_568) < 237_568 * 0.01
+
+
+def test_a_demo_model_takes_little_more_than_its_process():
+    found = estimate(DEMO_WEIGHTS, DEMO, Recipe(batch_size=4, max_seq_length=128, rank=8), "cpu")
+    assert found.weights == DEMO_WEIGHTS * 4
+    assert found.overhead < found.total < found.overhead + 64 * MIB
+
+
+def test_a_model_of_eight_thousand_million_weights_fits_a_gpu_of_48_gib():
+    found = estimate(8_030_000_000, LLAMA_8B, Recipe(), "cuda")
+    assert 16e9 < found.weights < 17e9
+    assert found.total < 48 * 1024 * MIB
+
+
+def test_longer_rows_more_of_them_and_a_higher_rank_take_more():
+    recipe = Recipe(batch_size=2, max_seq_length=512, rank=8)
+    found = estimate(DEMO_WEIGHTS, DEMO, recipe, "cpu")
+    for more in ({"batch_size": 4}, {"max_seq_length": 1024}, {"rank": 16}):
+        assert estimate(DEMO_WEIGHTS, DEMO, replace(recipe, **more), "cpu").total > found.total
+
+
+def test_rows_are_never_longer_than_the_model_can_read():
+    short, long = (Recipe(max_seq_length=length) for length in (2048, 100_000))
+    assert estimate(DEMO_WEIGHTS, DEMO, short, "cpu") == estimate(DEMO_WEIGHTS, DEMO, long, "cpu")
