@@ -1,8 +1,11 @@
 """Decisions of the placement as they are kept: who wants to know why finds it, and who came first is served first."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import takewhile
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from inference.models import Instance, PlacementRecord
@@ -42,15 +45,22 @@ def as_json(decision: Decision) -> dict:
 
 def devices_of_earlier_comers(model: Model) -> frozenset[int]:
     """Ids of devices for which others have waited longer: nobody is evicted there past them."""
-    waiting = PlacementRecord.objects.filter(
-        decision__outcome=WAITING, updated_at__gt=timezone.now() - STILL_WAITING
-    ).order_by("created_at", "pk")
-    found = set()
-    for record in waiting:
-        if record.model_id == model.pk:
-            break
-        found.update(record.decision["wanted"])
-    return frozenset(found)
+    return _wanted(takewhile(lambda record: record.model_id != model.pk, _waiting()))
+
+
+def devices_awaited_since(moment: datetime) -> frozenset[int]:
+    """Ids of devices that models have been waiting for since then, or longer."""
+    return _wanted(_waiting().filter(created_at__lte=moment))
+
+
+def _waiting() -> QuerySet:
+    """Who waits now, the first comer first."""
+    lately = timezone.now() - STILL_WAITING
+    return PlacementRecord.objects.filter(decision__outcome=WAITING, updated_at__gt=lately).order_by("created_at", "pk")
+
+
+def _wanted(records: Iterable[PlacementRecord]) -> frozenset[int]:
+    return frozenset(device for record in records for device in record.decision["wanted"])
 
 
 def _is_repeated(record: PlacementRecord) -> bool:

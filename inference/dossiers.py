@@ -52,7 +52,7 @@ def keep(instance: Instance, finding: Finding) -> None:
 
 def _memory(instance: Instance, finding: Finding) -> dict:
     """Bytes: the run's own, and its devices as they are after its end."""
-    devices = Device.objects.filter(reservations__instance=instance)
+    devices = Device.objects.filter(reservations__owner=instance.pk)
     return {
         "peak": max(filter(None, [finding.peak_bytes, instance.peak_bytes]), default=None),
         "last": instance.memory_bytes,

@@ -1,7 +1,8 @@
 """The ledger of device memory: what is promised never exceeds what there is, and nobody is promised what others hold.
 
-A reservation that is `leaving` belongs to an instance that has to go: its bytes are promised to somebody else already
-and no longer part of `Device.reserved_bytes`, though its process still holds them.
+An owner is whatever has an id and a row of its own: an instance, or what an app above places. A reservation that is
+`leaving` belongs to an instance that has to go: its bytes are promised to somebody else already and no longer part of
+`Device.reserved_bytes`, though its process still holds them.
 """
 
 from django.db import connection, transaction
@@ -9,7 +10,7 @@ from django.db.models import F, Sum
 from django.db.models.functions import Least
 
 from accounts import configuration
-from inference.models import RUNNING_STATES, Desired, Device, Instance, Reservation, StopReason
+from inference.models import RUNNING_STATES, Desired, Device, Instance, Reservation, StopReason, Use
 
 LOCK = 0x5E4A1_1ED6E4  # of Postgres' advisory locks, any number that nobody else uses
 CAPACITY = Least(F("usable_bytes"), F("total_bytes") - F("foreign_bytes"))
@@ -26,12 +27,17 @@ def lock() -> None:
 
 
 @transaction.atomic
-def claim(instance: Instance, claims: dict[int, int]) -> None:
-    """Reserve for `instance`; `claims` maps a device's id to bytes. Raises NoRoom."""
+def claim(owner: str, claims: dict[int, int]) -> None:
+    """Reserve for `owner`; `claims` maps a device's id to bytes. Raises NoRoom."""
     lock()
     for device_id, size in sorted(claims.items()):
         _take(device_id, size)
-        Reservation.objects.create(instance=instance, device_id=device_id, bytes=size)
+        Reservation.objects.create(owner=owner, device_id=device_id, bytes=size)
+
+
+def note(owner: str, use: Use) -> None:
+    """What the owner's processes do with its memory now; told in the transaction that changes its row."""
+    Reservation.objects.of(owner).exclude(use=use).update(use=use)
 
 
 @transaction.atomic
@@ -48,9 +54,10 @@ def evict(instance_ids: list[str], patience: int) -> list[Instance]:
     for victim in victims:
         if victim.desired == Desired.RUNNING:
             _ask_to_go(victim, patience)
-    for reservation in Reservation.objects.filter(instance__in=victims, leaving=False):
+    theirs = Reservation.objects.filter(owner__in=[victim.pk for victim in victims])
+    for reservation in theirs.filter(leaving=False):
         _give(reservation)
-    Reservation.objects.filter(instance__in=victims).update(leaving=True)
+    theirs.update(leaving=True)
     return victims
 
 
@@ -66,7 +73,7 @@ def reclaim(instance: Instance) -> None:
     """For one that was to go and is wanted again: its claim counts again. Raises NoRoom if it is promised away."""
     Instance.objects.select_for_update(no_key=True).get(pk=instance.pk)
     lock()
-    leaving = instance.reservations.filter(leaving=True)
+    leaving = instance.reservations.leaving()
     for reservation in leaving:
         _take(reservation.device_id, reservation.bytes)
     leaving.update(leaving=False)
@@ -74,33 +81,38 @@ def reclaim(instance: Instance) -> None:
 
 
 @transaction.atomic
-def release(instance: Instance) -> None:
-    """Give back what `instance` holds. Doing it twice changes nothing."""
+def release(owner: str) -> None:
+    """Give back what `owner` holds. Doing it twice changes nothing."""
     lock()
-    for reservation in Reservation.objects.filter(instance=instance):
+    for reservation in Reservation.objects.of(owner):
         if not reservation.leaving:
             _give(reservation)
         reservation.delete()
 
 
-def is_vacated(instance: Instance) -> bool:
-    """Whether those who had to go for `instance` are gone, so that its engine finds the memory that it claimed."""
-    claims = instance.reservations.select_related("device")
-    return all(_holds_its_place(reservation) for reservation in claims) and not _is_above_limit()
+def may_start(owner: str) -> bool:
+    """Whether its processes would find what it claimed: who had to go is gone, and nobody else starts there now."""
+    claims = Reservation.objects.of(owner).select_related("device")
+    return not _is_being_filled([claim.device_id for claim in claims]) and all(map(_holds_its_place, claims))
 
 
-def _is_above_limit() -> bool:
+def is_above_limit() -> bool:
     """As many engines run as may, and one of them is to go."""
     running = Instance.objects.filter(state__in=RUNNING_STATES)
-    leaving = running.filter(reservations__leaving=True)
+    leaving = running.filter(pk__in=Reservation.objects.leaving().owners())
     return leaving.exists() and running.count() >= configuration.current().max_concurrent_models
+
+
+def _is_being_filled(device_ids: list[int]) -> bool:
+    """One start per device at a time: engines and trainers look at what is free while they start."""
+    return Reservation.objects.filter(device_id__in=device_ids, use=Use.FILLING).exists()
 
 
 def _holds_its_place(own: Reservation) -> bool:
     others = own.device.reservations.exclude(pk=own.pk)
-    if not others.filter(leaving=True).exists():
+    if not others.leaving().exists():
         return True
-    held = others.filter(instance__state__in=RUNNING_STATES).aggregate(sum=Sum("bytes"))["sum"] or 0
+    held = others.in_use().aggregate(sum=Sum("bytes"))["sum"] or 0
     return held + own.bytes <= own.device.usable_bytes
 
 

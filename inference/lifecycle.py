@@ -105,9 +105,10 @@ def _words(instance: Instance | None) -> dict:
 
 def _reserved(models: list[Model]) -> dict[str, dict[str, int]]:
     """Model id → kind of device → bytes reserved by all of its replicas."""
-    claims = Reservation.objects.filter(instance__model__in=models)
+    of_instance = Instance.objects.filter(pk=OuterRef("owner"), model__in=models)
+    claims = Reservation.objects.annotate(model_id=Subquery(of_instance.values("model_id"))).exclude(model_id=None)
     held: dict[str, dict[str, int]] = {}
-    for model_id, kind, size in claims.values_list("instance__model_id", "device__kind").annotate(Sum("bytes")):
+    for model_id, kind, size in claims.values_list("model_id", "device__kind").annotate(Sum("bytes")):
         held.setdefault(model_id, {})[kind] = size
     return held
 

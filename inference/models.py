@@ -129,6 +129,9 @@ class InstanceQuerySet(TenantQuerySet):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
 
+    def ended(self):
+        return self.exclude(state__in=ACTIVE_STATES)
+
     def evictable(self):
         """Still serving, and nobody has asked for anything else."""
         return self.filter(state=State.READY, desired=Desired.RUNNING, generation=F("running_generation"))
@@ -222,25 +225,59 @@ class Instance(TenantModel):
     def __str__(self):
         return self.id
 
+    @property
+    def reservations(self):
+        return Reservation.objects.of(self.pk)
+
     def ask(self, **wishes) -> None:
         """Change what is wanted of it; only the agent changes what is observed."""
         type(self).objects.filter(pk=self.pk).update(**wishes)
         self.refresh_from_db()
 
 
+class Use(models.TextChoices):
+    """What an owner's processes do with its memory; nobody is shown it."""
+
+    PROMISED = "promised"  # nothing runs there yet
+    FILLING = "filling"  # they are starting
+    HELD = "held"
+
+
+class ReservationQuerySet(models.QuerySet):
+    def of(self, owner: str):
+        return self.filter(owner=owner)
+
+    def in_use(self):
+        """Processes are there."""
+        return self.exclude(use=Use.PROMISED)
+
+    def leaving(self):
+        return self.filter(leaving=True)
+
+    def owners(self):
+        """For a subquery."""
+        return self.values("owner")
+
+
 class Reservation(models.Model):
-    """A claim of device memory by an instance; freed when its process tree is gone and the memory is back."""
+    """A claim of device memory; freed when its owner's process tree is gone and the memory is back.
+
+    `owner` is the id of an instance, or of whatever else an app above has placed.
+    """
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="reservations")
-    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="reservations")
+    owner = models.CharField(max_length=ids.LENGTH, db_index=True)
     bytes = models.BigIntegerField()
+    use = models.CharField(max_length=10, choices=Use, default=Use.PROMISED)
     leaving = models.BooleanField(
         default=False, help_text=_("Its owner is being evicted: promised to another already, though still held.")
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = ReservationQuerySet.as_manager()
+
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["device", "instance"], name="one_claim_per_device_and_instance")]
+        constraints = [models.UniqueConstraint(fields=["device", "owner"], name="one_claim_per_device_and_owner")]
 
 
 class MemoryPeak(models.Model):

@@ -1,19 +1,23 @@
-"""From a wish for an instance to a row with its memory claimed: the placement's decision, made true in the ledger."""
+"""From a wish to a row with its memory claimed: the placement's decision, made true in the ledger.
+
+`settle` is for whatever needs device memory; `place` is what instances make of it.
+"""
 
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 
 from django.conf import settings
 from django.db import transaction
 
 from accounts import configuration
+from core import ids
 from core.errors import PlatformError
 from inference import decisions, ledger, snapshots, transitions, ways, wording
 from inference.decisions import PLACED, REFUSED, WAITING
 from inference.models import Instance
 from inference.placement.choice import place as decide
-from inference.placement.shapes import Decision
+from inference.placement.shapes import Decision, PlacementRequest, Snapshot
 from models_app.models import Model
 
 TRIES = 3
@@ -27,21 +31,39 @@ class Refused(Exception):
         self.model, self.decision, self.waits = model, decision, waits
 
 
+@transaction.atomic
+def settle(owner: str, request: PlacementRequest, look: Callable[[], Snapshot]) -> Decision:
+    """Choose devices for `owner`, the id of any row that needs memory, and claim them.
+
+    Belongs into the transaction that locks or makes that row, after its lock (rows first, the ledger last). Takes the
+    ways to run it, the best first, and how to look at things (snapshots.take, snapshots.for_work), which is done again
+    where somebody else was faster. Never raises for want of room; of the Decision:
+    - `placed`: the claims are in the ledger, and idle models that had to go for them are asked to. The row's node is
+      `decision.devices[0].node_id`, and `where(decision)` is what an agent needs to launch it. To be started once
+      ledger.may_start(owner); given back by ledger.release(owner).
+    - not placed: nothing was changed. `wording.summary(decision)` says why in a sentence for tenants; `waits` means
+      that there will be room once what is busy, young or starting may go.
+    """
+    ledger.lock()
+    for _try in range(TRIES):
+        decision = decide(request, look())
+        if not decision.placed or _is_claimed(owner, decision):
+            return decision
+    wanted = frozenset(decision.claims)
+    return replace(decision, way=None, devices=(), claims={}, victims=(), waits=True, wanted=wanted)
+
+
 def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 0, evict: bool = True) -> Instance:
     """Choose devices for one more instance of `model` and claim them, within the caller's transaction.
 
     With `evict` idle models go for it where there is no other way. Raises InsufficientResources (NoRoomYet for a
     request, which can wait for it), EngineUnavailable or InvalidRequest (the files).
     """
-    request = ways.request_for(model)
-    ledger.lock()
-    for _try in range(TRIES):
-        decision = decide(request, snapshots.take(model, evict))
-        if not decision.placed:
-            break
-        with suppress(ledger.NoRoom):  # a victim has changed since the snapshot
-            return _create(model, decision, timeout, on_demand, replica)
-    waits = on_demand and (decision.waits or decision.placed)
+    request, owner = ways.request_for(model), ids.new_instance_id()
+    decision = settle(owner, request, lambda: snapshots.take(model, evict))
+    if decision.placed:
+        return _create(owner, model, decision, timeout, on_demand, replica)
+    waits = on_demand and decision.waits
     raise wording.refusal(decision, waits) from Refused(model, decision, waits)
 
 
@@ -66,10 +88,23 @@ def note(error: PlatformError) -> None:
         decisions.keep(refused.model, refused.decision, WAITING if refused.waits else REFUSED)
 
 
-@transaction.atomic
-def _create(model: Model, decision: Decision, timeout: int | None, on_demand: bool, replica: int) -> Instance:
+def _is_claimed(owner: str, decision: Decision) -> bool:
+    """False where a victim has changed since the snapshot."""
+    victims = [victim.instance_id for victim in decision.victims]
+    try:
+        with transaction.atomic():
+            for gone in ledger.evict(victims, patience=int(settings.GATEWAY_TOTAL_TIMEOUT)):
+                transitions.announce(gone)
+            ledger.claim(owner, decision.claims)
+    except ledger.NoRoom:
+        return False
+    return True
+
+
+def _create(pk: str, model: Model, decision: Decision, timeout: int | None, on_demand: bool, replica: int) -> Instance:
     limit = configuration.current().default_model_timeout
     instance = Instance.objects.create(
+        pk=pk,
         tenant_id=model.tenant_id,
         model=model,
         replica=replica,
@@ -78,19 +113,15 @@ def _create(model: Model, decision: Decision, timeout: int | None, on_demand: bo
         on_demand=on_demand,
         start_timeout=timeout or limit,
         profile=decision.way.profile,
-        placement=_for_the_agent(decision),
+        placement=where(decision),
     )
-    victims = [victim.instance_id for victim in decision.victims]
-    for gone in ledger.evict(victims, patience=int(settings.GATEWAY_TOTAL_TIMEOUT)):
-        transitions.announce(gone)
-    ledger.claim(instance, decision.claims)
     decisions.keep(model, decision, PLACED, instance)
     transitions.announce(instance)
     return instance
 
 
-def _for_the_agent(decision: Decision) -> dict:
-    """What the agent needs in order to launch it."""
+def where(decision: Decision) -> dict:
+    """What the agent needs in order to launch it: devices, and bytes as they were estimated."""
     estimate = decision.way.estimate
     return {
         "device_kind": decision.way.kind,

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from core.errors import ModelNotFound, PlatformError
 from inference import ledger, placing
-from inference.models import ACTIVE_STATES, Desired, Instance, State
+from inference.models import ACTIVE_STATES, Desired, Instance, Reservation, State
 from models_app.models import Model
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ def _failed_lately(model: Model) -> bool:
 def _revivable(model: Model) -> list[Instance]:
     """Those on their way out whose memory is not promised to anybody yet."""
     leaving = model.instances.active().filter(desired=Desired.STOPPED)
-    return list(leaving.exclude(reservations__leaving=True).order_by("replica"))
+    promised_away = Reservation.objects.leaving().owners()
+    return list(leaving.exclude(pk__in=promised_away).order_by("replica"))
 
 
 def _free_number(model: Model) -> int:

@@ -1,5 +1,8 @@
 """What placement sees: the rows of devices, of those who hold their memory, and what gateways say of these."""
 
+from collections import defaultdict
+from datetime import datetime
+
 from django.conf import settings
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -8,23 +11,30 @@ from accounts import configuration
 from inference import decisions
 from inference.agent import traffic
 from inference.agent.traffic import Traffic
-from inference.models import Desired, Device, Instance, Node, State
+from inference.models import Desired, Device, Instance, Node, Reservation, State
 from inference.placement.shapes import DeviceView, Holder, Snapshot
 from models_app.models import Model
 
 
 def take(model: Model, evict: bool = True) -> Snapshot:
     """As things are now, for a start of `model`; without `evict` it looks as if nobody could go."""
-    seen = traffic.read()
-    holders = Instance.objects.active().filter(node__in=Node.objects.alive()) if evict else Instance.objects.none()
-    holders = holders.select_related("model").prefetch_related("reservations")
     running = Instance.objects.active().filter(desired=Desired.RUNNING).count()
     return Snapshot(
         devices=tuple(devices_for(model.framework)),
-        holders=tuple(_holder(instance, seen) for instance in holders),
+        holders=_holders() if evict else (),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
         awaited=decisions.devices_of_earlier_comers(model),
+    )
+
+
+def for_work(engine: str, since: datetime) -> Snapshot:
+    """As things are now, for what is no model and runs in this engine's environment; it has waited `since` then."""
+    return Snapshot(
+        devices=tuple(devices_for(engine)),
+        holders=_holders(),
+        residency=settings.MIN_RESIDENCY_SECONDS,
+        awaited=decisions.devices_awaited_since(since),
     )
 
 
@@ -54,16 +64,29 @@ def _device(device: Device, engine: str, silent: bool) -> DeviceView:
     )
 
 
-def _holder(instance: Instance, seen: Traffic) -> Holder:
+def _holders() -> tuple[Holder, ...]:
+    seen, claims = traffic.read(), _claims()
+    rows = Instance.objects.active().filter(node__in=Node.objects.alive()).select_related("model")
+    return tuple(_holder(instance, claims[instance.pk], seen) for instance in rows)
+
+
+def _claims() -> dict[str, dict[int, int]]:
+    """Owner → device id → bytes that would be free without it: not what is promised to others already."""
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for claim in Reservation.objects.filter(leaving=False):
+        found[claim.owner][claim.device_id] = claim.bytes
+    return found
+
+
+def _holder(instance: Instance, holds: dict[int, int], seen: Traffic) -> Holder:
     ready = instance.state == State.READY
     resident = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds() if ready else None
-    held = {claim.device_id: claim.bytes for claim in instance.reservations.all() if not claim.leaving}
     return Holder(
         instance_id=instance.pk,
         model_id=instance.model_id,
         model_name=instance.model.name,
         tenant_id=instance.tenant_id,
-        holds=held,
+        holds=holds,
         priority=instance.model.priority,
         idle=_idle(instance, resident, seen) if ready else None,
         resident=resident,

@@ -5,11 +5,12 @@ from django.db.models.functions import Now
 
 from core.errors import now_z
 from core.events import publish_on_commit
-from inference import progress, status
-from inference.models import Instance, State
+from inference import ledger, progress, status
+from inference.models import Instance, State, Use
 from models_app.models import Model, Visibility
 
 EVENT = "model_status_update"
+USES = {State.STARTING: Use.FILLING, State.READY: Use.HELD, State.DRAINING: Use.HELD}
 
 
 @transaction.atomic
@@ -25,6 +26,7 @@ def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
     )
     if not rows.update(state=state, state_since=Now(), **fields):
         return False
+    ledger.note(instance.pk, USES.get(state, Use.PROMISED))
     instance.refresh_from_db()
     progress.follow(instance)
     if _word(instance.model_id) != before:

@@ -9,7 +9,7 @@ import redis
 from core import broker
 from inference.agent import folders
 from inference.agent.shim.log import Log
-from inference.agent.shipper import Shipper
+from inference.agent.shipper import Shipper, source_of
 from inference.agent.tail import START, read_on
 from inference.logs import lines, stream
 from inference.models import State
@@ -62,7 +62,7 @@ def shipping():
         shipper = Shipper()
         shipper.start()
         started.append(shipper)
-        shipper.follow([engine.row for engine in engines], all_there_are=True)
+        shipper.follow([source_of(engine.row) for engine in engines], all_there_are=True)
         return shipper
 
     yield start
@@ -157,10 +157,10 @@ def test_when_valkey_has_lost_its_data_it_is_filled_again_from_the_files(shippin
     alive.say("a beginning")
     shipper = shipping(alive, ended)
     assert eventually(lambda: len(shown()) == 2)
-    shipper.follow([alive.row], all_there_are=False)
+    shipper.follow([source_of(alive.row)], all_there_are=False)
     broker.client().flushdb()
     assert eventually(lambda: shipper.wants_all)
-    shipper.follow([alive.row, ended.row], all_there_are=True)
+    shipper.follow([source_of(alive.row), source_of(ended.row)], all_there_are=True)
     assert eventually(lambda: sorted(shown()) == ["a beginning", "an end"])
     alive.say("a sequel")
     assert eventually(lambda: shown()[-1:] == ["a sequel"])
@@ -174,7 +174,7 @@ def test_cleared_lines_do_not_come_back_with_them(shipping, shown, api, member, 
     api(member).post("/api/logs/ours/clear")
     engine.row.refresh_from_db()
     broker.client().flushdb()
-    shipper.follow([engine.row], all_there_are=True)
+    shipper.follow([source_of(engine.row)], all_there_are=True)
     engine.say("today")
     assert eventually(lambda: shown() == ["today"])
 
@@ -187,7 +187,7 @@ def test_while_valkey_is_away_nobody_waits_and_lines_catch_up(shipping, shown, m
         engine.say("unheard")
         begun = time.monotonic()
         for _turn in range(100):
-            shipper.follow([engine.row], all_there_are=True)
+            shipper.follow([source_of(engine.row)], all_there_are=True)
         assert time.monotonic() - begun < 5
     assert eventually(lambda: shown() == ["unheard"])
 

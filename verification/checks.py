@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.db.models import F, Q, Sum
 
-from inference.models import ACTIVE_STATES, Desired, Device, Instance, Reservation, State, Task, TaskStatus
+from inference.models import Desired, Device, Instance, Reservation, State, Task, TaskStatus
 from verification.world import World
 
 
@@ -54,9 +54,9 @@ def _ledger() -> Iterator[str]:
         held = device.reservations.filter(leaving=False).aggregate(sum=Sum("bytes"))["sum"] or 0
         if held != device.reserved_bytes:
             yield f"{device} says {device.reserved_bytes} bytes are reserved, its claims are {held}"
-    for claim in Reservation.objects.exclude(instance__state__in=ACTIVE_STATES):
-        yield f"{claim.instance_id} has ended and still holds {claim.bytes} bytes"
-    for row in Instance.objects.active().filter(reservations=None):
+    for claim in Reservation.objects.exclude(owner__in=Instance.objects.active().values("pk")):
+        yield f"{claim.owner} has ended and still holds {claim.bytes} bytes"
+    for row in Instance.objects.active().exclude(pk__in=Reservation.objects.owners()):
         yield f"{row.pk} is active and holds no memory"
 
 

@@ -16,12 +16,12 @@ from core import logs
 from core.errors import PlatformError
 from core.periodic import Level, Periodic
 from inference import dossiers, ledger, services, transitions
-from inference.agent import folders, inquest, node, processes, shims, traffic, workload
+from inference.agent import folders, further, inquest, node, processes, shims, traffic, workload
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
 from inference.agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
-from inference.agent.shipper import Shipper
+from inference.agent.shipper import Shipper, source_of
 from inference.autostart import Autostart
 from inference.dossiers import Finding
 from inference.engines import registry
@@ -101,6 +101,8 @@ class Agent:
         for instance in active:
             with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
                 self._reconcile(instance, seen_traffic)
+        for work in self._further:
+            work.look()
         if self._autostart and self._every("autostart", 5.0):
             self._autostart.work()
         if self._every("orphans", 10.0):
@@ -116,8 +118,9 @@ class Agent:
     def _begin(self) -> None:
         registered, new_session = node.register()
         self._cluster = str(Installation.objects.get().cluster_id)
-        self._orphans = Orphans(registered, self._cluster)
         self._memory = Memory(registered)
+        self._further = [make(registered, self._cluster, self._memory) for make in further.makers()]
+        self._orphans = Orphans(registered, self._cluster, self._further)
         self._node = registered
         if new_session:
             self._after_boot()
@@ -134,7 +137,10 @@ class Agent:
         """Of the active ones, and at times of all whose files are still here."""
         everything = self._logs.wants_all
         recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_FILES_KEPT)
-        self._logs.follow(list(recent) if everything else active, all_there_are=everything)
+        sources = [source_of(instance) for instance in (recent if everything else active)]
+        for work in self._further:
+            sources += work.log_sources(recent=everything)
+        self._logs.follow(sources, all_there_are=everything)
 
     def _after_boot(self) -> None:
         """Everything ended meanwhile. What requests had started waits for the next request; the rest comes back."""
@@ -208,11 +214,9 @@ class Agent:
 
     def _may_launch(self, instance: Instance) -> bool:
         """One start per device at a time, when those who go for it are gone, and a crashed one after its pause."""
-        if instance.retry_at and instance.retry_at > timezone.now() or not self._memory.may_launch(instance):
+        if instance.retry_at and instance.retry_at > timezone.now():
             return False
-        mine = set(instance.reservations.values_list("device_id", flat=True))
-        starting = Instance.objects.on(self._node).filter(state=State.STARTING, reservations__device_id__in=mine)
-        return not starting.exists() and ledger.is_vacated(instance)
+        return self._memory.may_start(instance.pk) and not ledger.is_above_limit()
 
     def _idle_timeout(self, instance: Instance) -> int:
         return 0 if instance.model.pinned else instance.model.idle_timeout
@@ -312,15 +316,15 @@ class Agent:
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
         """Only once its memory is back: who hears of a stop may count on it."""
-        if self._memory.is_back(instance):
+        if self._memory.is_back(instance.pk, instance.running_generation):
             self._end(instance, State.STOPPED, **_exit_of(state))
 
     def _again(self, instance: Instance, _state, _probe) -> None:
-        self._memory.expect_back(instance)
+        self._memory.expect_back(instance.pk, instance.running_generation)
         self._move(instance, State.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False)
 
     def _crashed(self, instance: Instance, state, _probe) -> None:
-        self._memory.expect_back(instance)
+        self._memory.expect_back(instance.pk, instance.running_generation)
         finding = inquest.after_end(instance, state)
         stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
         crashes = 1 if stable else instance.crashes + 1
@@ -345,7 +349,7 @@ class Agent:
 
     def _fail(self, instance: Instance, finding: Finding) -> None:
         logger.warning("%s failed: %s", instance.model.name, finding.reason)
-        self._memory.expect_back(instance)
+        self._memory.expect_back(instance.pk, instance.running_generation)
         dossiers.keep(instance, finding)
         self._end(
             instance,
@@ -360,7 +364,7 @@ class Agent:
         with transaction.atomic():
             ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
             if ended:
-                ledger.release(instance)
+                ledger.release(instance.pk)
         if ended:
             self._probes.forget(instance.pk)
             self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}

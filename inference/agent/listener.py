@@ -1,4 +1,4 @@
-"""Wakes the agent when Postgres says that an instance changed. Missing a word costs one slow tick."""
+"""Wakes the agent when Postgres says that what it looks after changed. Missing a word costs one slow tick."""
 
 import logging
 import threading
@@ -9,10 +9,11 @@ from django.db import connection
 
 from core.notify import CHANNEL
 from core.periodic import Level, Periodic
+from inference.agent import further
 
 logger = logging.getLogger(__name__)
 
-TABLES = {"inference_instance"}
+INSTANCES = "inference_instance"
 PAUSE = 2.0
 LISTEN_SECONDS = 1.0
 
@@ -44,5 +45,5 @@ class Listener(threading.Thread):
             while not self._stopping.is_set():
                 with self._loop.turn():
                     for notice in link.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                        if notice.payload in TABLES:
+                        if notice.payload == INSTANCES or notice.payload in further.tables():
                             self._wake()

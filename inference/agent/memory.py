@@ -1,15 +1,16 @@
-"""Device memory as the agent sees it: what its engines hold, what others hold, what ended ones have not given back."""
+"""Device memory as the agent sees it: what our processes and others hold, what ended ones have not given back."""
 
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from inference import peaks
+from inference import ledger, peaks
 from inference.agent import devices, folders, node, processes, shims
 from inference.agent.devices import Reading
 from inference.agent.shim.proc import descendants
 from inference.engines.base import GIB, MIB
-from inference.models import Device, DeviceKind, Instance, Node, State
+from inference.models import Device, DeviceKind, Instance, Node, Reservation, State
 
 RETURN_SECONDS = 60.0  # then an ended engine's memory is not waited for any longer
 SLACK = 256 * MIB  # what others may take meanwhile without a process of their own
@@ -48,43 +49,51 @@ class Memory:
         self._ended: set[tuple[str, int]] = set()  # runs whose debts are written down
 
     def measure(self) -> None:
-        """Write what devices and instances hold now."""
-        running = list(Instance.objects.on(self._node).active().select_related("model"))
-        readings = devices.read()
-        held = {instance.pk: _held(instance, readings) for instance in running}
-        for instance in running:
-            if instance.state in SERVING and held[instance.pk]:
+        """Write what is held of each device now, and by each instance."""
+        claims, readings = self._claims(), devices.read()
+        held = {owner: _held(owner, claimed, readings) for owner, claimed in claims.items()}
+        serving = Instance.objects.filter(pk__in=claims, state__in=SERVING).select_related("model")
+        for instance in serving:
+            if held[instance.pk]:
                 self._note(instance, held[instance.pk])
-        ending = {key for instance in running if not held[instance.pk] for key in _keys(instance)}
+        ending = {key for owner, claimed in claims.items() if not held[owner] for key in claimed}
         self._settle(readings, ending)
         ours = {reading.key: sum(each.get(reading.key, 0) for each in held.values()) for reading in readings}
         node.record_devices(self._node, readings, ours, self._suspicions())
 
-    def is_back(self, instance: Instance) -> bool:
+    def is_back(self, owner: str, generation: int) -> bool:
         """Whether the memory of this ended run is free again, or was waited for long enough."""
-        self.expect_back(instance)
+        self.expect_back(owner, generation)
         self._settle(devices.read())
-        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(instance))
+        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(owner))
         self._mark()
         return not is_owed
 
-    def expect_back(self, instance: Instance) -> None:
+    def expect_back(self, owner: str, generation: int) -> None:
         """Its tree is gone: from now on its devices owe its memory."""
-        run = (instance.pk, instance.running_generation)
+        run = (owner, generation)
         if run in self._ended:
             return
-        self._ended = {known for known in self._ended if known[0] != instance.pk} | {run}
-        for key, claim in _keys(instance).items():
+        self._ended = {known for known in self._ended if known[0] != owner} | {run}
+        for key, claim in _keys(owner).items():
             if key in self._unowned:
                 before = self._unowned[key]
                 debt = Debt(before, before + max(SLACK, claim // 2), time.monotonic(), now=before)
                 self._debts.setdefault(key, debt)
 
-    def may_launch(self, instance: Instance) -> bool:
-        """A start on memory that is still on its way back would find less than it claimed."""
+    def may_start(self, owner: str) -> bool:
+        """Whether its claim is there to be taken: promised to nobody who still runs, nor on its way back."""
         if self._debts:
             self._settle(devices.read())
-        return all(key not in self._debts or self._debts[key].is_overdue for key in _keys(instance))
+        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(owner))
+        return not is_owed and ledger.may_start(owner)
+
+    def _claims(self) -> dict[str, dict[Key, int]]:
+        """Owner → what it claims on this node."""
+        found: dict[str, dict[Key, int]] = defaultdict(dict)
+        for claim in Reservation.objects.filter(device__node=self._node).select_related("device"):
+            found[claim.owner][claim.device.kind, claim.device.index] = claim.bytes
+        return dict(found)
 
     def _note(self, instance: Instance, held: dict[Key, int]) -> None:
         total, first = sum(held.values()), instance.peak_bytes is None
@@ -114,18 +123,18 @@ class Memory:
             Device.objects.filter(node=self._node, kind=kind, index=index).update(suspect=suspicion)
 
 
-def _keys(instance: Instance) -> dict[Key, int]:
+def _keys(owner: str) -> dict[Key, int]:
     """The devices that it was placed on, with the bytes claimed on each."""
-    claims = instance.reservations.select_related("device")
+    claims = Reservation.objects.of(owner).select_related("device")
     return {(claim.device.kind, claim.device.index): claim.bytes for claim in claims}
 
 
-def _held(instance: Instance, readings: list[Reading]) -> dict[Key, int]:
+def _held(owner: str, claims: dict[Key, int], readings: list[Reading]) -> dict[Key, int]:
     """What its process tree holds on the devices that it was placed on; nothing once the tree has begun to end."""
-    state = shims.read(folders.folder_of(instance.pk))
+    state = shims.read(folders.folder_of(owner))
     if not shims.is_running(state) or state.phase != "running":
         return {}
-    tree, claims = [process.pid for process in descendants(state.shim_pid)], _keys(instance)
+    tree = [process.pid for process in descendants(state.shim_pid)]
     seen = [reading for reading in readings if tree and reading.key in claims]
     return {reading.key: _on(reading, tree, claims[reading.key]) for reading in seen}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from django.conf import settings
 
 from inference.agent import folders, processes
-from inference.models import ACTIVE_STATES, Instance, Node
+from inference.agent.further import FurtherWork
+from inference.models import Instance, Node
 
 logger = logging.getLogger(__name__)
 
@@ -17,37 +18,44 @@ MISSING_FOR = 60.0  # a row must be missing twice, this far apart: a database ma
 class Orphans:
     """Remembers what was missing before. One per agent."""
 
-    def __init__(self, node: Node, cluster: str):
-        self._node, self._cluster = node, cluster
+    def __init__(self, node: Node, cluster: str, further_work: list[FurtherWork]):
+        self._node, self._cluster, self._further = node, cluster, further_work
         self._missing_since: dict[str, float] = {}
 
     def sweep(self) -> None:
         found = {process.instance for process in processes.scan(self._cluster, str(settings.DATA_DIR))}
-        rows = dict(Instance.objects.on(self._node).filter(pk__in=found).values_list("pk", "state"))
-        for instance_id in found:
-            if rows.get(instance_id) not in ACTIVE_STATES and self._is_orphan(instance_id, instance_id in rows):
-                self._kill(instance_id)
+        wanted, ended = self._wanted(), self._ended(found)
+        for owner in found - wanted:
+            if self._is_orphan(owner, owner in ended):
+                self._kill(owner)
         self._missing_since = {pk: at for pk, at in self._missing_since.items() if pk in found}
-        self._tidy()
+        self._tidy(wanted)
 
-    def _is_orphan(self, instance_id: str, has_ended_row: bool) -> bool:
-        if has_ended_row:
+    def _wanted(self) -> set[str]:
+        instances = Instance.objects.on(self._node).active().values_list("pk", flat=True)
+        return set(instances).union(*(work.active() for work in self._further))
+
+    def _ended(self, found: set[str]) -> set[str]:
+        """Those whose rows are here and say so."""
+        instances = Instance.objects.on(self._node).ended().filter(pk__in=found).values_list("pk", flat=True)
+        return set(instances).union(*(work.ended(found) for work in self._further))
+
+    def _is_orphan(self, owner: str, has_ended: bool) -> bool:
+        if has_ended:
             return True
-        first = self._missing_since.setdefault(instance_id, time.monotonic())
+        first = self._missing_since.setdefault(owner, time.monotonic())
         return time.monotonic() - first >= MISSING_FOR
 
-    def _kill(self, instance_id: str) -> None:
-        killed = processes.kill_marked(self._cluster, str(settings.DATA_DIR), instance_id)
+    def _kill(self, owner: str) -> None:
+        killed = processes.kill_marked(self._cluster, str(settings.DATA_DIR), owner)
         if killed:
-            logger.warning("agent: killed %d processes of %s, which no row asks for", len(killed), instance_id)
+            logger.warning("agent: killed %d processes of %s, which no row asks for", len(killed), owner)
 
-    def _tidy(self) -> None:
+    def _tidy(self, wanted: set[str]) -> None:
         """Folders of runs that ended more than a day ago."""
-        active = {
-            folders.folder_of(pk).name for pk in Instance.objects.on(self._node).active().values_list("pk", flat=True)
-        }
+        in_use = {folders.folder_of(owner).name for owner in wanted}
         for folder in folders.runtime_dir().iterdir():
-            if folder.name not in active and _age(folder) > 24 * 3600:
+            if folder.name not in in_use and _age(folder) > 24 * 3600:
                 folders.remove(folder)
 
 

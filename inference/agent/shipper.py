@@ -1,4 +1,4 @@
-"""Carries the lines that engines write from this node's files to their models' streams. A thread of its own."""
+"""Carries the lines that engines and the like write from this node's files to streams. A thread of its own."""
 
 import heapq
 import logging
@@ -29,10 +29,10 @@ LOSS_CHECK_TURNS = 20
 
 @dataclass
 class Source:
-    """One instance's files. `place` is None until Valkey was asked how far they have been read."""
+    """The files of one owner of processes. `place` is None until Valkey was asked how far they have been read."""
 
-    instance_id: str
-    model_id: str
+    owner: str
+    stream: str  # a model's id, or what else has a stream of its own
     replica: int
     since: float  # epoch seconds: what is older was cleared
     folder: Path
@@ -69,15 +69,14 @@ class Shipper:
         self._stopping.set()
         self._thread.join(5)
 
-    def follow(self, instances: list[Instance], *, all_there_are: bool) -> None:
+    def follow(self, sources: list[Source], *, all_there_are: bool) -> None:
         """These; others that were followed are read to their end first."""
         with self._lock:
-            wanted = {instance.pk for instance in instances}
-            for source in self._sources.values():
-                source.wanted = source.instance_id in wanted
-            for instance in instances:
-                source = self._sources.setdefault(instance.pk, _source_of(instance))
-                source.since = _since(instance)
+            wanted = {source.owner for source in sources}
+            for known in self._sources.values():
+                known.wanted = known.owner in wanted
+            for source in sources:
+                self._sources.setdefault(source.owner, source).since = source.since
             if all_there_are:
                 self.wants_all = False
 
@@ -110,33 +109,33 @@ class Shipper:
                 source.place, source.seen = None, ()
 
     def _ship_all(self) -> bool:
-        """One step for each model; whether there is more."""
+        """One step for each stream; whether there is more."""
         with self._lock:
             sources = list(self._sources.values())
-        by_model = defaultdict(list)
+        by_stream = defaultdict(list)
         for source in sources:
             if source.has_changed():
-                by_model[source.model_id].append(source)
+                by_stream[source.stream].append(source)
             elif not source.wanted:
                 self._drop(source)
-        more = [self._ship(model_id, group) for model_id, group in by_model.items()]
+        more = [self._ship(name, group) for name, group in by_stream.items()]
         return any(more)
 
     def _drop(self, source: Source) -> None:
         with self._lock:
             if not source.wanted:
-                self._sources.pop(source.instance_id, None)
+                self._sources.pop(source.owner, None)
 
-    def _ship(self, model_id: str, sources: list[Source]) -> bool:
-        """Send what is new of a model's instances, in the order of time. Whether there is more."""
-        self._find_places(model_id, sources)
-        reads = {source.instance_id: read_on(source.folder, source.place, BATCH) for source in sources}
+    def _ship(self, name: str, sources: list[Source]) -> bool:
+        """Send what is new of a stream's sources, in the order of time. Whether there is more."""
+        self._find_places(name, sources)
+        reads = {source.owner: read_on(source.folder, source.place, BATCH) for source in sources}
         full = [found for found in reads.values() if len(found) == BATCH]
         until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
-        parts = [(source, _up_to(reads[source.instance_id], until)) for source in sources]
+        parts = [(source, _up_to(reads[source.owner], until)) for source in sources]
         parts = [(source, part) for source, part in parts if part]
-        progress = [stream.Progress(source.instance_id, source.place, part[-1].place) for source, part in parts]
-        done = not parts or stream.append(model_id, progress, _merged(parts))
+        progress = [stream.Progress(source.owner, source.place, part[-1].place) for source, part in parts]
+        done = not parts or stream.append(name, progress, _merged(parts))
         for source, part in parts:
             source.place = part[-1].place if done else None
         if full or not done:
@@ -144,23 +143,23 @@ class Shipper:
                 source.seen = ()
         return bool(full) or not done
 
-    def _find_places(self, model_id: str, sources: list[Source]) -> None:
+    def _find_places(self, name: str, sources: list[Source]) -> None:
         unknown = [source for source in sources if source.place is None]
         if unknown:
-            found = stream.positions(model_id, [source.instance_id for source in unknown])
+            found = stream.positions(name, [source.owner for source in unknown])
             for source in unknown:
-                source.place = found[source.instance_id] or START
+                source.place = found[source.owner] or START
 
 
 def _up_to(reads: list[Read], until: float) -> list[Read]:
-    """Those before the moment from which on another instance may have more."""
+    """Those before the moment from which on another source may have more."""
     return list(takewhile(lambda read: read.line.timestamp <= until, reads))
 
 
 def _merged(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
     sorted_parts = [
         [
-            Line(read.line.timestamp, source.instance_id, source.replica, clean(read.line.text))
+            Line(read.line.timestamp, source.owner, source.replica, clean(read.line.text))
             for read in part
             if read.line.timestamp >= source.since
         ]
@@ -169,10 +168,6 @@ def _merged(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
     return list(heapq.merge(*sorted_parts, key=lambda line: line.time))
 
 
-def _source_of(instance: Instance) -> Source:
-    folder = folders.folder_of(instance.pk)
-    return Source(instance.pk, instance.model_id, instance.replica, _since(instance), folder)
-
-
-def _since(instance: Instance) -> float:
-    return instance.logs_since.timestamp() if instance.logs_since else 0.0
+def source_of(instance: Instance) -> Source:
+    since = instance.logs_since.timestamp() if instance.logs_since else 0.0
+    return Source(instance.pk, instance.model_id, instance.replica, since, folders.folder_of(instance.pk))
