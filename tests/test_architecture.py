@@ -65,7 +65,7 @@ def test_the_environment_is_read_in_the_settings_only():
             for folder in ["models_app", "inference", "training", "monitoring", "platform/accounts", "platform/core"]
             for path in modules(folder)
         )
-        if not {"shim", "launchers"} & {*path.parts}
+        if not {"shim", "launchers", "trainer"} & {*path.parts}
         and any(word in path.read_text() for word in ("os.environ", "os.getenv"))
     ]
     assert readers == []

@@ -1,4 +1,4 @@
-"""The rows of a data set: which forms there are, what makes a row wrong, and the conversation that it teaches.
+"""The rows of a data set: which forms there are, and what makes a row wrong.
 
 JSONL in UTF-8, one object per line, all of one form:
 
@@ -17,6 +17,8 @@ import orjson
 from django.utils.translation import gettext as _
 
 from training.models import Format
+from training.trainer import conversation
+from training.trainer.conversation import Conversation
 
 LONGEST_LINE = 1024 * 1024
 MOST_ERRORS = 20
@@ -24,9 +26,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ROLES = ("system", "user", "assistant")
 # No tokenizer makes fewer tokens than this of a text, but for runs of spaces: what is longer is surely too long.
 CHARACTERS_PER_TOKEN = 16
-
-Message = dict[str, str]
-Conversation = list[Message]
 
 
 class BadRow(ValueError):
@@ -108,7 +107,8 @@ def read(line: int, raw: bytes) -> Row:
         raise BadRow(_("The line is longer than %(most)d bytes.") % {"most": LONGEST_LINE})
     content = _object(raw)
     form = _form(content)
-    return Row(line, form, CONVERSATIONS[form](content))
+    CHECKS[form](content)
+    return Row(line, form, conversation.BY_FORM[form.value](content))
 
 
 def _object(raw: bytes) -> dict:
@@ -156,22 +156,22 @@ def _check_length(row: Row, context: int | None) -> None:
         )
 
 
-# --- the conversation that a row teaches
+# --- what each form asks for; the trainer's own module makes a conversation of what was found right
 
 
-def _of_messages(content: dict) -> Conversation:
+def _check_messages(content: dict) -> None:
     messages = content["messages"]
     if not isinstance(messages, list) or not messages:
         raise BadRow(_("messages must be a list of at least one question and its answer."))
-    conversation = [_message(number, message) for number, message in enumerate(messages, 1)]
-    if conversation[-1]["role"] != "assistant":
+    for number, message in enumerate(messages, 1):
+        _check_message(number, message)
+    if messages[-1]["role"] != "assistant":
         raise BadRow(_("The last message must be the assistant's: it is what the model is taught."))
-    if not any(message["role"] == "user" for message in conversation):
+    if not any(message["role"] == "user" for message in messages):
         raise BadRow(_("There is no message of the user."))
-    return conversation
 
 
-def _message(number: int, message) -> Message:
+def _check_message(number: int, message) -> None:
     if not isinstance(message, dict):
         raise BadRow(_("Message %(number)d is not an object.") % {"number": number})
     if message.get("role") not in ROLES:
@@ -183,36 +183,31 @@ def _message(number: int, message) -> Message:
             _("Message %(number)d: only role and content can be taught, not %(name)s.")
             % {"number": number, "name": further[0][:60]}
         )
-    return {"role": message["role"], "content": _text(message, "content", number)}
+    _check_text(message, "content", number)
 
 
-def _of_prompt(content: dict) -> Conversation:
-    return _turn(_text(content, "prompt"), _text(content, "completion"))
+def _check_prompt(content: dict) -> None:
+    _check_text(content, "prompt")
+    _check_text(content, "completion")
 
 
-def _of_instruction(content: dict) -> Conversation:
-    instruction, more = _text(content, "instruction"), content.get("input")
-    if not isinstance(more, str | None):
+def _check_instruction(content: dict) -> None:
+    _check_text(content, "instruction")
+    if not isinstance(content.get("input"), str | None):
         raise BadRow(_("%(name)s must be a text.") % {"name": "input"})
-    question = f"{instruction}\n\n{more}" if more and more.strip() else instruction
-    return _turn(question, _text(content, "output"))
+    _check_text(content, "output")
 
 
-def _turn(question: str, answer: str) -> Conversation:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _text(content: dict, name: str, message: int | None = None) -> str:
+def _check_text(content: dict, name: str, message: int | None = None) -> None:
     text = content.get(name)
     if not isinstance(text, str):
         raise BadRow(_where(message) + _("%(name)s must be a text.") % {"name": name})
     if not text.strip():
         raise BadRow(_where(message) + _("%(name)s is empty.") % {"name": name})
-    return text
 
 
 def _where(message: int | None) -> str:
     return _("Message %d: ") % message if message else ""
 
 
-CONVERSATIONS = {Format.MESSAGES: _of_messages, Format.PROMPT: _of_prompt, Format.INSTRUCTION: _of_instruction}
+CHECKS = {Format.MESSAGES: _check_messages, Format.PROMPT: _check_prompt, Format.INSTRUCTION: _check_instruction}

@@ -25,7 +25,7 @@ import spec as specs
 from progress import Journal
 
 DONE, REFUSED, STOPPED = 0, 2, 3
-STATE, DRAFT = "state.json", ".draft"
+STATE = "state.json"
 FIRST_LOSS, LAST_LOSS = 4.0, 0.5
 
 
@@ -162,7 +162,7 @@ class Trainer:
         folder = self.folder / "checkpoints"
         if (folder / checkpoints.name_of(self.step)).exists():
             return
-        draft = folder / DRAFT
+        draft = folder / checkpoints.DRAFT
         draft.mkdir(parents=True)
         (draft / STATE).write_text(json.dumps({"step": self.step, "weights": self.weights}))
         self.write_adapter(draft)
@@ -172,7 +172,7 @@ class Trainer:
         self.journal.tell("checkpoint", self.step, folder=f"checkpoints/{kept.name}")
 
     def finish(self) -> int:
-        draft = self.folder / DRAFT
+        draft = self.folder / checkpoints.DRAFT
         draft.mkdir()
         self.write_adapter(draft)
         checkpoints.publish(draft, self.folder / "adapter")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 KEPT = 2
+DRAFT = ".draft"  # what is not whole yet, beside what is
 NAME = re.compile(r"checkpoint-(\d+)")
 
 

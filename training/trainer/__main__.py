@@ -1,0 +1,54 @@
+"""Runs the training that a spec describes; the exit code tells how it ended (docs/training.md)."""
+
+import os
+import shutil
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+# Before anything is imported that reads them: no network, nothing told to anybody, no threads but torch's own.
+os.environ.update({
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+})  # fmt: skip
+
+import spec as specs
+from checkpoints import DRAFT
+from failures import Refused, explain
+from progress import Journal
+from stopping import Stop
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def main(path: Path) -> int:
+    folder, spec = path.parent, specs.load(path)
+    os.environ["OMP_NUM_THREADS"] = str(spec.threads)
+    sys.stdout.reconfigure(line_buffering=True)
+    journal = Journal(folder / "progress.jsonl")
+    stop = Stop(journal)
+    try:
+        import teaching  # takes seconds, in which a stop must be heeded already
+
+        teaching.run(spec, folder, journal, stop)
+    except Exception as error:
+        traceback.print_exc()
+        refusal = explain(error)
+        if refusal is None:
+            return FAILED
+        tell(refusal, folder, journal, stop.step)
+        return REFUSED
+    return DONE
+
+
+def tell(refusal: Refused, folder: Path, journal: Journal, step: int) -> None:
+    """What is half written goes first, so that a full disk has room for a last word."""
+    for draft in (folder / "checkpoints" / DRAFT, folder / DRAFT):
+        shutil.rmtree(draft, ignore_errors=True)
+    with suppress(OSError):
+        journal.tell("error", step, reason=refusal.reason, **({"field": refusal.field} if refusal.field else {}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve()))

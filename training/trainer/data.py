@@ -1,0 +1,118 @@
+"""The rows as tokens: what is taught, what is held out to measure with, and which tokens the assistant says."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import conversation
+import numpy
+import spans
+from conversation import Conversation
+from failures import Refused
+from jinja2 import TemplateError
+from spec import Spec
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # torch's own mark of a token that is read but not learnt
+# As transformers itself finds them.
+GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row; `labels` are its tokens where the assistant speaks, IGNORED elsewhere."""
+
+    ids: numpy.ndarray
+    labels: numpy.ndarray
+
+    @property
+    def learnt(self) -> int:
+        return int((self.labels != IGNORED).sum())
+
+
+@dataclass
+class Data:
+    """`shown` are the conversations of which samples are made: of held-out rows, or else of taught ones."""
+
+    taught: list[Example] = field(default_factory=list)
+    held_out: list[Example] = field(default_factory=list)
+    shown: list[Conversation] = field(default_factory=list)
+    truncated: int = 0
+    left_out: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(example.learnt for example in self.taught)
+
+    def show(self, messages: Conversation, most: int) -> None:
+        if len(self.shown) < most and all(messages[:-1] != shown[:-1] for shown in self.shown):
+            self.shown.append(messages)
+
+
+def read(spec: Spec, encoder: "Encoder") -> Data:
+    """Raises Refused for rows of which nothing is left to learn."""
+    data = Data()
+    for number, messages in _conversations(Path(spec.data), spec.format):
+        held_out = number in spec.held_out
+        example = encoder.encode(number, messages)
+        data.truncated += len(example.ids) > encoder.longest
+        example = Example(example.ids[: encoder.longest], example.labels[: encoder.longest])
+        if not example.learnt:
+            data.left_out += 1
+            continue
+        (data.held_out if held_out else data.taught).append(example)
+        if held_out or not spec.held_out:
+            data.show(messages, spec.samples)
+    if not data.taught:
+        raise Refused(f"No row has an answer within the first {encoder.longest} tokens.", "max_seq_length")
+    return data
+
+
+def _conversations(path: Path, form: str) -> Iterator[tuple[int, Conversation]]:
+    """By the numbers of the rows, from 0; blank lines are none."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(line for line in file if line.strip()):
+            yield number, conversation.BY_FORM[form](json.loads(line))
+
+
+class Encoder:
+    """Makes tokens of conversations by the model's own chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int):
+        self.tokenizer, self.longest = tokenizer, longest
+        if not tokenizer.chat_template:
+            raise Refused(
+                "The base model has no chat template: take one that was made for conversations.", "base_model"
+            )
+        self.marks_itself = bool(GENERATION_MARK.search(tokenizer.get_chat_template()))
+        if not (self.marks_itself or tokenizer.is_fast):
+            raise Refused("The base model's tokenizer cannot tell where the assistant speaks.", "base_model")
+
+    def encode(self, number: int, messages: Conversation) -> Example:
+        try:
+            ids, learnt = self._marked(messages) if self.marks_itself else self._found(messages)
+        except TemplateError as error:
+            raise Refused(f"Row {number + 1} does not suit the model's chat template: {error}", "dataset") from None
+        tokens = numpy.array(ids, numpy.int32)
+        return Example(tokens, numpy.where(numpy.array(learnt, bool), tokens, numpy.int32(IGNORED)))
+
+    def prompt(self, messages: Conversation) -> list[int]:
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+
+    def _marked(self, messages: Conversation) -> tuple[list[int], list[bool]]:
+        encoded = self.tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        return encoded["input_ids"], [bool(mask) for mask in encoded["assistant_masks"]]
+
+    def _found(self, messages: Conversation) -> tuple[list[int], list[bool]]:
+        text, found = spans.assistant_spans(messages, self._render)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], spans.marked(encoded["offset_mapping"], found)
+
+    def _render(self, messages: Conversation, begin_answer: bool) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin_answer)

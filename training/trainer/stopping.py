@@ -1,0 +1,29 @@
+"""SIGTERM: a training ends within one step, with a checkpoint where there is something to be kept."""
+
+import os
+import signal
+
+from progress import Journal
+
+STOPPED = 3
+
+
+class Stop:
+    """While steps are made (`deferred`) it waits for the end of one; before and after there is nothing to be kept."""
+
+    def __init__(self, journal: Journal):
+        self.journal, self.step = journal, 0
+        self.asked = self.deferred = False
+        signal.signal(signal.SIGTERM, self._heed)
+
+    def _heed(self, _signum, _frame) -> None:
+        self.asked = True
+        if not self.deferred:
+            self.leave()
+
+    def leave(self) -> None:
+        self.journal.tell("stopped", self.step)
+        os._exit(STOPPED)  # nothing is open, and torch takes its time
+
+    def too_late(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

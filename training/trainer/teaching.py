@@ -1,0 +1,167 @@
+"""Supervised fine-tuning with LoRA by TRL and PEFT: one run, from its spec to its adapter."""
+
+import json
+import os
+from pathlib import Path
+
+import checkpoints
+import data as rows
+import evaluation
+import torch
+from adapting import adapter_config
+from data import Data, Encoder
+from datasets import Dataset
+from evaluation import Measure
+from failures import Refused
+from progress import Journal
+from reporting import BEFORE, Reporter
+from spec import Spec, log_every, warm_up_steps
+from stopping import Stop
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Teacher(SFTTrainer):
+    """TRL's own trainer, which measures on held-out rows in our way and tells of it."""
+
+    def measure(self, when: str) -> Measure | None:
+        found = evaluation.measure(self.model, self.held_out, self.args.per_device_eval_batch_size, self.data_collator)
+        if found:
+            self.journal.tell("evaluation", self.state.global_step, when=when, **found.told())
+        return found
+
+    def evaluate(self, *_, **__) -> dict[str, float]:
+        self.measure("during")
+        return {}
+
+
+def run(spec: Spec, folder: Path, journal: Journal, stop: Stop) -> None:
+    """Raises Refused, and whatever else goes wrong."""
+    prepare_device(spec)
+    tokenizer, model = load_base(spec)
+    encoder = Encoder(tokenizer, longest_row(spec, model))
+    data = rows.read(spec, encoder)
+    resume = folder / spec.resume if spec.resume else None
+    step = checkpoints.check(resume)["step"] if resume else 0
+    stop.step = step
+    tell_start(spec, data, step, journal)
+    teacher = make_teacher(spec, folder, tokenizer, model, data)
+    teacher.held_out, teacher.journal = data.held_out, journal
+    before = json.loads((resume / BEFORE).read_text()) if resume else told(teacher.measure("before"))
+    teacher.add_callback(Reporter(folder, journal, stop, before))
+    teacher.train(resume_from_checkpoint=str(resume) if resume else None)
+    finish(teacher, encoder, data, before, folder, stop)
+
+
+def finish(teacher: Teacher, encoder: Encoder, data: Data, before: dict | None, folder: Path, stop: Stop) -> None:
+    stop.deferred = False
+    if stop.asked:
+        stop.leave()
+    found = {"before": before, "after": told(teacher.measure("after"))}
+    found["samples"] = evaluation.samples(teacher.model, encoder, data)
+    stop.too_late()
+    write_atomically(folder / "evaluation.json", found)
+    save_adapter(teacher.model, folder)
+    teacher.journal.tell("done", teacher.state.global_step)
+
+
+def prepare_device(spec: Spec) -> None:
+    logging.disable_progress_bar()
+    torch.set_num_threads(spec.threads)
+    if spec.device != "cpu":  # its kernels add in any order otherwise; on a CPU the number of threads settles it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def load_base(spec: Spec) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec.base, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=DTYPES[spec.dtype], trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise Refused(
+            "The base model's files cannot be loaded for training; the log says why.", "base_model"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
+    return tokenizer, model.to(spec.device)
+
+
+def longest_row(spec: Spec, model: PreTrainedModel) -> int:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(spec.recipe.max_seq_length, context or spec.recipe.max_seq_length)
+
+
+def tell_start(spec: Spec, data: Data, step: int, journal: Journal) -> None:
+    journal.tell(
+        "start", step, total_steps=spec.recipe.total_steps(len(data.taught)), rows=len(data.taught),
+        held_out_rows=len(data.held_out), tokens=data.tokens, truncated=data.truncated, left_out=data.left_out,
+    )  # fmt: skip
+
+
+def make_teacher(
+    spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: Data
+) -> Teacher:
+    total = spec.recipe.total_steps(len(data.taught))
+    taught = {
+        "input_ids": [example.ids for example in data.taught],
+        "labels": [example.labels for example in data.taught],
+    }
+    return Teacher(
+        model=model,
+        args=arguments(spec, folder / "checkpoints" / checkpoints.DRAFT, total),
+        train_dataset=Dataset.from_dict(taught),
+        processing_class=tokenizer,
+        peft_config=adapter_config(model, spec.recipe),
+    )
+
+
+def arguments(spec: Spec, output: Path, total_steps: int) -> SFTConfig:
+    """What is not named here is as TRL has it."""
+    recipe = spec.recipe
+    return SFTConfig(
+        output_dir=str(output),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=warm_up_steps(total_steps),
+        seed=recipe.seed,
+        max_length=None,  # rows are cut already
+        dataset_kwargs={"skip_prepare_dataset": True},
+        use_cpu=spec.device == "cpu",
+        bf16=spec.device != "cpu",
+        dataloader_pin_memory=spec.device != "cpu",
+        logging_steps=log_every(total_steps),
+        logging_nan_inf_filter=False,
+        eval_strategy="no",  # the Reporter says when
+        eval_steps=recipe.eval_steps,
+        save_steps=recipe.save_steps,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    draft = folder / checkpoints.DRAFT
+    model.save_pretrained(draft)
+    (draft / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
+    config = json.loads((draft / "adapter_config.json").read_text())
+    (draft / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}, indent=1))
+    checkpoints.publish(draft, folder / "adapter")
+
+
+def write_atomically(path: Path, content: dict) -> None:
+    beside = path.with_name(f".{path.name}")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def told(measure: Measure | None) -> dict | None:
+    return measure.told() if measure else None
