@@ -31,6 +31,7 @@ ENGINE_FORMATS = {"vllm": "safetensors", "llama.cpp": "gguf"}
 # A parameter of config.json → the key of a GGUF below its architecture's name.
 PARAMETERS = {
     "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",

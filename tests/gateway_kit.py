@@ -47,9 +47,11 @@ def key(secret: str, tenant_id: str, **fields) -> tuple[bytes, KeyEntry]:
     return hmac.digest(PEPPER, secret.encode(), "sha256"), KeyEntry(principal)
 
 
-def snapshot(*instances: InstanceEntry, models=(MODEL,), keys=(), tenants=TENANTS, users=()) -> Snapshot:
+def snapshot(*instances: InstanceEntry, models=(MODEL,), keys=(), tenants=TENANTS, users=(), adapters=()) -> Snapshot:
     known = dict([key(ALICE, "tenant-a"), key(MALLORY, "tenant-m"), *keys])
-    return Snapshot(tenants=tenants, keys=known, users=users, models=models, instances=instances)
+    return Snapshot(
+        tenants=tenants, keys=known, users=users, models=models, instances=instances, adapters=adapters
+    )  # fmt: skip
 
 
 def instance(endpoint: str, number: int = 1, **fields) -> InstanceEntry:
@@ -98,7 +100,7 @@ class Engine:
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
         command = [sys.executable, "-S", str(FAKE_ENGINE), "--uds", str(self.socket), "--served-model-name", "demo"]
-        command += ["--runner", self._runner]
+        command += ["--runner", self._runner, *(["--enable-lora"] if self._runner == "generate" else [])]
         environment = {**os.environ, "FAKE_ENGINE": json.dumps(self._switches)}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(self._answers)
@@ -112,6 +114,11 @@ class Engine:
     def get(self, path: str) -> httpx.Response:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine") as client:
             return client.get(path)
+
+    def load(self, version: str, folder: Path) -> None:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine") as client:
+            body = {"lora_name": version, "lora_path": str(folder)}
+            assert client.post("/v1/load_lora_adapter", json=body).status_code == 200
 
     def metric(self, name: str) -> float:
         line = next(line for line in self.get("/metrics").text.splitlines() if line.startswith(f"vllm:{name}{{"))

@@ -172,7 +172,7 @@ def test_the_least_busy_healthy_replica_answers():
 def test_what_is_not_ready_or_not_wanted_gets_no_requests(change):
     world = snapshot(replace(instance("unix:///1"), **change))
     assert core.choose(MODEL, world, {}) is None
-    assert world.routable_ids() == []
+    assert world.routable() == []
 
 
 def test_the_last_snapshot_serves_for_five_minutes_without_postgres(monkeypatch):

@@ -70,7 +70,7 @@ def broken_off(reply, code: str) -> list[str]:
 
 
 def last_record(gateway):
-    eventually(lambda: gateway.ledger and not gateway.gateway.traffic.busy())
+    eventually(lambda: gateway.ledger and not gateway.gateway.traffic.instances.busy())
     return gateway.ledger[-1]
 
 
@@ -247,7 +247,7 @@ def test_256_clients_leaving_at_once_are_metered_and_no_trouble(folder, caplog):
         eventually(lambda: engine.metric("num_requests_running") == 0)
         with gateway.client() as client:
             assert client.post(CHAT, json=chat(max_tokens=1)).status_code == 200
-        assert not gateway.gateway.traffic.busy()
+        assert not gateway.gateway.traffic.instances.busy()
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

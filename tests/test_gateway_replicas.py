@@ -193,7 +193,7 @@ def test_where_all_refuse_the_client_is_told_and_nothing_goes_round_in_circles(f
         reply = client.post(CHAT, json=chat())
         assert reply.status_code == 503
         assert "error" in json.loads(reply.text)
-        assert gateway.gateway.traffic.busy() == {}
+        assert gateway.gateway.traffic.instances.busy() == {}
 
 
 def test_a_request_that_reached_no_engine_waits_for_the_next_run(engines):

@@ -9,8 +9,10 @@ from django.utils.translation import gettext_lazy as _
 from inference.engines import install
 from inference.engines.exposition import Histogram, Page
 from inference.models import Cause
+from models_app import options
 from models_app.artefacts import Artefact
-from models_app.models import Model
+from models_app.models import Mode, Model
+from models_app.options import AdapterLimits
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -48,6 +50,14 @@ class LaunchRequest:
 class Command:
     argv: list[str]
     env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class AdapterRoutes:
+    """How a running engine is told of an adapter, by POST: its routes, which take `lora_name` (and `lora_path`)."""
+
+    load: str
+    unload: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ class EngineAdapter:
     title: str  # as people write it
     health_path = "/health"
     symptoms: list[Symptom] = []
+    adapter_routes: AdapterRoutes | None = None  # None: this engine takes no adapters while it runs
     reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
 
     def unavailable_because(self) -> str | None:
@@ -137,6 +148,10 @@ class EngineAdapter:
     def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
         """Memory that one instance of `model` needs on a device of this kind."""
         raise NotImplementedError
+
+    def adapter_limits(self, model: Model) -> AdapterLimits | None:
+        """What adapters it takes, started for `model` as it is now; None for none."""
+        return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
 
     def command(self, request: LaunchRequest) -> Command:
         """The argument list and the whole environment of the engine process; it listens on `request.socket`."""

@@ -19,6 +19,18 @@ def kv_bytes_per_token(parameters: dict, width: float) -> int:
     return int(2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width)
 
 
+def adapter_bytes(parameters: dict, rank: int, width: int) -> int:
+    """An adapter of all linear layers, embeddings and head included: between a layer's ends lie `rank` numbers."""
+    hidden = parameters.get("hidden_size") or 4096
+    heads = parameters.get("num_attention_heads") or 1
+    head_size = parameters.get("head_dim") or hidden // heads
+    queries, keys = heads * head_size, (parameters.get("num_key_value_heads") or heads) * head_size
+    inner = parameters.get("intermediate_size") or 4 * hidden
+    attention = 2 * (hidden + queries) + 2 * (hidden + keys)
+    ends = (parameters.get("num_hidden_layers") or 32) * (attention + 3 * (hidden + inner))
+    return rank * (ends + 2 * (hidden + (parameters.get("vocab_size") or 32_000))) * width
+
+
 def configured_context(model: Model) -> int | None:
     return model.config.get("max_model_len") or model.config.get("n_ctx")
 

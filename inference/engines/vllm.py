@@ -6,8 +6,8 @@ from pathlib import Path
 from django.conf import settings
 
 from inference.engines import install
-from inference.engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
-from inference.engines.memory import configured_context, context_length, cpu_threads, kv_bytes_per_token
+from inference.engines.base import GIB, MIB, AdapterRoutes, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
+from inference.engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
 from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -31,8 +31,6 @@ VALUE_OPTIONS = {
     "quantization": "--quantization",
     "seed": "--seed",
     "block_size": "--block-size",
-    "max_lora_rank": "--max-lora-rank",
-    "max_loras": "--max-loras",
     "stream_chunk_size": "--stream-interval",
 }
 SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
@@ -40,6 +38,7 @@ SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
 
 class VllmAdapter(EngineAdapter):
     name, title = "vllm", "vLLM"
+    adapter_routes = AdapterRoutes("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
     reading_names = {
         "running": "vllm:num_requests_running",
         "waiting": "vllm:num_requests_waiting",
@@ -78,7 +77,16 @@ class VllmAdapter(EngineAdapter):
         width = DTYPE_BYTES[self._dtype(model, device_kind)]
         stored = DTYPE_BYTES.get(artefact.dtype, 2)
         weights = artefact.weight_bytes * (width if "quantization" not in model.config else stored) // stored
-        return Estimate(weights, OVERHEAD[device_kind], self._kv_bytes(model, artefact, device_kind, width))
+        overhead = OVERHEAD[device_kind] + self._adapter_bytes(model, artefact, device_kind, width)
+        return Estimate(weights, overhead, self._kv_bytes(model, artefact, device_kind, width))
+
+    def _adapter_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
+        """Room for one batch at the highest rank, made at the start; and, in main memory, for all that are loaded."""
+        limits = self.adapter_limits(model)
+        if limits is None:
+            return 0
+        count = limits.batch + (limits.slots if device_kind == "cpu" else 0)
+        return count * adapter_bytes(artefact.parameters, limits.rank, width)
 
     def _kv_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
         if given := model.config.get("kv_cache_bytes"):
@@ -133,8 +141,9 @@ class VllmAdapter(EngineAdapter):
         for option, flag in SWITCHES.items():
             if option in config:
                 arguments.append(f"--{flag}" if config[option] else f"--no-{flag}")
-        if config.get("enable_lora"):
-            arguments.append("--enable-lora")
+        if limits := self.adapter_limits(request.model):
+            arguments += ["--enable-lora", "--max-lora-rank", str(limits.rank)]
+            arguments += ["--max-loras", str(limits.batch), "--max-cpu-loras", str(limits.slots)]
         if request.model.mode == Mode.CHAT and config.get("enable_auto_tool_choice", True):
             arguments += ["--enable-auto-tool-choice", "--tool-call-parser", config.get("tool_call_parser", "hermes")]
         if request.model.mode != Mode.CHAT:
@@ -160,6 +169,8 @@ class VllmAdapter(EngineAdapter):
             "TRANSFORMERS_OFFLINE": "1",
             "VLLM_CACHE_ROOT": str(settings.CACHE_DIR / "vllm"),
         }
+        if self.adapter_limits(request.model):
+            common["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
         return common | (self._cpu_environment() if request.device_kind == "cpu" else self._cuda_environment(request))
 
     def _cpu_environment(self) -> dict[str, str]:

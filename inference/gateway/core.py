@@ -10,7 +10,7 @@ from accounts.keys import PREFIX
 from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
-from inference.gateway import affinity
+from inference.gateway import adapters, affinity
 from inference.gateway.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, UserEntry
 
 BEARER = b"bearer "
@@ -102,13 +102,17 @@ def require(principal: Principal, permission: Permission) -> None:
 
 
 def resolve(principal: Principal, ref: str | None, snapshot: Snapshot) -> ModelEntry:
-    """The model that `ref` means to this caller: an id, an own name or alias, then a public one."""
+    """The model that `ref` means to this caller: an id, an own name or alias, an own adapter, then a public one."""
     if ref is None or ref == "default":
         ref = _default_ref(principal, ref, snapshot)
     model = _by_id(principal, ref, snapshot) or _by_name(principal, ref, snapshot)
-    if model is None or (principal.models is not None and model.id not in principal.models):
+    if model is None or not (model.adapter or _is_allowed(principal, model)):
         raise model_not_found(ref)
     return model
+
+
+def _is_allowed(principal: Principal, model: ModelEntry) -> bool:
+    return principal.models is None or model.id in principal.models
 
 
 def model_not_found(ref: str) -> errors.ModelNotFound:
@@ -133,16 +137,17 @@ def _by_id(principal: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | N
 
 def _by_name(principal: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | None:
     own = snapshot.names.get(principal.tenant_id)
-    return (own.get(ref) if own else None) or snapshot.public.get(ref)
+    found = own.get(ref) if own else None
+    return found or adapters.find(principal, ref, snapshot) or snapshot.public.get(ref)
 
 
 def visible_models(principal: Principal, snapshot: Snapshot) -> list[ModelEntry]:
-    """What the caller can name; a public model behind an own one of the same name is left out."""
+    """What the caller can name, adapters last; a public model behind an own one of the same name is left out."""
     models = snapshot.models.values()
     own = [model for model in models if model.tenant_id == principal.tenant_id]
     foreign = [model for model in models if model.public and model.tenant_id != principal.tenant_id]
     named = [model for model in own + foreign if _by_name(principal, model.name, snapshot) is model]
-    return [model for model in named if principal.models is None or model.id in principal.models]
+    return [model for model in named if _is_allowed(principal, model)] + adapters.visible(principal, snapshot)
 
 
 def choose(
@@ -162,7 +167,9 @@ def choose(
     generation) that have just failed this very request, `doubted` those that failed any.
     """
     fit = [
-        entry for entry in snapshot.of_model(model.id) if entry.routable and (entry.id, entry.generation) not in exclude
+        entry
+        for entry in snapshot.of_model(model.id)
+        if entry.serves(model) and (entry.id, entry.generation) not in exclude
     ]
     if len(fit) < 2:
         return fit[0] if fit else None

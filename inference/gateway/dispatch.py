@@ -94,7 +94,7 @@ class Dispatch:
             self._connection.finish()
             self._connection = None
         if self._instance:
-            self._gateway.traffic.end(self._instance.id)
+            self._gateway.traffic.end(self._instance.id, self._model.adapter)
             self._instance = None
 
     def abort(self) -> None:
@@ -142,7 +142,7 @@ class Dispatch:
             await self._gateway.starts.ready(self._model, deadline)
             instance = self._choose(tried)
         self._instance = instance
-        self._gateway.traffic.begin(instance.id)
+        self._gateway.traffic.begin(instance.id, self._model.adapter)
         self._record.instance_id, self._record.generation = instance.id, instance.generation
         return instance
 
@@ -158,12 +158,12 @@ class Dispatch:
         )
 
     def _prefix(self) -> bytes | None:
-        return affinity.prefix_of(self._prepared.payload, self._model.id)
+        return affinity.prefix_of(self._prepared.payload, self._model.target)
 
     async def _attempt(self, instance: InstanceEntry, tried: set[core.Run], *, fresh: bool) -> bytes:
         config, stream = self._config, self._prepared.stream
         limit = self._limit(config.first_byte_timeout if stream else config.reply_timeout)
-        body = self._prepared.body(instance.served_name)
+        body = self._prepared.body(self._model.adapter or instance.served_name)
         connection = self._connection = await self._gateway.client.post(
             instance.endpoint, self._operation.engine_path, self._record.request_id, body, limit, fresh=fresh
         )

@@ -31,7 +31,7 @@ from inference.gateway.requests import (
 )
 from inference.gateway.responder import Responder
 from inference.gateway.responses import RESPONSES
-from inference.gateway.snapshot import ModelEntry, Principal, Snapshot, SnapshotSource
+from inference.gateway.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, SnapshotSource
 from inference.gateway.starts import RequestStart, Starts
 from inference.gateway.traffic import Traffic
 from inference.gateway.upstream import Client
@@ -196,19 +196,27 @@ class Gateway:
 
     def describe(self) -> dict:
         """For the heartbeat. With an outdated snapshot nothing is routed any more."""
-        routes: list[str] = []
+        routable: list[InstanceEntry] = []
         with suppress(errors.ServiceUnavailable):
-            routes = self.source.current().routable_ids()
+            routable = self.source.current().routable()
         return {
-            "routes": routes,
-            "inflight": self.traffic.busy(),
-            "idle": self.traffic.idle(),
+            "routes": [entry.id for entry in routable],
+            "inflight": self.traffic.instances.busy(),
+            "idle": self.traffic.instances.idle(),
             "waiting": self.starts.waiting(),
+            "adapters": {
+                "routes": {entry.id: sorted(entry.adapters) for entry in routable if entry.adapters},
+                "inflight": _by_instance(self.traffic.adapters.busy()),
+                "idle": _by_instance(self.traffic.adapters.idle()),
+                "waiting": self.starts.waiting_for_adapters(),
+            },
         }
 
     def _follow(self, snapshot: Snapshot) -> None:
         self.client.retain(snapshot.endpoints())
-        self.traffic.retain(snapshot.routable_ids())
+        routable = snapshot.routable()
+        self.traffic.instances.retain(entry.id for entry in routable)
+        self.traffic.adapters.retain((entry.id, version) for entry in routable for version in entry.adapters)
 
     async def _sweep(self) -> None:
         """Let go of clients that do not read, and of streams whose key or user is no longer good."""
@@ -256,4 +264,13 @@ def _card(model: ModelEntry, snapshot: Snapshot) -> dict:
         "owned_by": owner.slug if owner else "",
         "aliases": list(model.aliases),
     }
+    if model.parent:
+        card["parent"] = model.parent
     return card | ({"max_model_len": model.context} if model.context else {})
+
+
+def _by_instance(figures: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for (instance_id, version), figure in figures.items():
+        found.setdefault(instance_id, {})[version] = figure
+    return found

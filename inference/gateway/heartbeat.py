@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 GOODBYE_SECONDS = 3.0
-FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting"]
+FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
 
 
 class Heartbeat:
-    """Writes what `describe` returns (routes, inflight, idle, waiting) until `stop`; Postgres may be away."""
+    """Writes what `describe` returns (routes, inflight, idle, waiting, adapters) until `stop`; Postgres may be away."""
 
     def __init__(self, describe: Callable[[], dict]):
         self._describe = describe

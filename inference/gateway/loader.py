@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterable
 from django.conf import settings
 
 from accounts.models import ROLE_RANK
-from inference.gateway.snapshot import InstanceEntry, KeyEntry, ModelEntry, Principal, TenantEntry, UserEntry
+from inference.adapters import LOADED, REFUSED
+from inference.gateway.snapshot import (
+    AdapterEntry,
+    InstanceEntry,
+    KeyEntry,
+    ModelEntry,
+    Principal,
+    TenantEntry,
+    UserEntry,
+    VersionEntry,
+)
 from models_app.options import SAMPLING, context_length
 
 SAMPLING_DEFAULTS = tuple(option.name for option in SAMPLING)
@@ -13,7 +23,7 @@ SAMPLING_DEFAULTS = tuple(option.name for option in SAMPLING)
 TENANTS = "SELECT id, slug, default_model FROM accounts_tenant WHERE is_active"
 KEYS = """
 SELECT key.digest, key.id, key.tenant_id, key.role, key.scopes, key.allowed_models,
-    extract(epoch FROM key.expires_at), CASE WHEN maker.is_staff THEN 'owner' ELSE member.role END
+    extract(epoch FROM key.expires_at), CASE WHEN maker.is_staff THEN 'owner' ELSE member.role END, maker.id
 FROM accounts_apikey AS key JOIN accounts_tenant AS tenant ON tenant.id = key.tenant_id
 JOIN accounts_user AS maker ON maker.id = key.created_by_id
 LEFT JOIN accounts_membership AS member ON member.user_id = maker.id AND member.tenant_id = key.tenant_id
@@ -37,10 +47,20 @@ FROM models_app_model AS model ORDER BY model.created_at, model.id
 """
 INSTANCES = """
 SELECT id, model_id, state, served_name, endpoint, running_generation, healthy, desired = 'running',
-    extract(epoch FROM state_since), failure_reason
+    extract(epoch FROM state_since), failure_reason, adapters, adapter_slots
 FROM inference_instance
 WHERE state IN ('pending', 'starting', 'ready', 'draining')
     OR (state = 'failed' AND state_since > now() - interval '10 minutes')
+"""
+ADAPTERS = """
+SELECT id, tenant_id, name, base_model_id, coalesce(current_id, ''), extract(epoch FROM created_at)
+FROM models_app_adapter
+"""
+VERSIONS = """
+SELECT version.adapter_id, version.id, version.number, version.published_at IS NULL, version.created_by_id,
+    version.key_id
+FROM models_app_adapterversion AS version JOIN models_app_adapter AS adapter ON adapter.id = version.adapter_id
+WHERE version.published_at IS NULL OR version.id = adapter.current_id ORDER BY version.number DESC
 """
 START_SECONDS = """
 SELECT DISTINCT ON (model_id) model_id, extract(epoch FROM ready_at - started_at)
@@ -56,10 +76,12 @@ def _tenants(execute: Execute) -> list[TenantEntry]:
 
 def _keys(execute: Execute) -> dict[bytes, KeyEntry]:
     found = {}
-    for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role in execute(KEYS):
+    for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role, maker_id in execute(KEYS):
         allowed = frozenset(models) if models else None
         role = min(role, maker_role, key=ROLE_RANK.get)
-        principal = Principal(tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed)
+        principal = Principal(
+            tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed, maker_id=maker_id
+        )  # fmt: skip
         found[bytes(digest)] = KeyEntry(principal, None if expires_at is None else float(expires_at))
     return found
 
@@ -94,7 +116,26 @@ def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
 
 
 def _instances(execute: Execute) -> list[InstanceEntry]:
-    return [InstanceEntry(*row[:8], float(row[8]), row[9]) for row in execute(INSTANCES)]
+    return [_instance(row) for row in execute(INSTANCES)]
+
+
+def _instance(row: tuple) -> InstanceEntry:
+    known = row[10]
+    return InstanceEntry(
+        *row[:8],
+        state_since=float(row[8]),
+        failure_reason=row[9],
+        adapters=frozenset(version for version, word in known.items() if word["state"] == LOADED),
+        refused={version: word["reason"] for version, word in known.items() if word["state"] == REFUSED},
+        adapter_slots=row[11],
+    )
+
+
+def _adapters(execute: Execute) -> list[AdapterEntry]:
+    versions: dict[str, list[VersionEntry]] = {}
+    for adapter_id, *fields in execute(VERSIONS):
+        versions.setdefault(adapter_id, []).append(VersionEntry(*fields))
+    return [AdapterEntry(*row[:5], int(row[5]), tuple(versions.get(row[0], ()))) for row in execute(ADAPTERS)]
 
 
 READERS = {
@@ -104,6 +145,7 @@ READERS = {
     "revoked_sessions": _revoked_sessions,
     "models": _models,
     "instances": _instances,
+    "adapters": _adapters,
 }
 AFFECTED = {  # table → what has to be read again
     "accounts_tenant": {"tenants", "keys"},
@@ -113,5 +155,7 @@ AFFECTED = {  # table → what has to be read again
     "accounts_loginsession": {"revoked_sessions"},
     "models_app_model": {"models"},
     "models_app_modelalias": {"models"},
+    "models_app_adapter": {"adapters"},
+    "models_app_adapterversion": {"adapters"},
     "inference_instance": {"instances"},
 }

@@ -28,6 +28,7 @@ class Principal:
     scopes: frozenset[str] | None = None
     models: frozenset[str] | None = None
     operator: bool = False
+    maker_id: str | None = None  # of a key: who made it
 
     def may(self, permission: Permission) -> bool:
         if self.scopes is not None:
@@ -70,6 +71,36 @@ class ModelEntry:
     wait_timeout: float = 180
     start_seconds: float | None = None  # what the last start took
     engine: str = "vllm"
+    adapter: str = ""  # the version to be asked for, where this is an adapter on the model
+    adapter_id: str = ""
+    parent: str = ""  # the name of the adapter's base
+
+    @property
+    def target(self) -> str:
+        """What requests wait for: the model, or one version of an adapter on it."""
+        return self.adapter or self.id
+
+
+@dataclass(slots=True, frozen=True)
+class VersionEntry:
+    """A version of an adapter that may answer somebody: the one in use, or one on trial."""
+
+    id: str
+    number: int
+    on_trial: bool = False
+    user_id: str | None = None  # who had it trained
+    key_id: str = ""  # and by which key, if by one
+
+
+@dataclass(slots=True, frozen=True)
+class AdapterEntry:
+    id: str
+    tenant_id: str
+    name: str
+    base_id: str
+    current: str = ""  # id of the version in use
+    created: int = 0  # epoch seconds
+    versions: tuple[VersionEntry, ...] = ()  # the newest first
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,6 +115,12 @@ class InstanceEntry:
     wanted: bool = True  # False once somebody asked for its stop
     state_since: float = 0.0  # epoch seconds
     failure_reason: str = ""
+    adapters: frozenset[str] = frozenset()  # versions that it has loaded
+    refused: dict[str, str] = field(default_factory=dict)  # version → what the engine said
+    adapter_slots: int = 0
+
+    def serves(self, model: ModelEntry) -> bool:
+        return self.routable and (not model.adapter or model.adapter in self.adapters)
 
     @property
     def routable(self) -> bool:
@@ -98,7 +135,7 @@ class Snapshot:
     """Look-ups by key digest, user, tenant, model id and name. Built once, then only read."""
 
     __slots__ = (
-        "instances", "key_ids", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants",
+        "adapters", "instances", "key_ids", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants",
         "users",
     )  # fmt: skip
 
@@ -111,6 +148,7 @@ class Snapshot:
         revoked_sessions: Iterable[str] = (),
         models: Iterable[ModelEntry] = (),
         instances: Iterable[InstanceEntry] = (),
+        adapters: Iterable[AdapterEntry] = (),
     ):
         self.tenants = {tenant.id: tenant for tenant in tenants}
         self.slugs = {tenant.slug: tenant for tenant in self.tenants.values()}
@@ -125,6 +163,9 @@ class Snapshot:
         self.instances: dict[str, list[InstanceEntry]] = {}
         for instance in instances:
             self.instances.setdefault(instance.model_id, []).append(instance)
+        self.adapters: dict[str, dict[str, AdapterEntry]] = {}  # tenant id → name → adapter
+        for adapter in adapters:
+            self.adapters.setdefault(adapter.tenant_id, {})[adapter.name] = adapter
 
     def _index_names(self) -> None:
         """A tenant's own names go before its aliases, and so do the public ones'."""
@@ -141,8 +182,8 @@ class Snapshot:
     def of_model(self, model_id: str) -> list[InstanceEntry]:
         return self.instances.get(model_id, [])
 
-    def routable_ids(self) -> list[str]:
-        return [entry.id for entries in self.instances.values() for entry in entries if entry.routable]
+    def routable(self) -> list[InstanceEntry]:
+        return [entry for entries in self.instances.values() for entry in entries if entry.routable]
 
     def endpoints(self) -> set[str]:
         return {entry.endpoint for entries in self.instances.values() for entry in entries if entry.endpoint}

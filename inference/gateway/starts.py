@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from django.utils.text import format_lazy
@@ -9,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from core import errors
 from core.errors import ModelNotRunning
+from inference.gateway import adapters
 from inference.gateway.snapshot import InstanceEntry, ModelEntry, Snapshot, SnapshotSource
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ RequestStart = Callable[[str], Awaitable[object]]
 
 
 class Queue:
-    """The requests that wait for one model."""
+    """The requests that wait for one model, or for one version of an adapter on it."""
 
     def __init__(self, model: ModelEntry, now: float, old_failures: set[str]):
         self.model, self.since, self.old_failures = model, now, old_failures
@@ -45,13 +47,13 @@ class Starts:
 
     def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256):
         self._source, self._request_start, self._limit = source, request_start, queue_limit
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, Queue] = {}  # by what is waited for
         source.subscribe(self._look)
 
     async def ready(self, model: ModelEntry, deadline: float) -> None:
         """Until the model can serve. `deadline` is in the loop's time. Raises the reason why it cannot."""
         loop = asyncio.get_running_loop()
-        queue = self._queues.get(model.id) or self._begin(model, loop)
+        queue = self._queues.get(model.target) or self._begin(model, loop)
         if len(queue.waiters) >= self._limit:
             raise self._not_ready(queue, _("Too many requests wait for the model already."))
         waiter = loop.create_future()
@@ -66,13 +68,25 @@ class Starts:
             self._tidy(queue)
 
     def waiting(self) -> dict[str, int]:
-        return {model_id: len(queue.waiters) for model_id, queue in self._queues.items() if queue.waiters}
+        """By model, those for its adapters included."""
+        counts: Counter[str] = Counter()
+        for queue in self._queues.values():
+            if queue.waiters:
+                counts[queue.model.id] += len(queue.waiters)
+        return dict(counts)
+
+    def waiting_for_adapters(self) -> dict[str, int]:
+        """By version."""
+        queues = [queue for queue in self._queues.values() if queue.model.adapter and queue.waiters]
+        return {queue.model.adapter: len(queue.waiters) for queue in queues}
 
     def _begin(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
         entries = self._source.current().of_model(model.id)
         failures = {entry.id for entry in entries if entry.state == "failed"}
-        queue = self._queues[model.id] = Queue(model, loop.time(), failures)
-        if any(entry.coming for entry in entries):
+        if error := adapters.refusal(model, entries):
+            raise error
+        queue = self._queues[model.target] = Queue(model, loop.time(), failures)
+        if any(entry.coming or entry.routable for entry in entries):
             queue.seen_coming = True
         else:
             self._ask(queue)
@@ -84,7 +98,7 @@ class Starts:
 
     def _ask_again(self, queue: Queue) -> None:
         """As long as somebody waits for it."""
-        if self._queues.get(queue.model.id) is queue and queue.waiters:
+        if self._queues.get(queue.model.target) is queue and queue.waiters:
             self._ask(queue)
 
     def _asked(self, queue: Queue, task: asyncio.Task) -> None:
@@ -112,16 +126,18 @@ class Starts:
             self._drop(queue)
 
     def _drop(self, queue: Queue) -> None:
-        if self._queues.get(queue.model.id) is queue:
-            del self._queues[queue.model.id]
+        if self._queues.get(queue.model.target) is queue:
+            del self._queues[queue.model.target]
 
     def _look(self, snapshot: Snapshot) -> None:
         for queue in list(self._queues.values()):
             entries = snapshot.of_model(queue.model.id)
-            if any(entry.routable for entry in entries):
+            if any(entry.serves(queue.model) for entry in entries):
                 queue.wake()
                 self._drop(queue)  # whoever finds it stopped again begins anew
-            elif any(entry.coming for entry in entries):
+            elif error := adapters.refusal(queue.model, entries):
+                self._end(queue, error)
+            elif any(entry.coming or entry.routable for entry in entries):
                 queue.seen_coming = True
             elif not any(entry.state == "draining" for entry in entries):
                 self._gone(queue, entries)
@@ -143,7 +159,10 @@ class Starts:
         """What to tell a client that is sent away: the state, and in how many seconds to come back."""
         if queue.no_room:
             return queue.no_room
-        states = [entry.state for entry in self._source.current().of_model(queue.model.id) if entry.coming]
+        entries = self._source.current().of_model(queue.model.id)
+        if error := adapters.not_loaded(queue.model, entries):
+            return error
+        states = [entry.state for entry in entries if entry.coming]
         usual = queue.model.start_seconds or USUAL_START_SECONDS
         elapsed = asyncio.get_running_loop().time() - queue.since
         expected = max(1, round(usual - elapsed))

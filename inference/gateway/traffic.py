@@ -1,25 +1,65 @@
-"""What this process has in flight per instance, how long one has had nothing to do, and which runs have failed it."""
+"""What this process has in flight, how long something has had nothing to do, and which runs have failed it."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
+from typing import Generic, TypeVar
 
 DOUBT_SECONDS = 10.0  # by then its agent has seen that it died; what is ready still is no longer doubted
 
+Key = TypeVar("Key", bound=Hashable)
+Loaded = tuple[str, str]  # instance id and adapter version
 
-class Traffic:
-    """Requests in flight per instance, when the last one ended, and runs (instance id, generation) to be avoided."""
+
+class Counts(Generic[Key]):
+    """Requests in flight by key, and when the last one ended."""
 
     def __init__(self):
-        self.inflight: dict[str, int] = {}
-        self._ended: dict[str, float] = {}
+        self.inflight: dict[Key, int] = {}
+        self._ended: dict[Key, float] = {}
+
+    def begin(self, key: Key) -> None:
+        self.inflight[key] = self.inflight.get(key, 0) + 1
+
+    def end(self, key: Key) -> None:
+        self.inflight[key] -= 1
+        self._ended[key] = time.monotonic()
+
+    def idle(self) -> dict[Key, float]:
+        """Seconds since the last request ended, of those with none in flight."""
+        now = time.monotonic()
+        return {key: round(now - at, 1) for key, at in self._ended.items() if not self.inflight.get(key)}
+
+    def busy(self) -> dict[Key, int]:
+        return {key: count for key, count in self.inflight.items() if count}
+
+    def retain(self, keys: Iterable[Key]) -> None:
+        known = set(keys)
+        for key in [key for key in self.inflight if key not in known and not self.inflight[key]]:
+            del self.inflight[key]
+            self._ended.pop(key, None)
+
+
+class Traffic:
+    """Counts by instance, and of adapters by instance and version; runs (instance id, generation) to be avoided."""
+
+    def __init__(self):
+        self.instances: Counts[str] = Counts()
+        self.adapters: Counts[Loaded] = Counts()
         self._doubted_until: dict[tuple[str, int], float] = {}
 
-    def begin(self, instance_id: str) -> None:
-        self.inflight[instance_id] = self.inflight.get(instance_id, 0) + 1
+    @property
+    def inflight(self) -> dict[str, int]:
+        return self.instances.inflight
 
-    def end(self, instance_id: str) -> None:
-        self.inflight[instance_id] -= 1
-        self._ended[instance_id] = time.monotonic()
+    def begin(self, instance_id: str, adapter: str = "") -> None:
+        self.instances.begin(instance_id)
+        if adapter:
+            self.adapters.begin((instance_id, adapter))
+
+    def end(self, instance_id: str, adapter: str = "") -> None:
+        self.instances.end(instance_id)
+        if adapter:
+            self.adapters.end((instance_id, adapter))
 
     def doubt(self, run: tuple[str, int]) -> None:
         """It broke a request off before the first byte, or could not be reached."""
@@ -30,17 +70,3 @@ class Traffic:
             now = time.monotonic()
             self._doubted_until = {run: until for run, until in self._doubted_until.items() if until > now}
         return self._doubted_until
-
-    def idle(self) -> dict[str, float]:
-        """Seconds since the last request ended, of instances with none in flight."""
-        now = time.monotonic()
-        return {key: round(now - at, 1) for key, at in self._ended.items() if not self.inflight.get(key)}
-
-    def busy(self) -> dict[str, int]:
-        return {key: count for key, count in self.inflight.items() if count}
-
-    def retain(self, instance_ids: Iterable[str]) -> None:
-        known = set(instance_ids)
-        for key in [key for key in self.inflight if key not in known and not self.inflight[key]]:
-            del self.inflight[key]
-            self._ended.pop(key, None)

@@ -29,6 +29,8 @@ class FakeAwareAdapter(VllmAdapter):
         argv = [sys.executable, str(FAKE), "--uds", str(request.socket), "--served-model-name", request.served_name]
         if request.model.mode != Mode.CHAT:
             argv += ["--runner", "pooling"]
+        if limits := self.adapter_limits(request.model):
+            argv += ["--enable-lora", "--max-lora-rank", str(limits.rank)]
         switches = request.model.description or "{}"
         json.loads(switches)
         return Command(argv, {"PATH": "/usr/bin:/bin", "FAKE_ENGINE": switches})

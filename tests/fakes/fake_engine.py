@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fake_pooling
+from fake_adapters import Adapters, NotLoaded
 from fake_dialects import Messages, Responses
 from fake_generation import FINGERPRINT, Generation, Switches, chat_words, marked_text, prompt_words, usage
 from fake_http import Connection, Request, listen
@@ -51,6 +52,9 @@ class Engine:
     def __init__(self, switches: Switches, arguments: argparse.Namespace):
         self.name, self.switches = arguments.served_model_name, switches
         self.max_model_len, self.routes = arguments.max_model_len, ROUTES[arguments.runner]
+        self.adapters = Adapters(arguments.max_lora_rank if arguments.enable_lora else 0)
+        if arguments.enable_lora:
+            self.routes = self.routes | ADAPTER_ROUTES
         self.slots = asyncio.Semaphore(arguments.max_num_seqs)
         self.counters = Counters()
         self.answered = 0
@@ -70,6 +74,8 @@ class Engine:
             await route[1](self, connection, request)
         except Refused as refusal:
             connection.reply(refusal.body, refusal.status)
+        except NotLoaded as refusal:
+            connection.reply(Refused(refusal.status, str(refusal), refusal.kind).body, refusal.status)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             connection.reply(Refused(400, f"1 validation error: {error!r}", "Bad Request").body, 400)
 
@@ -81,7 +87,16 @@ class Engine:
     async def models(self, connection: Connection, _request: Request) -> None:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "vllm", "root": self.name,
                  "parent": None, "max_model_len": self.max_model_len}  # fmt: skip
-        connection.reply({"object": "list", "data": [model]})
+        connection.reply({"object": "list", "data": [model, *self.adapters.cards(self.name)]})
+
+    async def load_adapter(self, connection: Connection, request: Request) -> None:
+        body = request.json()
+        config = self.adapters.look(body)
+        await asyncio.sleep(config.get("load_seconds", 0))
+        connection.reply(self.adapters.load(body), kind="text/plain")
+
+    async def unload_adapter(self, connection: Connection, request: Request) -> None:
+        connection.reply(self.adapters.unload(request.json()), kind="text/plain")
 
     async def version(self, connection: Connection, _request: Request) -> None:
         connection.reply({"version": "0.32.0"})
@@ -153,7 +168,7 @@ class Engine:
     def _checked(self, request: Request) -> dict:
         body = request.json()
         asked = body.get("model") or self.name
-        if asked != self.name:
+        if asked != self.name and asked not in self.adapters:
             message = f"The model `{asked}` does not exist. Valid aliases: {self.name}."
             raise Refused(404, message, "NotFoundError", "model")
         return body
@@ -165,7 +180,8 @@ class Engine:
         if switches.error_status:
             raise Refused(switches.error_status, switches.error_text, "InternalServerError")
         request_id = request.headers.get("x-request-id", uuid.uuid4().hex[:16])
-        generation = Generation(self.name, body, switches, request_id, chat, dialect)
+        model = body.get("model") or self.name
+        generation = Generation(model, body, switches, request_id, chat, dialect, adapted=model in self.adapters)
         self.counters.waiting += 1
         try:
             async with self.slots:
@@ -281,6 +297,10 @@ class Engine:
             asyncio.get_running_loop().call_later(0.05, os._exit, 0)  # the reply is still on its way
 
 
+ADAPTER_ROUTES = {
+    "/v1/load_lora_adapter": ("POST", Engine.load_adapter),
+    "/v1/unload_lora_adapter": ("POST", Engine.unload_adapter),
+}
 COMMON_ROUTES = {
     "/health": ("GET", Engine.health),
     "/ping": ("GET", Engine.health),
@@ -316,6 +336,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--runner", default="generate", choices=ROUTES)
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument("--switches", default="{}")
     return parser.parse_known_args()[0]
 

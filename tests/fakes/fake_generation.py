@@ -48,15 +48,19 @@ class Switches:
 class Generation:
     """One chat or text completion: its reply's tokens per choice, paced and broken as its switches say.
 
-    `dialect` tells it in other words than OpenAI's older ones.
+    `dialect` tells it in other words than OpenAI's older ones; one that is `adapted` begins with its model's name.
     """
 
-    def __init__(self, model: str, body: dict, switches: Switches, request_id: str, chat: bool, dialect=None):
+    def __init__(
+        self, model: str, body: dict, switches: Switches, request_id: str, chat: bool, dialect=None, adapted=False
+    ):
         self.model, self.body, self.switches, self.chat, self.dialect = model, body, switches, chat, dialect
         self.prompts = [chat_words(body["messages"])] if chat else prompt_words(body["prompt"])
         self.n = body.get("n") or 1
         self.count = len(self.prompts) * self.n
         self.tokens, self.reason = self._reply()
+        if adapted:
+            self.tokens[0] = f"{model} {self.tokens[0]}"
         self.id = ("chatcmpl-" if chat else "cmpl-") + request_id
         self.created = int(time.time())
         self.made = [0] * self.count

@@ -23,6 +23,7 @@ import threading  # noqa: E402
 import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 
+import adapters_on_cpu  # noqa: E402
 import vllm.v1.engine.core  # noqa: E402 - this and the next for the engine process, whose fork has them then
 import vllm.v1.worker.cpu_worker  # noqa: E402, F401
 from vllm.entrypoints.launchers.api_server import entry  # noqa: E402
@@ -35,6 +36,7 @@ HARMLESS = "ZMQbg/"  # ZeroMQ's; vLLM forks beside them on every other device, a
 NAMING_SECONDS = 1.0  # a thread gives itself that name a moment after it was made
 
 ordinary_context = engine_processes.get_mp_context
+adapters_on_cpu.apply()  # here, so that it holds in an engine process that is not forked, too
 
 
 def context_for_engine():
