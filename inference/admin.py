@@ -1,5 +1,7 @@
 """Operators' pages for models, instances, nodes and tasks. Actions call services."""
 
+from collections.abc import Callable, Iterable
+
 from django.contrib import admin, messages
 from django.shortcuts import redirect
 from django.utils.html import format_html
@@ -18,6 +20,7 @@ from models_app.forms import AliasFormSet, ModelForm
 from models_app.models import Model, ModelAlias
 
 RUNNING = _("%s is running. Stop it first.")
+STOPPING = _("%s is stopping.")
 STATUS_COLOURS = {"running": "success", "starting": "info", "stopping": "warning", "error": "danger"}
 
 
@@ -65,7 +68,27 @@ class CatalogueAdmin(AuditedAdmin):
         if model and lifecycle.get().is_active(model):
             self.message_user(request, RUNNING % model, messages.ERROR)
             return redirect("admin:models_app_model_change", object_id)
-        return super().delete_view(request, object_id, extra_context)
+        return self._told(request, super().delete_view, request, object_id, extra_context)
+
+    def change_view(self, request, object_id, form_url="", extra_context=None):
+        return self._told(request, super().change_view, request, object_id, form_url, extra_context)
+
+    def changelist_view(self, request, extra_context=None):
+        return self._told(request, super().changelist_view, request, extra_context)
+
+    def _told(self, request, view, *arguments):
+        """What a service refuses at the last moment: it was started, or deleted, since the page was made."""
+        try:
+            return view(*arguments)
+        except PlatformError as error:
+            self.message_user(request, error.message, messages.ERROR)
+            return redirect("admin:models_app_model_changelist")
+
+    def save_model(self, request, obj, form, change):
+        """A row that was deleted meanwhile does not come back."""
+        if change:
+            catalogue.lock(obj)
+        super().save_model(request, obj, form, change)
 
     def delete_model(self, request, obj):
         catalogue.delete(actor_for_user(request.user), obj, force=False, request=request)
@@ -92,24 +115,25 @@ class CatalogueAdmin(AuditedAdmin):
 
     @action(description=_("Start"))
     def start_models(self, request, queryset):
-        self._each(request, queryset, services.start, _("%s is starting."))
+        _each(self, request, queryset, services.start, _("%s is starting."))
 
     @action(description=_("Stop"))
     def stop_models(self, request, queryset):
-        self._each(request, queryset, services.stop, _("%s is stopping."))
+        _each(self, request, queryset, services.stop, STOPPING)
 
     @action(description=_("Restart"))
     def restart_models(self, request, queryset):
-        self._each(request, queryset, services.restart, _("%s is restarting."))
+        _each(self, request, queryset, services.restart, _("%s is restarting."))
 
-    def _each(self, request, queryset, verb, done) -> None:
-        for model in queryset:
-            try:
-                verb(model)
-                self.audit(request, verb.__name__, model)
-                self.message_user(request, done % model.name, messages.SUCCESS)
-            except PlatformError as error:
-                self.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
+
+def _each(page: AuditedAdmin, request, models: Iterable[Model], verb: Callable[[Model], Task], done: str) -> None:
+    for model in models:
+        try:
+            verb(model)
+            page.audit(request, verb.__name__, model)
+            page.message_user(request, done % model.name, messages.SUCCESS)
+        except PlatformError as error:
+            page.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
 
 
 @admin.register(Instance)
@@ -140,10 +164,8 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     @action(description=_("Stop"), permissions=["view"])
     def stop_instances(self, request, queryset):
-        for instance in queryset.active().select_related("model"):
-            services.stop(instance.model)
-            self.audit(request, "stop", instance)
-            self.message_user(request, _("%s is stopping.") % instance.model.name, messages.SUCCESS)
+        """A replica alone would be replaced: its model stops."""
+        _each(self, request, Model.objects.filter(instances__in=queryset.active()).distinct(), services.stop, STOPPING)
 
 
 class DeviceInline(TabularInline):

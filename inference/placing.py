@@ -12,12 +12,13 @@ from django.db import transaction
 
 from accounts import configuration
 from core import ids
-from core.errors import PlatformError
+from core.errors import ModelNotFound, PlatformError
 from inference import decisions, ledger, snapshots, transitions, ways, wording
 from inference.decisions import PLACED, REFUSED, WAITING
 from inference.models import Instance
 from inference.placement.choice import place as decide
 from inference.placement.shapes import Decision, PlacementRequest, Snapshot
+from models_app import services as catalogue
 from models_app.models import Model
 
 TRIES = 3
@@ -85,7 +86,9 @@ def note(error: PlatformError) -> None:
     """Keep the decision behind it, if there is one."""
     if isinstance(error.__cause__, Refused):
         refused = error.__cause__
-        decisions.keep(refused.model, refused.decision, WAITING if refused.waits else REFUSED)
+        with suppress(ModelNotFound), transaction.atomic():
+            model = catalogue.lock(refused.model)
+            decisions.keep(model, refused.decision, WAITING if refused.waits else REFUSED)
 
 
 def _is_claimed(owner: str, decision: Decision) -> bool:

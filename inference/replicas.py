@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from core.errors import ModelNotFound, PlatformError
 from inference import ledger, placing
 from inference.models import ACTIVE_STATES, Desired, Instance, Reservation, State
+from models_app import services as catalogue
 from models_app.models import Model
 
 logger = logging.getLogger(__name__)
@@ -36,17 +37,6 @@ class Filled:
             return ""
         text = _("%(placed)d of %(wanted)d replicas have found a place: %(reason)s")
         return text % {"placed": len(self.instances), "wanted": model.replicas, "reason": self.shortfall.message}
-
-
-def lock(model: Model) -> Model:
-    """The row as it is now; who changes what runs of a model holds it, so that nobody counts wrong.
-
-    Raises ModelNotFound for one that was deleted meanwhile.
-    """
-    locked = Model.objects.select_for_update(of=["self"]).filter(pk=model.pk).first()
-    if locked is None:
-        raise ModelNotFound(details={"model_id": model.name})
-    return locked
 
 
 def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, evict: bool = True) -> Filled:
@@ -101,7 +91,7 @@ class Keeper:
 
     @transaction.atomic
     def _bring_to_size(self, model: Model) -> None:
-        model = lock(model)
+        model = catalogue.lock(model)
         wanted = list(model.instances.wanted())
         if len(wanted) > model.replicas:
             trim(model)

@@ -8,9 +8,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.actor import Actor
-from core.errors import ModelNotRunning, PlatformError
+from core.errors import ModelNotFound, ModelNotRunning, PlatformError
 from inference import advice, placing, progress, replicas
 from inference.models import Desired, Instance, State, StopReason, Task, TaskKind
+from models_app import services as catalogue
 from models_app.models import Model, ModelQuerySet
 
 
@@ -23,7 +24,7 @@ def start(model: Model, *, force: bool = False, timeout: int | None = None, on_d
     ModelNotRunning (failed a moment ago, to be tried again later) or InvalidRequest (the files), where not even
     one replica can be had.
     """
-    model = replicas.lock(model)
+    model = catalogue.lock(model)
     if not force and not model.instances.active().exists():
         _refuse_right_after_failure(model, on_demand)
     if not on_demand:
@@ -34,13 +35,16 @@ def start(model: Model, *, force: bool = False, timeout: int | None = None, on_d
 
 def start_on_demand(model_id: str) -> Task:
     """The first request for a stopped model; racing callers in all processes get the same instances."""
-    return start(Model.objects.get(pk=model_id), on_demand=True)
+    model = Model.objects.filter(pk=model_id).first()
+    if model is None:
+        raise ModelNotFound(details={"model_id": model_id})
+    return start(model, on_demand=True)
 
 
 @transaction.atomic
 def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
     """Ask for the end of the model's instances, after their requests in flight unless `force`."""
-    model = replicas.lock(model)
+    model = catalogue.lock(model)
     active = model.instances.active()
     runs = dict(active.values_list("pk", "running_generation"))
     limit = replicas.STOP_SECONDS if timeout is None else timeout
@@ -52,7 +56,7 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
 @transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
     """Ask for a new run of each replica, one after the other; a stopped model is started."""
-    model = replicas.lock(model)
+    model = catalogue.lock(model)
     wishes = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
     running = model.instances.wanted()
     runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
@@ -63,7 +67,7 @@ def restart(model: Model, *, force: bool = False, timeout: int | None = None) ->
 
 def scale(model: Model) -> list[str]:
     """The model wants another number of replicas: if it runs, make it so. Returns warnings."""
-    model = replicas.lock(model)
+    model = catalogue.lock(model)
     running = model.instances.wanted().count()
     if running == 0 or running == model.replicas:
         return []
@@ -81,7 +85,7 @@ def unload(model: Model) -> bool:
 
     False where somebody has just asked for more of it.
     """
-    wanted = replicas.lock(model).instances.wanted()
+    wanted = catalogue.lock(model).instances.wanted()
     if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
         return False
     wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
@@ -111,6 +115,8 @@ def _each(models: ModelQuerySet, verb: Callable[[Model], Task]) -> tuple[list[Mo
         try:
             verb(model)
             done.append(model)
+        except ModelNotFound:
+            continue  # deleted meanwhile
         except PlatformError as error:
             failed[model.name] = str(error.message)
     return done, failed

@@ -58,6 +58,17 @@ def resolve_id(actor: Actor, ref: str) -> str | None:
         return None
 
 
+def lock(model: Model) -> Model:
+    """The row as it is now, held to the end of the transaction: who changes it, or what runs of it, begins here.
+
+    Raises ModelNotFound for one that was deleted meanwhile.
+    """
+    locked = Model.objects.select_for_update(of=["self"]).select_related("tenant").filter(pk=model.pk).first()
+    if locked is None:
+        raise ModelNotFound(details={"model_id": model.name})
+    return locked
+
+
 @transaction.atomic
 def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     """A new model of the actor's tenant, and warnings about what will keep it from starting."""
@@ -79,7 +90,7 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
 @transaction.atomic
 def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Model, list[str]]:
     """Merge `fields`: what is left out stays, `config` is merged too (null removes an option)."""
-    model = Model.objects.select_for_update(of=["self"]).select_related("tenant").get(pk=model.pk)
+    model = lock(model)
     names = fields.pop("aliases", None)
     _check_visibility(actor, model.visibility, fields.get("visibility", model.visibility))
     for name, value in fields.items():
@@ -111,7 +122,7 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
     if force:
         running.end(model)
     with transaction.atomic():
-        locked = Model.objects.select_for_update().get(pk=model.pk)  # nothing is started from here on
+        locked = lock(model)  # nothing is started from here on
         if running.is_active(locked):
             raise Conflict(_("The model is running. Stop it first, or add force=true."))
         if locked.adapters.exists():

@@ -430,6 +430,32 @@ def test_racing_changes_of_different_options_are_all_kept(transactional_db, api,
     assert Model.objects.get(name="m").config == options
 
 
+DELETED_MEANWHILE = [
+    ("patch", "m", {"priority": 9}), ("put", "m", {"aliases": ["n"]}), ("delete", "m", None),
+    ("delete", "m?force=true", None), ("post", "m/start", {}), ("post", "m/stop", {}), ("post", "m/restart", {}),
+]  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_meets_a_deletion_is_told_that_the_model_is_missing(transactional_db, api, owner, create):
+    model, client = create(), api(owner)
+
+    def ask(wish: tuple) -> tuple[int, str]:
+        verb, path, body = wish
+        try:
+            return code(getattr(client, verb)(f"{MODELS}/{path}", body))
+        finally:
+            connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(len(DELETED_MEANWHILE)) as pool:
+        with transaction.atomic():
+            model.delete()
+            replies = [pool.submit(ask, wish) for wish in DELETED_MEANWHILE]
+            eventually(lambda: blocked_queries() == len(DELETED_MEANWHILE))
+        assert {reply.result() for reply in replies} == {(404, "MODEL_NOT_FOUND")}
+    assert not Model.objects.exists()
+
+
 # --- fields
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from accounts.models import AuditRecord
+from inference.admin import CatalogueAdmin
 from inference.models import EngineTokens, Instance, Reservation, State, Task, TaskKind
 from models_app.models import Model, ModelAlias
 from tests import running
@@ -145,6 +146,17 @@ def test_a_running_model_is_not_deleted(console, model, state):
     chosen = {"action": "delete_selected", "_selected_action": [model.pk], "post": "yes"}
     assert "ours is running. Stop it first." in console.post(LIST, chosen).content.decode()
     assert (Model.objects.count(), Reservation.objects.count()) == (1, 1)
+
+
+def test_what_changed_since_the_page_was_made_is_told(console, tenant, model, monkeypatch):
+    """A stop, start or deletion by somebody else, between Django's look at the row and the service's."""
+    found = Model.objects.get()
+    monkeypatch.setattr(CatalogueAdmin, "get_object", lambda *_arguments: found)
+    model.delete()
+    for page, fields in (("change", form(tenant)), ("delete", {"post": "yes"})):
+        reply = console.post(f"{LIST}{found.pk}/{page}/", fields, follow=True)
+        assert "The model does not exist." in reply.content.decode()
+    assert not Model.objects.exists()
 
 
 def test_nobody_but_operators_deletes_here(client, owner, model):

@@ -14,6 +14,7 @@ from inference import replicas, services
 from inference.agent import workload
 from inference.engines import registry
 from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
+from models_app import services as catalogue
 from models_app.models import Model
 from tests import running
 from tests.running import GIB
@@ -169,7 +170,7 @@ def test_a_missing_replica_is_brought_back_only_where_there_is_room(tenant, box)
     other = serving(made(tenant, "other", 2), gib=2)
     wide = made(tenant, "wide", 2, replicas=2)
     serving(wide, gib=2)
-    assert replicas.fill(replicas.lock(wide), evict=False).shortfall
+    assert replicas.fill(catalogue.lock(wide), evict=False).shortfall
     other.refresh_from_db()
     assert other.desired == "running"
 

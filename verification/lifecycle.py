@@ -67,8 +67,8 @@ class Player:
         try:
             done = VERBS[step.verb](self, step.which)
             self._tally.done[step.verb if done is not False else f"{step.verb}: nothing there"] += 1
-        except (PlatformError, Model.DoesNotExist) as error:
-            self._tally.refused[f"{step.verb}: {getattr(error, 'code', 'gone meanwhile')}"] += 1
+        except PlatformError as error:
+            self._tally.refused[f"{step.verb}: {error.code}"] += 1
         except Exception as error:
             self.wrong.append(f"{step} raised {error!r}")
             raise

@@ -15,7 +15,6 @@ from inference.gateway.heartbeat import Heartbeat
 from inference.gateway.metering import Meter, UsageTable
 from inference.gateway.refresher import Refresher
 from inference.gateway.snapshot import SnapshotSource
-from models_app.models import Model
 
 FIRST_SNAPSHOT_SECONDS = 10.0
 START_THREADS = 4
@@ -91,8 +90,6 @@ class DataPlane:
 def _start_on_demand(model_id: str) -> None:
     try:
         services.start_on_demand(model_id)
-    except Model.DoesNotExist:
-        raise errors.ModelNotFound() from None
     except errors.InvalidRequest as error:  # the model's files are wrong, not the request for it
         raise errors.ModelNotRunning(error.message, details={"state": "stopped"}) from None
     finally:
