@@ -1,8 +1,11 @@
 """What to do about each cause of a failure: one home for all who tell it, in the reader's language."""
 
+from typing import Protocol
+
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from inference.models import Cause, Instance
+from inference.models import Cause
 
 ADVICE = {
     Cause.OUT_OF_MEMORY: _(
@@ -26,8 +29,15 @@ ADVICE = {
 }
 
 
-def told(instance: Instance) -> str:
-    """Why it failed, and what to do about it; empty where nothing did."""
+class Failed(Protocol):
+    """An instance, as a row or as a gateway knows it."""
+
+    failure_reason: str
+    failure_cause: str
+
+
+def told(instance: Failed):
+    """Why it failed, and what to do about it, in the language of whoever reads it; empty where nothing did."""
     if not instance.failure_reason or not instance.failure_cause:
         return instance.failure_reason
-    return f"{instance.failure_reason} {ADVICE[Cause(instance.failure_cause)]}"
+    return format_lazy("{} {}", instance.failure_reason, ADVICE[Cause(instance.failure_cause)])

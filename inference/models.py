@@ -110,6 +110,7 @@ class Device(models.Model):
 class StopReason(models.TextChoices):
     EVICTED = "evicted", _("It made room for another model.")
     IDLE = "idle", _("Nobody had used it for its idle time.")
+    RESTARTED = "restarted", _("Its machine or worker was started anew.")
 
 
 class Cause(models.TextChoices):

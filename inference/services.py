@@ -48,7 +48,7 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
     active = model.instances.active()
     runs = dict(active.values_list("pk", "running_generation"))
     limit = replicas.STOP_SECONDS if timeout is None else timeout
-    active.update(desired=Desired.STOPPED, force_stop=force, stop_timeout=limit)
+    active.update(desired=Desired.STOPPED, stop_reason="", force_stop=force, stop_timeout=limit)
     return progress.begin(TaskKind.STOP, model, runs)
 
 

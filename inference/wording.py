@@ -1,5 +1,6 @@
 """Decisions of the placement in words: for people of a tenant without a node's name or another tenant's model."""
 
+from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
@@ -10,6 +11,10 @@ from inference.placement.shapes import Candidate, Decision, Why
 
 GIB = 1024**3
 RETRY_SECONDS = 30
+MAKE_ROOM = lazy(
+    "Stop another model, let this one take less, or try again later: GET /api/models/{ref}/explain says who holds what."
+)
+OTHERS_HOLD_IT = {Why.NO_ROOM, Why.LIMIT, Why.TOO_FEW, Why.MAIN_MEMORY}
 WORDS = {
     Why.SILENT: lazy("Its worker does not answer."),
     Why.ENGINE: "{text}",
@@ -103,7 +108,10 @@ def refusal(decision: Decision, waits: bool) -> PlatformError:
         worst = next((each for each in trace if each.why == Why.ENGINE), trace[-1])
         return EngineUnavailable(reason(worst.why, text=worst.text) or None, retry_after=15)
     kind = NoRoomYet if waits else InsufficientResources
-    return kind(_why_no_room(list(trace)), details=_figures(decision), retry_after=RETRY_SECONDS)
+    text = _why_no_room(list(trace))
+    if any(candidate.why in OTHERS_HOLD_IT for candidate in trace):
+        text = format_lazy("{} {}", text, MAKE_ROOM)
+    return kind(text, details=_figures(decision), retry_after=RETRY_SECONDS)
 
 
 def _why_no_room(trace: list[Candidate]) -> str:

@@ -9,7 +9,8 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client
 
-from core import cors
+from core import cors, streaming
+from models_app.models import Model
 from tests.gateway_kit import Engine, chat, engine_folder, instance, served, snapshot
 from tests.web import address  # noqa: F401
 
@@ -84,6 +85,19 @@ def test_a_body_that_is_too_large_is_refused_readably(address):  # noqa: F811
     reply = httpx.post(f"http://{address}/api/auth/token", content=body, headers=headers)
     assert (reply.status_code, reply.headers[ALLOW]) == (413, APP)
     assert reply.json()["message"] == "请求体过大。"
+
+
+def test_one_stream_too_many_is_refused_readably(address, monkeypatch, key, tenant):  # noqa: F811
+    """Past Django's middleware."""
+    monkeypatch.setattr(streaming, "MOST_PER_HOLDER", 0)
+    Model.objects.create(tenant=tenant, name="m")
+    headers = {"Authorization": f"Bearer {key()}", "Accept-Language": "zh-CN", "X-Request-Id": "mine"}
+    with httpx.Client(base_url=f"http://{address}", headers=headers) as browser:
+        reply = browser.get("/api/models/m/logs/stream", headers={"Origin": APP})
+        foreign = browser.get("/api/models/m/logs/stream", headers={"Origin": EVIL})
+    assert (reply.status_code, reply.headers[ALLOW], reply.headers["X-Request-Id"]) == (429, APP, "mine")
+    assert reply.json()["message"] == "打开的流太多，请先关闭一个。"
+    assert (foreign.status_code, foreign.headers.get(ALLOW)) == (429, None)
 
 
 def test_the_data_plane_answers_preflights(gateway):

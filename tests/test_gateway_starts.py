@@ -122,10 +122,71 @@ def test_after_a_failure_the_next_request_asks_anew(cold, engine):
     assert cold.starts == [MODEL.id] * 2
 
 
-def test_a_model_that_is_stopped_while_requests_wait_lets_them_go(cold):
-    publish_later(cold, instance("", state="starting"), None)
-    with cold.client() as client:
+def test_the_advice_for_a_failure_is_told_in_the_callers_language(cold):
+    failed = instance("", state="failed", failure_reason="It ended.", failure_cause="broken_weights")
+    publish_later(cold, instance("", state="starting"), failed, crowd=2)
+    with ThreadPoolExecutor(2) as pool, cold.client() as client:
+        languages = ({"Accept-Language": language} for language in ("en", "zh"))
+        english, chinese = pool.map(lambda headers: client.post(CHAT, json=chat(), headers=headers), languages)
+    assert "It ended. Fetch the weights again" in not_ready(english, "failed")["message"]
+    assert "请重新获取" in not_ready(chinese, "failed")["message"]
+
+
+STARTING, STOPPED = instance("", state="starting"), instance("", state="stopped", wanted=False)
+
+
+@pytest.mark.parametrize("asked_to_go", [replace(STARTING, wanted=False), replace(STOPPED, state="draining"), STOPPED])
+def test_a_model_that_somebody_stops_while_requests_wait_lets_them_go(cold, engine, asked_to_go):
+    publish_later(cold, STARTING, asked_to_go, crowd=3)
+    for reply in many(cold, 3):
+        assert "Somebody stopped the model" in not_ready(reply, "stopped")["message"]
+    assert cold.starts == [MODEL.id]
+    publish_later(cold, asked_to_go, STARTING, instance(engine.endpoint))
+    with cold.client() as client:  # that stop is no news to who comes after it, and the same instance may come back
+        assert client.post(CHAT, json=chat()).status_code == 200
+    assert cold.starts == [MODEL.id] * 2
+
+
+def test_somebodys_stop_counts_again_for_an_instance_that_had_come_back(engine):
+    with served(snapshot(STOPPED)) as gateway, gateway.client() as client:
+        publish_later(gateway, STARTING, STOPPED)
         not_ready(client.post(CHAT, json=chat()), "stopped")
+        assert gateway.starts == [MODEL.id]
+
+
+EVICTED, RESTARTED = (replace(STOPPED, stop_reason=reason) for reason in ("evicted", "restarted"))
+
+
+@pytest.mark.parametrize("gone", [EVICTED, RESTARTED, None])
+def test_what_the_platform_itself_ended_is_started_again_for_those_who_wait(cold, engine, gone):
+    """Once: the second start is shown as it comes, and ends well."""
+    publish_later(cold, STARTING, gone, gone, STARTING, instance(engine.endpoint, 2), crowd=10)
+    cold.on_start = _first_only(cold.on_start)
+    assert {reply.status_code for reply in many(cold, 10)} == {200}
+    assert cold.starts == [MODEL.id] * 2
+
+
+def _first_only(react):
+    reactions = [react]
+    return lambda model_id: reactions.pop()(model_id) if reactions else None
+
+
+def test_a_restart_is_waited_for(engine):
+    with served(snapshot(STARTING)) as gateway, gateway.client() as client:
+        publish_later(gateway, replace(STARTING, state="draining"), STARTING, instance(engine.endpoint), pause=0.2)
+        gateway.loop.call_soon_threadsafe(gateway.on_start, MODEL.id)
+        assert client.post(CHAT, json=chat()).status_code == 200
+        assert gateway.starts == []
+
+
+def test_a_model_that_is_deleted_while_requests_wait_is_told_as_missing(cold):
+    publish_later(cold, STARTING, crowd=3)
+    with ThreadPoolExecutor(3) as pool, cold.client() as client:
+        replies = [pool.submit(client.post, CHAT, json=chat()) for _ in range(3)]
+        eventually(lambda: cold.gateway.starts.waiting() == {MODEL.id: 3})
+        cold.publish(snapshot(models=[]))
+        told = {(reply.result().status_code, reply.result().json()["error"]["code"]) for reply in replies}
+    assert told == {(404, "model_not_found")}
 
 
 @pytest.mark.parametrize(

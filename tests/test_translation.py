@@ -85,10 +85,11 @@ def gateway_errors(headers: dict) -> list[str]:
 
 def test_the_data_plane_speaks_the_callers_language_too():
     unknown = "模型“missing”不存在，或您无权访问。"
-    assert gateway_errors({"Accept-Language": "zh-CN"}) == [unknown] * 3 + ["引擎中断了应答。"]
+    broken = "引擎中断了应答。请重试；崩溃记录会说明原因。"
+    assert gateway_errors({"Accept-Language": "zh-CN"}) == [unknown] * 3 + [broken]
     english = gateway_errors({})
     assert english[0] == "The model 'missing' does not exist, or you have no access to it."
-    assert english[-1] == "The engine broke off while answering."
+    assert english[-1] == "The engine broke off while answering. Try again; its crashes tell why."
 
 
 def test_codes_are_the_same_in_every_language(api, owner):

@@ -25,7 +25,7 @@ from inference.agent.shipper import Shipper, source_of
 from inference.autostart import Autostart
 from inference.dossiers import Finding
 from inference.engines import registry
-from inference.models import Desired, EngineTokens, Instance, Node, State
+from inference.models import Desired, EngineTokens, Instance, Node, State, StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,10 @@ class Agent:
         for instance in self._active():
             if self._process(instance)[0] == Process.RUNNING:
                 continue
-            if instance.on_demand or instance.desired == Desired.STOPPED:
+            if instance.desired == Desired.STOPPED:
                 self._end(instance, State.STOPPED)
+            elif instance.on_demand:
+                self._end(instance, State.STOPPED, desired=Desired.STOPPED, stop_reason=StopReason.RESTARTED)
             else:
                 self._move(
                     instance,

@@ -26,6 +26,10 @@ RETRY_AFTER = 5
 GIVEN_UP = (502, 503)  # an engine's own word that it cannot serve now
 MOST_SENT = 2  # times that a request goes out, if it was not answered
 
+DIED = _("The engine died while answering. Try again; its crashes tell why.")
+SILENT = _("The engine does not answer. Try again; its crashes and log tell why.")
+BROKEN_OFF = _("The engine broke off while answering. Try again; its crashes tell why.")
+
 
 class Dispatch:
     """Forwards `prepared` for `record`, in which it notes the instance; `close` must follow, whatever happens."""
@@ -122,7 +126,7 @@ class Dispatch:
                 sent += 1
                 self._note_failure(instance, tried)
             self.close()
-        raise errors.EngineUnavailable(_("The engine died while answering."), retry_after=RETRY_AFTER)
+        raise errors.EngineUnavailable(DIED, retry_after=RETRY_AFTER)
 
     def _note_failure(self, instance: InstanceEntry, tried: set[core.Run]) -> None:
         run = (instance.id, instance.generation)
@@ -136,7 +140,7 @@ class Dispatch:
             await self._gateway.source.following(NEWS_SECONDS)
             instance = self._choose(tried)
             if instance is None and (sent or not self._is_coming()):
-                raise errors.EngineUnavailable(_("The engine does not answer."), retry_after=RETRY_AFTER)
+                raise errors.EngineUnavailable(SILENT, retry_after=RETRY_AFTER)
         deadline = self._loop.time() + self._model.wait_timeout
         while instance is None:
             await self._gateway.starts.ready(self._model, deadline)
@@ -214,4 +218,4 @@ def _too_slow() -> errors.OperationTimeout:
 
 
 def _broken_off() -> errors.EngineUnavailable:
-    return errors.EngineUnavailable(_("The engine broke off while answering."), retry_after=RETRY_AFTER)
+    return errors.EngineUnavailable(BROKEN_OFF, retry_after=RETRY_AFTER)

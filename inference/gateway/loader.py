@@ -47,10 +47,10 @@ FROM models_app_model AS model ORDER BY model.created_at, model.id
 """
 INSTANCES = """
 SELECT id, model_id, state, served_name, endpoint, running_generation, healthy, desired = 'running',
-    extract(epoch FROM state_since), failure_reason, adapters, adapter_slots
+    extract(epoch FROM state_since), failure_reason, failure_cause, stop_reason, adapters, adapter_slots
 FROM inference_instance
 WHERE state IN ('pending', 'starting', 'ready', 'draining')
-    OR (state = 'failed' AND state_since > now() - interval '10 minutes')
+    OR (state IN ('failed', 'stopped') AND state_since > now() - interval '10 minutes')
 """
 ADAPTERS = """
 SELECT id, tenant_id, name, base_model_id, coalesce(current_id, ''), extract(epoch FROM created_at)
@@ -120,14 +120,16 @@ def _instances(execute: Execute) -> list[InstanceEntry]:
 
 
 def _instance(row: tuple) -> InstanceEntry:
-    known = row[10]
+    known = row[12]
     return InstanceEntry(
         *row[:8],
         state_since=float(row[8]),
         failure_reason=row[9],
+        failure_cause=row[10],
+        stop_reason=row[11],
         adapters=frozenset(version for version, word in known.items() if word["state"] == LOADED),
         refused={version: word["reason"] for version, word in known.items() if word["state"] == REFUSED},
-        adapter_slots=row[11],
+        adapter_slots=row[13],
     )
 
 

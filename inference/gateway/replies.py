@@ -60,7 +60,7 @@ def read_uncounted(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
 
 
 def unreadable() -> errors.EngineUnavailable:
-    return errors.EngineUnavailable(_("The engine's answer could not be read."))
+    return errors.EngineUnavailable(_("The engine's answer could not be read. Its log may tell why."))
 
 
 def objects(value) -> list[dict]:
@@ -141,7 +141,7 @@ def refusal(
     if status in (429, 503):
         return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
     if status not in (400, 413, 422):
-        return errors.EngineUnavailable(_("The engine failed at this request."))
+        return errors.EngineUnavailable(_("The engine failed at this request. Its log tells why."))
     message, param = _engine_error(raw)
     known = param if param in operation.fields else None
     if TOO_LONG.search(message):

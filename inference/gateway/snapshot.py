@@ -115,6 +115,8 @@ class InstanceEntry:
     wanted: bool = True  # False once somebody asked for its stop
     state_since: float = 0.0  # epoch seconds
     failure_reason: str = ""
+    failure_cause: str = ""
+    stop_reason: str = ""
     adapters: frozenset[str] = frozenset()  # versions that it has loaded
     refused: dict[str, str] = field(default_factory=dict)  # version → what the engine said
     adapter_slots: int = 0
@@ -129,6 +131,16 @@ class InstanceEntry:
     @property
     def coming(self) -> bool:
         return self.state in ("pending", "starting") and self.wanted
+
+    @property
+    def expected(self) -> bool:
+        """It serves, or will: a restart may be draining its last run."""
+        return self.state in ("pending", "starting", "ready", "draining") and self.wanted
+
+    @property
+    def stopped_by_somebody(self) -> bool:
+        """A person asked for it: the platform's own stops have a reason."""
+        return self.state != "failed" and not self.wanted and not self.stop_reason
 
 
 class Snapshot:

@@ -10,13 +10,19 @@ from django.utils.translation import gettext_lazy as _
 
 from core import errors
 from core.errors import ModelNotRunning
+from inference import advice
 from inference.gateway import adapters
 from inference.gateway.snapshot import InstanceEntry, ModelEntry, Snapshot, SnapshotSource
 
 logger = logging.getLogger(__name__)
 
 USUAL_START_SECONDS = 60
+STOPPED_SECONDS = 30  # so that clients which try again by themselves do not undo a stop at once
 ROOM_SECONDS = 1.0  # between two questions whether there is room now
+
+STOPPED = _("Somebody stopped the model before it was ready. The next request starts it again.")
+CROWDED = _("Too many requests wait for the model already. Send fewer at a time, or come back once it runs.")
+NOT_YET = _("The model is not ready yet. Try again later; how long requests wait for it is its wait_timeout.")
 
 RequestStart = Callable[[str], Awaitable[object]]
 
@@ -24,12 +30,17 @@ RequestStart = Callable[[str], Awaitable[object]]
 class Queue:
     """The requests that wait for one model, or for one version of an adapter on it."""
 
-    def __init__(self, model: ModelEntry, now: float, old_failures: set[str]):
-        self.model, self.since, self.old_failures = model, now, old_failures
+    def __init__(self, model: ModelEntry, now: float, old: set[str]):
+        """`old` are the ids of instances whose end is not news to those who wait here."""
+        self.model, self.since, self.old = model, now, old
         self.waiters: set[asyncio.Future] = set()
         self.start: asyncio.Task | None = None
         self.no_room: errors.NoRoomYet | None = None  # what the last question was answered with
         self.seen_coming = False
+
+    @property
+    def start_is_over(self) -> bool:
+        return self.start is None or self.start.done()
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -55,14 +66,14 @@ class Starts:
         loop = asyncio.get_running_loop()
         queue = self._queues.get(model.target) or self._begin(model, loop)
         if len(queue.waiters) >= self._limit:
-            raise self._not_ready(queue, _("Too many requests wait for the model already."))
+            raise self._not_ready(queue, CROWDED)
         waiter = loop.create_future()
         queue.waiters.add(waiter)
         try:
             async with asyncio.timeout_at(deadline):
                 await waiter
         except TimeoutError:
-            raise self._not_ready(queue, _("The model is not ready yet.")) from None
+            raise self._not_ready(queue, NOT_YET) from None
         finally:
             queue.waiters.discard(waiter)
             self._tidy(queue)
@@ -82,10 +93,10 @@ class Starts:
 
     def _begin(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
         entries = self._source.current().of_model(model.id)
-        failures = {entry.id for entry in entries if entry.state == "failed"}
+        old = {entry.id for entry in entries if not entry.expected}
         if error := adapters.refusal(model, entries):
             raise error
-        queue = self._queues[model.target] = Queue(model, loop.time(), failures)
+        queue = self._queues[model.target] = Queue(model, loop.time(), old)
         if any(entry.coming or entry.routable for entry in entries):
             queue.seen_coming = True
         else:
@@ -122,7 +133,7 @@ class Starts:
 
     def _tidy(self, queue: Queue) -> None:
         """A start stays the only one, even when nobody is waiting for it any more."""
-        if not queue.waiters and (queue.start is None or queue.start.done()):
+        if not queue.waiters and queue.start_is_over:
             self._drop(queue)
 
     def _drop(self, queue: Queue) -> None:
@@ -137,23 +148,24 @@ class Starts:
                 self._drop(queue)  # whoever finds it stopped again begins anew
             elif error := adapters.refusal(queue.model, entries):
                 self._end(queue, error)
-            elif any(entry.coming or entry.routable for entry in entries):
+            elif expected := {entry.id for entry in entries if entry.expected}:
                 queue.seen_coming = True
-            elif not any(entry.state == "draining" for entry in entries):
-                self._gone(queue, entries)
+                queue.old -= expected
+            else:
+                self._gone(queue, [entry for entry in entries if entry.id not in queue.old], snapshot)
             self._tidy(queue)
 
-    def _gone(self, queue: Queue, entries: list[InstanceEntry]) -> None:
-        """Nothing is on its way: it failed, or somebody stopped it, or it is not there yet."""
-        failed = [entry for entry in entries if entry.state == "failed" and entry.id not in queue.old_failures]
-        if failed:
-            reason = failed[0].failure_reason
-            text = format_lazy(_("The model failed to start: {reason}"), reason=reason)
-            details = {"state": "failed", "failure_reason": reason}
-            self._end(queue, ModelNotRunning(text, details=details, retry_after=USUAL_START_SECONDS))
-        elif queue.seen_coming:
-            text = _("The model was stopped before it was ready.")
-            self._end(queue, ModelNotRunning(text, details={"state": "stopped"}, retry_after=1))
+    def _gone(self, queue: Queue, ended: list[InstanceEntry], snapshot: Snapshot) -> None:
+        """Nothing is on its way. What the platform itself ended is asked for again; a person's word counts."""
+        if failed := next((entry for entry in ended if entry.state == "failed"), None):
+            self._end(queue, _failed(failed))
+        elif any(entry.stopped_by_somebody for entry in ended):
+            self._end(queue, ModelNotRunning(STOPPED, details={"state": "stopped"}, retry_after=STOPPED_SECONDS))
+        elif queue.model.id not in snapshot.models:
+            self._end(queue, errors.ModelNotFound())
+        elif queue.seen_coming and queue.start_is_over:
+            queue.seen_coming = False
+            self._ask(queue)
 
     def _not_ready(self, queue: Queue, text) -> errors.PlatformError:
         """What to tell a client that is sent away: the state, and in how many seconds to come back."""
@@ -168,3 +180,9 @@ class Starts:
         expected = max(1, round(usual - elapsed))
         details = {"state": states[0] if states else "stopped", "expected_seconds": expected}
         return ModelNotRunning(text, details=details, retry_after=expected)
+
+
+def _failed(entry: InstanceEntry) -> ModelNotRunning:
+    text = format_lazy(_("The model failed to start: {reason}"), reason=advice.told(entry))
+    details = {"state": "failed", "failure_reason": entry.failure_reason}
+    return ModelNotRunning(text, details=details, retry_after=USUAL_START_SECONDS)

@@ -1,11 +1,7 @@
 """An ASGI layer before Django, which by itself would write a body of any size to disk before asking who sends it."""
 
-import orjson
-from django.utils import translation
-
-from core import cors
-from core.errors import TooLarge, render
-from core.language import language_of
+from core.errors import TooLarge
+from core.refusals import refusal
 
 
 class BodyTooLarge(Exception):
@@ -47,11 +43,8 @@ def _declared(scope) -> int:
 
 async def _refuse(scope, send) -> None:
     """What is left of the body is not read: the connection ends."""
-    asked = dict(scope["headers"])
-    allowed = cors.headers_for(asked.get(b"origin", b"").decode("latin-1"))
-    headers = {"content-type": "application/json", "connection": "close", **allowed}
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    with translation.override(language_of(asked.get(b"accept-language"))):
-        body = orjson.dumps(render(TooLarge(), scope["path"]))
-    await send({"type": "http.response.start", "status": TooLarge.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    response = refusal(scope, TooLarge())
+    response["Connection"] = "close"
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})

@@ -22,7 +22,8 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext_lazy as _
 from rest_framework.negotiation import BaseContentNegotiation
 
-from core.errors import NotFound, RateLimited, json_response
+from core.errors import NotFound, RateLimited
+from core.refusals import refusal
 from core.transport import abandon
 from core.uploads import IncomingBody
 
@@ -128,8 +129,8 @@ class Handler(ASGIHandler):
 
     async def _stream(self, scope, stream: EventStream, receive, send) -> None:
         if self._open[stream.holder] >= MOST_PER_HOLDER:
-            refusal = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
-            return await super().send_response(json_response(refusal, scope["path"]), send)
+            too_many = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
+            return await super().send_response(refusal(scope, too_many), send)
         with self._counted(stream.holder):
             await relay(stream, receive, send)
 
