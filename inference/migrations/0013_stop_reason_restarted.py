@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inference', '0011_adapters'),
+        ('inference', '0012_reservations_of_any_owner'),
     ]
 
     operations = [
