@@ -1,5 +1,6 @@
 """What users do with the catalogue: find, create, change and delete models."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from django.db import transaction
@@ -48,6 +49,13 @@ def find_own(actor: Actor, ref: str) -> Model:
     if not actor.is_operator and model.tenant_id != actor.tenant.pk:
         raise Forbidden(_("The model belongs to another tenant."))
     return model
+
+
+def own_ids(actor: Actor, model_ids: Iterable[str]) -> set[str]:
+    """Those of the ids for which find_own would find a model."""
+    found = Model.objects.usable_by(actor).filter(pk__in=model_ids)
+    found = found if actor.is_operator else found.filter(tenant=actor.tenant)
+    return set(found.values_list("pk", flat=True))
 
 
 def resolve_id(actor: Actor, ref: str) -> str | None:

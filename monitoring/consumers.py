@@ -11,9 +11,11 @@ from django.db import DatabaseError, InterfaceError
 from accounts import principals
 from accounts.actor import Actor
 from accounts.principals import Principal
-from core.errors import PlatformError, ServiceUnavailable
+from core.errors import InvalidRequest, ModelNotFound, PlatformError, ServiceUnavailable
 from core.transport import abandon
+from models_app import services as catalogue
 from monitoring import credentials, hub, snapshots
+from monitoring.followed import Followed, wish
 from monitoring.outbox import Outbox
 from monitoring.topics import TOPICS
 
@@ -35,6 +37,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         self.outbox: Outbox | None = None
         self.writer: asyncio.Task | None = None
         self.tasks: set[asyncio.Task] = set()
+        self.followed = Followed(self._push, lambda work: self._spawn(self._talk(work)))
         if not credentials.origin_allowed(credentials.headers_of(self.scope)):
             return await self.close()
         try:
@@ -61,6 +64,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     def _fall_silent(self) -> None:
         """Nothing more may be sent: a server takes no word after the close."""
         hub.here().leave(self)
+        self.followed.end(self.followed.models)
         if self.writer:
             self.writer.cancel()
 
@@ -86,9 +90,9 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         elif self.actor is None:
             await self.close(UNAUTHORISED)
         elif action == "subscribe":
-            await self._subscribe(message.get("events"))
+            await self._subscribe(message)
         elif action == "unsubscribe":
-            await self._unsubscribe(message.get("events"))
+            await self._unsubscribe(message)
         else:
             await self._refuse("action must be subscribe, unsubscribe or authenticate.")
 
@@ -114,27 +118,50 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             await self.close(UNAUTHORISED)
 
     def _begin(self) -> None:
-        self.writer = self._spawn(self._write())
+        self.writer = self._spawn(self._talk(self._write()))
         hub.here().join(self)
 
-    def rechecked(self, actor: Actor | None) -> None:
-        """From the hub. Whose credential ended, or acts for another tenant now, is let go."""
-        if actor is None or (actor.tenant, actor.sees_all) != (self.actor.tenant, self.actor.sees_all):
+    def rechecked(self, actor: Actor | None, readable: set[str]) -> None:
+        """From the hub. Whose credential ended, or acts for somebody else now, is let go."""
+        if actor is None or _acts_for(actor) != _acts_for(self.actor):
             self._spawn(self._end(UNAUTHORISED))
-        else:
-            self.actor = actor
-            self.outbox.act_for(actor)
+            return
+        self.actor = actor
+        self.outbox.act_for(actor)
+        for model_id in self.followed.models - readable:
+            self.followed.end([model_id])
+            self._spawn(self._talk(self._refuse_with(ModelNotFound(details={"model_id": model_id}))))
 
     # --- what
 
-    async def _subscribe(self, topics) -> None:
-        if await self._known(topics):
-            await self.send_json({"type": "subscribed", "events": topics})
-            self.outbox.listen(self._events(topics))
+    async def _subscribe(self, message: dict) -> None:
+        topics = message.get("events")
+        if not await self._known(topics):
+            return
+        if "logs" in topics:
+            return await self._subscribe_to_logs(message)
+        await self.send_json({"type": "subscribed", "events": topics})
+        self.outbox.listen(self._events(topics))
 
-    async def _unsubscribe(self, topics) -> None:
+    async def _subscribe_to_logs(self, message: dict) -> None:
+        """Authorised as the model's log routes are; other topics may be asked for along with it."""
+        try:
+            wanted = wish(message)
+            model = await database_sync_to_async(catalogue.find_own)(self.actor, wanted.model)
+            self.followed.check_room(model.pk)
+        except PlatformError as error:
+            return await self._refuse_with(error)
+        await self.send_json({"type": "subscribed", "events": message["events"], "model_id": model.pk})
+        self.outbox.listen(self._events(message["events"]))
+        self.followed.begin(model.pk, wanted, whole=self.actor.is_operator)
+
+    async def _unsubscribe(self, message: dict) -> None:
+        """Of logs: the model's that is named by its id, else all."""
+        topics, model_id = message.get("events"), message.get("model_id")
         if await self._known(topics):
             self.outbox.ignore(self._events(topics))
+            if "logs" in topics:
+                self.followed.end([model_id] if isinstance(model_id, str) else self.followed.models)
             await self.send_json({"type": "unsubscribed", "events": topics})
 
     def _events(self, topics: list[str]) -> list[str]:
@@ -147,18 +174,27 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         return bool(known)
 
     async def _refuse(self, message: str) -> None:
-        await self.send_json({"type": "error", "error": {"code": "INVALID_REQUEST", "message": message}})
+        await self._refuse_with(InvalidRequest(message))
+
+    async def _refuse_with(self, error: PlatformError) -> None:
+        details = error.details or ({error.param: str(error.message)} if error.param else {})
+        told = {"code": error.code, "message": str(error.message), "details": details}
+        await self.send_json({"type": "error", "error": told})
 
     # --- the writer
 
     async def _write(self) -> None:
+        while True:
+            await self.outbox.ready()
+            await hub.here().listening()
+            await self._write_states(self.outbox.take_stale())
+            while text := self.outbox.take():
+                await self._push(text)
+
+    async def _talk(self, work) -> None:
+        """Something that sends of its own accord."""
         try:
-            while True:
-                await self.outbox.ready()
-                await hub.here().listening()
-                await self._write_states(self.outbox.take_stale())
-                while text := self.outbox.take():
-                    await self._push(text)
+            await work
         except TimeoutError:
             abandon(self.base_send)
         except OSError:
@@ -200,3 +236,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         if not task.cancelled() and task.exception():
             logger.error("a socket broke", exc_info=task.exception())
             abandon(self.base_send)
+
+
+def _acts_for(actor: Actor) -> tuple:
+    return actor.tenant, actor.sees_all, actor.is_operator

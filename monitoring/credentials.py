@@ -11,11 +11,16 @@ from accounts import authentication, principals, tickets
 from accounts.actor import Actor
 from accounts.principals import Principal
 from core.errors import PlatformError
+from models_app import services as catalogue
 
 
-def standing(holders: list[Principal]) -> dict[Principal, Actor | None]:
-    """Who stands behind each now; None where the right has ended."""
-    return {principal: _reader_or_none(principal) for principal in holders}
+def standing(followed: Mapping[Principal, set[str]]) -> dict[Principal, tuple[Actor | None, set[str]]]:
+    """Who stands behind each now, None where the right has ended; and which of the models' logs he may read still."""
+    found = {}
+    for principal, model_ids in followed.items():
+        actor = _reader_or_none(principal)
+        found[principal] = actor, catalogue.own_ids(actor, model_ids) if actor and model_ids else set()
+    return found
 
 
 def _reader_or_none(principal: Principal) -> Actor | None:

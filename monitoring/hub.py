@@ -15,6 +15,7 @@ from accounts.principals import Principal
 from core import broker, events
 from core.periodic import Level, Periodic
 from monitoring.credentials import standing
+from monitoring.followed import Followed
 from monitoring.outbox import Outbox, Overflow
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ class Socket(Protocol):
 
     credential: Principal
     outbox: Outbox
+    followed: Followed
 
     def overflowed(self) -> None: ...
-    def rechecked(self, actor: Actor | None) -> None: ...
+    def rechecked(self, actor: Actor | None, readable: set[str]) -> None: ...
 
 
 class Hub:
@@ -122,10 +124,11 @@ class Hub:
         holders = defaultdict(list)
         for socket in self._sockets:
             holders[socket.credential].append(socket)
-        found = await database_sync_to_async(standing)(list(holders))
-        for credential, actor in found.items():
+        followed = {who: set().union(*(each.followed.models for each in some)) for who, some in holders.items()}
+        found = await database_sync_to_async(standing)(followed)
+        for credential, (actor, readable) in found.items():
             for socket in holders[credential]:
-                socket.rechecked(actor)
+                socket.rechecked(actor, readable | (socket.followed.models - followed[credential]))
 
     async def _refresh(self) -> None:
         for socket in self._sockets:

@@ -3,11 +3,12 @@
 from inference.transitions import EVENT as MODEL_STATUS
 
 GPU_METRICS, HOST_METRICS = "gpu_metrics_update", "host_metrics_update"
-SYSTEM_ALERT = "system_alert"
+SYSTEM_ALERT, LOG = "system_alert", "log"
 
 TOPICS = {
     "model_status": [MODEL_STATUS],
     "gpu_metrics": [GPU_METRICS, HOST_METRICS],
     "system_alerts": [SYSTEM_ALERT],
+    "logs": [],  # of the model that is named; lines are no latest state (monitoring/followed.py)
 }
 ABOUT_MODELS = frozenset([MODEL_STATUS])  # the key of these events is a model's id

@@ -399,4 +399,4 @@ def test_lines_that_come_again_after_a_loss_are_not_told_twice(follow, viewer, m
         events.take(3)
         broker.client().flushdb()
         write(model, "one", "two", "three")
-        assert "three" in [text(message)[1] for message in events.take(2)]
+        assert [text(message)[1] for message in events.take(1)] == ["three"]

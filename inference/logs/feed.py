@@ -1,7 +1,5 @@
 """One reader's stream of a model's lines as server-sent events: what is there, then what comes."""
 
-import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -19,14 +17,12 @@ from core import broker
 from core.closing import closing
 from core.errors import PlatformError
 from core.streaming import COMMENT, HEARTBEAT_SECONDS
-from inference.logs import tips
 from inference.logs.stream import Entry
+from inference.logs.tail import ENTRY_ID, Tail
 from models_app.models import Model
 
 PAGE = 500  # lines in one event to the server: what a slow reader holds in memory
 RECHECK_SECONDS = 4.0
-ENTRY_ID = re.compile(r"\d{1,16}-\d{1,16}", re.ASCII)
-BEGINNING = "0"
 
 NOT_ALLOWED = _("You may no longer read these logs.")
 DATABASE_AWAY = _("The database cannot be reached. Try again shortly.")
@@ -72,61 +68,36 @@ def resume_id(given: str | None) -> str | None:
 
 
 class Feed:
-    """Iterating it yields the bytes of the events. Holds no more than one page of lines."""
+    """Iterating it yields the bytes of the events."""
 
     def __init__(self, reader: Reader):
         self._reader, self._form = reader, reader.form
-        self._cursor = reader.resume_after or BEGINNING
-        self._newest: dict[str, float] = {}
+        self._tail = Tail(reader.model_id, reader.lines, reader.resume_after, PAGE)
         self._checked_at = self._spoke_at = time.monotonic()
-        self._tips = tips.here()
 
     async def events(self) -> AsyncIterator[bytes]:
-        with self._tips.watch(self._reader.model_id) as changed:
+        with self._tail.watched():
             async for chunk in self._history():
                 yield chunk
             yield self._render(self._form.caught_up())
             while (ending := await self._ending()) is None:
-                changed.clear()
-                if chunk := await self._new_lines():
-                    yield self._spoken(chunk)
+                if entries := await self._tail.new():
+                    yield self._spoken(self._lines(entries, new=True))
                 elif time.monotonic() - self._spoke_at >= HEARTBEAT_SECONDS:
                     yield self._spoken(COMMENT)
                 else:
-                    await self._wait(changed)
+                    await self._tail.wait()
         yield self._render([*([self._error(ending)] if ending else []), *self._form.end()])
 
     async def _history(self) -> AsyncIterator[bytes]:
-        """What is kept already: the last lines, or all after the one that the reader names."""
         try:
-            if self._reader.resume_after is None:
-                entries = await self._tips.latest(self._reader.model_id, self._reader.lines)
-                for start in range(0, len(entries), PAGE):
-                    yield self._lines(entries[start : start + PAGE], new=False)
-            else:
-                while entries := await self._next_page():
-                    yield self._lines(entries, new=False)
+            async for entries in self._tail.history():
+                yield self._lines(entries, new=False)
         except broker.UNAVAILABLE:
             yield self._render([self._error(LOGS_AWAY)])
 
-    async def _next_page(self) -> list[Entry]:
-        return await self._tips.after(self._reader.model_id, self._cursor, PAGE)
-
-    async def _new_lines(self) -> bytes:
-        try:
-            return self._lines(await self._next_page(), new=True)
-        except broker.UNAVAILABLE:
-            return b""  # nothing is lost: the cursor stays
-
     def _lines(self, entries: list[Entry], *, new: bool) -> bytes:
-        """Lines that Valkey lost and got again were told already: each instance's time only goes on."""
-        told = []
-        for entry in entries:
-            self._cursor = entry.id
-            if entry.line.time >= self._newest.get(entry.line.instance_id, 0.0):
-                self._newest[entry.line.instance_id] = entry.line.time
-                told.append(_event(self._form.line(entry, new=new), entry.id))
-        return b"".join(told)
+        return b"".join(_event(self._form.line(entry, new=new), entry.id) for entry in entries)
 
     async def _ending(self) -> str | None:
         """None while the stream goes on; else why it ends, empty where nothing is wrong."""
@@ -140,13 +111,6 @@ class Feed:
         except (DatabaseError, InterfaceError):
             return DATABASE_AWAY
         return None if allowed else NOT_ALLOWED
-
-    async def _wait(self, changed: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await changed.wait()
-        except TimeoutError:
-            pass
 
     def _spoken(self, chunk: bytes) -> bytes:
         self._spoke_at = time.monotonic()
