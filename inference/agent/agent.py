@@ -17,6 +17,7 @@ from core.errors import PlatformError
 from core.periodic import Level, Periodic
 from inference import dossiers, ledger, services, transitions
 from inference.agent import folders, further, inquest, node, processes, shims, traffic, workload
+from inference.agent.adapters import Adapters
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.memory import Memory
 from inference.agent.orphans import Orphans
@@ -51,6 +52,7 @@ class Agent:
         self._wake = threading.Event()
         self._logs = Shipper()
         self._probes = Probes(on_change=self.look_now)
+        self._adapters = Adapters(on_change=self.look_now)
         self._due: dict[str, float] = {}
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
@@ -85,6 +87,7 @@ class Agent:
             self._wake.wait(TICK)
             self._wake.clear()
         self._probes.close()
+        self._adapters.close()
         self._logs.stop()
 
     def tick(self) -> None:
@@ -103,6 +106,7 @@ class Agent:
                 self._reconcile(instance, seen_traffic)
         for work in self._further:
             work.look()
+        self._adapters.work(active, seen_traffic, self._node.fence)
         if self._autostart and self._every("autostart", 5.0):
             self._autostart.work()
         if self._every("orphans", 10.0):
@@ -257,6 +261,7 @@ class Agent:
             "peak_bytes": None,
             "healthy": False,
             "endpoint": "",
+            **workload.adapter_fields(instance),
         }
         if not self._move(instance, State.STARTING, **fields):
             return

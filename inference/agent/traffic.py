@@ -5,8 +5,8 @@ it was last heard of, until its process is known to be gone or its snapshot woul
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from django.db.models import F
 from django.db.models.functions import Now
@@ -17,6 +17,15 @@ from inference.models import Desired, GatewayHeartbeat, Instance, State
 
 GATEWAY_SILENCE = timedelta(seconds=6)
 GATEWAY_DEATH = timedelta(minutes=5)  # after which none serves from its last snapshot any more
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """Of one instance: versions with requests in flight, seconds since others had any, and what is waited for."""
+
+    busy: set[str] = field(default_factory=set)
+    idle: dict[str, float] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,24 @@ class Traffic:
             and not beat.inflight.get(instance.pk)
             for beat in self.beats
         )
+
+    def let_go(self, instance_id: str, version: str, since: datetime) -> bool:
+        """The same of one version of an adapter there, which nothing shall be sent to since then."""
+        return all(
+            beat.beat_at > since
+            and version not in beat.adapters.get("routes", {}).get(instance_id, ())
+            and not beat.adapters.get("inflight", {}).get(instance_id, {}).get(version)
+            for beat in self.beats
+        )
+
+    def adapter_use(self, instance_id: str) -> AdapterUse:
+        use = AdapterUse()
+        for beat in self.beats:
+            use.busy.update(beat.adapters.get("inflight", {}).get(instance_id, ()))
+            use.waiting.update(beat.adapters.get("waiting", ()))
+            for version, seconds in beat.adapters.get("idle", {}).get(instance_id, {}).items():
+                use.idle[version] = min(seconds, use.idle.get(version, seconds))
+        return use
 
     def idle(self, model_id: str) -> float | None:
         """Seconds since the model's last request ended, or its last replica was ready.

@@ -35,6 +35,14 @@ def command_for(instance: Instance) -> Command:
     return fetching.before(command, missing) if missing else command
 
 
+def adapter_fields(instance: Instance) -> dict:
+    """What adapters the run takes that is started now; a new run has none loaded."""
+    model = profiles.applied(instance.model, instance.profile)
+    limits = registry.get(model.framework).adapter_limits(model)
+    slots, rank = (limits.slots, limits.rank) if limits else (0, 0)
+    return {"adapters": {}, "adapter_slots": slots, "adapter_rank": rank}
+
+
 def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimState:
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(instance.pk)
