@@ -57,16 +57,16 @@ class CatalogueAdmin(AuditedAdmin):
 
     def get_deleted_objects(self, objs, request):
         """What ran of a model goes with it, and is nobody's to forbid; a running one is not deleted."""
-        running = [RUNNING % model for model in objs if lifecycle.get().is_active(model)]
+        kept = [why for model in objs if (why := self._why_kept(model))]
         aliases = ModelAlias.objects.filter(model__in=objs).count()
         counts = {Model._meta.verbose_name_plural: len(objs), _("Aliases"): aliases}
-        return [str(model) for model in objs], counts, set(), running
+        return [str(model) for model in objs], counts, set(), kept
 
     def delete_view(self, request, object_id, extra_context=None):
-        """Of a running model there is nothing to confirm."""
+        """Of a running model, and of one that something needs, there is nothing to confirm."""
         model = self.get_object(request, object_id)
-        if model and lifecycle.get().is_active(model):
-            self.message_user(request, RUNNING % model, messages.ERROR)
+        if model and (why := self._why_kept(model)):
+            self.message_user(request, why, messages.ERROR)
             return redirect("admin:models_app_model_change", object_id)
         return self._told(request, super().delete_view, request, object_id, extra_context)
 
@@ -89,6 +89,12 @@ class CatalogueAdmin(AuditedAdmin):
         if change:
             catalogue.lock(obj)
         super().save_model(request, obj, form, change)
+
+    def _why_kept(self, model: Model) -> str:
+        if lifecycle.get().is_active(model):
+            return RUNNING % model
+        why = catalogue.why_kept(model)
+        return f"{model}: {why}" if why else ""
 
     def delete_model(self, request, obj):
         catalogue.delete(actor_for_user(request.user), obj, force=False, request=request)

@@ -103,7 +103,7 @@ def locate(tenant: Tenant, name: str) -> Path:
 
 
 def _place(tenant: Tenant, name: str) -> Place:
-    relative = _relative(name)
+    relative = below_root(name)
     own = tenant_folder(tenant)
     roots = [own, *settings.MODEL_ROOTS]
     if str(relative) == settings.DEMO_MODEL.name:
@@ -113,8 +113,11 @@ def _place(tenant: Tenant, name: str) -> Place:
     return Place(root, _inside(root, root / relative))
 
 
-def _relative(name: str) -> PurePosixPath:
-    """A leading /models/, as in the documents' examples, means the tenant's folder; nothing else absolute does."""
+def below_root(name: str) -> PurePosixPath:
+    """A leading /models/, as in the documents' examples, means the tenant's folder; nothing else absolute does.
+
+    Raises Refused.
+    """
     if not name.isprintable() or "\\" in name or any(len(part.encode()) > 255 for part in name.split("/")):
         raise Refused(_("This is not a usable path."))
     path = PurePosixPath(name)

@@ -1,5 +1,6 @@
 """What the catalogue asks of the app that runs models, which stands above it and registers itself here."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from django.db.models import QuerySet
@@ -52,3 +53,16 @@ def register(lifecycle: Lifecycle) -> None:
 
 def get() -> Lifecycle:
     return _registered[0]
+
+
+Need = Callable[[Model], str]  # why a model has to stay, empty where nothing needs it
+_needs: list[Need] = []
+
+
+def register_need(need: Need) -> None:
+    """For apps whose work would break if a model were deleted."""
+    _needs.append(need)
+
+
+def needed_because(model: Model) -> str:
+    return next(filter(None, (need(model) for need in _needs)), "")

@@ -127,17 +127,29 @@ def merge(old: dict, new) -> dict:
 def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
     """Raises Conflict for a running model unless `force`, which ends it first."""
     running = lifecycle.get()
+    _require_unneeded(model)
     if force:
         running.end(model)
     with transaction.atomic():
         locked = lock(model)  # nothing is started from here on
         if running.is_active(locked):
             raise Conflict(_("The model is running. Stop it first, or add force=true."))
-        if locked.adapters.exists():
-            raise Conflict(_("The model has adapters. Delete them first."))
+        _require_unneeded(locked)
         audit.record(actor, "model.delete", locked, request=request, name=locked.name, force=force)
         transaction.on_commit(partial(running.forget, locked.pk))
         locked.delete()
+
+
+def _require_unneeded(model: Model) -> None:
+    if why := why_kept(model):
+        raise Conflict(why)
+
+
+def why_kept(model: Model) -> str:
+    """What else than its own engines keeps it from being deleted; empty where nothing does."""
+    return (
+        _("The model has adapters. Delete them first.") if model.adapters.exists() else lifecycle.needed_because(model)
+    )
 
 
 def check(model: Model) -> None:

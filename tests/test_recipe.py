@@ -110,6 +110,29 @@ def test_what_is_given_is_not_changed():
 
 
 def test_every_hyperparameter_has_its_place_in_a_recipe():
-    names = {name for table in recipe.TABLES.values() for name in table}
-    assert names == set(recipe.FIELDS)
-    assert set(recipe.FIELDS.values()) == set(Recipe.__dataclass_fields__)
+    assert {*recipe.TABLES["hyperParams"], *recipe.TABLES["loraConfig"]} == set(recipe.FIELDS)
+    assert set(recipe.FIELDS.values()) == set(recipe.TABLES["recipe"]) == set(Recipe.__dataclass_fields__)
+
+
+def test_a_recipe_is_read_by_the_names_of_its_own_fields_too():
+    assert recipe.read_fields() == recipe.read_fields({}) == Recipe()
+    read = recipe.read_fields({"rank": 8, "learning_rate": "auto", "target_modules": ["q_proj"]})
+    assert read == Recipe(rank=8, learning_rate=None, target_modules=("q_proj",))
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"rank": 0}, "recipe.rank"), ({"loraRank": 8}, "recipe.loraRank"), ({"epochs": -1}, "recipe.epochs"),
+        ({"bias": "all"}, "recipe.bias"), ({"target_modules": []}, "recipe.target_modules"), ([], "recipe"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_refused_by_its_name(values, field):
+    with pytest.raises(InvalidRequest) as refusal:
+        recipe.read_fields(values)
+    assert list(refusal.value.details) == [field]
+
+
+def test_rows_are_not_longer_than_the_model_takes():
+    assert Recipe().settled(parameters=1, rows=1, context=512).max_seq_length == 512
+    assert Recipe(max_seq_length=64).settled(parameters=1, rows=1, context=512).max_seq_length == 64

@@ -1,12 +1,16 @@
 """What a model must be to be taught, as far as its files tell."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from django.utils.translation import gettext as _
 
-from core.errors import InvalidRequest
+from accounts.actor import Actor
+from core.errors import InvalidRequest, ModelNotFound
 from models_app import artefacts, options, packaged
+from models_app import services as catalogue
 from models_app.models import Mode, Model
+from training import paths
 
 FIELD = "base_model"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -14,10 +18,28 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Base:
-    """`parameters` are weights, `context` the tokens that it takes at once (None where its files do not say)."""
+    """`parameters` are weights, `context` the tokens that it takes at once (None where its files do not say).
+
+    `shape` are the numbers of its config.json, as an Artefact has them.
+    """
 
     parameters: int
     context: int | None
+    shape: dict = field(default_factory=dict)
+
+
+def find(actor: Actor, ref: str) -> Model:
+    """By id, name or alias; a path means the model with these files. Raises ModelNotFound, InvalidRequest."""
+    with suppress(ModelNotFound):
+        return catalogue.find(actor, ref)
+    path = str(paths.relative(ref, FIELD))
+    written = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
+    usable = Model.objects.usable_by(actor).filter(config__model_path__in=written).select_related("tenant")
+    own = [model for model in usable if model.tenant_id == actor.tenant.pk]
+    found = next(iter(own or usable), None)
+    if found is None:
+        raise ModelNotFound(details={"model_id": ref})
+    return found
 
 
 def check(model: Model) -> Base:
@@ -32,7 +54,7 @@ def check(model: Model) -> Base:
     if artefact.mode != Mode.CHAT:
         raise InvalidRequest(_not_generative(), param=FIELD)
     context = options.context_length(model.config) or artefact.parameters.get("max_position_embeddings")
-    return Base(artefact.weight_bytes // BYTES[artefact.dtype], context)
+    return Base(artefact.weight_bytes // BYTES[artefact.dtype], context, artefact.parameters)
 
 
 def _problem(model: Model) -> str:

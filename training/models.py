@@ -1,6 +1,7 @@
 """What models are taught with, and the teaching: data sets, training jobs and their progress."""
 
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from core import ids
@@ -48,7 +49,8 @@ class JobState(models.TextChoices):
     CANCELLED = "cancelled", _("Cancelled")
 
 
-LIVE_STATES = [JobState.QUEUED, JobState.RUNNING, JobState.PAUSED]
+ACTIVE_STATES = [JobState.QUEUED, JobState.RUNNING]
+LIVE_STATES = [*ACTIVE_STATES, JobState.PAUSED]
 
 
 class Wish(models.TextChoices):
@@ -62,13 +64,22 @@ class TrainingJobQuerySet(TenantQuerySet):
         """Those that have not come to their end; they need their base model and their data set."""
         return self.filter(state__in=LIVE_STATES)
 
+    def ended(self):
+        return self.exclude(state__in=LIVE_STATES)
+
     def waiting(self):
         """Those that wait for a device."""
         return self.filter(state=JobState.QUEUED, node=None, desired=Wish.RUNNING)
 
     def placed(self):
         """Those that hold devices."""
-        return self.filter(state__in=[JobState.QUEUED, JobState.RUNNING], node__isnull=False)
+        return self.filter(state__in=ACTIVE_STATES, node__isnull=False)
+
+    def with_status(self, status):
+        """As TrainingJob.status tells it."""
+        if status in ACTIVE_STATES:
+            return self.filter(state=status, desired=Wish.RUNNING)
+        return self.filter(Q(state=status) | Q(state__in=ACTIVE_STATES, desired=status))
 
 
 class TrainingJob(TenantModel):
@@ -132,6 +143,16 @@ class TrainingJob(TenantModel):
 
     def __str__(self):
         return self.id
+
+    @property
+    def status(self) -> str:
+        """What people are told: a pause or cancel that was accepted counts, though its trainer may still be ending."""
+        asked = self.state in ACTIVE_STATES and self.desired != Wish.RUNNING
+        return self.desired if asked else self.state
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state not in LIVE_STATES
 
 
 class TrainingProgress(models.Model):

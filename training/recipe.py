@@ -1,7 +1,7 @@
 """How a model is taught: every hyperparameter with its range and default, checked before anything starts.
 
-A recipe is made of what the engine document calls `hyperParams` and `loraConfig`; where both name the same thing,
-`loraConfig` wins. Nothing here asks a database or a disk.
+A recipe is made of what the engine document calls `hyperParams` and `loraConfig` (where both name the same thing,
+`loraConfig` wins), or of one object with the names of a Recipe's own fields. Nothing here asks a database or a disk.
 """
 
 import re
@@ -16,7 +16,7 @@ from models_app import options
 from models_app.options import Option
 
 AUTO = "auto"
-MAY_BE_AUTO = ("learningRate", "epochs")
+MAY_BE_AUTO = ("learning_rate", "epochs")
 MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
 STEPS = 120  # that `auto` aims at: few rows are shown more often
 
@@ -44,15 +44,16 @@ LORA_CONFIG = [
     Option("targetModules", list, lazy("Layers that are adapted; by default all linear ones.")),
     Option("bias", str, lazy("Which biases are trained."), choices=("none", "all", "lora_only")),
 ]
-TABLES = {
-    "hyperParams": {option.name: option for option in HYPER_PARAMS},
-    "loraConfig": {option.name: option for option in LORA_CONFIG},
-}
 FIELDS = {
     "batchSize": "batch_size", "learningRate": "learning_rate", "epochs": "epochs", "maxSeqLength": "max_seq_length",
     "loraRank": "rank", "r": "rank", "loraAlpha": "alpha", "loraDropout": "dropout", "saveSteps": "save_steps",
     "evalSteps": "eval_steps", "seed": "seed", "targetModules": "target_modules", "bias": "bias",
 }  # fmt: skip
+TABLES = {
+    "hyperParams": {option.name: option for option in HYPER_PARAMS},
+    "loraConfig": {option.name: option for option in LORA_CONFIG},
+    "recipe": {FIELDS[option.name]: option for option in (*HYPER_PARAMS, *LORA_CONFIG)},
+}
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,18 @@ class Recipe:
     target_modules: tuple[str, ...] = ()
     bias: str = "none"
 
-    def settled(self, *, parameters: int, rows: int) -> "Recipe":
-        """With numbers for what was auto: for a model of so many weights, taught with so many rows."""
+    def settled(self, *, parameters: int, rows: int, context: int | None = None) -> "Recipe":
+        """With numbers for what was auto: for a model of so many weights, taught with so many rows.
+
+        No row is longer than the tokens that the model takes at once.
+        """
         size = next(size for size in SIZES if parameters < size.below)
         wanted = ceil(STEPS / ceil(rows / self.batch_size))
         return replace(
             self,
             learning_rate=self.learning_rate or size.learning_rate,
             epochs=self.epochs or min(wanted, size.most_epochs),
+            max_seq_length=min(self.max_seq_length, context or self.max_seq_length),
         )
 
 
@@ -104,15 +109,26 @@ def read(hyper_params=None, lora_config=None) -> Recipe:
     """Raises InvalidRequest with a sentence for each field that is unknown or wrong, whatever it is given."""
     given = {"hyperParams": hyper_params, "loraConfig": lora_config}
     sections = {name: {} if values is None else values for name, values in given.items()}
+    _check(sections)
+    merged = sections["hyperParams"] | sections["loraConfig"]
+    if "r" in merged:
+        merged.pop("loraRank", None)
+    return Recipe(**{FIELDS[name]: _value(value) for name, value in merged.items()})
+
+
+def read_fields(values: dict | None = None) -> Recipe:
+    """The same of one object, by the names of the fields: `learning_rate`, `rank`."""
+    values = {} if values is None else values
+    _check({"recipe": values})
+    return Recipe(**{name: _value(value) for name, value in values.items()})
+
+
+def _check(sections: dict) -> None:
     wrong = {}
     for name, values in sections.items():
         wrong |= _problems(name, values)
     if wrong:
         raise InvalidRequest(details=wrong)
-    merged = sections["hyperParams"] | sections["loraConfig"]
-    if "r" in merged:
-        merged.pop("loraRank", None)
-    return Recipe(**{FIELDS[name]: _value(value) for name, value in merged.items()})
 
 
 def _value(value):
@@ -132,15 +148,16 @@ def _problem(section: str, name: str, value) -> str:
     option = TABLES[section].get(name)
     if option is None:
         return _("There is no such hyperparameter. Expected one of: %(names)s.") % {"names": ", ".join(TABLES[section])}
-    if name in MAY_BE_AUTO and value == AUTO:
+    field = FIELDS.get(name, name)
+    if field in MAY_BE_AUTO and value == AUTO:
         return ""
-    return option.problem(value) or _beyond(name, value)
+    return option.problem(value) or _beyond(field, value)
 
 
-def _beyond(name: str, value) -> str:
+def _beyond(field: str, value) -> str:
     """What the types and ranges cannot say."""
-    if name == "bias" and value != "none":
+    if field == "bias" and value != "none":
         return _("Only none: no engine here serves an adapter with biases.")
-    if name == "targetModules" and not (value and all(MODULE.fullmatch(module) for module in value)):
+    if field == "target_modules" and not (value and all(MODULE.fullmatch(module) for module in value)):
         return _("Expected names of layers such as q_proj.")
     return ""

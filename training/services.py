@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant
-from core.errors import InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest
 from core.uploads import Draft
 from models_app import services as catalogue
 from training import bases, rows, split, storage
@@ -47,6 +47,10 @@ def _keep(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) ->
 
 @transaction.atomic
 def delete_dataset(actor: Actor, dataset: Dataset, request=None) -> None:
+    """Raises Conflict while a job needs it."""
+    Dataset.objects.select_for_update().filter(pk=dataset.pk).first()  # no job begins with it from here on
+    if dataset.training_jobs.live().exists():
+        raise Conflict(_("A training job needs this data set. Cancel the job first."))
     path = storage.path_of(dataset)
     audit.record(actor, "dataset.delete", dataset, request=request, name=dataset.name, version=dataset.version)
     dataset.delete()
@@ -56,11 +60,8 @@ def delete_dataset(actor: Actor, dataset: Dataset, request=None) -> None:
 def preview(dataset: Dataset, count: int, seed: int) -> list[dict]:
     """The first rows, and which of them would be kept from training by this seed. Raises NotFound."""
     kept_back = split.held_out(dataset.rows, seed)
-    try:
-        with storage.path_of(dataset).open("rb") as file:
-            return [
-                {"line": row.line, "held_out": number in kept_back, "conversation": row.conversation}
-                for number, row in enumerate(rows.first(file, count))
-            ]
-    except FileNotFoundError:
-        raise NotFound(_("The file of this data set is gone.")) from None
+    with storage.open_dataset(dataset) as file:
+        return [
+            {"line": row.line, "held_out": number in kept_back, "conversation": row.conversation}
+            for number, row in enumerate(rows.first(file, count))
+        ]

@@ -1,4 +1,4 @@
-"""One reader's stream of a model's lines as server-sent events: what is there, then what comes."""
+"""One reader's stream of kept lines as server-sent events: what is there, then what comes."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +8,7 @@ from typing import Protocol
 import orjson
 from channels.db import database_sync_to_async
 from django.db import DatabaseError, InterfaceError
+from django.db.models import QuerySet
 from django.utils import translation
 from django.utils.translation import gettext_lazy as _
 
@@ -19,7 +20,6 @@ from core.errors import PlatformError
 from core.streaming import COMMENT, HEARTBEAT_SECONDS
 from inference.logs.stream import Entry
 from inference.logs.tail import ENTRY_ID, Tail
-from models_app.models import Model
 
 PAGE = 500  # lines in one event to the server: what a slow reader holds in memory
 RECHECK_SECONDS = 4.0
@@ -40,18 +40,22 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads, and what. `resume_after` is the id of the last line that he has; else he gets the last `lines`."""
+    """Who reads, and what: the lines of the row `name`, as long as it is among the `rows` that an actor sees.
+
+    `resume_after` is the id of the last line that he has; else he gets the last `lines`.
+    """
 
     principal: Principal
     actor: Actor
-    model_id: str
+    name: str
+    rows: Callable[[Actor], QuerySet]
     lines: int
     resume_after: str | None
     form: Form
     language: str = field(default_factory=translation.get_language)
 
     def still_may(self) -> bool:
-        """Asks the database. Also false where he acts for somebody else now, or the model is gone."""
+        """Also false where he acts for somebody else now, or what wrote the lines is gone."""
         try:
             actor = self.principal.reader()
         except PlatformError:
@@ -59,7 +63,7 @@ class Reader:
         same = (actor.tenant, actor.sees_all, actor.is_operator)
         if same != (self.actor.tenant, self.actor.sees_all, self.actor.is_operator):
             return False
-        return Model.objects.usable_by(actor).filter(pk=self.model_id).exists()
+        return self.rows(actor).filter(pk=self.name).exists()
 
 
 def resume_id(given: str | None) -> str | None:
@@ -72,7 +76,7 @@ class Feed:
 
     def __init__(self, reader: Reader):
         self._reader, self._form = reader, reader.form
-        self._tail = Tail(reader.model_id, reader.lines, reader.resume_after, PAGE)
+        self._tail = Tail(reader.name, reader.lines, reader.resume_after, PAGE)
         self._checked_at = self._spoke_at = time.monotonic()
 
     async def events(self) -> AsyncIterator[bytes]:

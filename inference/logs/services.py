@@ -21,10 +21,10 @@ def _away() -> ServiceUnavailable:
     return ServiceUnavailable(_("The logs cannot be read at the moment. Try again shortly."), retry_after=5)
 
 
-def latest(model: Model, count: int) -> list[Line]:
-    """The newest lines of all the model's instances, oldest first. Raises ServiceUnavailable."""
+def latest(name: str, count: int) -> list[Line]:
+    """The newest lines of a training job, or of all instances of a model, oldest first. Raises ServiceUnavailable."""
     try:
-        found = [entry.line for entry in stream.latest(model.pk, count)]
+        found = [entry.line for entry in stream.latest(name, count)]
     except broker.UNAVAILABLE:
         raise _away() from None
     return sorted(found, key=lambda line: line.time)
@@ -56,9 +56,9 @@ def clear(model: Model, keep_minutes: int) -> int:
     return gone
 
 
-def forget(model_id: str) -> None:
-    """Of a model that is gone. Where Valkey is away its lines go with their time."""
+def forget(name: str) -> None:
+    """Of a model or job that is gone. Where Valkey is away its lines go with their time."""
     try:
-        stream.forget(model_id)
+        stream.forget(name)
     except broker.UNAVAILABLE as error:
-        logger.warning("the logs of %s stay for now: %s", model_id, type(error).__name__)
+        logger.warning("the logs of %s stay for now: %s", name, type(error).__name__)

@@ -1,5 +1,8 @@
 """REST of the engines' output: the last lines, streams of them, figures, their end; and dossiers of crashes."""
 
+from collections.abc import Callable
+
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -8,6 +11,7 @@ from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
 from accounts import audit, principals
+from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
 from core.streaming import EventStream, JsonWhateverIsAccepted
@@ -25,6 +29,7 @@ from inference.logs.serializers import (
     StreamQuerySerializer,
 )
 from models_app import services as catalogue
+from models_app.models import Model
 
 EVENTS = {(200, "text/event-stream"): OpenApiTypes.STR}
 
@@ -42,10 +47,13 @@ class StreamingView(APIView):
     content_negotiation_class = JsonWhateverIsAccepted
     permissions = {"GET": Permission.READ}
 
-    def stream(self, request, model, query: dict, form) -> EventStream:
-        """From the last line that the client has, where it says so; a browser's EventSource does by itself."""
+    def stream(self, request, name: str, rows: Callable[[Actor], QuerySet], query: dict, form) -> EventStream:
+        """The lines of the row `name`, as long as it is among the `rows` that the reader sees.
+
+        From the last line that the client has, where it says so; a browser's EventSource does by itself.
+        """
         last = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
-        reader = Reader(principals.of(request), request.auth, model.pk, query["lines"], last, form)
+        reader = Reader(principals.of(request), request.auth, name, rows, query["lines"], last, form)
         holder = "operators" if request.auth.sees_all else request.auth.tenant.pk
         return EventStream(follow(reader), holder)
 
@@ -56,8 +64,8 @@ class LogsView(StreamingView):
         model = catalogue.find_own(request.auth, ref)
         query, whole = asked(LogQuerySerializer, request), request.auth.is_operator
         if query["follow"]:
-            return self.stream(request, model, query, ServiceForm(whole))
-        lines = services.latest(model, query["lines"])
+            return self.stream(request, model.pk, Model.objects.usable_by, query, ServiceForm(whole))
+        lines = services.latest(model.pk, query["lines"])
         return Response({"logs": [service_line(line, whole=whole) for line in lines]})
 
 
@@ -66,7 +74,7 @@ class LogStreamView(StreamingView):
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
         query = asked(StreamQuerySerializer, request)
-        return self.stream(request, model, query, ManagerForm(request.auth.is_operator))
+        return self.stream(request, model.pk, Model.objects.usable_by, query, ManagerForm(request.auth.is_operator))
 
 
 class LogStatsView(APIView):

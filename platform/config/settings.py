@@ -228,6 +228,7 @@ ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machin
 
 # --- Training
 DATASET_MAX_BYTES = env.int("SERAI_MAX_DATASET", 256 * 1024 * 1024)
+JOBS_PER_TENANT = env.int("SERAI_TRAINING_JOBS", 2)  # that may hold devices at once
 
 # Set by `up` for its children: what lives only as long as that supervisor
 SESSION = env.str("SERAI_SESSION", "")

@@ -11,7 +11,8 @@ from monitoring import views as monitoring
 running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "training", "monitoring")]
 catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
 api = [*running, *catalogue]
-v1 = [path("", include("monitoring.urls_v1")), *running, path("", include("inference.urls_v1")), *catalogue]
+documents = [path("", include(f"{app}.urls_v1")) for app in ("training", "monitoring")]
+v1 = [*documents, *running, path("", include("inference.urls_v1")), *catalogue]
 
 urlpatterns = [
     path("", monitoring.RootView.as_view()),

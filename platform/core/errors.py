@@ -5,9 +5,11 @@ PlatformError
 ├── Unauthenticated           401
 ├── Forbidden                 403         role or scope too low, on one's own tenant's object
 ├── NotFound                  404         missing and foreign look the same
-│   └── ModelNotFound         404
+│   ├── ModelNotFound         404
+│   └── TrainingJobNotFound   404
 ├── Conflict                  409         the state forbids it
-│   └── ModelAlreadyExists    409
+│   ├── ModelAlreadyExists    409
+│   └── TrainingJobConflict   409
 ├── TooLarge                  413
 ├── RateLimited               429
 ├── ModelNotRunning           503         stopped, or still starting when the wait limit came
@@ -88,6 +90,11 @@ class ModelNotFound(NotFound):
     openai = "invalid_request_error", "model_not_found"
 
 
+class TrainingJobNotFound(NotFound):
+    message = _("There is no such training job.")
+    v1 = 404, "TRAINING_JOB_NOT_FOUND"
+
+
 class Conflict(PlatformError):
     status, code, message = 409, "CONFLICT", _("The current state does not allow this.")
     openai = "invalid_request_error", "conflict"
@@ -95,6 +102,10 @@ class Conflict(PlatformError):
 
 class ModelAlreadyExists(Conflict):
     code, message = "MODEL_ALREADY_EXISTS", _("A model or alias of this name exists already.")
+
+
+class TrainingJobConflict(Conflict):
+    v1 = 400, "TRAINING_JOB_RUNNING"
 
 
 class TooLarge(PlatformError):

@@ -10,12 +10,16 @@ from core import periodic
 from inference import housekeeping, replicas
 from monitoring import levels, rollups
 from monitoring.scheduler import Duty, Scheduler
+from training import queue
 
 HOUR = 3600
 
 
 class Command(BaseCommand):
-    help = "Runs the scheduler: replicas, partitions, retention, roll-ups, dead gateways. Several may run; one works."
+    help = (
+        "Runs the scheduler: replicas, queue of training, partitions, retention, roll-ups, dead gateways. "
+        "Several may run; one works."
+    )
 
     def handle(self, **options):
         scheduler = Scheduler(
@@ -26,6 +30,7 @@ class Command(BaseCommand):
                 Duty("figures retention", HOUR, levels.drop_old),
                 Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
                 Duty("replicas", 5, replicas.Keeper().work),
+                Duty("training queue", 1, queue.work),
                 Duty("new samples", rollups.LOOK_SECONDS, rollups.look),
                 *(
                     Duty(f"roll-up {level.name}", level.roll_seconds, partial(rollups.roll, level))

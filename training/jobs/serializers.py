@@ -1,0 +1,117 @@
+"""Training jobs as the service document's style has them, and what an order for one says."""
+
+from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from models_app import options
+from training import queue, recipe
+from training.models import TrainingJob, TrainingProgress
+
+LONGEST_REF = 500
+MOST_POINTS = 10_000
+
+
+class TextField(serializers.CharField):
+    """Numbers are no texts."""
+
+    def to_internal_value(self, data):
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+@extend_schema_field(options.schema(recipe.TABLES["recipe"]))
+class RecipeField(serializers.JSONField):
+    """Hyperparameters; training/recipe.py checks them."""
+
+
+class StartTrainingSerializer(serializers.Serializer):
+    """`dataset` is an id, or a name whose newest version is meant. What `recipe` leaves out is as documented."""
+
+    base_model = TextField(max_length=LONGEST_REF)
+    dataset = TextField(max_length=LONGEST_REF)
+    adapter = TextField(max_length=LONGEST_REF, help_text=_("What comes of it is a version of this adapter."))
+    recipe = RecipeField(required=False, allow_null=True)
+
+
+class WaitingSerializer(serializers.Serializer):
+    """`position` counts from 1."""
+
+    position = serializers.IntegerField()
+    reason = serializers.CharField()
+
+
+class JobSerializer(serializers.ModelSerializer):
+    """`status` is the engine document's word; `state` lags behind it while a trainer is ending.
+
+    `node` is for operators. `estimate` is in bytes, by kind of device.
+    """
+
+    tenant = serializers.CharField(source="tenant.slug")
+    status = serializers.CharField()
+    base_model_name = serializers.CharField(source="base_name")
+    adapter = serializers.CharField(source="adapter_name")
+    recipe = RecipeField()
+    waiting = serializers.SerializerMethodField()
+    checkpoint_step = serializers.SerializerMethodField()
+    node = serializers.SerializerMethodField()
+    created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
+
+    class Meta:
+        model = TrainingJob
+        fields = [
+            "id", "tenant", "status", "state", "base_model", "base_model_name", "dataset", "dataset_name",
+            "dataset_version", "adapter", "recipe", "waiting", "step", "total_steps", "epoch", "loss", "eval_loss",
+            "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds", "eta_seconds", "checkpoint_step",
+            "estimate", "crashes", "failure_reason", "failure_cause", "node", "created_by", "created_at", "started_at",
+            "finished_at",
+        ]  # fmt: skip
+
+    @extend_schema_field(WaitingSerializer(allow_null=True))
+    def get_waiting(self, job):
+        if "positions" not in self.context:  # once for a whole page
+            self.context["positions"] = queue.positions()
+        positions = self.context["positions"]
+        return {"position": positions[job.pk], "reason": queue.reason(job)} if job.pk in positions else None
+
+    def get_checkpoint_step(self, job) -> int | None:
+        return job.checkpoints[-1]["step"] if job.checkpoints else None
+
+    def get_node(self, job) -> str | None:
+        shown = self.context["request"].auth.is_operator and job.node
+        return job.node.name if shown else None
+
+
+class StartedSerializer(JobSerializer):
+    """`warnings` tell what the adapter will meet."""
+
+    warnings = serializers.ListField(child=serializers.CharField(), required=False)
+
+    class Meta(JobSerializer.Meta):
+        fields = [*JobSerializer.Meta.fields, "warnings"]
+
+
+class ProgressQuerySerializer(serializers.Serializer):
+    """Steps after `after`, at most `limit`."""
+
+    after = serializers.IntegerField(min_value=-1, max_value=2**31 - 1, default=-1)
+    limit = serializers.IntegerField(min_value=1, max_value=MOST_POINTS, default=1000)
+
+
+class PointSerializer(serializers.ModelSerializer):
+    """One logged step; `elapsed` and `eta` are in seconds."""
+
+    class Meta:
+        model = TrainingProgress
+        fields = [
+            "step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed", "eta",
+            "at",
+        ]  # fmt: skip
+
+
+class ProgressSerializer(serializers.Serializer):
+    """Oldest first."""
+
+    job_id = serializers.CharField()
+    progress = PointSerializer(many=True)

@@ -1,0 +1,164 @@
+"""What people do with training jobs, whichever surface they come by: start, pause, resume, cancel, delete."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from accounts import audit
+from accounts.actor import Actor
+from accounts.models import Tenant
+from core.errors import Conflict, InvalidRequest, NotFound, RateLimited, TrainingJobConflict, TrainingJobNotFound
+from inference.logs import services as logs
+from models_app import lifecycle
+from models_app import services as catalogue
+from models_app.adapters import services as adapters
+from models_app.models import Model
+from training import bases, paths, rows, split, storage, transitions
+from training.jobs import needs
+from training.models import Dataset, TrainingJob
+from training.recipe import Recipe
+
+MOST_LIVE = 100  # jobs of one tenant that have not ended
+DATASET, ADAPTER = "dataset", "adapter"
+
+
+def start_training(
+    actor: Actor, *, base_model: str, dataset: str, adapter: str, recipe: Recipe, request=None
+) -> tuple[TrainingJob, list[str]]:
+    """A new job in the queue, and warnings about what its adapter will meet. Everything is checked before.
+
+    `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path. Raises
+    InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name), InsufficientResources (no device
+    could ever hold it), RateLimited.
+    """
+    acting = _of_one_tenant(actor)
+    model = bases.find(acting, base_model)
+    base = bases.check(model)
+    data = _find_dataset(acting, dataset)
+    _check_adapter_name(acting.tenant, adapter)
+    _check_rows(data, base)
+    taught = data.rows - split.held_out_count(data.rows)
+    settled = recipe.settled(parameters=base.parameters, rows=taught, context=base.context)
+    estimate = needs.estimate(base, settled)
+    needs.require_possible(estimate)
+    job = TrainingJob(
+        tenant=acting.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
+        dataset_version=data.version, adapter_name=adapter, recipe=asdict(settled), estimate=estimate,
+        created_by=actor.user, key=actor.key,
+    )  # fmt: skip
+    _keep(actor, job, request)
+    return job, _warnings(model, settled)
+
+
+def _of_one_tenant(actor: Actor) -> Actor:
+    """What an operator sees of others is not for this tenant's job."""
+    if actor.tenant is None:
+        raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
+    return replace(actor, sees_all=False)
+
+
+def _find_dataset(actor: Actor, ref: str) -> Dataset:
+    """Raises NotFound, for foreign ones too; InvalidRequest for a path outside."""
+    own = Dataset.objects.of(actor.tenant).select_related("tenant")
+    name = paths.last_part(ref, DATASET)
+    for meant in (Q(pk=ref), Q(name=name), Q(name=paths.without_suffix(name))):
+        if found := own.filter(meant).order_by("-version").first():
+            return found
+    raise NotFound(_("There is no such data set."), param=DATASET)
+
+
+def _check_adapter_name(tenant: Tenant, name: str) -> None:
+    try:
+        adapters.check_name(tenant, name)
+    except InvalidRequest as error:
+        raise InvalidRequest(next(iter(error.details.values()), error.message), param=ADAPTER) from None
+
+
+def _check_rows(dataset: Dataset, base: bases.Base) -> None:
+    """Once more, since the upload need not have named this model. Raises InvalidRequest with the lines."""
+    with storage.open_dataset(dataset) as file:
+        found = rows.survey(file, base.context)
+    if found.wrong:
+        details = {f"line {line}": problem for line, problem in found.errors.items()}
+        message = _("Rows of the data set that cannot be taught to this model: %(count)d.") % {"count": found.wrong}
+        raise InvalidRequest(message, details=details)
+
+
+@transaction.atomic
+def _keep(actor: Actor, job: TrainingJob, request) -> None:
+    """What it needs is locked, and so not deleted under it. Raises ModelNotFound, NotFound, RateLimited."""
+    catalogue.lock(job.base_model)
+    if not Dataset.objects.select_for_update(no_key=True, of=["self"]).filter(pk=job.dataset_id).exists():
+        raise NotFound(_("There is no such data set."), param=DATASET)
+    if TrainingJob.objects.of(job.tenant).live().count() >= MOST_LIVE:
+        problem = _("Your tenant has %(count)d training jobs that have not ended, which is as many as it may.")
+        raise RateLimited(problem % {"count": MOST_LIVE}, retry_after=60)
+    job.save()
+    audit.record(actor, "training.start", job, request=request, base_model=job.base_name, dataset=job.dataset_id)
+    transitions.announce(job)
+
+
+def _warnings(model: Model, recipe: Recipe) -> list[str]:
+    """The training runs all the same: what its adapter needs of the base can be changed until it is published."""
+    try:
+        lifecycle.get().require_adapters(model, recipe.rank)
+    except Conflict as conflict:
+        return [str(conflict.message)]
+    return []
+
+
+# --- afterwards
+
+
+def find(actor: Actor, job_id: str) -> TrainingJob:
+    """Raises TrainingJobNotFound, for foreign ones too."""
+    jobs = TrainingJob.objects.visible_to(actor).select_related("tenant", "node", "created_by")
+    found = jobs.filter(pk=job_id).first()
+    if found is None:
+        raise TrainingJobNotFound
+    return found
+
+
+def pause(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
+    return _act(actor, job, transitions.pause, request)
+
+
+def resume(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
+    return _act(actor, job, transitions.resume, request)
+
+
+def cancel(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
+    return _act(actor, job, transitions.cancel, request)
+
+
+@transaction.atomic
+def _act(actor: Actor, job: TrainingJob, verb: Callable[[TrainingJob], bool], request) -> TrainingJob:
+    """Raises TrainingJobConflict where the job's state does not allow it."""
+    if not verb(job):
+        job.refresh_from_db()
+        raise TrainingJobConflict(_("The job is %(status)s.") % {"status": job.status})
+    audit.record(actor, f"training.{verb.__name__}", job, request=request)
+    return job
+
+
+@transaction.atomic
+def delete(actor: Actor, job: TrainingJob, request=None) -> None:
+    """Of an ended job all but its adapter goes. Raises TrainingJobConflict for one that has not ended."""
+    if not TrainingJob.objects.select_for_update().ended().filter(pk=job.pk).exists():
+        raise TrainingJobConflict(_("The job has not ended. Cancel it first."))
+    audit.record(actor, "training.delete", job, request=request)
+    folder = storage.folder_of(job)
+    transaction.on_commit(partial(storage.remove_folder, folder))
+    transaction.on_commit(partial(logs.forget, job.pk))
+    job.delete()
+
+
+def why_model_is_needed(model: Model) -> str:
+    """For the catalogue, before a model is deleted."""
+    if TrainingJob.objects.live().filter(base_model=model).exists():
+        return _("A training job needs this model. Cancel the job first.")
+    return ""

@@ -1,0 +1,202 @@
+"""The engine document's routes of training, below /api/v1: its fields, its words, its paths."""
+
+from math import ceil
+
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.policy import Permission
+from core.errors import PlatformError
+from inference.logs.views import asked
+from models_app import options
+from training import paths, queue, recipe
+from training.jobs import services
+from training.jobs.serializers import LONGEST_REF, TextField
+from training.models import JobState, TrainingJob
+
+MOST_LISTED = 1000
+# what the services call a field, where the document calls it otherwise
+NAMES = {
+    "base_model": "baseModel", "config.model_path": "baseModel", "model_id": "baseModel", "dataset": "datasetPath",
+    "adapter": "outputDir", "name": "outputDir",
+}  # fmt: skip
+
+
+@extend_schema_field(options.schema(recipe.TABLES["hyperParams"]))
+class HyperParamsField(serializers.JSONField):
+    """training/recipe.py checks them."""
+
+
+@extend_schema_field(options.schema(recipe.TABLES["loraConfig"]))
+class LoraConfigField(serializers.JSONField):
+    """training/recipe.py checks it."""
+
+
+class OrderSerializer(serializers.Serializer):
+    """Of `outputDir` the last part names the adapter, of `datasetPath` the data set (its newest version)."""
+
+    baseModel = TextField(max_length=LONGEST_REF)
+    outputDir = TextField(max_length=LONGEST_REF)
+    datasetPath = TextField(max_length=LONGEST_REF)
+    hyperParams = HyperParamsField(required=False, allow_null=True)
+    loraConfig = LoraConfigField(required=False, allow_null=True)
+
+
+class QueuedSerializer(serializers.Serializer):
+    jobId = serializers.CharField(source="pk")
+    status = serializers.CharField()
+    message = serializers.CharField()
+    createdAt = serializers.DateTimeField(source="created_at")
+    warnings = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+class ActedSerializer(serializers.Serializer):
+    jobId = serializers.CharField(source="pk")
+    status = serializers.CharField()
+    message = serializers.CharField()
+
+
+class CurrentSerializer(serializers.Serializer):
+    """`currentEpoch` counts from 1."""
+
+    currentEpoch = serializers.SerializerMethodField()
+    currentStep = serializers.IntegerField(source="step")
+    totalSteps = serializers.IntegerField(source="total_steps", allow_null=True)
+    loss = serializers.FloatField(allow_null=True)
+    evalLoss = serializers.FloatField(source="eval_loss", allow_null=True)
+    learningRate = serializers.FloatField(source="learning_rate", allow_null=True)
+
+    def get_currentEpoch(self, job) -> int:
+        return ceil(job.epoch)
+
+
+class JobStatusSerializer(serializers.Serializer):
+    """`message` says why a job waits or failed."""
+
+    jobId = serializers.CharField(source="pk")
+    status = serializers.CharField()
+    message = serializers.SerializerMethodField()
+    progress = CurrentSerializer(source="*")
+    elapsedTimeSeconds = serializers.SerializerMethodField()
+    estimatedTimeRemainingSeconds = serializers.SerializerMethodField()
+    createdAt = serializers.DateTimeField(source="created_at")
+    startedAt = serializers.DateTimeField(source="started_at", allow_null=True)
+    completedAt = serializers.DateTimeField(source="finished_at", allow_null=True)
+
+    def get_message(self, job) -> str:
+        return queue.reason(job) if job.status == JobState.QUEUED and not job.node_id else job.failure_reason
+
+    def get_elapsedTimeSeconds(self, job) -> int:
+        return round(job.elapsed_seconds)
+
+    def get_estimatedTimeRemainingSeconds(self, job) -> int | None:
+        return None if job.eta_seconds is None else round(job.eta_seconds)
+
+
+class ListedSerializer(serializers.Serializer):
+    jobId = serializers.CharField(source="pk")
+    baseModel = serializers.CharField(source="base_name")
+    status = serializers.CharField()
+    createdAt = serializers.DateTimeField(source="created_at")
+    completedAt = serializers.DateTimeField(source="finished_at", allow_null=True)
+
+
+class ListQuerySerializer(serializers.Serializer):
+    status = serializers.ChoiceField(choices=JobState.choices, required=False)
+    limit = serializers.IntegerField(min_value=1, max_value=MOST_LISTED, default=100)
+    offset = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
+
+
+class JobListSerializer(serializers.Serializer):
+    jobs = ListedSerializer(many=True)
+    total = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+
+
+class EngineDocumentView(APIView):
+    """Errors name the document's fields."""
+
+    def handle_exception(self, exc):
+        if isinstance(exc, PlatformError):
+            exc.param = NAMES.get(exc.param, exc.param)
+            exc.details = {NAMES.get(name, name): text for name, text in exc.details.items()}
+        return super().handle_exception(exc)
+
+
+class StartView(EngineDocumentView):
+    permissions = {"POST": Permission.TRAIN}
+
+    @extend_schema(request=OrderSerializer, responses=QueuedSerializer)
+    def post(self, request):
+        serializer = OrderSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        order = serializer.validated_data
+        job, warnings = services.start_training(
+            request.auth,
+            base_model=order["baseModel"],
+            dataset=order["datasetPath"],
+            adapter=paths.last_part(order["outputDir"], services.ADAPTER),
+            recipe=recipe.read(order.get("hyperParams"), order.get("loraConfig")),
+            request=request,
+        )
+        job.message = _("Training job has been queued")
+        return Response(QueuedSerializer(job).data | ({"warnings": warnings} if warnings else {}))
+
+
+class StatusView(EngineDocumentView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(responses=JobStatusSerializer)
+    def get(self, request, pk):
+        return Response(JobStatusSerializer(services.find(request.auth, pk)).data)
+
+
+class VerbView(EngineDocumentView):
+    """`act` is the service."""
+
+    permissions = {"POST": Permission.TRAIN}
+
+    @extend_schema(request=None, responses=ActedSerializer)
+    def post(self, request, pk):
+        job = self.act(request.auth, services.find(request.auth, pk), request)
+        job.message = self.message()
+        return Response(ActedSerializer(job).data)
+
+
+class CancelView(VerbView):
+    act = staticmethod(services.cancel)
+
+    def message(self) -> str:
+        return _("Training job has been cancelled")
+
+
+class PauseView(VerbView):
+    act = staticmethod(services.pause)
+
+    def message(self) -> str:
+        return _("Training job has been paused")
+
+
+class ResumeView(VerbView):
+    act = staticmethod(services.resume)
+
+    def message(self) -> str:
+        return _("Training job has been resumed")
+
+
+class ListView(EngineDocumentView):
+    permissions = {"GET": Permission.READ}
+
+    @extend_schema(parameters=[ListQuerySerializer], responses=JobListSerializer)
+    def get(self, request):
+        query = asked(ListQuerySerializer, request)
+        jobs = TrainingJob.objects.visible_to(request.auth)
+        if "status" in query:
+            jobs = jobs.with_status(query["status"])
+        limit, offset = query["limit"], query["offset"]
+        page = {"jobs": jobs[offset : offset + limit], "total": jobs.count(), "limit": limit, "offset": offset}
+        return Response(JobListSerializer(page).data)

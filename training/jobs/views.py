@@ -1,0 +1,116 @@
+"""REST of training jobs; the engine document's routes are in versioned.py."""
+
+import django_filters
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, viewsets
+from rest_framework.response import Response
+
+from accounts.policy import Permission
+from core.tenancy import TenantScopedMixin
+from inference.logs import services as logs
+from inference.logs.forms import ManagerForm, ServiceForm, service_line
+from inference.logs.serializers import LogQuerySerializer, LogsSerializer, StreamQuerySerializer
+from inference.logs.views import EVENTS, StreamingView, asked
+from models_app.serializers import MessageSerializer
+from training import recipe
+from training.jobs import services
+from training.jobs.serializers import (
+    JobSerializer,
+    ProgressQuerySerializer,
+    ProgressSerializer,
+    StartedSerializer,
+    StartTrainingSerializer,
+)
+from training.models import JobState, TrainingJob
+
+
+class JobFilter(django_filters.FilterSet):
+    status = django_filters.ChoiceFilter(choices=JobState.choices, method="by_status")
+    adapter = django_filters.CharFilter(field_name="adapter_name")
+    dataset = django_filters.CharFilter(field_name="dataset_id")
+    base_model = django_filters.CharFilter(field_name="base_model_id")
+
+    class Meta:
+        model = TrainingJob
+        fields: list[str] = []
+
+    def by_status(self, queryset, _name, value):
+        return queryset.with_status(value)
+
+
+class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    queryset = TrainingJob.objects.select_related("tenant", "node", "created_by")
+    serializer_class = JobSerializer
+    filterset_class = JobFilter
+    permissions = {
+        "list": Permission.READ,
+        "retrieve": Permission.READ,
+        "progress": Permission.READ,
+        "create": Permission.TRAIN,
+        "pause": Permission.TRAIN,
+        "resume": Permission.TRAIN,
+        "cancel": Permission.TRAIN,
+        "destroy": Permission.TRAIN,
+    }
+
+    def get_object(self):
+        return services.find(self.request.auth, self.kwargs["pk"])
+
+    @extend_schema(request=StartTrainingSerializer, responses={201: StartedSerializer})
+    def create(self, request):
+        """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
+        serializer = StartTrainingSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        fields = dict(serializer.validated_data)
+        fields["recipe"] = recipe.read_fields(fields.get("recipe"))
+        job, warnings = services.start_training(request.auth, **fields, request=request)
+        return Response(self._shown(job) | ({"warnings": warnings} if warnings else {}), status=201)
+
+    @extend_schema(request=None, responses=JobSerializer)
+    def pause(self, request, pk):
+        """It ends after a checkpoint and gives its memory back."""
+        return Response(self._shown(services.pause(request.auth, self.get_object(), request)))
+
+    @extend_schema(request=None, responses=JobSerializer)
+    def resume(self, request, pk):
+        """It waits for its turn again, and goes on from its last checkpoint."""
+        return Response(self._shown(services.resume(request.auth, self.get_object(), request)))
+
+    @extend_schema(request=None, responses=JobSerializer)
+    def cancel(self, request, pk):
+        return Response(self._shown(services.cancel(request.auth, self.get_object(), request)))
+
+    @extend_schema(responses=MessageSerializer)
+    def destroy(self, request, pk):
+        """Of an ended job: its record, its checkpoints and its log. Its adapter stays."""
+        services.delete(request.auth, self.get_object(), request)
+        return Response({"message": _("Training job deleted.")})
+
+    @extend_schema(parameters=[ProgressQuerySerializer], responses=ProgressSerializer)
+    def progress(self, request, pk):
+        job, query = self.get_object(), asked(ProgressQuerySerializer, request)
+        points = job.progress.filter(step__gt=query["after"])[: query["limit"]]
+        return Response(ProgressSerializer({"job_id": job.pk, "progress": points}).data)
+
+    def _shown(self, job: TrainingJob) -> dict:
+        return self.get_serializer(job).data
+
+
+class JobLogsView(StreamingView):
+    @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
+    def get(self, request, pk):
+        job, whole = services.find(request.auth, pk), request.auth.is_operator
+        query = asked(LogQuerySerializer, request)
+        if query["follow"]:
+            return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, ServiceForm(whole))
+        lines = logs.latest(job.pk, query["lines"])
+        return Response({"logs": [service_line(line, whole=whole) for line in lines]})
+
+
+class JobLogStreamView(StreamingView):
+    @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
+    def get(self, request, pk):
+        job, query = services.find(request.auth, pk), asked(StreamQuerySerializer, request)
+        form = ManagerForm(request.auth.is_operator)
+        return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, form)

@@ -1,0 +1,129 @@
+"""The queue of training jobs: whose turn it is, and why one still waits.
+
+Fair between tenants: who has least running goes first, then who has waited longest. One for which there is no room is
+passed by smaller ones for a while; then the devices that could hold it are kept for it.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference import placing, snapshots, wording
+from inference.placement.shapes import Candidate, Decision, DeviceView, PlacementRequest, Snapshot, Way
+from training import transitions
+from training.jobs import needs
+from training.models import TrainingJob
+
+LIMIT, AHEAD = "limit", "ahead"
+PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job in the queue, as far as its turn depends on it."""
+
+    pk: str
+    tenant_id: str
+    queued_at: datetime
+
+
+class Line:
+    """Who waits, in the order of their turns; `running` counts by tenant, and whoever places a job tells it."""
+
+    def __init__(self, waiting: list[Waiting], running: Counter[str]):
+        self.running = Counter(running)
+        self._queues: dict[str, deque[Waiting]] = defaultdict(deque)
+        for job in sorted(waiting, key=lambda job: (job.queued_at, job.pk)):
+            self._queues[job.tenant_id].append(job)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        while heads := [queue[0] for queue in self._queues.values() if queue]:
+            first = min(heads, key=lambda job: (self.running[job.tenant_id], job.queued_at, job.pk))
+            yield self._queues[first.tenant_id].popleft()
+
+
+def line() -> Line:
+    """As the rows are now."""
+    fields = ("pk", "tenant_id", "queued_at")
+    waiting = [Waiting(*row) for row in TrainingJob.objects.waiting().order_by().values_list(*fields)]
+    return Line(waiting, Counter(TrainingJob.objects.placed().order_by().values_list("tenant_id", flat=True)))
+
+
+def positions() -> dict[str, int]:
+    """Job id → its place in the queue, from 1, if each one in turn found room."""
+    found, everybody = {}, line()
+    for position, job in enumerate(everybody, 1):
+        found[job.pk] = position
+        everybody.running[job.tenant_id] += 1
+    return found
+
+
+def reason(job: TrainingJob) -> str:
+    """Why it still waits, in words for its tenant."""
+    if LIMIT in job.waits:
+        return _("Your tenant runs as many training jobs as it may at once (%(most)d).") % {
+            "most": settings.JOBS_PER_TENANT
+        }
+    if AHEAD in job.waits:
+        return _("The device goes to a training job that has waited longer.")
+    if "trace" in job.waits:
+        trace = tuple(Candidate(**word) for word in job.waits["trace"])
+        return wording.summary(Decision(trace=trace, waits=job.waits["waits"]))
+    return _("It waits for its turn.")
+
+
+# --- placing
+
+
+def work() -> None:
+    """One look at the whole queue: whoever may run and finds room gets a node."""
+    everybody, there, kept = line(), needs.devices(), set()
+    for job in everybody:
+        if everybody.running[job.tenant_id] >= settings.JOBS_PER_TENANT:
+            _note(job, {LIMIT: settings.JOBS_PER_TENANT})
+        elif _place(job, there, kept):
+            everybody.running[job.tenant_id] += 1
+        elif timezone.now() - job.queued_at > PATIENCE:
+            kept |= _able(job, there)
+
+
+@transaction.atomic
+def _place(waiting: Waiting, there: list[DeviceView], kept: set[int]) -> bool:
+    """False where there is no room for it outside of what is kept for others, or it does not wait any more."""
+    job = TrainingJob.objects.select_for_update(of=["self"]).waiting().filter(pk=waiting.pk).first()
+    if job is None:
+        return False
+    request = PlacementRequest(job.pk, needs.ways(job.estimate, there))
+    free = {device.id for device in there} - kept
+    decision = placing.settle(job.pk, request, lambda: _look(job, free))
+    if not decision.placed:
+        trace = [asdict(word) for word in decision.trace]
+        _note(waiting, {"trace": trace, "waits": decision.waits} if trace or not kept else {AHEAD: True})
+        return False
+    return transitions.place(job, decision.devices[0].node_id, placing.where(decision))
+
+
+def _look(job: TrainingJob, free: set[int]) -> Snapshot:
+    """Only these devices, as they are now."""
+    seen = snapshots.for_work(needs.ENGINE, job.queued_at)
+    return replace(seen, devices=tuple(device for device in seen.devices if device.id in free))
+
+
+def _able(waiting: Waiting, there: list[DeviceView]) -> set[int]:
+    """Devices that could hold it if nothing else ran."""
+    estimate = TrainingJob.objects.values_list("estimate", flat=True).get(pk=waiting.pk)
+    return {device.id for way in needs.ways(estimate, there) for device in there if _could_hold(way, device)}
+
+
+def _could_hold(way: Way, device: DeviceView) -> bool:
+    return device.kind == way.kind and device.usable >= way.share
+
+
+def _note(waiting: Waiting, why: dict) -> None:
+    TrainingJob.objects.waiting().filter(pk=waiting.pk).exclude(waits=why).update(waits=why)

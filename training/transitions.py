@@ -1,0 +1,81 @@
+"""Moves of a training job that people and the queue ask for: one conditional UPDATE each, and the event on it."""
+
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+
+from core.errors import now_z
+from core.events import publish_on_commit
+from training.models import JobState, TrainingJob, Wish
+
+EVENT = "training_progress"
+
+
+def pause(job: TrainingJob) -> bool:
+    """At once where nothing runs; else the runner is asked to. False where its state does not allow it."""
+    rows = TrainingJob.objects.filter(pk=job.pk)
+    return _move(job, rows.waiting(), JobState.PAUSED, desired=Wish.PAUSED, waits={}) or _ask(
+        job, rows.placed().filter(desired=Wish.RUNNING), Wish.PAUSED
+    )
+
+
+def resume(job: TrainingJob) -> bool:
+    """Back into the queue, or a pause that is not done yet is taken back."""
+    rows = TrainingJob.objects.filter(pk=job.pk)
+    again = {"desired": Wish.RUNNING, "generation": F("generation") + 1, "queued_at": Now(), "placement": {}}
+    return _move(job, rows.filter(state=JobState.PAUSED), JobState.QUEUED, **again) or _ask(
+        job, rows.placed().filter(desired=Wish.PAUSED), Wish.RUNNING
+    )
+
+
+def cancel(job: TrainingJob) -> bool:
+    rows = TrainingJob.objects.filter(pk=job.pk)
+    idle = rows.live().filter(node=None)
+    return _move(job, idle, JobState.CANCELLED, desired=Wish.CANCELLED, waits={}, finished_at=Now()) or _ask(
+        job, rows.placed().exclude(desired=Wish.CANCELLED), Wish.CANCELLED
+    )
+
+
+def place(job: TrainingJob, node_id: str, placement: dict) -> bool:
+    """From the queue to a node, whose runner has it from here on."""
+    return _change(job, TrainingJob.objects.waiting(), node_id=node_id, placement=placement, waits={})
+
+
+def _move(job: TrainingJob, rows: QuerySet, state: JobState, **fields) -> bool:
+    return _change(job, rows, state=state, state_since=Now(), **fields)
+
+
+def _ask(job: TrainingJob, rows: QuerySet, wish: Wish) -> bool:
+    return _change(job, rows, desired=wish)
+
+
+@transaction.atomic
+def _change(job: TrainingJob, rows: QuerySet, **fields) -> bool:
+    if not rows.filter(pk=job.pk).update(updated_at=Now(), **fields):
+        return False
+    job.refresh_from_db()
+    announce(job)
+    return True
+
+
+def announce(job: TrainingJob) -> None:
+    """Tell the tenant where it stands."""
+    publish_on_commit(job.tenant_id, EVENT, event_data(job), key=job.pk)
+
+
+def event_data(job: TrainingJob) -> dict:
+    return {
+        "job_id": job.pk,
+        "status": job.status,
+        "step": job.step,
+        "total_steps": job.total_steps,
+        "epoch": job.epoch,
+        "loss": job.loss,
+        "eval_loss": job.eval_loss,
+        "learning_rate": job.learning_rate,
+        "grad_norm": job.grad_norm,
+        "tokens_per_second": job.tokens_per_second,
+        "elapsed_seconds": job.elapsed_seconds,
+        "eta_seconds": job.eta_seconds,
+        "timestamp": now_z(),
+    }
