@@ -7,7 +7,7 @@ import pytest
 from accounts import configuration
 from accounts.models import AuditRecord
 
-CONFIG = "/api/config"
+CONFIG, HISTORY = "/api/config", "/api/config/history"
 SHOWN = {
     "gpu_monitor_interval": 30,
     "max_concurrent_models": 10,
@@ -46,6 +46,33 @@ def test_each_changed_value_is_audited_with_the_old_one(api, operator):
     assert record.details == {"old": 10, "new": 15}
 
 
+def test_the_history_tells_who_changed_what_newest_first(api, operator):
+    for seconds in (60, 90):
+        api(operator).put(CONFIG, {"gpu_monitor_interval": seconds})
+    api(operator).put(CONFIG, {"alert_thresholds": {"error_rate_high": 0.1}})
+    page = api(operator).get(HISTORY, {"size": 2}).json()
+    assert (page["total"], page["page"], page["size"], page["pages"]) == (3, 1, 2, 2)
+    told = [(change["setting"], change["old"], change["new"], change["actor"]) for change in page["items"]]
+    assert told == [
+        ("alert_thresholds.error_rate_high", 0.05, 0.1, operator.username),
+        ("gpu_monitor_interval", 60, 90, operator.username),
+    ]
+    assert page["items"][0]["at"].endswith("Z") and page["items"][0]["address"] == "127.0.0.1"
+
+
+def test_the_history_of_one_setting(api, operator, tenant):
+    api(operator, **{"Serai-Tenant": tenant.slug}).put(CONFIG, {"log_level": "DEBUG", "gpu_monitor_interval": 60})
+    (change,) = api(operator).get(HISTORY, {"setting": "log_level"}).json()["items"]
+    assert (change["old"], change["new"]) == ("INFO", "DEBUG")
+    assert api(operator).get(HISTORY, {"setting": "max_concurrent_models"}).json()["items"] == []
+
+
+@pytest.mark.parametrize("query", [{"setting": "nothing"}, {"page": 0}, {"size": 101}, {"page": "x"}])
+def test_a_wrong_question_about_the_history_is_refused_by_name(api, operator, query):
+    reply = api(operator).get(HISTORY, query)
+    assert (reply.status_code, list(reply.json()["error"]["details"])) == (422, list(query))
+
+
 @pytest.mark.parametrize(
     "body, field",
     [
@@ -82,6 +109,7 @@ def test_nobody_but_operators_sees_or_changes_it(api, owner, key):
     for client in (api(owner), api(key())):
         assert client.get(CONFIG).status_code == 403
         assert client.put(CONFIG, {"log_level": "DEBUG"}).status_code == 403
+        assert client.get(HISTORY).status_code == 403
 
 
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])

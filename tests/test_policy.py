@@ -67,6 +67,7 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/audit": Permission.MANAGE_TENANT,
     "GET /api/config": Permission.OPERATE,
     "PUT /api/config": Permission.OPERATE,
+    "GET /api/config/history": Permission.OPERATE,
     "GET /api/models": Permission.READ,
     "POST /api/models": Permission.MANAGE_MODELS,
     "GET /api/models/{}": Permission.READ,

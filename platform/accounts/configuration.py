@@ -10,16 +10,18 @@ from dataclasses import asdict, dataclass, field, fields
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from accounts import audit
 from accounts.actor import Actor
-from accounts.models import ConfigurationValue
+from accounts.models import AuditRecord, ConfigurationValue
 from core.errors import InvalidRequest
 from core.periodic import Level, Periodic
 
 logger = logging.getLogger(__name__)
 
+CHANGE = "configuration.change"  # what the audit log calls it
 FRESH_SECONDS = 1.0
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -48,6 +50,10 @@ class Configuration:
     health_check_interval: int = number(60, 1, 3600)
     log_level: str = field(default=settings.LOG_LEVEL, metadata={"choices": LOG_LEVELS})
     alert_thresholds: AlertThresholds = field(default_factory=AlertThresholds)
+
+
+SETTINGS = {f.name: f for f in fields(Configuration) if f.name != "alert_thresholds"}
+SETTINGS |= {f"alert_thresholds.{f.name}": f for f in fields(AlertThresholds)}
 
 
 class _Memory:
@@ -107,9 +113,15 @@ def change(actor: Actor, patch: dict, request=None) -> Configuration:
         row, _created = ConfigurationValue.objects.update_or_create(
             key=key, defaults={"value": value, "changed_by": actor.user}
         )
-        audit.record(actor, "configuration.change", row, request=request, old=before[key], new=value)
+        audit.record(actor, CHANGE, row, request=request, old=before[key], new=value)
     transaction.on_commit(_memory.refresh)
     return _read()
+
+
+def history(setting: str | None = None) -> QuerySet:
+    """Who changed what, the newest first. Nested settings are named as in `alert_thresholds.error_rate_high`."""
+    changes = AuditRecord.objects.filter(action=CHANGE)
+    return changes.filter(object_id=setting) if setting else changes
 
 
 def _read() -> Configuration:
@@ -132,12 +144,10 @@ def _flatten(nested: dict) -> dict:
 
 def _check(patch: dict) -> dict:
     """The patch with flat keys. Every wrong field is named at once."""
-    known = {f.name: f for f in fields(Configuration) if f.name != "alert_thresholds"}
-    known |= {f"alert_thresholds.{f.name}": f for f in fields(AlertThresholds)}
     if not isinstance(patch, dict) or not isinstance(patch.get("alert_thresholds", {}), dict):
         raise InvalidRequest(details={"alert_thresholds": _("An object is expected.")})
     flat = _flatten(patch)
-    wrong = {key: _problem(known.get(key), value) for key, value in flat.items()}
+    wrong = {key: _problem(SETTINGS.get(key), value) for key, value in flat.items()}
     wrong |= {key: _problem(None, None) for key in patch if "." in key}
     wrong = {key: problem for key, problem in wrong.items() if problem}
     if wrong:

@@ -5,6 +5,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
+from accounts import configuration
 from accounts.models import ApiKey, AuditRecord, Membership, Role, Scope, Tenant
 
 
@@ -98,6 +99,22 @@ class NewKeySerializer(KeySerializer):
 
     class Meta(KeySerializer.Meta):
         fields = [*KeySerializer.Meta.fields, "secret"]
+
+
+class ConfigurationHistoryQuerySerializer(serializers.Serializer):
+    setting = serializers.ChoiceField(choices=list(configuration.SETTINGS), required=False)
+
+
+class ConfigurationChangeSerializer(serializers.ModelSerializer):
+    """One changed value. `old` is the default where nobody had changed it before."""
+
+    setting = serializers.CharField(source="object_id")
+    old = serializers.JSONField(source="details.old")
+    new = serializers.JSONField(source="details.new")
+
+    class Meta:
+        model = AuditRecord
+        fields = ["at", "setting", "old", "new", "actor", "address", "request_id"]
 
 
 class AuditSerializer(serializers.ModelSerializer):

@@ -17,5 +17,6 @@ urlpatterns = [
     path("auth/token/revoke", views.RevokeView.as_view()),
     path("auth/ticket", views.TicketView.as_view()),
     path("config", views.ConfigurationView.as_view()),
+    path("config/history", views.ConfigurationHistoryView.as_view()),
     *router.urls,
 ]

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from rest_framework import mixins, viewsets
+from rest_framework import generics, mixins, viewsets
 from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -19,6 +19,8 @@ from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
     AuditSerializer,
+    ConfigurationChangeSerializer,
+    ConfigurationHistoryQuerySerializer,
     CredentialsSerializer,
     KeySerializer,
     LogInSerializer,
@@ -227,6 +229,22 @@ class ConfigurationView(APIView):
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT)
     def put(self, request):
         return Response(asdict(configuration.change(request.auth, request.data, request)))
+
+
+class ConfigurationHistoryView(generics.ListAPIView):
+    """Who changed which value of the configuration, the newest first."""
+
+    serializer_class = ConfigurationChangeSerializer
+    permissions = {"GET": Permission.OPERATE}
+
+    @extend_schema(parameters=[ConfigurationHistoryQuerySerializer])
+    def get(self, request):
+        return self.list(request)
+
+    def get_queryset(self):
+        query = ConfigurationHistoryQuerySerializer(data=self.request.query_params)
+        query.is_valid(raise_exception=True)
+        return configuration.history(**query.validated_data)
 
 
 @never_cache
