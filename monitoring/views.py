@@ -131,7 +131,7 @@ class PlainText(BaseRenderer):
 
 
 class PrometheusView(APIView):
-    permissions = {"GET": Permission.OPERATE}
+    permissions = {"GET": Permission.SCRAPE}
     renderer_classes = [PlainText]
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})

@@ -1,6 +1,5 @@
 """The service document's monitoring routes, and /metrics: their forms, their figures, and who sees whose."""
 
-import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +7,6 @@ from django.utils import timezone
 
 from inference.models import Device, State
 from models_app.models import Model
-from monitoring import exposition, rollups
 from monitoring.levels import BY_NAME, LEVELS
 from monitoring.queries import level_for, pieces, points
 from tests import running
@@ -298,60 +296,3 @@ def test_a_key_that_is_limited_to_some_models_sees_only_those(api, key, store, o
     roll()
     seen = api(key(allowed_models=[ours.pk])).get(PERFORMANCE).json()["models"]
     assert [model["model_name"] for model in seen] == ["ours"]
-
-
-# --- /metrics
-
-
-def exposed(api, who) -> dict[str, float]:
-    reply = api(who).get("/metrics")
-    assert (reply.status_code, reply.headers["Content-Type"]) == (200, exposition.CONTENT_TYPE)
-    lines = [line for line in reply.content.decode().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"serai_\w+(\{(\w+=\"[^\"]*\",?)*\})? \S+", line) for line in lines)
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-
-def test_prometheus_reads_counters_sums_and_gauges(api, operator, store, ours):
-    measure("cpu_percent", datetime.now(UTC), 45)
-    for days in (0, 3, 20):
-        used(minutes_ago(days * 24 * 60), tenant_id=ours.tenant_id, model_id=ours.pk, duration_ms=500)
-    roll()
-    found = exposed(api, operator)
-    labels = f'{{model="{ours.pk}",tenant="{ours.tenant_id}"}}'
-    assert found['serai_cpu_percent{node="node-1"}'] == 45
-    assert found[f"serai_requests_total{labels}"] == 3
-    assert (found[f"serai_response_time_sum{labels}"], found[f"serai_response_time_count{labels}"]) == (1.5, 3)
-    assert found["serai_series_left_out"] == 0
-
-
-@pytest.mark.parametrize("left", range(len(LEVELS)))
-def test_a_counter_never_falls_while_something_is_still_to_be_rolled(api, operator, store, ours, left):
-    """Whatever the scheduler has left undone: the sum is taken where it is known."""
-    moments = [minutes_ago(minutes) for minutes in (0, 70, 1500, 3000, 20000)]
-    for moment in moments:
-        used(moment, tenant_id=ours.tenant_id, model_id=ours.pk)
-    rollups.look()
-    seen = 0.0
-    for level in LEVELS:
-        rollups.roll(level)
-        now = sum(value for name, value in exposed(api, operator).items() if name.startswith("serai_requests_total"))
-        assert now >= seen
-        seen = now
-        if LEVELS.index(level) == left:
-            break
-    assert seen == len(moments)
-
-
-def test_more_series_than_the_cap_are_left_out_and_counted(api, operator, store, monkeypatch):
-    monkeypatch.setattr(exposition, "MOST_LINES", 4)
-    for number in range(6):
-        measure("cpu_percent", datetime.now(UTC), 1, node_id=f"node-{number}")
-    found = exposed(api, operator)
-    assert len(found) < 6
-    assert found["serai_series_left_out"] > 0
-
-
-def test_the_figures_of_prometheus_are_the_operators(api, owner, key):
-    assert api(owner).get("/metrics").status_code == 403
-    assert api(key()).get("/metrics").status_code == 403
-    assert api().get("/metrics").status_code == 401

@@ -35,13 +35,14 @@ ALLOWED = {  # row of the contract → roles, and scopes of a key whose role wou
     Permission.MANAGE_MODELS: (ADMINS, {"models"}),
     Permission.MANAGE_MONITORING: (ADMINS, {"monitoring"}),
     Permission.MANAGE_TENANT: (ADMINS, set()),
+    Permission.SCRAPE: ({"operator"}, set()),
     Permission.OPERATE: ({"operator"}, set()),
 }
 ROUTES = {  # a route that is missing here fails the walk
     "GET /": Permission.PUBLIC,
     "GET /health": Permission.PUBLIC,
     "GET /check_health": Permission.PUBLIC,
-    "GET /metrics": Permission.OPERATE,
+    "GET /metrics": Permission.SCRAPE,
     "GET /api/system/status": Permission.READ,
     "GET /api/system/gpu": Permission.OPERATE,
     "GET /api/monitoring/metrics": Permission.READ,

@@ -80,15 +80,22 @@ class Traffic:
         since_ready = [(timezone.now() - (each.ready_at or each.state_since)).total_seconds() for each in instances]
         return max(0.0, min([*ended, *since_ready], default=0.0))
 
-    def pending(self) -> Counter[str]:
-        """Requests in flight or waiting, by model id, as far as gateways speak."""
+    def in_flight(self) -> Counter[str]:
+        """Requests that an engine works on, by model id, as far as gateways speak."""
         model_of = {each.pk: model_id for model_id, instances in self.instances.items() for each in instances}
         counts: Counter[str] = Counter()
         for beat in self.live:
-            named = [(model_of.get(instance_id), count) for instance_id, count in beat.inflight.items()]
-            for model_id, count in [*named, *beat.waiting.items()]:
-                counts[model_id] += count
+            for instance_id, count in beat.inflight.items():
+                if instance_id in model_of:
+                    counts[model_of[instance_id]] += count
         return counts
+
+    def waiting(self) -> Counter[str]:
+        """Requests that wait for a model to start, by its id."""
+        return sum((Counter(beat.waiting) for beat in self.live), Counter())
+
+    def pending(self) -> Counter[str]:
+        return self.in_flight() + self.waiting()
 
     def _busy(self, beat: GatewayHeartbeat, instances: list[Instance]) -> bool:
         return any(beat.inflight.get(each.pk) for each in instances)

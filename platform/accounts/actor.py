@@ -24,7 +24,7 @@ class Actor:
 
     def may(self, permission: Permission) -> bool:
         if self.key:
-            return policy.key_may(self.role, self.key.scopes, permission)
+            return policy.key_may(self.role, self.key.scopes, permission, made_by_operator=self.user.is_operator)
         return self.is_operator or policy.role_may(self.role, permission)
 
     def name_in_logs(self) -> None:

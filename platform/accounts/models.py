@@ -28,6 +28,7 @@ class Scope(models.TextChoices):
     TRAINING = "training", _("Training")
     MODELS = "models", _("Models")
     MONITORING = "monitoring", _("Monitoring")
+    METRICS = "metrics", _("Prometheus metrics")  # of the whole platform: counts in an operator's key only
 
 
 class Tenant(models.Model):

@@ -15,6 +15,7 @@ class Permission(StrEnum):
     MANAGE_MODELS = "manage models"
     MANAGE_MONITORING = "manage monitoring"
     MANAGE_TENANT = "manage tenant"  # members, keys, limits, the tenant's own audit
+    SCRAPE = "scrape"  # all figures, in Prometheus' form
     OPERATE = "operate"
 
 
@@ -30,13 +31,16 @@ ROLES: dict[str, frozenset[Permission]] = {
     Role.OWNER: _ADMIN,
 }
 
-# A key has what its scopes and its role both allow: nobody's key manages a tenant or operates the platform.
+# A key has what its scopes and its role both allow: nobody's key manages a tenant or operates the platform. These,
+# which no role allows, it has by their scope while its maker is an operator.
+OPERATORS_KEYS = frozenset({P.SCRAPE})
 SCOPES: dict[str, frozenset[Permission]] = {
     Scope.READ: frozenset({P.READ, P.LIST_MODELS}),
     Scope.INFERENCE: frozenset({P.INFER, P.LIST_MODELS}),
     Scope.TRAINING: frozenset({P.TRAIN, P.RUN_MODELS}),
     Scope.MODELS: frozenset({P.RUN_MODELS, P.MANAGE_MODELS}),
     Scope.MONITORING: frozenset({P.MANAGE_MONITORING}),
+    Scope.METRICS: OPERATORS_KEYS,
 }
 
 
@@ -44,5 +48,6 @@ def role_may(role: str | None, permission: Permission) -> bool:
     return permission in ROLES.get(role, frozenset())
 
 
-def key_may(role: str, scopes: list[str], permission: Permission) -> bool:
-    return role_may(role, permission) and any(permission in SCOPES.get(scope, frozenset()) for scope in scopes)
+def key_may(role: str, scopes: list[str], permission: Permission, *, made_by_operator: bool = False) -> bool:
+    allowed = role_may(role, permission) or (made_by_operator and permission in OPERATORS_KEYS)
+    return allowed and any(permission in SCOPES.get(scope, frozenset()) for scope in scopes)

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import audit, configuration, principals, references, services, tickets, tokens
-from accounts.models import ApiKey, AuditRecord, Membership, Tenant, User
+from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
     AuditSerializer,
@@ -32,7 +32,7 @@ from accounts.serializers import (
     TenantSerializer,
     TicketSerializer,
 )
-from core.errors import InvalidRequest, Unauthenticated
+from core.errors import Forbidden, InvalidRequest, Unauthenticated
 from core.tenancy import TenantScopedMixin
 
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -184,6 +184,8 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         fields = checked(KeySerializer, request)
         actor = request.auth
         services.require_rank(actor.role, fields["role"], actor.is_operator)
+        if Scope.METRICS in fields["scopes"] and not actor.is_operator:
+            raise Forbidden(_("Only an operator can make a key that reads the platform's metrics."))
         fields["allowed_models"] = [self._model_id(ref) for ref in fields.get("allowed_models", [])]
         key, secret = services.issue_key(actor.tenant, maker=actor.user, **fields)
         audit.record(actor, "key.create", key, request=request, name=key.name, scopes=key.scopes, role=key.role)

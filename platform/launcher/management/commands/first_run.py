@@ -16,6 +16,7 @@ from models_app.models import Mode, Model
 TENANT, ACCOUNT = "default", "admin"
 DEMO, EMBEDDER = "serai-demo", "minilm"
 RECORD = "first-run.json"
+SCOPES = [scope for scope in Scope if scope != Scope.METRICS]  # all that a tenant can do
 
 
 class Command(BaseCommand):
@@ -55,7 +56,7 @@ def create() -> dict:
     password = secrets.token_urlsafe(12)
     user = User.objects.create_superuser(ACCOUNT, password=password, default_tenant=tenant)
     accounts.add_member(tenant, user, Role.OWNER)
-    _key, secret = accounts.issue_key(tenant, name="first key", maker=user, role=Role.OWNER, scopes=list(Scope.values))
+    _key, secret = accounts.issue_key(tenant, name="first key", maker=user, role=Role.OWNER, scopes=SCOPES)
     model = Model.objects.create(
         tenant=tenant,
         name=DEMO,
