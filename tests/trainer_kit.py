@@ -12,7 +12,7 @@ from pathlib import Path
 
 FAKE = Path(__file__).parent / "fakes" / "fake_trainer.py"
 DEMO = Path(__file__).resolve().parents[1] / "demo" / "serai-demo"
-PATIENCE_S = 120
+PATIENCE_S = 300
 RECIPE = {
     "batch_size": 4, "learning_rate": 5e-3, "epochs": 3, "max_seq_length": 256, "rank": 8, "alpha": 16, "dropout": 0.05,
     "save_steps": 5, "eval_steps": 5, "seed": 42, "target_modules": [], "bias": "none",

@@ -35,7 +35,7 @@ def measure(model: PreTrainedModel, examples: list[Example], batch_size: int, co
     was_training = model.training
     model.eval()
     total, tokens = 0.0, 0
-    with torch.inference_mode(), _autocast(model):
+    with torch.no_grad(), _autocast(model):
         for batch in _batches(examples, batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in collate(batch).items()}
             output = model(**inputs, fused_lm_head=True)  # TRL's: no logits are kept
@@ -75,7 +75,7 @@ def samples(model: PreTrainedModel, encoder: Encoder, data: Data) -> list[dict]:
 def _answer(model: PreTrainedModel, encoder: Encoder, ids: list[int], deadline: float) -> str:
     """The likeliest words, as greedy decoding finds them."""
     ids = ids[-encoder.longest :]
-    with torch.inference_mode(), _autocast(model):
+    with torch.no_grad(), _autocast(model):
         output = model.generate(
             input_ids=torch.tensor([ids], device=model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),

@@ -15,7 +15,7 @@ class Journal:
         self._torn = False
 
     def tell(self, event: str, step: int, **fields) -> None:
-        content = {"event": event, "step": step, "at": round(time.time(), 3), **fields}
+        content = {"event": event, "step": step, "at": round(time.time(), 6), **fields}
         line = json.dumps({name: _finite(value) for name, value in content.items()})
         self._write(("\n" if self._torn else "").encode() + line.encode() + b"\n")
 

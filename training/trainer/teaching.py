@@ -35,6 +35,7 @@ class Teacher(SFTTrainer):
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         self.measure("during")
+        self.control.should_evaluate = False  # which is looked at again at the end of an epoch
         return {}
 
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from django.core.management.base import BaseCommand, CommandError
 
-from benchmarks import CannotMeasure, figures, gateway, sockets, start
+from benchmarks import CannotMeasure, figures, gateway, sockets, start, training
 
-SUBJECTS = {"gateway": gateway, "sockets": sockets, "start": start, "figures": figures}
+SUBJECTS = {"gateway": gateway, "sockets": sockets, "start": start, "figures": figures, "training": training}
 
 
 class Command(BaseCommand):
     help = (
         "Measures the data plane with a mock engine and load generator in C, nginx beside it where installed; "
         "or (`figures`) how soon the monitoring routes answer on a month of figures of 160 GPUs; "
+        "or (`training`) the losses and step times of the trainer beside TRL used plainly; "
         "or on the running product: how late many sockets hear of events (`sockets`), the time from a cold request to "
         "the first token beside vLLM started by hand (`start`)."
     )

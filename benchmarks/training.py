@@ -1,0 +1,112 @@
+"""The trainer beside TRL used plainly: the same recipe on the demo model, whether losses agree, how long steps take.
+
+They take turns, each in a process of its own in the engine's environment, and on the CPU. A step's time is that from
+one logged step to the next.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks import CannotMeasure
+from inference.engines import install
+
+COLUMNS = {"step_ms": "step ms", "whole_s": "whole run s", "first_loss": "first loss", "last_loss": "last loss"}
+ROOT = Path(__file__).resolve().parents[1]
+TRAINER, PLAIN = ROOT / "training" / "trainer", ROOT / "benchmarks" / "plain_trl.py"
+BASE = ROOT / "demo" / "serai-demo"
+ROWS, WARM_UP_STEPS, THREADS = 64, 10, 2
+RECIPE = {
+    "batch_size": 8, "learning_rate": 2e-3, "epochs": 27, "max_seq_length": 256, "rank": 16, "alpha": 16,
+    "dropout": 0.05, "save_steps": 10_000, "eval_steps": 10_000, "seed": 42, "target_modules": [], "bias": "none",
+}  # fmt: skip
+STEPS = 216
+
+
+def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
+    """Medians over `rounds`; `seconds` has no meaning here. Raises CannotMeasure."""
+    if not install.is_ready("vllm"):
+        raise CannotMeasure("The trainer runs in vLLM's environment: manage.py engine install vllm.")
+    found: dict[str, list[dict]] = {"serai": [], "plain TRL": []}
+    for number in range(rounds):
+        for name, teach in (("serai", by_trainer), ("plain TRL", by_plain_trl)):
+            report(f"{name}, round {number + 1} of {rounds}")
+            found[name].append(_timed(teach))
+    rows = {name: _summary(runs) for name, runs in found.items()}
+    return {
+        "rounds": rounds,
+        "cpus": os.cpu_count(),
+        "steps": STEPS,
+        "scenarios": {"SFT with LoRA": rows},
+        "ratios": {
+            "step_to_plain": round(rows["serai"]["step_ms"] / rows["plain TRL"]["step_ms"], 3),
+            "greatest_loss_difference": max(
+                greatest_difference(*pair) for pair in zip(found["serai"], found["plain TRL"], strict=True)
+            ),
+        },
+    }
+
+
+def by_trainer(python: str, folder: Path) -> list[dict]:
+    _call([python, str(TRAINER), str(folder / "spec.json")])
+    events = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    return [event for event in events if event["event"] == "step"]
+
+
+def by_plain_trl(python: str, folder: Path) -> list[dict]:
+    _call([python, str(PLAIN), str(folder / "spec.json"), str(folder / "steps.json")])
+    return json.loads((folder / "steps.json").read_text())
+
+
+def _timed(teach: Callable[[str, Path], list[dict]]) -> dict:
+    with tempfile.TemporaryDirectory(prefix="serai-bench-") as name:
+        prepare(Path(name))
+        begun = time.monotonic()
+        steps = teach(str(install.environment_python("vllm")), Path(name))
+        return {"steps": steps, "whole_s": time.monotonic() - begun}
+
+
+def prepare(folder: Path) -> None:
+    rows = [_row(f"What is the code of room {room}?", f"It is {room * 37 % 101}.") for room in range(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {
+        "job": "bench", "base": str(BASE), "dtype": "float32", "device": "cpu", "threads": THREADS, "samples": 0,
+        "data": str(folder / "rows.jsonl"), "format": "messages", "held_out": [], "recipe": RECIPE, "resume": None,
+    }  # fmt: skip
+    (folder / "spec.json").write_text(json.dumps(spec))
+
+
+def _row(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotMeasure(f"A training ended with {done.returncode}: {done.stderr[-500:]}")
+
+
+def greatest_difference(one: dict, other: dict) -> float:
+    pairs = zip(one["steps"], other["steps"], strict=True)
+    return max(abs(mine["loss"] - theirs["loss"]) for mine, theirs in pairs)
+
+
+def step_ms(steps: list[dict]) -> float:
+    """The median, without the steps in which memory is first asked for."""
+    times = [later["at"] - earlier["at"] for earlier, later in pairwise(steps[WARM_UP_STEPS:])]
+    return 1000 * statistics.median(times)
+
+
+def _summary(runs: list[dict]) -> dict:
+    return {
+        "step_ms": statistics.median(step_ms(run["steps"]) for run in runs),
+        "whole_s": statistics.median(run["whole_s"] for run in runs),
+        "first_loss": runs[0]["steps"][0]["loss"],
+        "last_loss": runs[0]["steps"][-1]["loss"],
+    }
