@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 
+from accounts.models import Tenant
 from inference.agent import workload
 from inference.engines import fetching, packages
 from inference.engines.base import COMMON_SYMPTOMS, Command
 from inference.engines.launchers import bring
 from inference.models import Instance
 from models_app import artefacts, packaged
-from models_app.models import Mode, Model
+from models_app.models import Mode, Model, ModelAlias
 
 ENGINE = [sys.executable, "-c", "import os; print('engine', sorted(name for name in os.environ if 'UV' in name))"]
 INFO = "toy_model-1.0.dist-info"
@@ -128,3 +131,41 @@ def test_a_tenants_own_folder_of_that_name_goes_first(minilm):
     own.mkdir(parents=True)
     assert artefacts.locate(minilm.tenant, packaged.MINILM.name) == own.resolve()
     own.rmdir()
+
+
+def upgrade() -> None:
+    """From a version that did not know the model yet. A migration runs once in an installation's life."""
+    migration = import_module("models_app.migrations.0005_minilm_for_older_installations")
+    migration.add_minilm(apps, None)
+
+
+@pytest.fixture
+def older(tenant) -> Tenant:
+    """A tenant as the first run left it before minilm."""
+    return Model.objects.create(
+        tenant=tenant, name="serai-demo", config={"model_path": "serai-demo"}, tags=["demo"]
+    ).tenant
+
+
+def test_an_older_installation_is_given_the_model(older, stranger, api, owner):
+    upgrade()
+    assert api(owner).get("/api/models/minilm").json()["mode"] == "Embedding"
+    assert api(stranger).get("/api/models/minilm").status_code == 404
+    assert artefacts.check_startable(Model.objects.get(name="minilm")).weight_bytes == packaged.MINILM.weight_bytes
+    upgrade()
+    assert Model.objects.filter(name="minilm").count() == 1
+
+
+def test_what_somebody_deleted_or_named_so_stays_as_it_is(older, tenant, api, owner):
+    ModelAlias.objects.create(tenant=tenant, model=Model.objects.get(), name="minilm")
+    upgrade()
+    ModelAlias.objects.all().delete()
+    upgrade()
+    assert api(owner).delete("/api/models/minilm").status_code == 200
+    upgrade()
+    assert list(Model.objects.values_list("name", flat=True)) == ["serai-demo"]
+
+
+def test_an_installation_without_the_demo_model_is_given_nothing(tenant):
+    upgrade()
+    assert not Model.objects.exists()

@@ -37,6 +37,7 @@ class Tally:
     done: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
     broken: list[dict] = field(default_factory=list)
+    late: list[dict] = field(default_factory=list)
     settled: list[float] = field(default_factory=list)
     sequences: int = 0
 
@@ -162,7 +163,7 @@ def _batch(batch: list[Plan], world: World, tenant: Tenant, tally: Tally) -> Non
     with ThreadPoolExecutor(len(players)) as pool:
         list(pool.map(Player.play, players))
         wrong = [sentence for player in players for sentence in player.wrong]
-        wrong += _settle(world, timezone.now(), tally)
+        wrong += _settle(world, timezone.now(), batch[0].seed, tally)
         list(pool.map(Player.clean_up, players))
     wrong += [f"after the clean-up: {sentence}" for sentence in _settle(world, timezone.now())]
     tally.sequences += len(batch)
@@ -171,15 +172,19 @@ def _batch(batch: list[Plan], world: World, tenant: Tenant, tally: Tally) -> Non
         print(f"\nBROKEN: {'; '.join(wrong)}\n" + "\n".join(map(str, batch)), file=sys.stderr)
 
 
-def _settle(world: World, last_fault: datetime, tally: Tally | None = None) -> list[str]:
+def _settle(world: World, last_fault: datetime, seed: int = 0, tally: Tally | None = None) -> list[str]:
     """Wait until nothing is broken any more; what still is when the patience is at its end."""
-    begun = time.monotonic()
+    begun, last = time.monotonic(), []
     while found := checks.broken(world, last_fault):
         if time.monotonic() - begun > PATIENCE:
             return found
+        last = found
         time.sleep(SETTLE_PAUSE)
+    seconds = time.monotonic() - begun
     if tally:
-        tally.settled.append(time.monotonic() - begun)
+        tally.settled.append(seconds)
+    if tally and seconds > GOAL_SECONDS:
+        tally.late.append({"first_seed": seed, "seconds": round(seconds, 1), "last": last})
     return []
 
 
@@ -205,5 +210,6 @@ def _results(tally: Tally, options: argparse.Namespace, seconds: float) -> dict:
             "goal": GOAL_SECONDS,
             "later_than_goal": sum(value > GOAL_SECONDS for value in settled),
         },
+        "late": tally.late,
         "broken": tally.broken,
     }
