@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from django.db.models import F, Q, Sum
+from django.utils import timezone
 
 from inference.models import Desired, Device, Instance, Reservation, State, Task, TaskStatus
 from verification.world import World
@@ -24,7 +25,9 @@ def _rows() -> Iterator[str]:
     """Each has come to what is wanted of it."""
     arrived = Q(state=State.READY, desired=Desired.RUNNING, healthy=True, generation=F("running_generation"))
     for row in Instance.objects.active().exclude(arrived):
-        yield f"{row.pk} is {row.state}, wanted {row.desired}, run {row.running_generation} of {row.generation}"
+        runs = f"run {row.running_generation} of {row.generation}, {row.crashes} crashes"
+        since = (timezone.now() - row.state_since).total_seconds()
+        yield f"{row.pk} is {row.state} for {since:.1f} s, wanted {row.desired}, {runs}"
 
 
 def _reality(world: World) -> Iterator[str]:

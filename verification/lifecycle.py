@@ -11,14 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
+from psycopg.errors import DeadlockDetected
 
 from accounts import services as accounts
 from accounts.actor import Actor
 from accounts.models import Role, Tenant
-from core.errors import PlatformError
+from core.errors import PlatformError, as_platform_error
 from inference import services
+from launcher.throwaway import Throwaway
 from models_app import services as catalogue
 from models_app.models import Model
 from verification import checks, plans
@@ -68,11 +70,12 @@ class Player:
         try:
             done = VERBS[step.verb](self, step.which)
             self._tally.done[step.verb if done is not False else f"{step.verb}: nothing there"] += 1
-        except PlatformError as error:
-            self._tally.refused[f"{step.verb}: {error.code}"] += 1
         except Exception as error:
-            self.wrong.append(f"{step} raised {error!r}")
-            raise
+            refusal = refused_with(error)
+            if refusal is None:
+                self.wrong.append(f"{step} raised {error!r}")
+                raise
+            self._tally.refused[f"{step.verb}: {refusal.code}"] += 1
         finally:
             connection.close()
 
@@ -123,6 +126,12 @@ class Player:
     def _kill_scheduler(self, _which: int) -> None:
         self._world.kill_scheduler()
 
+    def _lose_valkey(self, _which: int) -> None:
+        self._world.lose_valkey()
+
+    def _end_postgres(self, _which: int) -> None:
+        self._world.end_postgres()
+
 
 VERBS = {
     "start": Player._start,
@@ -135,13 +144,20 @@ VERBS = {
     "kill a shim": Player._kill_shim,
     "kill a worker": Player._kill_worker,
     "kill the scheduler": Player._kill_scheduler,
+    "lose Valkey": Player._lose_valkey,
+    "end Postgres": Player._end_postgres,
 }
 
 
-def run(folder: Path, options: argparse.Namespace) -> dict:
+def refused_with(error: Exception) -> PlatformError | None:
+    """What a person would have been told; None for a bug, such as a deadlock."""
+    return None if isinstance(error.__cause__, DeadlockDetected) else as_platform_error(error)
+
+
+def run(folder: Path, servers: Throwaway, options: argparse.Namespace) -> dict:
     call_command("migrate", verbosity=0)
     tenant = accounts.create_tenant(slug="verify", name="Verify")
-    world, tally = World(folder), Tally()
+    world, tally = World(folder, servers), Tally()
     begun = time.monotonic()
     try:
         world.begin()
@@ -175,7 +191,7 @@ def _batch(batch: list[Plan], world: World, tenant: Tenant, tally: Tally) -> Non
 def _settle(world: World, last_fault: datetime, seed: int = 0, tally: Tally | None = None) -> list[str]:
     """Wait until nothing is broken any more; what still is when the patience is at its end."""
     begun, last = time.monotonic(), []
-    while found := checks.broken(world, last_fault):
+    while found := _look(world, last_fault):
         if time.monotonic() - begun > PATIENCE:
             return found
         last = found
@@ -186,6 +202,14 @@ def _settle(world: World, last_fault: datetime, seed: int = 0, tally: Tally | No
     if tally and seconds > GOAL_SECONDS:
         tally.late.append({"first_seed": seed, "seconds": round(seconds, 1), "last": last})
     return []
+
+
+def _look(world: World, last_fault: datetime) -> list[str]:
+    try:
+        return checks.broken(world, last_fault)
+    except OperationalError as error:
+        connection.close()
+        return [f"the database is away: {error}"]
 
 
 def _report(tally: Tally, wanted: int) -> None:

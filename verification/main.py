@@ -23,8 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the figures as JSON. The exit code is 1 where a promise was broken."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the clean-up
-    with _corner() as folder, SURROUNDINGS[options.what](folder):
-        results = import_module(f"verification.{options.what}").run(folder, options)
+    with _corner() as folder, SURROUNDINGS[options.what](folder) as servers:
+        results = import_module(f"verification.{options.what}").run(folder, servers, options)
     text = json.dumps(results, indent=2)
     print(text)
     if options.out:
@@ -48,15 +48,15 @@ def _corner() -> Iterator[Path]:
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[None]:
+def _servers(folder: Path) -> Iterator[Throwaway]:
     """Of our own, whose addresses Django's settings then read in the environment."""
     os.environ.setdefault("SERAI_LOG_LEVEL", "WARNING")
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
-    servers = Throwaway(folder)
+    servers = Throwaway(folder, durable=True)
     try:
         os.environ.update(servers.start())
         django.setup()
-        yield
+        yield servers
     finally:
         servers.stop()
 

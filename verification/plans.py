@@ -18,6 +18,8 @@ STEPS = {
     "kill a shim": (3, 100),
     "kill a worker": (1, 2),
     "kill the scheduler": (1, 1),
+    "lose Valkey": (1, 1),
+    "end Postgres": (1, 1),
 }
 ENGINES = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments, and how often
 

@@ -65,7 +65,8 @@ class Crowd:
             time.sleep(REFUSED_PAUSE)
 
 
-def run(folder: Path, options: argparse.Namespace) -> dict:
+def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:
+    """The product brings servers of its own."""
     product = Product(folder)
     try:
         product.wait_until_up()

@@ -5,18 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from accounts.models import Installation
+from core import broker
 from inference.agent import processes
 from inference.agent.processes import MarkedProcess
 from inference.agent.shim.proc import send_signal
 from inference.models import Device, Node
 from launcher.private import ROOT
 from launcher.processes import SESSION, of_session, start_time
+from launcher.throwaway import Throwaway
 from verification.adapter import ENGINE
 
 MACHINES = ("one", "two")
@@ -26,7 +29,9 @@ READY_SECONDS = 180
 class World:
     """The processes of one run. Whoever is killed here is started again at once, as a supervisor would."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, servers: Throwaway):
+        self._servers = servers
+        self._caretaker = ThreadPoolExecutor(1)  # above the servers that are started again
         self.cluster = str(Installation.objects.get().cluster_id)
         self.folders = [folder / name for name in MACHINES]
         self._log = (folder / "verify.log").open("ab")
@@ -62,6 +67,15 @@ class World:
 
     def kill_scheduler(self) -> None:
         self._replace(len(self.folders))
+
+    def lose_valkey(self) -> None:
+        with suppress(*broker.UNAVAILABLE):  # killed already
+            broker.client().flushall()
+        self._caretaker.submit(self._servers.kill, "valkey", signal.SIGKILL).result()
+
+    def end_postgres(self) -> None:
+        """At once, without a goodbye to its clients."""
+        self._caretaker.submit(self._servers.kill, "postgres", signal.SIGQUIT).result()
 
     def kill_one_of(self, chosen: list[MarkedProcess], number: int) -> bool:
         """False where there is none."""
