@@ -92,6 +92,14 @@ class ModelAlias(TenantModel):
         return self.name
 
 
+class AdapterQuerySet(TenantQuerySet):
+    def visible_to(self, actor):
+        """A key that is limited to some models sees those adapters among them, and those on models among them."""
+        visible = super().visible_to(actor)
+        limited = actor.key.allowed_models if actor.key else []
+        return visible.filter(Q(pk__in=limited) | Q(base_model__in=limited)) if limited else visible
+
+
 class Adapter(TenantModel):
     """A name of the tenant under which a fine-tuned version of `base_model` answers: `current`, if it is published."""
 
@@ -101,7 +109,10 @@ class Adapter(TenantModel):
     current = models.ForeignKey("AdapterVersion", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
+    objects = AdapterQuerySet.as_manager()
+
     class Meta:
+        verbose_name, verbose_name_plural = _("adapter"), _("Adapters")
         ordering = ["-created_at", "id"]
         constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="one_adapter_of_a_name_per_tenant")]
 
@@ -133,6 +144,7 @@ class AdapterVersion(TenantModel):
     key_id = models.CharField(max_length=ids.LENGTH, blank=True, help_text=_("The API key that asked for it."))
 
     class Meta:
+        verbose_name, verbose_name_plural = _("adapter version"), _("Adapter versions")
         ordering = ["-number", "id"]
         constraints = [
             models.UniqueConstraint(fields=["adapter", "number"], name="one_version_of_a_number_per_adapter")

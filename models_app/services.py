@@ -59,11 +59,12 @@ def own_ids(actor: Actor, model_ids: Iterable[str]) -> set[str]:
 
 
 def resolve_id(actor: Actor, ref: str) -> str | None:
-    """For keys that are limited to some models."""
+    """Of a model or an adapter, for keys that are limited to some."""
     try:
         return find(actor, ref).pk
     except ModelNotFound:
-        return None
+        adapters = Adapter.objects.none() if "\0" in ref else Adapter.objects.visible_to(actor)
+        return adapters.filter(Q(pk=ref) | Q(name=ref)).values_list("pk", flat=True).first()
 
 
 def lock(model: Model) -> Model:

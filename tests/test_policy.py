@@ -1,6 +1,7 @@
 """Who may do what: the contract's table, written out a second time, against every route that there is."""
 
 import re
+import uuid
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -18,8 +19,9 @@ from accounts.permissions import PolicyPermission, needed
 from accounts.policy import Permission
 from core.tenancy import TenantQuerySet, TenantScopedMixin
 from inference.models import Task, TaskKind
-from models_app.models import Model
+from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
+from tests import adapters
 from training import storage
 from training.models import Dataset, Format, TrainingJob
 
@@ -93,6 +95,14 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/tasks": Permission.READ,
     "GET /api/tasks/{}": Permission.READ,
     "GET /api/usage": Permission.READ,
+    "GET /api/adapters": Permission.READ,
+    "GET /api/adapters/{}": Permission.READ,
+    "DELETE /api/adapters/{}": Permission.TRAIN,
+    "GET /api/adapters/{}/versions": Permission.READ,
+    "GET /api/adapters/{}/download": Permission.TRAIN,
+    "POST /api/adapters/{}/publish": Permission.MANAGE_MODELS,
+    "POST /api/adapters/{}/unpublish": Permission.MANAGE_MODELS,
+    "POST /api/adapters/{}/rollback": Permission.MANAGE_MODELS,
     "GET /api/datasets": Permission.READ,
     "POST /api/datasets": Permission.TRAIN,
     "GET /api/datasets/{}": Permission.READ,
@@ -227,6 +237,12 @@ def training_job(model: Model, dataset_id: str) -> TrainingJob:
     )
 
 
+def adapter(model: Model) -> Adapter:
+    """Nobody is left who had it trained, so whoever may delete adapters may delete it."""
+    source = adapters.folder(settings.DATA_DIR / "tenants" / model.tenant.slug / "training" / uuid.uuid4().hex)
+    return adapters.keep(model, source=source).adapter
+
+
 class World:
     """Everybody's client, and one row of each kind that a route can name."""
 
@@ -246,6 +262,7 @@ class World:
             "datasets": (data := dataset(tenant).pk),
             "files": data,
             "training": training_job(model, data).pk,
+            "adapters": adapter(model).pk,
         }
 
     def ask(self, who: str, route: Route, row: str | None = None):

@@ -12,8 +12,9 @@ from django.utils.translation import gettext as _
 from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant, User
+from accounts.policy import Permission
 from core import ids
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from models_app import lifecycle
 from models_app import services as catalogue
 from models_app.adapters import files
@@ -132,8 +133,10 @@ def unpublish(actor: Actor, adapter: Adapter, request=None) -> Adapter:
 
 @transaction.atomic
 def delete(actor: Actor, adapter: Adapter, request=None) -> None:
-    """With all its versions. Raises Conflict while it is published, or requests for it are in flight."""
+    """With all its versions. Raises Conflict while it is published, or requests for it are in flight; Forbidden."""
     adapter = _lock(adapter)
+    if not (actor.may(Permission.MANAGE_MODELS) or adapter.created_by in (None, actor.user)):
+        raise Forbidden(_("Somebody else had this adapter trained: an admin can delete it."))
     if adapter.current:
         raise Conflict(_("The adapter is published. Unpublish it first."))
     versions = list(adapter.versions.select_related("tenant"))
@@ -145,6 +148,11 @@ def delete(actor: Actor, adapter: Adapter, request=None) -> None:
     adapter.delete()
 
 
+def version_to_download(adapter: Adapter, number: int | None) -> AdapterVersion:
+    """By default the one in use, else the newest. Raises NotFound."""
+    return adapter.current if adapter.current and number is None else _version(adapter, number)
+
+
 def _discard(folder: Path, version_id: str) -> None:
     """What an engine still has loaded stays until it is not; `sweep` follows."""
     if not lifecycle.get().adapters_loaded([version_id]):
@@ -153,7 +161,9 @@ def _discard(folder: Path, version_id: str) -> None:
 
 def _lock(adapter: Adapter) -> Adapter:
     """As it is now. Raises NotFound for one that was deleted meanwhile."""
-    rows = Adapter.objects.select_for_update(of=["self"]).select_related("base_model", "current", "tenant")
+    rows = Adapter.objects.select_for_update(of=["self"]).select_related(
+        "base_model", "current", "tenant", "created_by"
+    )
     found = rows.filter(pk=adapter.pk).first()
     if found is None:
         raise NotFound()

@@ -64,7 +64,7 @@ def create() -> dict:
         framework="vllm",
         created_by=user,
         description="A small chat model trained on a CPU: capitals, sums, JSON, tools.",
-        config={"model_path": DEMO},
+        config={"model_path": DEMO, "enable_lora": True},  # what is trained on it answers without a restart
         tags=["demo"],
     )
     Model.objects.create(

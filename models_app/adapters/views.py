@@ -1,0 +1,102 @@
+"""REST of adapters. `ref` is an id or, where it holds no slash, a name."""
+
+import django_filters
+from django.db.models import Max, Q
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, viewsets
+from rest_framework.generics import get_object_or_404
+from rest_framework.response import Response
+
+from accounts.policy import Permission
+from core.streaming import ArchiveStream
+from core.tenancy import TenantScopedMixin
+from models_app.adapters import files, services
+from models_app.adapters.serializers import (
+    AdapterSerializer,
+    DownloadSerializer,
+    PublishSerializer,
+    RollBackSerializer,
+    VersionSerializer,
+)
+from models_app.models import Adapter
+from models_app.serializers import MessageSerializer
+
+
+class AdapterFilter(django_filters.FilterSet):
+    base_model = django_filters.CharFilter(field_name="base_model__name")
+
+    class Meta:
+        model = Adapter
+        fields = ["name"]
+
+
+class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    queryset = Adapter.objects.select_related("tenant", "base_model", "current").annotate(
+        newest=Max("versions__number")
+    )
+    serializer_class = AdapterSerializer
+    filterset_class = AdapterFilter
+    lookup_url_kwarg = "ref"
+    permissions = {
+        "list": Permission.READ,
+        "retrieve": Permission.READ,
+        "versions": Permission.READ,
+        "download": Permission.TRAIN,
+        "destroy": Permission.TRAIN,
+        "publish": Permission.MANAGE_MODELS,
+        "unpublish": Permission.MANAGE_MODELS,
+        "rollback": Permission.MANAGE_MODELS,
+    }
+
+    def get_object(self):
+        ref = self.kwargs["ref"]
+        return get_object_or_404(self.get_queryset().order_by("created_at"), Q(pk=ref) | Q(name=ref))
+
+    @extend_schema(responses=VersionSerializer(many=True))
+    def versions(self, request, ref):
+        """The newest first, each with what was measured before and after its training."""
+        versions = self.get_object().versions.select_related("adapter")
+        return self.get_paginated_response(VersionSerializer(self.paginate_queryset(versions), many=True).data)
+
+    @extend_schema(request=PublishSerializer, responses=AdapterSerializer)
+    def publish(self, request, ref):
+        """From now on the adapter's name answers with this version, to the whole tenant."""
+        adapter, fields = self.get_object(), checked(PublishSerializer, request.data)
+        services.publish(request.auth, adapter, fields.get("version"), request)
+        return self.retrieve(request, ref)
+
+    @extend_schema(request=None, responses=AdapterSerializer)
+    def unpublish(self, request, ref):
+        """From now on its name answers to nobody."""
+        services.unpublish(request.auth, self.get_object(), request)
+        return self.retrieve(request, ref)
+
+    @extend_schema(request=RollBackSerializer, responses=AdapterSerializer)
+    def rollback(self, request, ref):
+        """Point the adapter's name at an earlier version."""
+        adapter, fields = self.get_object(), checked(RollBackSerializer, request.data)
+        services.roll_back(request.auth, adapter, fields["version"], request)
+        return self.retrieve(request, ref)
+
+    @extend_schema(responses=MessageSerializer)
+    def destroy(self, request, ref):
+        """With all its versions. Members delete what they had trained, admins everything."""
+        services.delete(request.auth, self.get_object(), request)
+        return Response({"message": _("Adapter deleted.")})
+
+    @extend_schema(parameters=[DownloadSerializer], responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
+    def download(self, request, ref):
+        """A tar archive of one version, as PEFT reads it."""
+        adapter, fields = self.get_object(), checked(DownloadSerializer, request.query_params)
+        version = services.version_to_download(adapter, fields.get("version"))
+        folder = files.folder_of(version)
+        name = f"{version.adapter_id}-v{version.number}"
+        return ArchiveStream({f"{name}/{file}": folder / file for file in sorted(files.REQUIRED)}, f"{name}.tar")
+
+
+def checked(serializer_class, data) -> dict:
+    serializer = serializer_class(data=data)
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data
