@@ -1,12 +1,19 @@
 """Latest states, for sockets that begin to listen and for those that may have missed an event."""
 
 from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db.models.functions import Now
 
 from accounts.actor import Actor
 from inference.lifecycle import foremost_instances
 from inference.transitions import EVENT, event_data
 from models_app.models import Model
 from monitoring import latest
+from training import transitions as training
+from training.models import TrainingJob
+
+ENDED_LATELY = timedelta(hours=1)
 
 
 def read(actor: Actor, events: Iterable[str]) -> list[dict]:
@@ -21,4 +28,11 @@ def _model_states(actor: Actor) -> list[dict]:
     return [event_data(model.pk, foremost.get(model.pk)) for model in models]
 
 
-READERS = {EVENT: _model_states} | latest.READERS
+def _training_states(actor: Actor) -> list[dict]:
+    """Jobs that have not ended, and how those ended that did a while ago."""
+    jobs = TrainingJob.objects.visible_to(actor)
+    lately = jobs.filter(finished_at__gt=Now() - ENDED_LATELY)
+    return [training.event_data(job) for job in (jobs.live() | lately).order_by("pk")]
+
+
+READERS = {EVENT: _model_states, training.EVENT: _training_states} | latest.READERS

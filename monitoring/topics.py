@@ -1,6 +1,7 @@
 """What a socket can subscribe to: each topic with the events that it brings."""
 
 from inference.transitions import EVENT as MODEL_STATUS
+from training.transitions import EVENT as TRAINING_PROGRESS
 
 GPU_METRICS, HOST_METRICS = "gpu_metrics_update", "host_metrics_update"
 SYSTEM_ALERT, LOG = "system_alert", "log"
@@ -9,6 +10,7 @@ TOPICS = {
     "model_status": [MODEL_STATUS],
     "gpu_metrics": [GPU_METRICS, HOST_METRICS],
     "system_alerts": [SYSTEM_ALERT],
+    "training_progress": [TRAINING_PROGRESS],
     "logs": [],  # of the model that is named; lines are no latest state (monitoring/followed.py)
 }
 ABOUT_MODELS = frozenset([MODEL_STATUS])  # the key of these events is a model's id

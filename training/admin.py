@@ -1,12 +1,26 @@
-"""Operators' page of data sets, to read only: an upload goes through REST."""
+"""Operators' pages of data sets and training jobs, to read: an upload and an order go through REST."""
 
-from django.contrib import admin
+from collections.abc import Callable
+
+from django.contrib import admin, messages
 from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
-from unfold.decorators import display
+from unfold.decorators import action, display
 
+from accounts.authentication import actor_for_user
 from accounts.console import ReadOnlyAdmin
-from training.models import Dataset
+from core.errors import PlatformError
+from training import chart, queue
+from training.jobs import services
+from training.models import Dataset, JobState, TrainingJob
+
+STATUS_COLOURS = {
+    JobState.RUNNING: "info",
+    JobState.COMPLETED: "success",
+    JobState.FAILED: "danger",
+    JobState.PAUSED: "warning",
+}
 
 
 @admin.register(Dataset)
@@ -19,3 +33,58 @@ class DatasetAdmin(ReadOnlyAdmin):
     @display(description=_("Size"))
     def show_size(self, dataset):
         return filesizeformat(dataset.size_bytes)
+
+
+@admin.register(TrainingJob)
+class TrainingJobAdmin(ReadOnlyAdmin):
+    list_display = [
+        "id", "tenant", "base_name", "dataset_name", "adapter_name", "show_status", "show_steps", "loss", "node",
+        "show_why", "created_at",
+    ]  # fmt: skip
+    list_filter = ["state", "tenant", "node"]
+    search_fields = ["id", "base_name", "dataset_name", "adapter_name"]
+    list_select_related = ["tenant", "node"]
+    actions = ["pause_jobs", "resume_jobs", "cancel_jobs"]
+    readonly_fields = ["show_status", "show_why", "show_curve", "show_lines"]
+    exclude = ["log_tail", "waits"]
+
+    @display(description=_("Status"), label=STATUS_COLOURS, ordering="state")
+    def show_status(self, job):
+        return job.status
+
+    @display(description=_("Steps"))
+    def show_steps(self, job):
+        return f"{job.step} / {job.total_steps or '–'}"
+
+    @display(description=_("Why it waits or failed"))
+    def show_why(self, job):
+        return queue.reason(job) if job.is_waiting else job.failure_reason or "–"
+
+    @display(description=_("Loss by step"))
+    def show_curve(self, job):
+        return chart.loss_curve(job.progress.all()) or "–"
+
+    @display(description=_("Last lines"))
+    def show_lines(self, job):
+        return format_html("<pre>{}</pre>", "\n".join(job.log_tail))
+
+    @action(description=_("Pause"), permissions=["view"])
+    def pause_jobs(self, request, queryset):
+        self._each(request, queryset, services.pause)
+
+    @action(description=_("Resume"), permissions=["view"])
+    def resume_jobs(self, request, queryset):
+        self._each(request, queryset, services.resume)
+
+    @action(description=_("Cancel"), permissions=["view"])
+    def cancel_jobs(self, request, queryset):
+        self._each(request, queryset, services.cancel)
+
+    def _each(self, request, queryset, verb: Callable) -> None:
+        """The service writes the audit record."""
+        for job in queryset:
+            try:
+                verb(actor_for_user(request.user), job, request)
+                self.message_user(request, f"{job}: {job.status}", messages.SUCCESS)
+            except PlatformError as error:
+                self.message_user(request, f"{job}: {error.message}", messages.ERROR)

@@ -151,8 +151,9 @@ class TrainingJob(TenantModel):
         return self.desired if asked else self.state
 
     @property
-    def has_ended(self) -> bool:
-        return self.state not in LIVE_STATES
+    def is_waiting(self) -> bool:
+        """For a device, as TrainingJobQuerySet.waiting() has it."""
+        return self.status == JobState.QUEUED and self.node_id is None
 
 
 class TrainingProgress(models.Model):

@@ -293,7 +293,13 @@ UNFOLD = {
                     _page(_("Crashes"), "report", "inference_crashdossier"),
                 ],
             },
-            {"title": _("Training"), "items": [_page(_("Data sets"), "dataset", "training_dataset")]},
+            {
+                "title": _("Training"),
+                "items": [
+                    _page(_("Training jobs"), "model_training", "training_trainingjob"),
+                    _page(_("Data sets"), "dataset", "training_dataset"),
+                ],
+            },
             {
                 "title": _("People"),
                 "items": [

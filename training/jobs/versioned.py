@@ -87,7 +87,7 @@ class JobStatusSerializer(serializers.Serializer):
     completedAt = serializers.DateTimeField(source="finished_at", allow_null=True)
 
     def get_message(self, job) -> str:
-        return queue.reason(job) if job.status == JobState.QUEUED and not job.node_id else job.failure_reason
+        return queue.reason(job) if job.is_waiting else job.failure_reason
 
     def get_elapsedTimeSeconds(self, job) -> int:
         return round(job.elapsed_seconds)
