@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from contextlib import suppress
 from typing import Protocol
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
 from django.db import DatabaseError, InterfaceError
+from redis.asyncio.client import PubSub
 
 from accounts.actor import Actor
 from accounts.principals import Principal
@@ -96,10 +98,21 @@ class Hub:
             await pubsub.subscribe(events.CHANNEL)
             await self._refresh()
             self._listening.set()
-            while self._wanted():
-                message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-                if message and self._wanted():
+            await self._hear(pubsub)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Raises TimeoutError for a connection that something on the way has dropped without a word."""
+        heard_at = time.monotonic()
+        while self._wanted():
+            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            if message is not None:
+                heard_at = time.monotonic()
+                if message["type"] == "message" and self._wanted():
                     self._hand_on(events.decode(message["data"]))
+            elif time.monotonic() - heard_at > 2 * SILENCE_SECONDS:
+                raise TimeoutError
+            else:
+                await pubsub.ping()
 
     def _hand_on(self, event: events.Event) -> None:
         for socket in [socket for socket in self._sockets if socket.outbox.hears(event)]:

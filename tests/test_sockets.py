@@ -2,7 +2,10 @@
 
 import json
 import socket
-from contextlib import ExitStack, contextmanager
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -327,6 +330,83 @@ def test_a_lost_subscription_is_made_anew_and_the_state_repeated(monitor, owner,
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         broker.client().client_kill_filter(_type="pubsub")
+        assert hear(ws)["data"]["model_id"] == model.pk
+        announce(place(model))
+        assert hear(ws)["data"]["status"] == "starting"
+
+
+class Wire:
+    """A way to a server that can fall silent without closing, as one through a firewall does that forgets idle ones."""
+
+    def __init__(self, target: tuple[str, int]):
+        self._target, self._ends = target, []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.cut = threading.Event()  # of the newest connection
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, far = self._listener.accept()[0], socket.create_connection(self._target)
+                self._ends += [near, far]
+                self.cut = cut = threading.Event()
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink, cut), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, cut: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not cut.is_set():
+                    sink.sendall(data)
+
+    def close(self) -> None:
+        for end in [self._listener, *self._ends]:
+            end.close()
+
+
+@pytest.fixture
+def wire(settings):
+    """What is opened from now on to Valkey by an event loop goes this way."""
+    url = urlsplit(settings.REDIS_URL)
+    found = Wire((url.hostname, url.port))
+    settings.REDIS_URL = url._replace(netloc=url.netloc.replace(f":{url.port}", f":{found.port}")).geturl()
+    yield found
+    found.close()
+
+
+def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, owner, model, wire, monkeypatch):
+    """Nothing tells that it is gone: the connection stays open, and nothing comes over it any more."""
+    monkeypatch.setattr("monitoring.hub.SILENCE_SECONDS", 0.3)
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        wire.cut.set()
+        assert hear(ws)["data"]["model_id"] == model.pk  # the state is repeated over a new one
+        announce(place(model))
+        assert hear(ws)["data"]["status"] == "starting"
+
+
+def test_a_quiet_subscription_is_kept_and_not_made_anew(monitor, owner, model, monkeypatch):
+    monkeypatch.setattr("monitoring.hub.SILENCE_SECONDS", 0.05)
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        before = subscribers()
+        for _beat in range(20):
+            assert say(ws, {"action": "nothing"})["type"] == "error"
+            time.sleep(0.05)
+        assert subscribers() == before
+
+
+def subscribers() -> set[str]:
+    return {client["id"] for client in broker.client().client_list(_type="pubsub")}
+
+
+def test_valkey_may_end_idle_connections(monitor, owner, model):
+    """As with its setting `timeout`: all connections but the one that asks are ended, and again."""
+    with monitor(access(owner)) as ws:
+        subscribe(ws, model)
+        for kind in ("normal", "pubsub"):
+            broker.client().client_kill_filter(_type=kind, skipme=True)
         assert hear(ws)["data"]["model_id"] == model.pk
         announce(place(model))
         assert hear(ws)["data"]["status"] == "starting"
