@@ -1,0 +1,41 @@
+"""Adapters in a running product, made by hand as a training would have left them."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from tests import adapters
+from tests.live.product import ROOT, Product
+
+KEEP = """
+import json
+from pathlib import Path
+from accounts.models import Tenant
+from models_app.adapters.services import Origin, keep
+from models_app.models import Model
+fields = json.loads({fields!r})
+tenant = Tenant.objects.get(slug=fields["tenant"])
+base = Model.objects.get(tenant=tenant, name=fields["base"])
+origin = Origin(key_id=fields["key"])
+print(keep(tenant=tenant, base_model=base, name=fields["name"], folder=Path(fields["folder"]), origin=origin).pk)
+"""
+
+
+def keep(product: Product, tenant: str, base: str, name: str, *, key: str = "", make=adapters.folder, **options) -> str:
+    """One more version of the adapter `name`, trained for the key `key`; `make` leaves its files. Returns its id."""
+    source = make(product.data / "tenants" / tenant / "training" / uuid.uuid4().hex / "adapter", **options)
+    fields = json.dumps({"tenant": tenant, "base": base, "name": name, "folder": str(source), "key": key})
+    return run(product, KEEP.format(fields=fields))
+
+
+def run(product: Product, code: str) -> str:
+    """What a program prints that has the product's database: the last line."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    environment |= {"SERAI_DATA": str(product.data), "SERAI_NO_VENV": "1"}
+    command = [sys.executable, str(Path(ROOT) / "manage.py"), "shell", "--no-imports", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
