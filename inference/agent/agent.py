@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 
-from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
 from django.utils import timezone
 
@@ -16,7 +15,7 @@ from core import logs
 from core.errors import PlatformError
 from core.periodic import Level, Periodic
 from inference import dossiers, ledger, services, transitions
-from inference.agent import folders, further, inquest, node, processes, shims, traffic, workload
+from inference.agent import folders, further, inquest, node, shims, traffic, workload
 from inference.agent.adapters import Adapters
 from inference.agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
 from inference.agent.memory import Memory
@@ -177,13 +176,7 @@ class Agent:
             STEPS[step](self, instance, state, probe)
 
     def _process(self, instance: Instance) -> tuple[Process, shims.ShimState | None]:
-        state = shims.read(folders.folder_of(instance.pk))
-        stale = instance.state != State.PENDING and state and state.generation != instance.running_generation
-        if state is None or stale:
-            return Process.NONE, None
-        if state.phase == "exited":
-            return Process.EXITED, state
-        return (Process.RUNNING if shims.is_running(state) else Process.LOST), state
+        return workload.look(instance.pk, None if instance.state == State.PENDING else instance.running_generation)
 
     def _probe(self, instance: Instance) -> Probe:
         """Asked many times a second while it starts, so that nobody waits for a tick once it is ready."""
@@ -267,7 +260,7 @@ class Agent:
             return
         try:
             command = workload.command_for(instance)
-            started = workload.launch(instance, command, self._cluster)
+            started = workload.launch(instance.pk, instance.running_generation, command, self._cluster)
         except (PlatformError, OSError, shims.LaunchFailed) as error:
             self._fail(instance, inquest.before_start(error))
             return
@@ -313,13 +306,7 @@ class Agent:
             self._sweep(instance, state, _probe)
 
     def _sweep(self, instance: Instance, _state, _probe) -> None:
-        """No shim watches over it any more: kill what carries its marks, then forget the state file."""
-        processes.kill_marked(self._cluster, str(settings.DATA_DIR), instance.pk)
-        left = [
-            found for found in processes.scan(self._cluster, str(settings.DATA_DIR)) if found.instance == instance.pk
-        ]
-        if not left:
-            shims.forget(folders.folder_of(instance.pk))
+        workload.sweep(instance.pk, self._cluster)
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
         """Only once its memory is back: who hears of a stop may count on it."""

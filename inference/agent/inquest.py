@@ -17,13 +17,17 @@ FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 def after_end(instance: Instance, state: shims.ShimState | None) -> Finding:
     """Of a run that was there."""
-    lines = [clean(line.text) for line in shims.tail(folders.folder_of(instance.pk), TAIL_LINES)]
+    lines = last_lines(instance.pk)
     diagnosis = _diagnose(instance, state, lines)
     if state is None:
         return Finding(diagnosis.cause, diagnosis.meaning, lines)
     return Finding(
         diagnosis.cause, diagnosis.meaning, lines, state.exit_code, state.signal, state.max_rss_bytes or None
     )
+
+
+def last_lines(owner: str) -> list[str]:
+    return [clean(line.text) for line in shims.tail(folders.folder_of(owner), TAIL_LINES)]
 
 
 def before_start(error: PlatformError | OSError | shims.LaunchFailed) -> Finding:
@@ -37,12 +41,15 @@ def _diagnose(instance: Instance, state: shims.ShimState | None, lines: list[str
         reason = f"The engine was not ready after {instance.start_timeout} seconds."
         return Diagnosis(Cause.TIMED_OUT, reason)
     found = registry.get(instance.model.framework).diagnose(lines)
-    was_killed = state is None or state.signal in FROM_OUTSIDE
-    if was_killed and (found is None or found.cause != Cause.OUT_OF_MEMORY):
-        return Diagnosis(Cause.KILLED, f"The engine ended: {_ending(state)}.")
+    if was_killed(state) and (found is None or found.cause != Cause.OUT_OF_MEMORY):
+        return Diagnosis(Cause.KILLED, f"The engine ended: {ending(state)}.")
     if found is None:
-        return Diagnosis(Cause.UNKNOWN, f"The engine ended: {_ending(state)}.")
-    return Diagnosis(found.cause, for_tenant(f"{found.meaning} ({_ending(state)})"))
+        return Diagnosis(Cause.UNKNOWN, f"The engine ended: {ending(state)}.")
+    return Diagnosis(found.cause, for_tenant(f"{found.meaning} ({ending(state)})"))
+
+
+def was_killed(state: shims.ShimState | None) -> bool:
+    return state is None or state.signal in FROM_OUTSIDE
 
 
 def _was_too_slow(instance: Instance, state: shims.ShimState | None) -> bool:
@@ -50,7 +57,7 @@ def _was_too_slow(instance: Instance, state: shims.ShimState | None) -> bool:
     return state is not None and state.reason == "stop" and instance.state == State.STARTING
 
 
-def _ending(state: shims.ShimState | None) -> str:
+def ending(state: shims.ShimState | None) -> str:
     if state is None:
         return "no trace of it was left"
     if state.signal:

@@ -1,9 +1,12 @@
-"""An engine as a process tree under the shim: what is launched for an instance, and what is known of its end."""
+"""Process trees under the shim: whether one is there, how one is launched, and what an engine's is made of."""
+
+from pathlib import Path
 
 from django.conf import settings
 
 from core.logs import redact
-from inference.agent import folders, shims
+from inference.agent import folders, processes, shims
+from inference.agent.decide import Process
 from inference.engines import fetching, registry
 from inference.engines.base import Command, Estimate, LaunchRequest
 from inference.models import Instance
@@ -43,28 +46,48 @@ def adapter_fields(instance: Instance) -> dict:
     return {"adapters": {}, "adapter_slots": slots, "adapter_rank": rank}
 
 
-def launch(instance: Instance, command: Command, cluster: str) -> shims.ShimState:
+def look(owner: str, generation: int | None) -> tuple[Process, shims.ShimState | None]:
+    """The run of that generation; for None whichever is there."""
+    state = shims.read(folders.folder_of(owner))
+    if state is None or generation not in (None, state.generation):
+        return Process.NONE, None
+    if state.phase == "exited":
+        return Process.EXITED, state
+    return (Process.RUNNING if shims.is_running(state) else Process.LOST), state
+
+
+def launch(
+    owner: str, generation: int, command: Command, cluster: str, *, cwd: Path | None = None, grace: float = STOP_GRACE
+) -> shims.ShimState:
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
-    folder = folders.folder_of(instance.pk)
+    folder = folders.folder_of(owner)
     folder.mkdir(mode=0o700, exist_ok=True)
-    folders.socket_of(instance.pk).unlink(missing_ok=True)  # a killed engine's: not every engine replaces it
+    folders.socket_of(owner).unlink(missing_ok=True)  # a killed engine's: not every engine replaces it
     return shims.launch(
         folder,
         shims.Spec(
             cluster=cluster,
             data_folder=str(settings.DATA_DIR),
-            instance=instance.pk,
-            generation=instance.running_generation,
+            instance=owner,
+            generation=generation,
             argv=command.argv,
             env=command.env | _session(),
-            cwd=str(folder),
+            cwd=str(cwd or folder),
             drop_privileges=True,
             log_bytes=LOG_BYTES,
             log_files=LOG_FILES,
-            stop_grace=STOP_GRACE,
+            stop_grace=grace,
             **_lifetime(),
         ),
     )
+
+
+def sweep(owner: str, cluster: str) -> None:
+    """No shim watches over it any more: kill what carries its marks, then forget the state file."""
+    data_folder = str(settings.DATA_DIR)
+    processes.kill_marked(cluster, data_folder, owner)
+    if not any(found.instance == owner for found in processes.scan(cluster, data_folder)):
+        shims.forget(folders.folder_of(owner))
 
 
 def _lifetime() -> dict:

@@ -163,16 +163,20 @@ class EngineAdapter:
         return Readings(**{reading: _read(page, reading, name) for reading, name in self.reading_names.items()})
 
     def diagnose(self, log: list[str]) -> Diagnosis | None:
-        """What a person should know, from the last log lines; None if nothing is recognised.
+        """What a person should know, from the last log lines; None if nothing is recognised."""
+        return diagnose([*self.symptoms, *COMMON_SYMPTOMS], log)
 
-        A symptom whose cause is known goes before one that only repeats the engine's words, one of the engine's own
-        before a common one; of several lines the newest counts.
-        """
-        for symptom in sorted([*self.symptoms, *COMMON_SYMPTOMS], key=lambda each: each.cause == Cause.UNKNOWN):
-            for line in reversed(log):
-                if match := symptom.regex.search(line):
-                    return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
-        return None
+
+def diagnose(symptoms: list[Symptom], log: list[str]) -> Diagnosis | None:
+    """A symptom whose cause is known goes before one that only repeats the program's words.
+
+    Of equals the first one of the list counts, of several lines the newest.
+    """
+    for symptom in sorted(symptoms, key=lambda each: each.cause == Cause.UNKNOWN):
+        for line in reversed(log):
+            if match := symptom.regex.search(line):
+                return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
+    return None
 
 
 def _read(page: Page, reading: str, name: str) -> Histogram | float | int | None:

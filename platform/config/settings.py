@@ -39,6 +39,7 @@ SECRET_KEY = secret.derive(_SECRET, "django").hex()
 JWT_SIGNING_KEY = secret.derive(_SECRET, "jwt").hex()
 KEY_PEPPER = secret.derive(_SECRET, "api-key")
 CACHE_SALT_KEY = secret.derive(_SECRET, "cache-salt")
+CHECKPOINT_KEY = secret.derive(_SECRET, "checkpoint")
 
 # --- Address
 HOST = env.str("SERAI_HOST", "127.0.0.1")
@@ -229,6 +230,7 @@ ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machin
 # --- Training
 DATASET_MAX_BYTES = env.int("SERAI_MAX_DATASET", 256 * 1024 * 1024)
 JOBS_PER_TENANT = env.int("SERAI_TRAINING_JOBS", 2)  # that may hold devices at once
+TRAINER = env.str("SERAI_TRAINER", "training.runner.program.trainer_argv")  # what gives its command line
 
 # Set by `up` for its children: what lives only as long as that supervisor
 SESSION = env.str("SERAI_SESSION", "")

@@ -45,9 +45,9 @@ def publish(draft: Path, target: Path) -> None:
 
 def check(folder: Path) -> dict:
     """The manifest, once every file is known to be as it says. Raises Damaged."""
-    if any(path.is_symlink() for path in folder.rglob("*")):
-        raise Damaged(f"{folder.name} leads elsewhere.")
     try:
+        if any(path.is_symlink() for path in folder.rglob("*")):
+            raise Damaged(f"{folder.name} leads elsewhere.")
         manifest = json.loads((folder / MANIFEST).read_text())
         found = _described(folder)
     except (OSError, ValueError) as error:

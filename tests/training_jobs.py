@@ -1,0 +1,123 @@
+"""Training jobs that are placed on the agent under test, and what becomes of them: a fake trainer, a real shim."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models.functions import Coalesce
+
+from inference import placing, snapshots
+from inference.agent import folders, shims
+from inference.agent.agent import Agent
+from inference.agent.shims import ShimState
+from inference.engines.base import MIB, Estimate
+from inference.placement.shapes import PlacementRequest, Way
+from models_app.models import Model
+from tests.trainer_kit import FAKE, conversation
+from training import storage
+from training.models import Dataset, Format, TrainingJob
+from training.recipe import Recipe
+
+WAIT = 60  # seconds, on a busy machine
+SIZE = 64 * MIB
+
+
+def fake_trainer() -> list[str]:
+    return [sys.executable, str(FAKE)]
+
+
+def dataset(tenant, rows: int = 20) -> Dataset:
+    made = Dataset.objects.create(
+        tenant=tenant, name="facts", version=Dataset.objects.count() + 1, format=Format.MESSAGES, rows=rows,
+        characters=rows, size_bytes=rows, sha256="0" * 64,
+    )  # fmt: skip
+    path = storage.path_of(made)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(conversation(f"Question {number}", f"Answer {number}")) for number in range(rows))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return made
+
+
+def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> TrainingJob:
+    """A job of 15 steps in the queue, unless the recipe or the rows say otherwise."""
+    base, _made = Model.objects.get_or_create(tenant=tenant, name="base", config={"model_path": "serai-demo"})
+    settled = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
+    data = dataset(tenant, rows)
+    job = TrainingJob.objects.create(
+        tenant=tenant, base_model=base, base_name=base.name, dataset=data, dataset_name=data.name,
+        dataset_version=data.version, adapter_name="taught", recipe=asdict(settled),
+    )  # fmt: skip
+    folder = storage.folder_of(job)
+    folder.mkdir(parents=True)
+    (folder / "fake_trainer.json").write_text(json.dumps(faults or {}))
+    return job
+
+
+@transaction.atomic
+def place(job: TrainingJob, size: int = SIZE) -> bool:
+    """As the queue does it."""
+    way = Way(kind="cpu", count=1, share=size, estimate=Estimate(size, 0, 0))
+    request = PlacementRequest(job.pk, (way,))
+    decision = placing.settle(job.pk, request, lambda: snapshots.for_work("vllm", job.queued_at))
+    if decision.placed:
+        job.node_id, job.placement = decision.devices[0].node_id, placing.where(decision)
+        job.save()
+    return decision.placed
+
+
+def eventually(check: Callable):
+    """While the agent looks away."""
+    deadline = time.monotonic() + WAIT
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@dataclass
+class Bench:
+    """An agent that looks when it is told to."""
+
+    agent: Agent
+
+    def until(self, check: Callable):
+        deadline = time.monotonic() + WAIT
+        while not (value := check()):
+            assert time.monotonic() < deadline, list(TrainingJob.objects.values("state", "failure_reason", "step"))
+            self.agent.tick()
+            time.sleep(0.02)
+        return value
+
+    def becomes(self, job: TrainingJob, state: str) -> TrainingJob:
+        def look():
+            job.refresh_from_db()
+            return job.state == state
+
+        self.until(look)
+        return job
+
+    def reaches(self, job: TrainingJob, step: int) -> TrainingJob:
+        def look():
+            job.refresh_from_db()
+            return job.step >= step
+
+        self.until(look)
+        return job
+
+    def advances(self, job: TrainingJob, generation: int) -> TrainingJob:
+        """That run is further than the one before it was at its end."""
+        rows = TrainingJob.objects.filter(pk=job.pk, state="running", running_generation=generation)
+        self.until(rows.filter(step__gt=Coalesce("crashed_at_step", 1)).exists)
+        job.refresh_from_db()
+        return job
+
+
+def shim_of(job: TrainingJob) -> ShimState | None:
+    return shims.read(folders.folder_of(job.pk))
+
+
+def run_folder(job: TrainingJob, generation: int) -> Path:
+    return storage.folder_of(job) / f"gen-{generation}"

@@ -1,0 +1,64 @@
+"""What is started for a job: the trainer with the engine environment's Python, and what it is told."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from inference.engines import install
+from inference.engines.base import Command
+from inference.engines.memory import cpu_threads
+from inference.models import DeviceKind
+from models_app import artefacts
+from training import bases, split, storage, trainer
+from training.models import TrainingJob
+from training.trainer.spec import Recipe, Spec
+
+ENGINE = "vllm"  # whose environment holds the libraries for training too
+DTYPES = {DeviceKind.CPU: "float32", DeviceKind.CUDA: "bfloat16"}
+SAMPLES = 4
+
+
+def trainer_argv() -> list[str]:
+    return [str(install.environment_python(ENGINE)), str(Path(trainer.__file__).parent)]
+
+
+def spec_for(job: TrainingJob) -> Spec:
+    """Raises PlatformError where base model or data set cannot be used any more."""
+    bases.check(job.base_model)
+    kind, recipe = job.placement["device_kind"], dict(job.recipe)
+    modules = tuple(recipe.pop("target_modules") or ())
+    return Spec(
+        job=job.pk,
+        base=str(artefacts.check_startable(job.base_model).path),
+        dtype=DTYPES[kind],
+        device=kind,
+        threads=cpu_threads(),
+        data=str(storage.path_of(job.dataset)),
+        format=job.dataset.format,
+        held_out=split.held_out(job.dataset.rows, recipe["seed"]),
+        recipe=Recipe(**recipe, target_modules=modules),
+        samples=SAMPLES,
+    )
+
+
+def command_for(job: TrainingJob, folder: Path) -> Command:
+    argv = [*import_string(settings.TRAINER)(), str(folder / "spec.json")]
+    environment = {
+        "PATH": f"{Path(argv[0]).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Command(argv, environment | _devices(job))
+
+
+def _devices(job: TrainingJob) -> dict[str, str]:
+    if job.placement["device_kind"] == DeviceKind.CPU:
+        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cpu_threads())}
+    indexes = ",".join(map(str, job.placement["device_indexes"]))
+    return {"CUDA_VISIBLE_DEVICES": indexes, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -1,0 +1,94 @@
+"""What a trainer tells, read on from where it was left: whole lines only, and nothing that is not of the known form.
+
+The trainer computes with a tenant's data on a tenant's weights: its words are checked like anybody's from outside.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+logger = logging.getLogger(__name__)
+
+BYTES_PER_LOOK = 2**20
+LONGEST_LINE = 2**16
+MOST_STEPS = 2**31 - 1
+EVENTS = {"start", "step", "evaluation", "checkpoint", "stopped", "done", "error"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """`fields` are as they came: `number` and `text` give what is fit for use."""
+
+    name: str
+    step: int
+    fields: dict = field(default_factory=dict)
+
+    def number(self, name: str) -> float | None:
+        """None where it is missing, no number, or not finite."""
+        value = self.fields.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        try:
+            return float(value) if is_number and math.isfinite(value) else None
+        except OverflowError:
+            return None
+
+    def text(self, name: str) -> str:
+        value = self.fields.get(name)
+        return value if isinstance(value, str) else ""
+
+
+class Reader:
+    """Of one run's file. `all_read` tells whether the last look reached its end."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._offset, self._skipping = 0, False
+        self.all_read = False
+
+    def read(self) -> list[Event]:
+        """What is new. A file that has become shorter is read from its beginning again."""
+        raw = self._read()
+        lines = raw.split(b"\n")
+        rest = lines.pop()
+        found = [event for event in map(parse, self._whole(lines)) if event]
+        self._offset += len(raw) - len(rest)
+        if len(rest) > LONGEST_LINE:
+            self._offset, self._skipping = self._offset + len(rest), True
+        self.all_read = len(raw) < BYTES_PER_LOOK
+        return found
+
+    def _read(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._offset:
+                    self._offset, self._skipping = 0, False
+                file.seek(self._offset)
+                return file.read(BYTES_PER_LOOK)
+        except OSError:  # not there yet
+            return b""
+
+    def _whole(self, lines: list[bytes]) -> list[bytes]:
+        """Without the end of a line that was too long to be kept."""
+        if self._skipping and lines:
+            self._skipping = False
+            return lines[1:]
+        return lines
+
+
+def parse(line: bytes) -> Event | None:
+    """None for what is no event."""
+    if not line.strip() or len(line) > LONGEST_LINE:
+        return None
+    try:
+        content = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        logger.debug("a trainer wrote a line that is not JSON")
+        return None
+    if not isinstance(content, dict):
+        return None
+    name, step = content.get("event"), content.get("step")
+    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MOST_STEPS
+    return Event(name, step, content) if isinstance(name, str) and name in EVENTS and is_step else None

@@ -1,0 +1,27 @@
+"""What a training that is done leaves: a version of an adapter, with what was measured."""
+
+from pathlib import Path
+
+from models_app.adapters import services as adapters
+from models_app.adapters.services import Origin
+from training.models import TrainingJob
+from training.runner import runs
+
+
+def keep(job: TrainingJob, folder: Path) -> None:
+    """In the transaction that makes the job completed. Raises PlatformError for unfit files, OSError."""
+    adapters.keep(
+        tenant=job.tenant,
+        base_model=job.base_model,
+        name=job.adapter_name,
+        folder=folder / "adapter",
+        evaluation=runs.evaluation(folder),
+        origin=Origin(
+            job_id=job.pk,
+            dataset_id=job.dataset_id or "",
+            dataset_name=job.dataset_name,
+            dataset_version=job.dataset_version,
+            user=job.created_by,
+            key_id=job.key_id or "",
+        ),
+    )

@@ -1,0 +1,233 @@
+"""Looks after the training jobs that were placed on this node: further work of its agent, in each of the ticks."""
+
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models.functions import Coalesce, Now
+from django.utils import timezone
+
+from core import logs
+from core.errors import PlatformError
+from inference import ledger
+from inference.agent import folders, shims, workload
+from inference.agent.decide import KILL_SLACK, Process
+from inference.agent.memory import Memory
+from inference.agent.shipper import Source
+from inference.dossiers import Finding
+from inference.models import Cause, Node, Use
+from training import storage
+from training.models import JobState, TrainingJob
+from training.runner import inquest, program, record, results, runs
+from training.runner.decide import BACK_OFF, MAX_CRASHES, REFUSED, Seen, Step, crashes_now, decide
+from training.runner.run import Run
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE = 120.0  # seconds for the step that is under way and a checkpoint
+LOG_FILES_KEPT = timedelta(days=1)
+FILE_THREADS = 1  # one thing after the other: what is removed is not being made
+
+
+class Runner:
+    """One per agent. Work on files that may take its time is done in a thread that asks no database."""
+
+    def __init__(self, node: Node, cluster: str, memory: Memory):
+        self._node, self._cluster, self._memory = node, cluster, memory
+        self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="training-files")
+        self._runs: dict[str, Run] = {}
+        self._not_before: dict[str, float] = {}  # job → when it may be launched again, of the monotonic clock
+
+    # --- further work of the agent
+
+    def look(self) -> None:
+        placed = list(self._placed().select_related("tenant", "base_model", "dataset").order_by("created_at"))
+        for job in placed:
+            with logs.bound(tenant=job.tenant_id, instance=job.pk):
+                self._attend(job)
+        self._runs = {pk: run for pk, run in self._runs.items() if pk in {job.pk for job in placed}}
+
+    def active(self) -> set[str]:
+        return set(self._placed().values_list("pk", flat=True))
+
+    def ended(self, found: Iterable[str]) -> set[str]:
+        return set(TrainingJob.objects.filter(pk__in=found).values_list("pk", flat=True)) - self.active()
+
+    def log_sources(self, *, recent: bool) -> list[Source]:
+        rows = self._placed()
+        if recent:
+            rows = rows | TrainingJob.objects.filter(state_since__gt=timezone.now() - LOG_FILES_KEPT)
+        ids = rows.values_list("pk", flat=True)
+        return [Source(pk, stream=pk, replica=0, since=0.0, folder=folders.folder_of(pk)) for pk in ids]
+
+    def _placed(self):
+        return TrainingJob.objects.placed().filter(node=self._node)
+
+    # --- one job
+
+    def _attend(self, job: TrainingJob) -> None:
+        process, state = workload.look(job.pk, job.running_generation if job.state == JobState.RUNNING else None)
+        run = self._run(job)
+        if process == Process.RUNNING:
+            shims.renew_lease(folders.folder_of(job.pk))
+        if job.state == JobState.RUNNING:
+            self._read(job, run)
+        step = decide(job, self._seen(job, run, process, state))
+        if step != Step.WAIT:
+            logger.debug("%s (%s): %s", job.pk, job.state, step.value)
+            STEPS[step](self, job, run, state)
+
+    def _run(self, job: TrainingJob) -> Run:
+        generation = job.running_generation if job.state == JobState.RUNNING else job.generation
+        run = self._runs.get(job.pk)
+        if run is None or run.generation != generation:
+            run = self._runs[job.pk] = Run(job.pk, generation, self._folder(job, generation))
+        return run
+
+    def _folder(self, job: TrainingJob, generation: int):
+        return storage.folder_of(job) / f"gen-{generation}"
+
+    def _read(self, job: TrainingJob, run: Run) -> None:
+        events = run.read(self._files, job.checkpoints)
+        record.note(job, events, self._node, (job.launch or {}).get("elapsed_before", 0.0))
+        for checkpoint in run.signed():
+            if record.note_checkpoint(job, checkpoint, self._node):
+                self._tidy(job)
+
+    def _seen(self, job: TrainingJob, run: Run, process: Process, state: shims.ShimState | None) -> Seen:
+        return Seen(
+            process=process,
+            exit_code=state.exit_code if state else None,
+            ended_by=state.reason if state else None,
+            all_read=run.all_read,
+            finished=run.finished,
+            refused=bool(run.error) or bool(state and state.exit_code == REFUSED),
+            may_launch=self._may_launch(job),
+        )
+
+    def _may_launch(self, job: TrainingJob) -> bool:
+        if job.state != JobState.QUEUED or time.monotonic() < self._not_before.get(job.pk, 0.0):
+            return False
+        return self._memory.may_start(job.pk)
+
+    # --- steps
+
+    def _launch(self, job: TrainingJob, run: Run, _state) -> None:
+        """In two looks: a checkpoint that is gone on from is copied and checked meanwhile."""
+        try:
+            if run.prepared is None:
+                run.prepared = self._files.submit(runs.prepare, self._plan(job))
+            elif run.prepared.done():
+                self._start(job, run, run.prepared.result())
+        except (PlatformError, OSError, shims.LaunchFailed) as error:
+            self._fail(job, inquest.of_error(error))
+
+    def _plan(self, job: TrainingJob) -> runs.Plan:
+        return runs.Plan(job.pk, storage.folder_of(job), job.generation, program.spec_for(job), job.checkpoints)
+
+    def _start(self, job: TrainingJob, run: Run, resumed_from: int | None) -> None:
+        command = program.command_for(job, run.folder)
+        launch = workload.record(command) | {"elapsed_before": job.elapsed_seconds, "resumed_from": resumed_from}
+        fields = {"running_generation": job.generation, "started_at": Coalesce("started_at", Now()), "launch": launch}
+        with transaction.atomic():
+            if not record.move(job, JobState.RUNNING, self._node, **fields):
+                return
+            ledger.note(job.pk, Use.FILLING)
+        started = workload.launch(
+            job.pk, job.running_generation, command, self._cluster, cwd=run.folder, grace=STOP_GRACE
+        )
+        TrainingJob.objects.filter(pk=job.pk, running_generation=job.running_generation).update(pid=started.pid)
+
+    def _end_tree(self, job: TrainingJob, run: Run, state: shims.ShimState) -> None:
+        """Ask the shim; a tree that outlives its grace is killed without it."""
+        if run.asked_at is None:
+            shims.request_stop(folders.folder_of(job.pk), state, STOP_GRACE)
+            run.asked_at = time.monotonic()
+        elif time.monotonic() - run.asked_at > STOP_GRACE + KILL_SLACK:
+            self._sweep(job, run, state)
+
+    def _sweep(self, job: TrainingJob, _run, _state) -> None:
+        workload.sweep(job.pk, self._cluster)
+
+    def _again(self, job: TrainingJob, _run, _state, **fields) -> None:
+        """On the same devices, from the last checkpoint."""
+        self._memory.expect_back(job.pk, job.running_generation)
+        with transaction.atomic():
+            generation = job.running_generation + 1
+            if record.move(job, JobState.QUEUED, self._node, generation=generation, pid=None, **fields):
+                ledger.note(job.pk, Use.PROMISED)
+
+    def _crashed(self, job: TrainingJob, run: Run, state) -> None:
+        finding, crashes = inquest.after_end(job.pk, state, run.error), crashes_now(job)
+        logger.warning("%s crashed at step %d: %s", job.pk, job.step, finding.reason)
+        if finding.cause == Cause.DISK_FULL:
+            self._fail(job, finding)
+        elif crashes >= MAX_CRASHES:
+            told = f"It crashed {crashes} times at step {job.step}. {finding.reason}"
+            self._fail(job, finding, told, crashes=crashes, crashed_at_step=job.step)
+        else:
+            self._not_before[job.pk] = time.monotonic() + BACK_OFF[crashes - 1]
+            self._again(job, run, state, crashes=crashes, crashed_at_step=job.step)
+
+    def _failed(self, job: TrainingJob, run: Run, state) -> None:
+        self._fail(job, inquest.after_end(job.pk, state, run.error))
+
+    def _fail(self, job: TrainingJob, finding: Finding, reason: str = "", **fields) -> None:
+        self._memory.expect_back(job.pk, job.running_generation)
+        self._close(
+            job,
+            JobState.FAILED,
+            failure_reason=reason or finding.reason,
+            failure_cause=finding.cause,
+            log_tail=finding.lines,
+            **fields,
+        )
+
+    def _completed(self, job: TrainingJob, run: Run, _state) -> None:
+        if not self._memory.is_back(job.pk, job.running_generation):
+            return
+        try:
+            with transaction.atomic():
+                if record.end(job, JobState.COMPLETED, self._node, finished_at=Now()):
+                    results.keep(job, run.folder)
+        except (PlatformError, OSError) as error:
+            job.refresh_from_db()
+            self._fail(job, inquest.of_error(error))
+            return
+        self._tidy(job)
+
+    def _paused(self, job: TrainingJob, _run, _state) -> None:
+        """It lets go of the node: the next run may be elsewhere."""
+        is_back = self._memory.is_back(job.pk, job.running_generation)
+        if is_back and record.end(job, JobState.PAUSED, self._node, node_id=None, placement={}):
+            self._tidy(job)
+
+    def _cancelled(self, job: TrainingJob, _run, _state) -> None:
+        if self._memory.is_back(job.pk, job.running_generation):
+            self._close(job, JobState.CANCELLED)
+
+    def _close(self, job: TrainingJob, state: JobState, **fields) -> None:
+        if record.end(job, state, self._node, finished_at=Now(), **fields):
+            self._tidy(job)
+
+    def _tidy(self, job: TrainingJob) -> None:
+        """Files that no further run needs, in a thread."""
+        running = job.running_generation if job.state == JobState.RUNNING else None
+        kept = [] if job.state == JobState.COMPLETED else job.checkpoints
+        self._files.submit(runs.tidy, storage.folder_of(job), running, kept)
+
+
+STEPS = {
+    Step.LAUNCH: Runner._launch,
+    Step.END: Runner._end_tree,
+    Step.SWEEP: Runner._sweep,
+    Step.AGAIN: Runner._again,
+    Step.CRASHED: Runner._crashed,
+    Step.COMPLETED: Runner._completed,
+    Step.PAUSED: Runner._paused,
+    Step.CANCELLED: Runner._cancelled,
+    Step.FAILED: Runner._failed,
+}
