@@ -223,3 +223,40 @@ def test_one_that_was_asked_to_end_still_counts_until_it_has(api, member, box, s
     TrainingJob.objects.filter(pk=first.pk).update(state=JobState.CANCELLED)
     queue.work()
     assert placed() == {second.pk}
+
+
+# --- machines that are lost
+
+
+@pytest.mark.parametrize(
+    ("wish", "state", "generation"),
+    [(Wish.RUNNING, JobState.QUEUED, 2), (Wish.PAUSED, JobState.PAUSED, 1), (Wish.CANCELLED, JobState.CANCELLED, 1)],
+)
+def test_what_a_lost_machine_had_is_taken_back_when_its_trainers_have_ended(
+    api, member, box, settings, wish, state, generation
+):
+    job = start(api(member))
+    queue.work()
+    TrainingJob.objects.update(state=JobState.RUNNING, desired=wish)
+    box.heartbeat_at = timezone.now() - timedelta(seconds=settings.ENGINE_LEASE_SECONDS)
+    box.save()
+    queue.work()
+    assert placed() == {job.pk}  # the lease may have been renewed at the last word
+    box.heartbeat_at -= timedelta(minutes=5)
+    box.save()
+    queue.work()
+    job.refresh_from_db()
+    assert (job.state, job.generation, job.node, job.placement) == (state, generation, None, {})
+    assert not Reservation.objects.exists()
+    assert not box.devices.get().reserved_bytes
+
+
+def test_it_goes_on_elsewhere_with_the_next_generation(api, member, box, folders):
+    job = start(api(member))
+    queue.work()
+    box.heartbeat_at = timezone.now() - timedelta(days=1)
+    box.save()
+    machine(folders, "other")
+    queue.work()
+    job.refresh_from_db()
+    assert (job.node.name, job.generation, job.state) == ("other", 2, JobState.QUEUED)

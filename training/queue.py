@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from inference import placing, snapshots, wording
+from inference import ledger, placing, snapshots, wording
+from inference.models import Node
 from inference.placement.shapes import Candidate, Decision, DeviceView, PlacementRequest, Snapshot, Way
 from training import transitions
 from training.jobs import needs
@@ -22,6 +24,7 @@ from training.models import TrainingJob
 
 LIMIT, AHEAD = "limit", "ahead"
 PATIENCE = timedelta(minutes=10)
+LEASE_SLACK = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,20 @@ def reason(job: TrainingJob) -> str:
 # --- placing
 
 
+def _take_back() -> None:
+    """Jobs of machines that have been silent for so long that their trainers have ended with their leases."""
+    silence = timedelta(seconds=settings.ENGINE_LEASE_SECONDS) + LEASE_SLACK
+    there = Node.objects.filter(heartbeat_at__gt=Now() - silence)
+    lost = TrainingJob.objects.placed().exclude(node__in=there)
+    for job in lost:
+        with transaction.atomic():
+            if transitions.take_back(job, lost):
+                ledger.release(job.pk)
+
+
 def work() -> None:
     """One look at the whole queue: whoever may run and finds room gets a node."""
+    _take_back()
     everybody, there, kept = line(), needs.devices(), set()
     for job in everybody:
         if everybody.running[job.tenant_id] >= settings.JOBS_PER_TENANT:

@@ -9,6 +9,11 @@ from core.events import publish_on_commit
 from training.models import JobState, TrainingJob, Wish
 
 EVENT = "training_progress"
+AFTER_LOSS = {
+    Wish.RUNNING: (JobState.QUEUED, {"generation": F("generation") + 1}),
+    Wish.PAUSED: (JobState.PAUSED, {}),
+    Wish.CANCELLED: (JobState.CANCELLED, {"finished_at": Now()}),
+}
 
 
 def pause(job: TrainingJob) -> bool:
@@ -39,6 +44,14 @@ def cancel(job: TrainingJob) -> bool:
 def place(job: TrainingJob, node_id: str, placement: dict) -> bool:
     """From the queue to a node, whose runner has it from here on."""
     return _change(job, TrainingJob.objects.waiting(), node_id=node_id, placement=placement, waits={})
+
+
+def take_back(job: TrainingJob, lost: QuerySet) -> bool:
+    """From a node that is `lost`, where nothing of it can run any more: what its runner was asked for is done here."""
+    rows = lost.filter(node=job.node_id, desired=job.desired)
+    state, fields = AFTER_LOSS[job.desired]
+    again = {"node": None, "placement": {}, "pid": None, "eta_seconds": None}
+    return _move(job, rows, state, **again, **fields)
 
 
 def _move(job: TrainingJob, rows: QuerySet, state: JobState, **fields) -> bool:
