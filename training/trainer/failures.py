@@ -6,7 +6,9 @@ import re
 DISK_FULL = "There is no room left on the disk."
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What torch and safetensors, which write by themselves, say then.
-FULL_WORDS = re.compile(r"os error (28|122|27)\b|PytorchStreamWriter failed writing|[Nn]o space left|[Ff]ile too large")
+FULL_WORDS = re.compile(
+    r"os error (28|122|27)\b|PytorchStreamWriter failed writing|unexpected pos \d+ vs|No space left|File too large"
+)
 MEMORY_WORDS = re.compile(r"[Oo]ut of memory|can't allocate memory|Unable to allocate")
 NO_MEMORY = "The device's memory does not hold this training: lower batchSize, maxSeqLength or the rank."
 
