@@ -1,8 +1,8 @@
 """How much device memory a training takes, before it starts: what the ledger is asked for.
 
 The trainer computes layers twice rather than keep what is inside them (TRL's default, "gradient checkpointing"), and
-makes logits tile by tile (TRL's fused head), so that what grows with rows and their length is small. The sizes of what
-one layer holds were counted in a Llama's forward pass and measured (docs/training.md, "Memory"). All in bytes.
+makes logits tile by tile (TRL's fused head), so that what grows with rows and their length is small. How much one layer
+and one tile hold was fitted to peaks measured on CPUs (docs/training.md, "Memory"). All in bytes.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from training.recipe import Recipe
 
 MIB = 1024 * 1024
-WIDTH = {"cpu": 4, "cuda": 2}  # of a weight: float32 and bfloat16
+# Of a weight: bfloat16, and on a CPU float32 beside the file's own two bytes, whose pages count while they are read.
+WIDTH = {"cpu": 6, "cuda": 2}
 FLOAT = 4  # LoRA's own weights, whatever the base's
 # The process with torch, transformers, TRL and what the allocator keeps; on a GPU its context instead.
-OVERHEAD = {"cpu": 900 * MIB, "cuda": 1200 * MIB}
+OVERHEAD = {"cpu": 700 * MIB, "cuda": 1200 * MIB}
 LORA_COPIES = 4  # weights, gradients, and both of Adam's averages
 # What a layer holds while it is computed again, in numbers per token: copies of what is as wide as the model, as its
 # heads and as its inner layer.
-HIDDEN_COPIES, HEAD_COPIES, INNER_COPIES = 18, 12, 12
+HIDDEN_COPIES, HEAD_COPIES, INNER_COPIES = 30, 20, 18
 ADAPTED = 7  # linear layers in a layer
-TILE_TOKENS, TILE_WORDS, TILE_COPIES = 4096, 32768, 4
+TILE_TOKENS, TILE_WORDS, TILE_COPIES = 4096, 32768, 10
 
 
 @dataclass(frozen=True)
