@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +24,7 @@ from models_app.views import ModelViewSet
 from tests import adapters
 from training import storage
 from training.models import Dataset, Format, TrainingJob
+from training.recipe import Recipe
 
 VIEWERS = {"viewer", "member", "admin", "owner", "operator"}
 MEMBERS = VIEWERS - {"viewer"}
@@ -123,6 +124,14 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /v1/files/{}": Permission.TRAIN,
     "DELETE /v1/files/{}": Permission.TRAIN,
     "GET /v1/files/{}/content": Permission.TRAIN,
+    "GET /v1/fine_tuning/jobs": Permission.TRAIN,
+    "POST /v1/fine_tuning/jobs": Permission.TRAIN,
+    "GET /v1/fine_tuning/jobs/{}": Permission.TRAIN,
+    "POST /v1/fine_tuning/jobs/{}/cancel": Permission.TRAIN,
+    "POST /v1/fine_tuning/jobs/{}/pause": Permission.TRAIN,
+    "POST /v1/fine_tuning/jobs/{}/resume": Permission.TRAIN,
+    "GET /v1/fine_tuning/jobs/{}/events": Permission.TRAIN,
+    "GET /v1/fine_tuning/jobs/{}/checkpoints": Permission.TRAIN,
 }
 V1_ONLY = {
     "GET /api/v1/health": Permission.PUBLIC,
@@ -233,7 +242,7 @@ def dataset(tenant) -> Dataset:
 
 def training_job(model: Model, dataset_id: str) -> TrainingJob:
     return TrainingJob.objects.create(
-        tenant=model.tenant, base_model=model, dataset_id=dataset_id, dataset_version=1, recipe={}
+        tenant=model.tenant, base_model=model, dataset_id=dataset_id, dataset_version=1, recipe=asdict(Recipe())
     )
 
 
@@ -261,7 +270,8 @@ class World:
             "tasks": Task.objects.create(tenant=tenant, model=model, kind=TaskKind.STOP).pk,
             "datasets": (data := dataset(tenant).pk),
             "files": data,
-            "training": training_job(model, data).pk,
+            "training": (job := training_job(model, data).pk),
+            "fine_tuning": job,
             "adapters": adapter(model).pk,
         }
 

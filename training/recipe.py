@@ -81,7 +81,7 @@ class Recipe:
 
         No row is longer than the tokens that the model takes at once.
         """
-        size = next(size for size in SIZES if parameters < size.below)
+        size = _size(parameters)
         wanted = ceil(STEPS / ceil(rows / self.batch_size))
         return replace(
             self,
@@ -103,6 +103,15 @@ class Size:
 # The smallest was measured on the demo model, the rates from 1e9 on are those of the QLoRA paper (Dettmers et al. 2023,
 # table 9: 2e-4 up to 13 thousand million weights, 1e-4 above); what lies between is between.
 SIZES = [Size(1e8, 5e-3, 50), Size(1e9, 5e-4, 10), Size(2e10, 2e-4, 5), Size(float("inf"), 1e-4, 3)]
+
+
+def automatic_rate(parameters: int) -> float:
+    """The learning rate that suits a model of so many weights."""
+    return _size(parameters).learning_rate
+
+
+def _size(parameters: int) -> Size:
+    return next(size for size in SIZES if parameters < size.below)
 
 
 def read(hyper_params=None, lora_config=None) -> Recipe:

@@ -31,7 +31,11 @@ class StartTrainingSerializer(serializers.Serializer):
 
     base_model = TextField(max_length=LONGEST_REF)
     dataset = TextField(max_length=LONGEST_REF)
-    adapter = TextField(max_length=LONGEST_REF, help_text=_("What comes of it is a version of this adapter."))
+    adapter = TextField(
+        max_length=LONGEST_REF,
+        required=False,
+        help_text=_("What comes of it is a version of this adapter, by default called after model and data set."),
+    )
     recipe = RecipeField(required=False, allow_null=True)
 
 

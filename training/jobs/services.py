@@ -24,21 +24,23 @@ from training.recipe import Recipe
 
 MOST_LIVE = 100  # jobs of one tenant that have not ended
 DATASET, ADAPTER = "dataset", "adapter"
+LONGEST_DEFAULT = 100  # of a name that nobody chose
 
 
 def start_training(
-    actor: Actor, *, base_model: str, dataset: str, adapter: str, recipe: Recipe, request=None
+    actor: Actor, *, base_model: str, dataset: str, adapter: str = "", recipe: Recipe, request=None
 ) -> tuple[TrainingJob, list[str]]:
     """A new job in the queue, and warnings about what its adapter will meet. Everything is checked before.
 
-    `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path. Raises
-    InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name), InsufficientResources (no device
-    could ever hold it), RateLimited.
+    `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path; without `adapter` it
+    is called after both. Raises InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name),
+    InsufficientResources (no device could ever hold it), RateLimited.
     """
     acting = _of_one_tenant(actor)
     model = bases.find(acting, base_model)
     base = bases.check(model)
     data = _find_dataset(acting, dataset)
+    adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:LONGEST_DEFAULT]
     _check_adapter_name(acting.tenant, adapter)
     _check_rows(data, base)
     taught = data.rows - split.held_out_count(data.rows)

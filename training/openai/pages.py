@@ -2,8 +2,10 @@
 
 from django.db.models import Q
 from django.utils.translation import gettext as _
+from drf_spectacular.utils import inline_serializer
 from rest_framework.pagination import BasePagination
 from rest_framework.response import Response
+from rest_framework.serializers import BooleanField, CharField, DictField, ListField
 
 from core.errors import InvalidRequest
 from core.pagination import whole
@@ -39,6 +41,11 @@ class CursorPagination(BasePagination):
         limit = {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT_LIMIT}
         schemas = {"limit": limit, "after": {"type": "string"}}
         return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
+
+
+LISTED = inline_serializer(
+    "List", {"object": CharField(), "data": ListField(child=DictField()), "has_more": BooleanField()}
+)
 
 
 def listing(data: list[dict], has_more: bool) -> dict:

@@ -1,0 +1,145 @@
+"""Training jobs in the words of OpenAI's fine-tuning."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain, islice
+
+from django.utils import timezone
+
+from models_app.models import AdapterVersion
+from training.models import JobState, TrainingJob, TrainingProgress
+
+STATUS = {JobState.COMPLETED: "succeeded"}  # the other states have the same word
+ENDED = {JobState.COMPLETED: "info", JobState.CANCELLED: "info", JobState.FAILED: "error"}
+CREATED, STARTED, FIRST_STEP = 0, 1, 2
+END = 2**31
+
+
+def fine_tuned_models(jobs: Iterable[TrainingJob]) -> dict[str, str]:
+    """Job id → the name under which what it made answers to its maker, and once published to its tenant."""
+    versions = AdapterVersion.objects.filter(job_id__in=[job.pk for job in jobs]).select_related("adapter")
+    return {version.job_id: f"{version.adapter.name}@{version.number}" for version in versions}
+
+
+def job_form(job: TrainingJob, fine_tuned_model: str | None) -> dict:
+    """`learning_rate` stands in place of a multiplier: the recipe keeps what it came to."""
+    used = {
+        "n_epochs": job.recipe["epochs"],
+        "batch_size": job.recipe["batch_size"],
+        "learning_rate": job.recipe["learning_rate"],
+    }
+    return {
+        "id": job.pk,
+        "object": "fine_tuning.job",
+        "created_at": _epoch(job.created_at),
+        "finished_at": _epoch(job.finished_at),
+        "estimated_finish": _estimated_finish(job),
+        "model": job.base_name,
+        "fine_tuned_model": fine_tuned_model,
+        "organization_id": job.tenant_id,
+        "status": STATUS.get(job.status, str(job.status)),
+        "error": _error(job),
+        "training_file": job.dataset_id or "",
+        "validation_file": None,
+        "result_files": [],
+        "trained_tokens": None,
+        "seed": job.recipe["seed"],
+        "hyperparameters": used,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": used}},
+        "integrations": [],
+        "user_provided_suffix": job.adapter_name,
+    }
+
+
+def checkpoints_before(job: TrainingJob, place: int) -> list[dict]:
+    """The newest first. They are for going on from; only what is finished answers, so no model is named."""
+    found = [each for each in reversed(job.checkpoints) if FIRST_STEP + each["step"] < place]
+    progress = {row.step: row for row in job.progress.filter(step__in=[each["step"] for each in found])}
+    return [_checkpoint(job, each["step"], progress.get(each["step"])) for each in found]
+
+
+def _checkpoint(job: TrainingJob, step: int, progress: TrainingProgress | None) -> dict:
+    metrics = {"step": step}
+    if progress:
+        metrics |= {"train_loss": progress.loss, "full_valid_loss": progress.eval_loss}
+    return {
+        "id": f"{job.pk}:{FIRST_STEP + step}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": _epoch(progress.at if progress else job.updated_at),
+        "fine_tuning_job_id": job.pk,
+        "fine_tuned_model_checkpoint": "",
+        "step_number": step,
+        "metrics": {name: value for name, value in metrics.items() if value is not None},
+    }
+
+
+@dataclass(frozen=True)
+class Event:
+    """`place` orders the events of a job and, with its id, is the event's own."""
+
+    place: int
+    at: datetime
+    message: str
+    level: str = "info"
+    data: dict | None = None
+
+    def form(self, job: TrainingJob) -> dict:
+        return {
+            "id": f"{job.pk}:{self.place}",
+            "object": "fine_tuning.job.event",
+            "created_at": _epoch(self.at),
+            "level": self.level,
+            "message": self.message,
+            "type": "metrics" if self.data else "message",
+            "data": self.data or {},
+        }
+
+
+def events_before(job: TrainingJob, place: int, count: int) -> list[dict]:
+    """At most `count` events, the newest first."""
+    steps = job.progress.filter(step__lt=max(0, place - FIRST_STEP)).order_by("-step")[:count]
+    found = chain(_ending(job), (_step(job, row) for row in steps), _beginning(job))
+    return [event.form(job) for event in islice((event for event in found if event.place < place), count)]
+
+
+def _ending(job: TrainingJob) -> Iterator[Event]:
+    if job.status in ENDED:
+        text = f"The job {STATUS.get(job.status, str(job.status))}. {job.failure_reason}".strip()
+        yield Event(END, job.finished_at or job.state_since, text, ENDED[job.status])
+
+
+def _step(job: TrainingJob, row: TrainingProgress) -> Event:
+    data = {
+        "step": row.step,
+        "total_steps": job.total_steps,
+        "train_loss": row.loss,
+        "valid_loss": row.eval_loss,
+        "learning_rate": row.learning_rate,
+    }
+    told = {name: value for name, value in data.items() if value is not None}
+    of_all = f"/{job.total_steps}" if job.total_steps else ""
+    loss = "" if row.loss is None else f": training loss={row.loss:.4f}"
+    return Event(FIRST_STEP + row.step, row.at, f"Step {row.step}{of_all}{loss}", data=told)
+
+
+def _beginning(job: TrainingJob) -> Iterator[Event]:
+    if job.started_at:
+        yield Event(STARTED, job.started_at, "The job has started.")
+    yield Event(CREATED, job.created_at, f"Created fine-tuning job: {job.pk}")
+
+
+def _error(job: TrainingJob) -> dict | None:
+    if job.status != JobState.FAILED:
+        return None
+    return {"code": job.failure_cause or "unknown", "message": job.failure_reason, "param": None}
+
+
+def _estimated_finish(job: TrainingJob) -> int | None:
+    if job.status != JobState.RUNNING or job.eta_seconds is None:
+        return None
+    return _epoch(timezone.now() + timedelta(seconds=job.eta_seconds))
+
+
+def _epoch(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())

@@ -1,0 +1,191 @@
+"""/v1/fine_tuning/jobs: training for OpenAI's clients. A job's id is the same on every surface."""
+
+from contextlib import contextmanager
+
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.response import Response
+
+from accounts.policy import Permission
+from core.errors import InvalidRequest, PlatformError
+from core.pagination import whole
+from core.tenancy import TenantScopedMixin
+from training import bases, recipe
+from training.jobs import services
+from training.jobs.serializers import TextField
+from training.models import TrainingJob
+from training.openai import forms
+from training.openai.pages import DEFAULT_LIMIT, LISTED, MOST, CursorPagination, listing
+
+# the fields of a recipe, and what else of ours has another name here
+HYPERPARAMETERS = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate"}
+PARAMS = {"base_model": "model", "dataset": "training_file", "adapter": "suffix"}
+MULTIPLIERS = 1e-3, 1e3
+
+
+class NewJobSerializer(serializers.Serializer):
+    """`suffix` becomes the adapter's name; without one it is made of the model's and the file's."""
+
+    model = TextField(max_length=200)
+    training_file = TextField(max_length=100)
+    suffix = TextField(max_length=64, required=False, allow_null=True)
+    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False, allow_null=True)
+    hyperparameters = serializers.DictField(required=False, allow_null=True)
+    method = serializers.DictField(required=False, allow_null=True)
+    validation_file = serializers.CharField(required=False, allow_null=True)
+    integrations = serializers.ListField(required=False, allow_null=True)
+
+    def validate_validation_file(self, name):
+        if name:
+            raise serializers.ValidationError(_("Held-out rows are chosen from the training file: leave this out."))
+
+    def validate_integrations(self, integrations):
+        if integrations:
+            raise serializers.ValidationError(_("There are no integrations here."))
+
+    def validate_method(self, method):
+        if method and method.get("type") != "supervised":
+            raise serializers.ValidationError(_("Only the method supervised is offered."))
+        supervised = (method or {}).get("supervised") or {}
+        if not isinstance(supervised, dict) or not isinstance(supervised.get("hyperparameters") or {}, dict):
+            raise serializers.ValidationError(_("Expected an object."))
+        return method
+
+
+class FineTuningJobSerializer(serializers.Serializer):
+    """OpenAI's `fine_tuning.job`."""
+
+    id = serializers.CharField()
+    object = serializers.CharField()
+    status = serializers.CharField()
+    fine_tuned_model = serializers.CharField(allow_null=True)
+
+
+class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
+    queryset = TrainingJob.objects.all()
+    serializer_class = FineTuningJobSerializer
+    pagination_class = CursorPagination
+    filterset_fields = []
+    permissions = dict.fromkeys(
+        ["list", "retrieve", "create", "cancel", "pause", "resume", "events", "checkpoints"], Permission.TRAIN
+    )
+
+    @extend_schema(request=NewJobSerializer, responses=FineTuningJobSerializer)
+    def create(self, request):
+        """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
+        serializer = NewJobSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        with own_names():
+            job = start(request.auth, serializer.validated_data, request)
+        return Response(self._shown(job))
+
+    @extend_schema(responses=FineTuningJobSerializer(many=True))
+    def list(self, request):
+        jobs = self.paginate_queryset(self.get_queryset())
+        made = forms.fine_tuned_models(jobs)
+        return self.get_paginated_response([forms.job_form(job, made.get(job.pk)) for job in jobs])
+
+    @extend_schema(responses=FineTuningJobSerializer)
+    def retrieve(self, request, pk):
+        return Response(self._shown(self._job()))
+
+    @extend_schema(request=None, responses=FineTuningJobSerializer)
+    def cancel(self, request, pk):
+        return Response(self._shown(services.cancel(request.auth, self._job(), request)))
+
+    @extend_schema(request=None, responses=FineTuningJobSerializer)
+    def pause(self, request, pk):
+        """It ends after a checkpoint and gives its memory back."""
+        return Response(self._shown(services.pause(request.auth, self._job(), request)))
+
+    @extend_schema(request=None, responses=FineTuningJobSerializer)
+    def resume(self, request, pk):
+        """It waits for its turn again, and goes on from its last checkpoint."""
+        return Response(self._shown(services.resume(request.auth, self._job(), request)))
+
+    @extend_schema(responses=LISTED)
+    def events(self, request, pk):
+        """The newest first."""
+        job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
+        found = forms.events_before(job, _place(job, request.query_params.get("after")), limit + 1)
+        return Response(listing(found[:limit], len(found) > limit))
+
+    @extend_schema(responses=LISTED)
+    def checkpoints(self, request, pk):
+        """Those that a run could go on from, the newest first; of an ended job there are none."""
+        job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
+        found = forms.checkpoints_before(job, _place(job, request.query_params.get("after")))
+        return Response(listing(found[:limit], len(found) > limit))
+
+    def _job(self) -> TrainingJob:
+        return services.find(self.request.auth, self.kwargs["pk"])
+
+    def _shown(self, job: TrainingJob) -> dict:
+        return forms.job_form(job, forms.fine_tuned_models([job]).get(job.pk))
+
+
+def start(actor, asked: dict, request) -> TrainingJob:
+    """Raises what services.start_training raises."""
+    wanted = {"n_epochs": recipe.AUTO, "learning_rate_multiplier": recipe.AUTO} | _hyperparameters(asked)
+    fields = {HYPERPARAMETERS[name]: value for name, value in wanted.items()}
+    if fields.get("batch_size") == recipe.AUTO:
+        del fields["batch_size"]  # the default is one for all
+    if fields["learning_rate"] != recipe.AUTO:
+        fields["learning_rate"] = _rate(actor, asked["model"], fields["learning_rate"])
+    if asked.get("seed") is not None:
+        fields["seed"] = asked["seed"]
+    job, _warnings = services.start_training(
+        actor, base_model=asked["model"], dataset=asked["training_file"], adapter=asked.get("suffix") or "",
+        recipe=recipe.read_fields(fields), request=request,
+    )  # fmt: skip
+    return job
+
+
+def _hyperparameters(asked: dict) -> dict:
+    """The older place for them is beside `method`. Raises InvalidRequest."""
+    supervised = (asked.get("method") or {}).get("supervised") or {}
+    given = (asked.get("hyperparameters") or {}) | (supervised.get("hyperparameters") or {})
+    known = ", ".join(HYPERPARAMETERS)
+    problem = _("There is no such hyperparameter. Expected one of: %(names)s.") % {"names": known}
+    if wrong := {f"hyperparameters.{name}": problem for name in given if name not in HYPERPARAMETERS}:
+        raise InvalidRequest(details=wrong)
+    return given
+
+
+def _rate(actor, model: str, multiplier) -> float:
+    """Times the rate that suits a model of its size. Raises InvalidRequest."""
+    least, most = MULTIPLIERS
+    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not least <= multiplier <= most:
+        problem = _("Expected auto, or a number from %(least)g to %(most)g.") % {"least": least, "most": most}
+        raise InvalidRequest(problem, param="hyperparameters.learning_rate_multiplier")
+    return recipe.automatic_rate(bases.check(bases.find(actor, model)).parameters) * multiplier
+
+
+@contextmanager
+def own_names():
+    """Errors name the field that OpenAI's clients have sent."""
+    try:
+        yield
+    except PlatformError as error:
+        error.param = PARAMS.get(error.param, error.param)
+        error.details = {_own(name): text for name, text in error.details.items()}
+        raise
+
+
+def _own(field: str) -> str:
+    for ours, fields in (("hyperparameters", {value: name for name, value in HYPERPARAMETERS.items()}), ("", PARAMS)):
+        name = field.removeprefix("recipe.")
+        if name in fields:
+            return f"{ours}.{fields[name]}".lstrip(".")
+    return field
+
+
+def _place(job: TrainingJob, after: str | None) -> int:
+    """Where a list of a job goes on. Raises InvalidRequest."""
+    if after is None:
+        return forms.END + 1
+    owner, _colon, place = after.rpartition(":")
+    if owner != job.pk or not (place.isascii() and place.isdigit()):
+        raise InvalidRequest(_("There is nothing of this id to go on after."), param="after")
+    return int(place[:12])
