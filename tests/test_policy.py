@@ -109,6 +109,7 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/datasets/{}": Permission.READ,
     "DELETE /api/datasets/{}": Permission.TRAIN,
     "GET /api/datasets/{}/preview": Permission.READ,
+    "GET /api/datasets/{}/tokens": Permission.READ,
     "GET /api/training/jobs": Permission.READ,
     "POST /api/training/jobs": Permission.TRAIN,
     "GET /api/training/jobs/{}": Permission.READ,

@@ -77,3 +77,19 @@ class PreviewRowSerializer(serializers.Serializer):
 class PreviewSerializer(serializers.Serializer):
     format = serializers.ChoiceField(choices=Format.choices)
     rows = PreviewRowSerializer(many=True)
+
+
+class TokensQuerySerializer(serializers.Serializer):
+    base_model = serializers.CharField(max_length=200, help_text=_("The model that is to be taught."))
+
+
+class TokensSerializer(serializers.Serializer):
+    """Of the first `rows`; `learnt_tokens` are the assistant's. `too_long`: line → tokens, where more than `limit`."""
+
+    rows = serializers.IntegerField()
+    tokens = serializers.IntegerField()
+    learnt_tokens = serializers.IntegerField()
+    longest = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    too_long_rows = serializers.IntegerField()
+    too_long = serializers.DictField(child=serializers.IntegerField())

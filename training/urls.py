@@ -9,6 +9,7 @@ urlpatterns = [
     path("datasets", DatasetViewSet.as_view({"get": "list", "post": "create"})),
     path("datasets/<pk>", DatasetViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
     path("datasets/<pk>/preview", DatasetViewSet.as_view({"get": "preview"})),
+    path("datasets/<pk>/tokens", DatasetViewSet.as_view({"get": "tokens"})),
     path("training/jobs", TrainingJobViewSet.as_view({"get": "list", "post": "create"})),
     path("training/jobs/<pk>", TrainingJobViewSet.as_view({"get": "retrieve", "delete": "destroy"})),
     *(

@@ -9,12 +9,14 @@ from rest_framework.response import Response
 from accounts.policy import Permission
 from core.tenancy import TenantScopedMixin
 from models_app.serializers import MessageSerializer
-from training import services
+from training import bases, services, tokens
 from training.models import Dataset
 from training.serializers import (
     DatasetSerializer,
     PreviewQuerySerializer,
     PreviewSerializer,
+    TokensQuerySerializer,
+    TokensSerializer,
     UploadSerializer,
 )
 from training.uploads import TakesFile
@@ -31,6 +33,7 @@ class DatasetViewSet(
         "list": Permission.READ,
         "retrieve": Permission.READ,
         "preview": Permission.READ,
+        "tokens": Permission.READ,
         "create": Permission.TRAIN,
         "destroy": Permission.TRAIN,
     }
@@ -57,3 +60,12 @@ class DatasetViewSet(
         query.is_valid(raise_exception=True)
         shown = services.preview(dataset, query.validated_data["rows"], query.validated_data["seed"])
         return Response(PreviewSerializer({"format": dataset.format, "rows": shown}).data)
+
+    @extend_schema(parameters=[TokensQuerySerializer], responses=TokensSerializer)
+    def tokens(self, request, pk):
+        """As the model's own tokenizer and chat template make them; takes some seconds."""
+        dataset = self.get_object()
+        query = TokensQuerySerializer(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        model = bases.find(request.auth, query.validated_data["base_model"])
+        return Response(TokensSerializer(tokens.count(dataset, model)).data)

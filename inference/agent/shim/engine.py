@@ -1,18 +1,15 @@
 """How the engine's process begins: held back until its state is on disk, bound to the life of the shim."""
 
-import ctypes
 import os
 import signal
-import sys
 from typing import NamedTuple, NoReturn
 
+import privileges
+from privileges import prctl
 from records import Spec
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
-CLONE_NEWUSER = 0x10000000
-NOBODY = 65534
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python itself
 
@@ -26,7 +23,7 @@ class Engine(NamedTuple):
 
 def become_subreaper() -> None:
     """Orphans among our descendants become our children instead of init's."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def fork(spec: Spec) -> Engine:
@@ -57,8 +54,8 @@ def _become_engine(spec: Spec, shim: int, gate: int, output: int) -> None:
     for signum in HANDLED_SIGNALS + IGNORED_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     if spec.drop_privileges and os.geteuid() == 0:
-        _drop_privileges()
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of credentials, which clears it
+        privileges.drop()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of credentials, which clears it
     if os.getppid() != shim or not os.read(gate, 1):  # the shim has died already
         os._exit(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -66,22 +63,3 @@ def _become_engine(spec: Spec, shim: int, gate: int, output: int) -> None:
     os.dup2(output, 2)
     os.chdir(spec.cwd)
     os.execvpe(spec.argv[0], spec.argv, {**spec.env, **spec.markers()})
-
-
-def _drop_privileges() -> None:
-    """Give up root's capabilities in a user namespace, where that is allowed; files keep their owner."""
-    group = os.getegid()
-    if ctypes.CDLL(None).unshare(CLONE_NEWUSER) != 0:
-        print("User namespaces are not allowed here: the engine keeps root's privileges.", file=sys.stderr)
-        return
-    maps = {"setgroups": "deny", "uid_map": f"{NOBODY} 0 1", "gid_map": f"{NOBODY} {group} 1"}
-    for name, text in maps.items():
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(text)
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl {option} failed")
