@@ -55,17 +55,18 @@ def settle(owner: str, request: PlacementRequest, look: Callable[[], Snapshot]) 
     return replace(decision, way=None, devices=(), claims={}, victims=(), waits=True, wanted=wanted)
 
 
-def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 0, evict: bool = True) -> Instance:
+def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 0, standing: bool = False) -> Instance:
     """Choose devices for one more instance of `model` and claim them, within the caller's transaction.
 
-    With `evict` idle models go for it where there is no other way. Raises InsufficientResources (NoRoomYet for a
-    request, which can wait for it), EngineUnavailable or InvalidRequest (the files).
+    Idle models go for it where there is no other way, fewer for a `standing` wish (placement/eviction.py). Raises
+    InsufficientResources (NoRoomYet for a request, which can wait for it), EngineUnavailable or InvalidRequest (the
+    files).
     """
-    request, owner = ways.request_for(model), ids.new_instance_id()
-    decision = settle(owner, request, lambda: snapshots.take(model, evict))
+    request, owner = replace(ways.request_for(model), standing=standing), ids.new_instance_id()
+    decision = settle(owner, request, lambda: snapshots.take(model))
     if decision.placed:
         return _create(owner, model, decision, timeout, on_demand, replica)
-    waits = on_demand and decision.waits
+    waits = on_demand and decision.waits and not standing
     raise wording.refusal(decision, waits) from Refused(model, decision, waits)
 
 

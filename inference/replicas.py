@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 60  # that draining may take where nobody says otherwise
 FAILURES_COUNT_FOR = timedelta(hours=1)
 FIRST_PAUSE, LONGEST_PAUSE, MOST_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
-NO_ROOM_PAUSE = 30.0  # seconds until a replica that found no room is tried again
+NO_ROOM_PAUSE = 10.0  # seconds until a replica that found no room is tried again
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Filled:
         return text % {"placed": len(self.instances), "wanted": model.replicas, "reason": self.shortfall.message}
 
 
-def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, evict: bool = True) -> Filled:
-    """Ask for the instances that are missing, with `evict` at the cost of idle ones. `model` is locked by the caller.
+def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, standing: bool = False) -> Filled:
+    """Ask for the instances that are missing, at the cost of idle ones. `model` is locked by the caller.
 
     Raises what placing raises where nothing of the model would run; a later one that finds no place is tried again.
     """
@@ -53,7 +53,7 @@ def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, e
     while len(instances) < model.replicas:
         try:
             with transaction.atomic():
-                placed = placing.place(model, timeout, on_demand, replica=_free_number(model), evict=evict)
+                placed = placing.place(model, timeout, on_demand, replica=_free_number(model), standing=standing)
             instances.append(placed)
         except PlatformError as error:
             if not instances:
@@ -96,7 +96,7 @@ class Keeper:
         if len(wanted) > model.replicas:
             trim(model)
         elif wanted and not _failed_lately(model):
-            filled = fill(model, on_demand=all(each.on_demand for each in wanted), evict=False)
+            filled = fill(model, on_demand=all(each.on_demand for each in wanted), standing=True)
             if filled.shortfall:
                 self._not_before[model.pk] = time.monotonic() + NO_ROOM_PAUSE
             logger.info("%s: %d of %d replicas", model.name, len(filled.instances), model.replicas)

@@ -16,12 +16,12 @@ from inference.placement.shapes import DeviceView, Holder, Snapshot
 from models_app.models import Model
 
 
-def take(model: Model, evict: bool = True) -> Snapshot:
-    """As things are now, for a start of `model`; without `evict` it looks as if nobody could go."""
+def take(model: Model) -> Snapshot:
+    """As things are now, for a start of `model`."""
     running = Instance.objects.active().filter(desired=Desired.RUNNING).count()
     return Snapshot(
         devices=tuple(devices_for(model.framework)),
-        holders=_holders() if evict else (),
+        holders=_holders(),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
         awaited=decisions.devices_of_earlier_comers(model),
@@ -93,6 +93,7 @@ def _holder(instance: Instance, holds: dict[int, int], seen: Traffic) -> Holder:
         pinned=instance.model.pinned,
         awaited=any(beat.waiting.get(instance.model_id) for beat in seen.beats),
         going=instance.desired == Desired.STOPPED,
+        scaled=instance.model.replicas > 1,
     )
 
 

@@ -17,7 +17,8 @@ def request_for(model: Model) -> PlacementRequest:
     """Raises EngineUnavailable for an unknown engine, InvalidRequest for files that cannot be started."""
     adapter = registry.get(model.framework)
     artefact = artefacts.check_startable(model)
-    return PlacementRequest(model.pk, tuple(_way(model, adapter, artefact, profile) for profile in _profiles(model)))
+    found = tuple(_way(model, adapter, artefact, profile) for profile in _profiles(model))
+    return PlacementRequest(model.pk, found, model.priority)
 
 
 def wants_gpus(model: Model) -> bool:

@@ -32,6 +32,9 @@ WORDS = {
     Why.STARTING: lazy("starting"),
     Why.YOUNG: lazy("started a moment ago"),
     Why.SIBLING: lazy("the same model"),
+    Why.HIGHER: lazy("of a higher priority"),
+    Why.USED: lazy("used a moment ago"),
+    Why.SCALED: lazy("one of several replicas"),
     Why.AHEAD: lazy("its room goes to a model that has waited longer"),
 }
 OF_THE_NODE = {Why.SILENT, Why.ENGINE}

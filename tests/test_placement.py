@@ -29,11 +29,12 @@ def idle(name: str, gib: float = 4, on: int = 1, **fields) -> Holder:
     return Holder(instance_id=name, model_id=f"model-{name}", model_name=name, tenant_id="acme", **options)
 
 
-def ask(*ways: Way, devices=(), holders=(), **fields):
+def ask(*ways: Way, devices=(), holders=(), standing=False, **fields):
     """A decision. What holders hold is added to what is reserved on their devices."""
     held = {each.id: sum(holder.holds.get(each.id, 0) for holder in holders) for each in devices}
     seen = tuple(replace(each, reserved=each.reserved + held[each.id]) for each in devices)
-    return place(PlacementRequest("model-new", ways or (way(),)), Snapshot(seen, tuple(holders), **fields))
+    request = PlacementRequest("model-new", ways or (way(),), standing=standing)
+    return place(request, Snapshot(seen, tuple(holders), **fields))
 
 
 def taken(decision) -> list[int]:
@@ -160,6 +161,29 @@ def test_who_is_never_evicted_and_whether_waiting_helps(fields, why, waits):
 def test_who_is_going_anyway_is_promised_away_first():
     holders = [idle("going", priority=9, going=True, idle=None, resident=None), idle("idle", priority=1)]
     assert gone(ask(way(4), devices=[device()], holders=holders)) == {"going"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, ""), ({"priority": 5, "resident": 60.0, "idle": 60.0}, ""),
+        ({"scaled": True}, "scaled"), ({"priority": 6}, "higher"), ({"idle": 59.0}, "used"),
+        ({"pinned": True}, "pinned"), ({"idle": None}, "busy"), ({"resident": 59.0}, "young"),
+        ({"scaled": True, "going": True}, ""),
+    ],
+)  # fmt: skip
+def test_for_a_wish_that_stands_only_those_go_who_are_not_missed(fields, why):
+    decision = ask(devices=[device()], holders=[idle("old", 8, **fields)], standing=True)
+    assert gone(decision) == (set() if why else {"old"})
+    assert [verdict.why for verdict in decision.holders] == [why]
+
+
+def test_a_wish_that_stands_takes_nothing_from_who_was_used_later_than_its_own_model():
+    def taken_from(own: float | None) -> set[str]:
+        replica = replace(idle("own", 2, idle=own), model_id="model-new")
+        return gone(ask(devices=[device()], holders=[replica, idle("other", 6)], standing=True))
+
+    assert [taken_from(own) for own in (None, 200.0, 300.0, 301.0)] == [{"other"}, {"other"}, {"other"}, set()]
 
 
 def test_nobody_is_evicted_past_one_who_has_waited_longer():

@@ -14,7 +14,6 @@ from inference import replicas, services
 from inference.agent import workload
 from inference.engines import registry
 from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
-from models_app import services as catalogue
 from models_app.models import Model
 from tests import running
 from tests.running import GIB
@@ -166,13 +165,24 @@ def test_the_limit_of_models_evicts_idle_ones_too(api, member, tenant, box, monk
     assert "max_concurrent_models" in reply.json()["message"]
 
 
-def test_a_missing_replica_is_brought_back_only_where_there_is_room(tenant, box):
+def test_a_missing_replica_comes_where_something_else_is_not_used(api, owner, tenant, box):
+    """A wish that found no room when it was made stands; two models with replicas do not take from each other."""
     other = serving(made(tenant, "other", 2), gib=2)
-    wide = made(tenant, "wide", 2, replicas=2)
+    wide = made(tenant, "wide", 2)
     serving(wide, gib=2)
-    assert replicas.fill(catalogue.lock(wide), evict=False).shortfall
+    heard(inflight={other.pk: 1})
+    reply = api(owner).patch(f"{MODELS}/wide", {"replicas": 2})
+    assert "1 of 2 replicas have found a place" in reply.json()["warnings"][0]
+    replicas.Keeper().work()
+    held = explained(api(owner), "wide")["decisions"][0]["holders"]
+    assert {each["model_name"]: each["why"] for each in held}["other"] == "requests are in flight"
+    GatewayHeartbeat.objects.update(inflight={})
+    for count, serving_now in ((2, 1), (1, 2)):
+        Model.objects.filter(name="other").update(replicas=count)
+        replicas.Keeper().work()
+        assert wide.instances.wanted().count() == serving_now
     other.refresh_from_db()
-    assert other.desired == "running"
+    assert other.stop_reason == "evicted"
 
 
 # --- profiles

@@ -33,7 +33,7 @@ TICK = 1.0
 BEAT_EVERY = 3.0
 MEASURE_EVERY = 15.0
 STABLE_AFTER = timedelta(minutes=5)
-BACK_OFF = (0, 2, 10)  # seconds before the first, second, third start after a crash
+BACK_OFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
 LOG_FILES_KEPT = timedelta(days=1)
 FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
 

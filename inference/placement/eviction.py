@@ -17,7 +17,21 @@ def spared_because(holder: Holder, request: PlacementRequest, snapshot: Snapshot
         (Why.AHEAD, bool(holder.holds.keys() & snapshot.awaited)),
     ]
     in_force = {Why.AHEAD} if holder.going else set(Why)
+    rules += _spared_from_standing_wishes(holder, request, snapshot) if request.standing else []
     return next((why.value for why, holds in rules if holds and why in in_force), "")
+
+
+def _spared_from_standing_wishes(holder: Holder, request: PlacementRequest, snapshot: Snapshot) -> list:
+    """Such a wish comes back again and again, and only for models with replicas: none of them goes for another one's.
+
+    Who goes was not used for a while, nor after the model that wants more.
+    """
+    own = min((each.idle or 0.0 for each in snapshot.holders if each.model_id == request.model_id), default=0.0)
+    return [
+        (Why.SCALED, holder.scaled),
+        (Why.HIGHER, holder.priority > request.priority),
+        (Why.USED, holder.idle is not None and holder.idle < max(snapshot.residency, own)),
+    ]
 
 
 def price(victims: Iterable[Holder]) -> tuple:

@@ -25,6 +25,9 @@ class Why(StrEnum):
     STARTING = "starting"
     YOUNG = "young"  # not resident for long enough
     SIBLING = "sibling"  # another replica of the same model
+    HIGHER = "higher"  # more important than the one that asks
+    USED = "used"  # had a request not long ago
+    SCALED = "scaled"  # one of several replicas
     AHEAD = "ahead"  # somebody who came earlier waits for room there
 
 
@@ -79,6 +82,7 @@ class Holder:
     pinned: bool = False
     awaited: bool = False
     going: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,12 @@ Claims = tuple[tuple[DeviceView, int], ...]  # what is to be reserved on each de
 
 @dataclass(frozen=True)
 class PlacementRequest:
-    """The ways to run `model_id`, the best first."""
+    """The ways to run `model_id`, the best first. `standing`: nobody asks now, but an earlier wish still stands."""
 
     model_id: str
     ways: tuple[Way, ...]
+    priority: int = 5
+    standing: bool = False
 
 
 @dataclass(frozen=True)
