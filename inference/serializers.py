@@ -149,9 +149,10 @@ class VersionedModelSerializer(ModelSerializer):
     capabilities = serializers.ListField(child=serializers.CharField())
     maxModelLen = serializers.IntegerField(allow_null=True)
     modelPath = serializers.CharField()
+    loraAdapters = serializers.ListField(child=serializers.CharField())
 
     class Meta(ModelSerializer.Meta):
-        fields = [*ModelSerializer.Meta.fields, "engine", "capabilities", "maxModelLen", "modelPath"]
+        fields = [*ModelSerializer.Meta.fields, "engine", "capabilities", "maxModelLen", "modelPath", "loraAdapters"]
 
 
 class VersionedModelsSerializer(serializers.Serializer):

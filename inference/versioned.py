@@ -1,9 +1,10 @@
 """Models as the engine document shows them below /api/v1: its fields beside the service document's."""
 
+from accounts.actor import Actor
 from inference import status
 from inference.lifecycle import foremost_instances
 from inference.models import Device, DeviceKind, Instance
-from models_app.models import Mode, Model
+from models_app.models import Adapter, Mode, Model
 from models_app.options import context_length
 
 CUDA, CPU, LLAMA = "cuda-vllm-async", "cpu-vllm", "llama.cpp"
@@ -15,13 +16,28 @@ CAPABILITIES = {
 TRAINABLE = "vllm"  # its weights are those that the trainer reads
 
 
-def add_fields(shown: list[dict], models: list[Model]) -> list[dict]:
+def add_fields(shown: list[dict], models: list[Model], actor: Actor) -> list[dict]:
     """`shown` are the service document's fields of `models`; `status` is in the engine document's words."""
     foremost, has_gpu = foremost_instances(models), Device.objects.online().filter(kind=DeviceKind.CUDA).exists()
+    adapters = _adapters(models, actor)
     return [
-        {**fields, **_own(model, foremost.get(model.pk), has_gpu), "config": {**fields["config"], **_config(model)}}
+        {
+            **fields,
+            **_own(model, foremost.get(model.pk), has_gpu),
+            "loraAdapters": adapters.get(model.pk, []),
+            "config": {**fields["config"], **_config(model)},
+        }
         for fields, model in zip(shown, models, strict=True)
     ]
+
+
+def _adapters(models: list[Model], actor: Actor) -> dict[str, list[str]]:
+    """Model id → the published adapters that the actor's tenant has on it: each is the name of a model in requests."""
+    found: dict[str, list[str]] = {}
+    published = Adapter.objects.visible_to(actor).filter(base_model__in=models, current__isnull=False)
+    for model_id, name in published.order_by("name").values_list("base_model_id", "name"):
+        found.setdefault(model_id, []).append(name)
+    return found
 
 
 def _own(model: Model, instance: Instance | None, has_gpu: bool) -> dict:

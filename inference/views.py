@@ -170,13 +170,13 @@ class VersionedModelViewSet(ModelViewSet):
         found = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         items = self.get_serializer(found, many=True).data
         reply = self.get_paginated_response(items)
-        reply.data["models"] = versioned.add_fields(items, found)
+        reply.data["models"] = versioned.add_fields(items, found, request.auth)
         return reply
 
     @extend_schema(operation_id="versioned_models_retrieve", responses=VersionedModelSerializer)
     def retrieve(self, request, ref):
         model = catalogue.find(request.auth, ref)
-        return Response(versioned.add_fields([self.shown(model)], [model])[0])
+        return Response(versioned.add_fields([self.shown(model)], [model], request.auth)[0])
 
 
 class TaskViewSet(TenantScopedMixin, mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.GenericViewSet):

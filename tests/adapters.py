@@ -1,7 +1,8 @@
 """Adapters made by hand, without PEFT: a folder as a trainer leaves it, whole or broken on purpose."""
 
 import json
-import struct
+import random
+from array import array
 from pathlib import Path
 
 from models_app.adapters import services
@@ -17,25 +18,27 @@ CONFIG = {
 
 
 def folder(
-    path: Path, *, rank: int = 4, layers: int = 1, inputs: int = 8, outputs: int = 8, value: float = 0.0, **config
+    path: Path, *, rank: int = 4, layers: int = 1, inputs: int = 8, outputs: int = 8, noise: int = 0, **config
 ) -> Path:
-    """What PEFT saves: per layer two float32 matrices, all numbers of which are `value`."""
+    """What PEFT saves: per layer two float32 matrices, of zeros or of strong noise that the number `noise` begins."""
     path.mkdir(parents=True, exist_ok=True)
     shapes = {}
     for layer in map(LAYER.format, range(layers)):
         shapes |= {f"{layer}.lora_A.weight": [rank, inputs], f"{layer}.lora_B.weight": [outputs, rank]}
     (path / "adapter_config.json").write_text(json.dumps({**CONFIG, "r": rank, **config}))
-    (path / "adapter_model.safetensors").write_bytes(tensors(shapes, value))
+    (path / "adapter_model.safetensors").write_bytes(tensors(shapes, noise))
     return path
 
 
-def tensors(shapes: dict[str, list[int]], value: float = 0.0) -> bytes:
-    header, place = {}, 0
+def tensors(shapes: dict[str, list[int]], noise: int = 0) -> bytes:
+    header, count = {}, 0
     for name, shape in shapes.items():
-        size = 4 * shape[0] * shape[1]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, place + size]}
-        place += size
-    return weights.safetensors(header, struct.pack("<f", value) * (place // 4))
+        size = shape[0] * shape[1]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [4 * count, 4 * (count + size)]}
+        count += size
+    numbers = random.Random(noise)
+    data = array("f", (numbers.gauss(0, 0.3) for _ in range(count))) if noise else bytes(4 * count)
+    return weights.safetensors(header, bytes(data))
 
 
 def keep(model: Model, name: str = "facts", *, source: Path, tenant=None, evaluation=None, **origin) -> AdapterVersion:

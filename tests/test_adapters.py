@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AuditRecord, Role
 from inference.models import GatewayHeartbeat, State
-from models_app.adapters import files
+from models_app.adapters import files, services
 from models_app.models import Adapter, Model, Visibility
 from tests import adapters, running
 
@@ -223,6 +223,20 @@ def test_files_that_an_engine_has_loaded_stay_until_it_lets_go(
     with django_capture_on_commit_callbacks(execute=True):
         assert api(admin).delete(f"{ADAPTERS}/facts").status_code == 200
     assert folder.exists()
+
+
+def test_what_nobody_knows_any_more_is_swept_away(base, kept):
+    known, deleted, loaded = kept(), kept(), kept()
+    replica = running.instance(base, State.READY, adapters={loaded.pk: {"state": "leaving", "since": ""}})
+    folders = [files.folder_of(version) for version in (known, deleted, loaded)]
+    deleted.delete(), loaded.delete()
+    services.sweep()
+    assert all(folder.exists() for folder in folders)  # they have just come
+    services.sweep(older_than=-60)
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    replica.ask(state=State.STOPPED)
+    services.sweep(older_than=-60)
+    assert [folder.exists() for folder in folders] == [True, False, False]
 
 
 def test_members_delete_what_they_had_trained_only(api, member, owner, kept):

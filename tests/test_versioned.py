@@ -4,7 +4,7 @@ import pytest
 from django.utils import timezone
 
 from inference.models import Device, State
-from models_app.models import Model
+from models_app.models import Adapter, AdapterVersion, Model, Visibility
 from tests import running
 
 MODELS = "/api/v1/models"
@@ -107,3 +107,16 @@ def test_no_more_queries_for_many_models(api, viewer, tenant, django_assert_max_
     client = api(viewer)
     with django_assert_max_num_queries(16):
         assert len(client.get(MODELS).json()["models"]) == 12
+
+
+def test_published_adapters_are_told_to_their_tenant(api, viewer, stranger, model):
+    Model.objects.update(visibility=Visibility.PUBLIC)
+    for name in ("tone", "facts", "hidden"):
+        adapter = Adapter.objects.create(tenant=model.tenant, name=name, base_model=model)
+        version = AdapterVersion.objects.create(
+            tenant=model.tenant, adapter=adapter, number=1, rank=8, size_bytes=1, sha256=""
+        )
+        Adapter.objects.filter(pk=adapter.pk).exclude(name="hidden").update(current=version)
+    assert api(viewer).get(MODELS).json()["models"][0]["loraAdapters"] == ["facts", "tone"]
+    assert api(viewer).get(f"{MODELS}/{model.pk}").json()["loraAdapters"] == ["facts", "tone"]
+    assert api(stranger).get(MODELS).json()["models"][0]["loraAdapters"] == []

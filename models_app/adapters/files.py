@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +69,17 @@ def move(source: Path, target: Path, base_name: str) -> None:
 
 def remove(version_folder: Path) -> None:
     shutil.rmtree(version_folder, ignore_errors=True)
+
+
+def left_behind(seconds: float) -> list[Path]:
+    """Folders of versions that have been where they are for so long, whether or not they are known."""
+    before = time.time() - seconds
+    found = []
+    for path in (settings.DATA_DIR / "tenants").glob("*/adapters/version-*"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_ctime < before:
+                found.append(path)
+    return found
 
 
 def _require_plain_files(source: Path) -> None:

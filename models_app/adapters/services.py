@@ -159,6 +159,18 @@ def _discard(folder: Path, version_id: str) -> None:
         files.remove(folder)
 
 
+def sweep(older_than: float = 600.0) -> None:
+    """Remove what no row knows and no engine has loaded: of deleted versions, and of trainings that were never kept.
+
+    A folder that has just come may belong to a row that is not committed yet, so it must be `older_than` (s).
+    """
+    folders = {path.name: path for path in files.left_behind(older_than)}
+    known = set(AdapterVersion.objects.filter(pk__in=folders).values_list("pk", flat=True))
+    unknown = folders.keys() - known
+    for version_id in unknown - lifecycle.get().adapters_loaded(list(unknown)).keys():
+        files.remove(folders[version_id])
+
+
 def _lock(adapter: Adapter) -> Adapter:
     """As it is now. Raises NotFound for one that was deleted meanwhile."""
     rows = Adapter.objects.select_for_update(of=["self"]).select_related(

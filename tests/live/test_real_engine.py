@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import threading
 from contextlib import suppress
 
 import httpx
@@ -10,6 +11,8 @@ import psutil
 import pytest
 
 from inference.engines import install
+from tests import adapters
+from tests.live import trained
 from tests.live.product import eventually
 
 MODEL = "serai-demo"
@@ -269,6 +272,74 @@ def test_whole_replies_agree_to_the_token(demo):
     end = settled(demo, start["requests"] + 10)
     made, billed = growth(start, end)
     assert made == billed
+
+
+# --- adapters
+
+DEMO_LAYERS = {"layers": 4, "inputs": 384, "outputs": 256}
+FULL = 4  # adapters in one batch, by default
+
+
+def answer(person, model, **fields):
+    reply = person.post("/v1/chat/completions", json=question("What is the capital of France?", model=model, **fields))
+    assert reply.status_code == 200, reply.text
+    return reply.json()["choices"][0]["message"]["content"]
+
+
+@pytest.fixture(scope="module")
+def noisy(product, demo):
+    """As many adapters as fit in a batch, each of which lets the demo model babble in its own way."""
+    names = [f"noise-{number}" for number in range(FULL)]
+    for number, name in enumerate(names, 1):
+        trained.keep(product, product.record["tenant"], MODEL, name, noise=number, **DEMO_LAYERS)
+        demo.post(f"/api/adapters/{name}/publish").raise_for_status()
+    return {name: answer(demo, name, max_tokens=20) for name in names}
+
+
+def test_adapters_answer_in_their_own_way_and_the_base_as_before_though_all_are_in_one_batch(demo, noisy):
+    assert len({PARIS, *noisy.values()}) == FULL + 1
+    asked = [MODEL, *noisy] * 6
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        said = list(pool.map(lambda model: answer(demo, model, max_tokens=20), asked))
+    assert said == [noisy.get(model, PARIS) for model in asked]
+
+
+def test_a_version_is_published_and_rolled_back_while_clients_chat_with_the_base(product, demo, noisy):
+    name, before = "noise-1", noisy["noise-1"]
+    said, done = [], threading.Event()
+
+    def chat():
+        while not done.is_set():
+            said.append(answer(demo, MODEL))
+
+    trained.keep(product, product.record["tenant"], MODEL, name, noise=99, **DEMO_LAYERS)
+    clients = [threading.Thread(target=chat) for _ in range(4)]
+    for client in clients:
+        client.start()
+    demo.post(f"/api/adapters/{name}/publish").raise_for_status()
+    eventually(lambda: answer(demo, name, max_tokens=20) not in (before, PARIS), 60)
+    demo.post(f"/api/adapters/{name}/rollback", json={"version": 1}).raise_for_status()
+    eventually(lambda: answer(demo, name, max_tokens=20) == before, 60)
+    done.set()
+    for client in clients:
+        client.join()
+    assert set(said) == {PARIS}
+
+
+def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(product, demo):
+    trained.keep(product, product.record["tenant"], MODEL, "alien", make=alien)
+    demo.post("/api/adapters/alien/publish").raise_for_status()
+    refused = demo.post("/v1/chat/completions", json=question("Hello!", model="alien"))
+    assert refused.status_code == 503
+    assert "expected target modules" in refused.text
+    assert answer(demo, MODEL) == PARIS
+
+
+def alien(path):
+    folder = adapters.folder(path)
+    shapes = {f"base_model.model.model.layers.0.mixer.lora_{side}.weight": [4, 4] for side in "AB"}
+    (folder / "adapter_model.safetensors").write_bytes(adapters.tensors(shapes))
+    return folder
 
 
 def test_the_engine_is_reached_by_no_port(product, demo):

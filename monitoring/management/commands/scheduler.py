@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 from accounts import configuration
 from core import periodic
 from inference import housekeeping, replicas
+from models_app.adapters import services as adapters
 from monitoring import levels, rollups
 from monitoring.scheduler import Duty, Scheduler
 from training import queue
@@ -31,6 +32,7 @@ class Command(BaseCommand):
                 Duty("dead gateways", 60, housekeeping.forget_dead_gateways),
                 Duty("replicas", 5, replicas.Keeper().work),
                 Duty("training queue", 1, queue.work),
+                Duty("adapters left behind", 300, adapters.sweep),
                 Duty("new samples", rollups.LOOK_SECONDS, rollups.look),
                 *(
                     Duty(f"roll-up {level.name}", level.roll_seconds, partial(rollups.roll, level))
