@@ -280,50 +280,56 @@ DEMO_LAYERS = {"layers": 4, "inputs": 384, "outputs": 256}
 FULL = 4  # adapters in one batch, by default
 
 
-def answer(person, model, **fields):
-    reply = person.post("/v1/chat/completions", json=question("What is the capital of France?", model=model, **fields))
+def answer(person, model):
+    """Which version answered (of the base its name), and what it said."""
+    reply = person.post(
+        "/v1/chat/completions", json=question("What is the capital of France?", model=model, max_tokens=20)
+    )
     assert reply.status_code == 200, reply.text
-    return reply.json()["choices"][0]["message"]["content"]
+    return reply.json()["model"], reply.json()["choices"][0]["message"]["content"]
 
 
 @pytest.fixture(scope="module")
 def noisy(product, demo):
-    """As many adapters as fit in a batch, each of which lets the demo model babble in its own way."""
-    names = [f"noise-{number}" for number in range(FULL)]
-    for number, name in enumerate(names, 1):
-        trained.keep(product, product.record["tenant"], MODEL, name, noise=number, **DEMO_LAYERS)
+    """Name → version: as many adapters as fit in a batch, each of which lets the demo model babble in its own way."""
+    versions = {}
+    for number in range(1, FULL + 1):
+        name = f"noise-{number}"
+        versions[name] = trained.keep(product, product.record["tenant"], MODEL, name, noise=number, **DEMO_LAYERS)
         demo.post(f"/api/adapters/{name}/publish").raise_for_status()
-    return {name: answer(demo, name, max_tokens=20) for name in names}
+    return versions
 
 
 def test_adapters_answer_in_their_own_way_and_the_base_as_before_though_all_are_in_one_batch(demo, noisy):
-    assert len({PARIS, *noisy.values()}) == FULL + 1
-    asked = [MODEL, *noisy] * 6
+    alone = {answer(demo, name) for name in noisy}
+    assert {version for version, _said in alone} == set(noisy.values())
+    assert PARIS not in {said for _version, said in alone}
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        said = list(pool.map(lambda model: answer(demo, model, max_tokens=20), asked))
-    assert said == [noisy.get(model, PARIS) for model in asked]
+        together = list(pool.map(lambda model: answer(demo, model), [MODEL, *noisy] * 6))
+    assert {said for version, said in together if version == MODEL} == {PARIS}
+    assert PARIS not in {said for version, said in together if version != MODEL}
 
 
 def test_a_version_is_published_and_rolled_back_while_clients_chat_with_the_base(product, demo, noisy):
-    name, before = "noise-1", noisy["noise-1"]
+    name = "noise-1"
     said, done = [], threading.Event()
 
     def chat():
         while not done.is_set():
             said.append(answer(demo, MODEL))
 
-    trained.keep(product, product.record["tenant"], MODEL, name, noise=99, **DEMO_LAYERS)
+    newer = trained.keep(product, product.record["tenant"], MODEL, name, noise=99, **DEMO_LAYERS)
     clients = [threading.Thread(target=chat) for _ in range(4)]
     for client in clients:
         client.start()
     demo.post(f"/api/adapters/{name}/publish").raise_for_status()
-    eventually(lambda: answer(demo, name, max_tokens=20) not in (before, PARIS), 60)
+    eventually(lambda: answer(demo, name)[0] == newer, 60)
     demo.post(f"/api/adapters/{name}/rollback", json={"version": 1}).raise_for_status()
-    eventually(lambda: answer(demo, name, max_tokens=20) == before, 60)
+    eventually(lambda: answer(demo, name)[0] == noisy[name], 60)
     done.set()
     for client in clients:
         client.join()
-    assert set(said) == {PARIS}
+    assert set(said) == {(MODEL, PARIS)}
 
 
 def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(product, demo):
@@ -332,7 +338,7 @@ def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(product, d
     refused = demo.post("/v1/chat/completions", json=question("Hello!", model="alien"))
     assert refused.status_code == 503
     assert "expected target modules" in refused.text
-    assert answer(demo, MODEL) == PARIS
+    assert answer(demo, MODEL) == (MODEL, PARIS)
 
 
 def alien(path):
