@@ -55,3 +55,10 @@ def test_longer_rows_more_of_them_and_a_higher_rank_take_more():
 def test_rows_are_never_longer_than_the_model_can_read():
     short, long = (Recipe(max_seq_length=length) for length in (2048, 100_000))
     assert estimate(DEMO_WEIGHTS, DEMO, short, "cpu") == estimate(DEMO_WEIGHTS, DEMO, long, "cpu")
+
+
+def test_the_tokens_of_a_data_set_stay_in_main_memory():
+    big = {kind: estimate(DEMO_WEIGHTS, DEMO, Recipe(), kind, data_bytes=100 * MIB).total for kind in ("cpu", "cuda")}
+    small = {kind: estimate(DEMO_WEIGHTS, DEMO, Recipe(), kind).total for kind in ("cpu", "cuda")}
+    assert big["cpu"] - small["cpu"] == 600 * MIB
+    assert big["cuda"] == small["cuda"]

@@ -15,6 +15,8 @@ WIDTH = {"cpu": 6, "cuda": 2}
 FLOAT = 4  # LoRA's own weights, whatever the base's
 # The process with torch, transformers, TRL and what the allocator keeps; on a GPU its context instead.
 OVERHEAD = {"cpu": 700 * MIB, "cuda": 1200 * MIB}
+# Of the data set's file: its tokens and what is learnt of them, twice. They stay in main memory.
+DATA_COPIES = {"cpu": 6, "cuda": 0}
 LORA_COPIES = 4  # weights, gradients, and both of Adam's averages
 # What a layer holds while it is computed again, in numbers per token: copies of what is as wide as the model, as its
 # heads and as its inner layer.
@@ -67,14 +69,14 @@ class Shape:
         return self.layers * (attention + 3 * (self.hidden + self.inner))
 
 
-def estimate(weights: int, parameters: dict, recipe: Recipe, device_kind: str) -> Estimate:
-    """Of a model with so many weights and these numbers of its config.json (as an Artefact has both)."""
+def estimate(weights: int, parameters: dict, recipe: Recipe, device_kind: str, *, data_bytes: int = 0) -> Estimate:
+    """Of a model with so many weights and these numbers of its config.json, taught with a file of so many bytes."""
     shape, width = Shape.of(weights, parameters), WIDTH[device_kind]
     return Estimate(
         weights=weights * width,
         adapter=shape.lora_weights * recipe.rank * FLOAT * LORA_COPIES,
         activations=_activations(shape, _tokens(parameters, recipe), recipe.rank),
-        overhead=OVERHEAD[device_kind],
+        overhead=OVERHEAD[device_kind] + DATA_COPIES[device_kind] * data_bytes,
     )
 
 

@@ -18,9 +18,12 @@ ENGINE = "vllm"  # whose environment has what the trainer imports
 KINDS = (DeviceKind.CUDA, DeviceKind.CPU)  # the best first
 
 
-def estimate(base: Base, recipe: Recipe) -> dict[str, dict[str, int]]:
+def estimate(base: Base, recipe: Recipe, data_bytes: int) -> dict[str, dict[str, int]]:
     """Kind of device → bytes by part, with their `total`."""
-    found = {kind.value: training.estimate(base.parameters, base.shape, recipe, kind) for kind in KINDS}
+    found = {
+        kind.value: training.estimate(base.parameters, base.shape, recipe, kind, data_bytes=data_bytes)
+        for kind in KINDS
+    }
     return {kind: {**asdict(each), "total": each.total} for kind, each in found.items()}
 
 

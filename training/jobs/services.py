@@ -45,7 +45,7 @@ def start_training(
     _check_rows(data, base)
     taught = data.rows - split.held_out_count(data.rows)
     settled = recipe.settled(parameters=base.parameters, rows=taught, context=base.context)
-    estimate = needs.estimate(base, settled)
+    estimate = needs.estimate(base, settled, data.size_bytes)
     needs.require_possible(estimate)
     job = TrainingJob(
         tenant=acting.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,

@@ -10,7 +10,6 @@ import evaluation
 import torch
 from adapting import adapter_config
 from data import Data, Encoder
-from datasets import Dataset
 from evaluation import Measure
 from failures import Refused
 from progress import Journal
@@ -106,14 +105,10 @@ def make_teacher(
     spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: Data
 ) -> Teacher:
     total = spec.recipe.total_steps(len(data.taught))
-    taught = {
-        "input_ids": [example.ids for example in data.taught],
-        "labels": [example.labels for example in data.taught],
-    }
     return Teacher(
         model=model,
         args=arguments(spec, folder / "checkpoints" / checkpoints.DRAFT, total),
-        train_dataset=Dataset.from_dict(taught),
+        train_dataset=data.table(),
         processing_class=tokenizer,
         peft_config=adapter_config(model, spec.recipe),
     )
