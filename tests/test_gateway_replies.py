@@ -183,6 +183,14 @@ CAUSES = {
     "state forbids it": Told(
         errors.Conflict(), (409, "CONFLICT"), (409, "CONFLICT"), (409, "invalid_request_error", "conflict")
     ),
+    "training job unknown": Told(
+        errors.TrainingJobNotFound(),
+        (404, "NOT_FOUND"), (404, "TRAINING_JOB_NOT_FOUND"), (404, "invalid_request_error", "not_found"),
+    ),
+    "state of a training job forbids it": Told(
+        errors.TrainingJobConflict(),
+        (409, "CONFLICT"), (400, "TRAINING_JOB_RUNNING"), (409, "invalid_request_error", "conflict"),
+    ),
     "stopped or starting": Told(
         errors.ModelNotRunning(),
         (503, "MODEL_NOT_RUNNING"), (503, "MODEL_NOT_READY"), (503, "api_error", "model_not_ready"),
