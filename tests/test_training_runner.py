@@ -25,13 +25,15 @@ from training.models import TrainingJob, TrainingProgress
 from training.runner import runner
 from training.trainer import checkpoints
 
-SLOW = {"step_seconds": 0.05}
+LONG = 200  # steps: ten seconds, unless something comes between
+SLOW = {"steps": LONG, "step_seconds": 0.05}
+QUICK = {"steps": LONG}
 
 
 @pytest.fixture
 def bench(db, settings):
     settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
-    settings.TRAINER = "tests.training_jobs.fake_trainer"
+    settings.TRAINER = "tests.training_jobs.trainer"
     registry.adapters.cache_clear()
     broker.client().flushdb()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
@@ -61,6 +63,10 @@ def is_given_back(job: TrainingJob) -> bool:
     return not Reservation.objects.of(job.pk).exists() and Device.objects.get(kind="cpu").reserved_bytes == 0
 
 
+def steps_of(job: TrainingJob) -> list[int]:
+    return list(TrainingProgress.objects.filter(job=job).values_list("step", flat=True))
+
+
 def processes_of(job: TrainingJob) -> list:
     cluster, folder = str(Installation.objects.get().cluster_id), str(Node.objects.get().data_folder)
     return [process for process in processes.scan(cluster, folder) if process.instance == job.pk]
@@ -83,7 +89,7 @@ def test_a_job_runs_to_its_end_and_leaves_its_series_and_an_adapter(bench, start
 
 
 def test_what_the_trainer_is_told(bench, started):
-    job = bench.reaches(started(SLOW, rows=60, target_modules=("q_proj",)), 1)
+    job = bench.reaches(started({"hang_at_step": 2}, rows=60, target_modules=("q_proj",)), 1)
     spec = json.loads((run_folder(job, 1) / "spec.json").read_text())
     assert (spec["job"], spec["device"], spec["dtype"], spec["resume"]) == (job.pk, "cpu", "float32", None)
     assert len(spec["held_out"]) == 6 and spec["recipe"]["target_modules"] == ["q_proj"]
@@ -122,34 +128,35 @@ def test_a_pause_keeps_a_checkpoint_and_gives_the_memory_back_and_the_next_run_g
     bench.becomes(job, "paused")
     assert job.node is None and is_given_back(job) and not processes_of(job)
     step = job.checkpoints[-1]["step"]
-    assert step == job.step < 15
+    assert step == job.step < LONG
+    jobs.behave(job, QUICK)
     TrainingJob.objects.filter(pk=job.pk).update(state="queued", desired="running", generation=2)
     job.refresh_from_db()
     assert jobs.place(job)
     bench.becomes(job, "completed")
     assert job.running_generation == 2 and job.launch["resumed_from"] == step
-    assert sorted(TrainingProgress.objects.filter(job=job).values_list("step", flat=True)) == list(range(1, 16))
+    assert steps_of(job) == list(range(1, LONG + 1))
 
 
 def test_a_pause_that_is_taken_back_goes_on_from_its_checkpoint(bench, started):
-    job = bench.reaches(started({"step_seconds": 0.2}), 2)
+    job = bench.reaches(started(SLOW), 2)
+    jobs.behave(job, QUICK)
     TrainingJob.objects.filter(pk=job.pk).update(desired="paused")
     bench.agent.tick()
     TrainingJob.objects.filter(pk=job.pk).update(desired="running")
-    bench.until(lambda: TrainingJob.objects.get().running_generation == 2)
-    job.refresh_from_db()
-    assert job.crashes == 0 and job.launch["resumed_from"] >= 2
     bench.becomes(job, "completed")
+    assert (job.running_generation, job.crashes, job.step) == (2, 0, LONG)
+    assert job.launch["resumed_from"] >= 2
 
 
-@pytest.mark.parametrize("faults", [SLOW, {"deaf": True, "step_seconds": 0.2}], ids=["obedient", "deaf"])
+@pytest.mark.parametrize("faults", [SLOW, SLOW | {"deaf": True}], ids=["obedient", "deaf"])
 def test_a_cancel_ends_the_trainer_and_leaves_no_adapter(bench, started, faults, monkeypatch):
     monkeypatch.setattr(runner, "STOP_GRACE", 1.0)
     job = bench.reaches(started(faults), 2)
     TrainingJob.objects.filter(pk=job.pk).update(desired="cancelled")
     bench.becomes(job, "cancelled")
     assert is_given_back(job) and not processes_of(job) and not AdapterVersion.objects.exists()
-    assert job.finished_at and job.step < 15
+    assert job.finished_at and job.step < LONG
 
 
 def test_a_job_that_is_cancelled_before_its_launch_never_runs(bench, started):
@@ -164,27 +171,26 @@ def test_a_job_that_is_cancelled_before_its_launch_never_runs(bench, started):
 
 @pytest.mark.parametrize("victim", ["trainer", "shim"])
 def test_after_kill_9_it_goes_on_from_the_last_checkpoint(bench, started, victim):
-    job = bench.reaches(started(SLOW), 7)
+    job = bench.reaches(started({"hang_at_step": 8, "only_in_generation": 1}), 7)
     bench.until(lambda: TrainingJob.objects.get().checkpoints)
     state = shim_of(job)
     os.kill(state.pid if victim == "trainer" else state.shim_pid, signal.SIGKILL)
     bench.becomes(job, "completed")
-    assert (job.running_generation, job.crashes) == (2, 1)
-    assert job.launch["resumed_from"] in (5, 10)
-    assert list(TrainingProgress.objects.values_list("step", flat=True)) == list(range(1, 16))
+    assert (job.running_generation, job.crashes, job.launch["resumed_from"]) == (2, 1, 5)
+    assert steps_of(job) == list(range(1, 16))
     assert is_given_back(job)
 
 
 def test_a_new_worker_adopts_the_trainer_and_reads_what_it_told_meanwhile(bench, started):
-    job = bench.reaches(started(SLOW), 2)
+    job = bench.reaches(started({"step_seconds": 0.2}), 2)
     bench.agent = Agent()
     bench.becomes(job, "completed")
     assert (job.running_generation, job.crashes) == (1, 0)
-    assert list(TrainingProgress.objects.values_list("step", flat=True)) == list(range(1, 16))
+    assert steps_of(job) == list(range(1, 16))
 
 
 def test_an_agent_that_was_replaced_writes_nothing_more(bench, started):
-    job = bench.reaches(started({"step_seconds": 0.2}), 1)
+    job = bench.reaches(started({"hang_at_step": 4}), 3)
     node.register()  # a newer agent has begun
     TrainingJob.objects.filter(pk=job.pk).update(step=0)
     (zombie,) = bench.agent._further
@@ -195,7 +201,8 @@ def test_an_agent_that_was_replaced_writes_nothing_more(bench, started):
 
 
 def test_what_a_zombie_of_an_older_run_writes_counts_nothing(bench, started):
-    job = bench.reaches(started(SLOW), 6)
+    job = bench.reaches(started({"hang_at_step": 8}), 7)
+    jobs.behave(job, {"hang_at_step": 12})
     os.kill(shim_of(job).pid, signal.SIGKILL)
     bench.until(lambda: TrainingJob.objects.get().running_generation == 2)
     old = run_folder(job, 1)
@@ -203,9 +210,9 @@ def test_what_a_zombie_of_an_older_run_writes_counts_nothing(bench, started):
     with (old / "progress.jsonl").open("a") as file:
         file.write('{"event": "step", "step": 9000, "loss": 0}\n{"event": "done", "step": 9000}\n')
     (old / "adapter").mkdir(exist_ok=True)
-    bench.becomes(job, "completed")
-    assert (job.step, job.total_steps) == (15, 15)
-    assert TrainingProgress.objects.order_by("-step").first().step == 15
+    bench.reaches(job, 11)
+    assert (job.state, job.step, job.total_steps) == ("running", 11, 15)
+    assert steps_of(job) == list(range(1, 12))
 
 
 def killed_after(bench, job: TrainingJob, steps: list[int]) -> TrainingJob:
@@ -221,7 +228,7 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(bench, start
     os.truncate(newest, 10)
     bench.becomes(job, "completed")
     assert job.launch["resumed_from"] == 5
-    assert list(TrainingProgress.objects.values_list("step", flat=True)) == list(range(1, 16))
+    assert steps_of(job) == list(range(1, 16))
 
 
 def test_a_checkpoint_that_somebody_changed_with_its_manifest_is_not_gone_on_from(bench, started):
@@ -248,10 +255,12 @@ def test_three_crashes_at_the_same_step_end_it_with_the_reason(bench, started, m
 
 def test_a_crash_further_on_is_no_repetition(bench, started, monkeypatch):
     monkeypatch.setattr(runner, "BACK_OFF", (0, 0))
-    job = started({"steps": 40, "step_seconds": 0.05})
-    for generation in range(1, 5):
-        bench.advances(job, generation)
+    job = started({"hang_at_step": 3})
+    for step in (3, 6, 9, 12):
+        bench.reaches(job, step - 1)
+        jobs.behave(job, {"hang_at_step": step + 3})
         os.kill(shim_of(job).pid, signal.SIGKILL)
+    jobs.behave(job, {})
     bench.becomes(job, "completed")
     assert (job.running_generation, job.crashes) == (5, 1)
 
@@ -280,6 +289,13 @@ def test_a_disk_that_is_full_before_the_launch_ends_it_and_leaves_nothing(bench,
     assert not run_folder(job, 1).exists() and is_given_back(job)
 
 
+def test_a_data_set_whose_file_is_gone_ends_it_with_the_reason(bench, started):
+    job = started()
+    storage.path_of(job.dataset).unlink()
+    bench.becomes(job, "failed")
+    assert job.failure_reason == "The file of this data set is gone." and is_given_back(job)
+
+
 def test_a_base_that_is_gone_ends_it_with_the_reason(bench, started):
     job = started()
     job.base_model.config = {"model_path": "gone"}
@@ -289,16 +305,15 @@ def test_a_base_that_is_gone_ends_it_with_the_reason(bench, started):
 
 
 def test_torn_lines_and_nonsense_are_no_obstacle(bench, started):
-    job = bench.reaches(started({"torn_line_at_step": 4, "only_in_generation": 1, "step_seconds": 0.02}), 3)
-    bench.becomes(job, "completed")
-    assert list(TrainingProgress.objects.values_list("step", flat=True)) == list(range(1, 16))
+    job = bench.becomes(started({"torn_line_at_step": 4, "only_in_generation": 1}), "completed")
+    assert steps_of(job) == list(range(1, 16))
 
 
 # --- beside engines
 
 
 def test_its_processes_are_no_orphans_while_it_runs_and_are_when_it_has_ended(bench, started):
-    job = bench.reaches(started(SLOW), 1)
+    job = bench.reaches(started({"hang_at_step": 2}), 1)
     bench.agent._orphans.sweep()
     assert processes_of(job)
     TrainingJob.objects.filter(pk=job.pk).update(state="cancelled")

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from django.db import transaction
-from django.db.models.functions import Coalesce
 
 from inference import placing, snapshots
 from inference.agent import folders, shims
@@ -17,17 +16,20 @@ from inference.agent.shims import ShimState
 from inference.engines.base import MIB, Estimate
 from inference.placement.shapes import PlacementRequest, Way
 from models_app.models import Model
+from tests.fakes.adapter import TAG
 from tests.trainer_kit import FAKE, conversation
 from training import storage
 from training.models import Dataset, Format, TrainingJob
 from training.recipe import Recipe
+from training.runner.program import trainer_argv
 
 WAIT = 60  # seconds, on a busy machine
 SIZE = 64 * MIB
 
 
-def fake_trainer() -> list[str]:
-    return [sys.executable, str(FAKE)]
+def trainer(job: TrainingJob) -> list[str]:
+    """The fake one for base models with the tag `fake`."""
+    return [sys.executable, str(FAKE)] if TAG in job.base_model.tags else trainer_argv(job)
 
 
 def dataset(tenant, rows: int = 20) -> Dataset:
@@ -44,17 +46,23 @@ def dataset(tenant, rows: int = 20) -> Dataset:
 
 def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> TrainingJob:
     """A job of 15 steps in the queue, unless the recipe or the rows say otherwise."""
-    base, _made = Model.objects.get_or_create(tenant=tenant, name="base", config={"model_path": "serai-demo"})
+    base, _made = Model.objects.get_or_create(
+        tenant=tenant, name="base", tags=[TAG], config={"model_path": "serai-demo"}
+    )
     settled = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
     data = dataset(tenant, rows)
     job = TrainingJob.objects.create(
         tenant=tenant, base_model=base, base_name=base.name, dataset=data, dataset_name=data.name,
         dataset_version=data.version, adapter_name="taught", recipe=asdict(settled),
     )  # fmt: skip
-    folder = storage.folder_of(job)
-    folder.mkdir(parents=True)
-    (folder / "fake_trainer.json").write_text(json.dumps(faults or {}))
+    storage.folder_of(job).mkdir(parents=True)
+    behave(job, faults or {})
     return job
+
+
+def behave(job: TrainingJob, faults: dict) -> None:
+    """From its next run on; see the fake trainer's Faults."""
+    (storage.folder_of(job) / "fake_trainer.json").write_text(json.dumps(faults))
 
 
 @transaction.atomic
@@ -105,13 +113,6 @@ class Bench:
             return job.step >= step
 
         self.until(look)
-        return job
-
-    def advances(self, job: TrainingJob, generation: int) -> TrainingJob:
-        """That run is further than the one before it was at its end."""
-        rows = TrainingJob.objects.filter(pk=job.pk, state="running", running_generation=generation)
-        self.until(rows.filter(step__gt=Coalesce("crashed_at_step", 1)).exists)
-        job.refresh_from_db()
         return job
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from core.errors import NotFound
 from inference.engines import install
 from inference.engines.base import Command
 from inference.engines.memory import cpu_threads
@@ -19,13 +20,16 @@ DTYPES = {DeviceKind.CPU: "float32", DeviceKind.CUDA: "bfloat16"}
 SAMPLES = 4
 
 
-def trainer_argv() -> list[str]:
+def trainer_argv(_job: TrainingJob) -> list[str]:
     return [str(install.environment_python(ENGINE)), str(Path(trainer.__file__).parent)]
 
 
 def spec_for(job: TrainingJob) -> Spec:
     """Raises PlatformError where base model or data set cannot be used any more."""
+    if job.base_model is None or job.dataset is None:
+        raise NotFound
     bases.check(job.base_model)
+    storage.open_dataset(job.dataset).close()
     kind, recipe = job.placement["device_kind"], dict(job.recipe)
     modules = tuple(recipe.pop("target_modules") or ())
     return Spec(
@@ -43,7 +47,7 @@ def spec_for(job: TrainingJob) -> Spec:
 
 
 def command_for(job: TrainingJob, folder: Path) -> Command:
-    argv = [*import_string(settings.TRAINER)(), str(folder / "spec.json")]
+    argv = [*import_string(settings.TRAINER)(job), str(folder / "spec.json")]
     environment = {
         "PATH": f"{Path(argv[0]).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(folder),

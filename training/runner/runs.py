@@ -3,6 +3,7 @@
 Everything here is work on files, which may take its time: it gets plain values and asks no database.
 """
 
+import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import orjson
 from inference.agent.shim.records import write_atomically
 from training.runner import checkpoints
 from training.trainer.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 RESUME = "resume"
 
@@ -64,9 +67,12 @@ def evaluation(folder: Path) -> dict | None:
 def tidy(job_folder: Path, running: int | None, kept: list[dict]) -> None:
     """Removes all runs but the running one; of each of the others these checkpoints stay."""
     wanted = {job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"] for checkpoint in kept}
-    for run in job_folder.glob("gen-*"):
-        if run.name != f"gen-{running}":
-            _thin(run, wanted)
+    try:
+        for run in job_folder.glob("gen-*"):
+            if run.name != f"gen-{running}":
+                _thin(run, wanted)
+    except OSError as error:  # what is left goes with a later call, or with the job
+        logger.warning("%s is not tidied: %s", job_folder.name, error)
 
 
 def _thin(folder: Path, wanted: set[Path]) -> None:
