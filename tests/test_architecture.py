@@ -2,6 +2,7 @@
 
 import ast
 import platform
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_imports_point_one_way(app):
         if name in above
     ]
     assert upward == []
+
+
+def test_the_trainer_knows_nothing_of_the_tree_and_lends_it_only_what_needs_no_torch():
+    trainer = {path.stem: set(imported(path)) for path in modules("training/trainer")}
+    assert not set().union(*trainer.values()) & {*ORDER, "config", "django"}
+    lent = {"checkpoints", "conversation", "failures", "progress", "spans", "spec"}
+    assert set().union(*(trainer[name] for name in lent)) <= sys.stdlib_module_names
+    assert {name for path in modules("training") for name in borrowed(path)} <= lent
+
+
+def borrowed(path):
+    """Modules of the trainer that one outside of it imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("training.trainer"):
+            name = node.module.removeprefix("training.trainer").strip(".")
+            yield from [name] if name else (alias.name for alias in node.names)
 
 
 def test_functions_and_modules_stay_short():
