@@ -48,6 +48,13 @@ def test_a_waiting_job_is_listed_with_its_reason(console, job):
         assert shown in page
 
 
+def test_the_list_shows_how_far_a_job_is(console, job):
+    TrainingJob.objects.update(step=7, total_steps=20, loss=0.123456)
+    page = console.get(LIST).content.decode()
+    assert "7 / 20" in page
+    assert "0.1235" in page
+
+
 def test_a_job_is_shown_with_its_loss_and_its_last_lines(console, job):
     progress(job, 2.0, 1.0, 0.5, eval_loss=1.5)
     lines = ["<b>Traceback</b>"]

@@ -38,15 +38,21 @@ class DatasetAdmin(ReadOnlyAdmin):
 @admin.register(TrainingJob)
 class TrainingJobAdmin(ReadOnlyAdmin):
     list_display = [
-        "id", "tenant", "base_name", "dataset_name", "adapter_name", "show_status", "show_steps", "loss", "node",
+        "id", "tenant", "base_name", "dataset_name", "adapter_name", "show_status", "show_steps", "show_loss", "node",
         "show_why", "created_at",
     ]  # fmt: skip
     list_filter = ["state", "tenant", "node"]
     search_fields = ["id", "base_name", "dataset_name", "adapter_name"]
     list_select_related = ["tenant", "node"]
     actions = ["pause_jobs", "resume_jobs", "cancel_jobs"]
-    readonly_fields = ["show_status", "show_why", "show_curve", "show_lines"]
-    exclude = ["log_tail", "waits"]
+    readonly_fields = ["show_status", "show_why", "show_steps", "show_curve", "show_lines"]
+    fields = [
+        "show_status", "show_why", "show_steps", "show_curve", "tenant", "created_by", "key", "base_model", "base_name",
+        "dataset", "dataset_name", "dataset_version", "adapter_name", "recipe", "estimate", "state", "desired", "node",
+        "generation", "running_generation", "placement", "launch", "pid", "epoch", "loss", "eval_loss", "learning_rate",
+        "grad_norm", "tokens_per_second", "elapsed_seconds", "eta_seconds", "checkpoints", "crashes", "crashed_at_step",
+        "failure_cause", "show_lines", "state_since", "queued_at", "started_at", "finished_at",
+    ]  # fmt: skip
 
     @display(description=_("Status"), label=STATUS_COLOURS, ordering="state")
     def show_status(self, job):
@@ -55,6 +61,10 @@ class TrainingJobAdmin(ReadOnlyAdmin):
     @display(description=_("Steps"))
     def show_steps(self, job):
         return f"{job.step} / {job.total_steps or '–'}"
+
+    @display(description=_("Loss"), ordering="loss")
+    def show_loss(self, job):
+        return "–" if job.loss is None else f"{job.loss:.4g}"
 
     @display(description=_("Why it waits or failed"))
     def show_why(self, job):
