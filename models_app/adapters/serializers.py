@@ -2,7 +2,6 @@
 
 from rest_framework import serializers
 
-from models_app import lifecycle
 from models_app.models import Adapter, AdapterVersion
 
 IN_USE, ON_TRIAL, SUPERSEDED = "in_use", "on_trial", "superseded"
@@ -54,7 +53,10 @@ class LoadedSerializer(serializers.Serializer):
 
 
 class VersionSerializer(serializers.ModelSerializer):
-    """`model` is the name that requests give for exactly this version, while it answers to them."""
+    """`model` is the name that requests give for exactly this version, while it answers to them.
+
+    `context["loaded"]` is what replicas know of the versions shown.
+    """
 
     model = serializers.SerializerMethodField()
     status = serializers.SerializerMethodField(help_text=f"{IN_USE}, {ON_TRIAL} or {SUPERSEDED}")
@@ -78,7 +80,7 @@ class VersionSerializer(serializers.ModelSerializer):
         return ON_TRIAL if version.published_at is None else SUPERSEDED
 
     def get_loaded(self, version) -> LoadedSerializer:
-        known = lifecycle.get().adapters_loaded([version.pk]).get(version.pk, [])
+        known = self.context["loaded"].get(version.pk, [])
         errors = [word["reason"] for word in known if word["state"] == "refused"]
         replicas = sum(word["state"] == "loaded" for word in known)
         return LoadedSerializer({"replicas": replicas, "error": errors[0] if errors else ""}).data

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from accounts.policy import Permission
 from core.streaming import ArchiveStream
 from core.tenancy import TenantScopedMixin
+from models_app import lifecycle
 from models_app.adapters import files, services
 from models_app.adapters.serializers import (
     AdapterSerializer,
@@ -57,8 +58,9 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(responses=VersionSerializer(many=True))
     def versions(self, request, ref):
         """The newest first, each with what was measured before and after its training."""
-        versions = self.get_object().versions.select_related("adapter")
-        return self.get_paginated_response(VersionSerializer(self.paginate_queryset(versions), many=True).data)
+        versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
+        loaded = lifecycle.get().adapters_loaded([version.pk for version in versions])
+        return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 
     @extend_schema(request=PublishSerializer, responses=AdapterSerializer)
     def publish(self, request, ref):
