@@ -326,6 +326,15 @@ def test_what_a_living_job_needs_is_not_deleted(api, admin, member, base, facts,
     assert (left["dataset_name"], left["base_model_name"]) == ("facts", "base")
 
 
+def test_a_public_model_that_a_strangers_job_needs_stays_and_names_no_job(api, admin, stranger, base):
+    Model.objects.update(visibility=Visibility.PUBLIC)
+    training_kit.dataset(stranger.default_tenant)
+    made = api(stranger).post(JOBS, order()).json()
+    reply = api(admin).delete("/api/models/base")
+    assert (reply.status_code, made["id"] in reply.content.decode()) == (409, False)
+    assert "of another tenant" in reply.json()["message"]
+
+
 # --- reading
 
 

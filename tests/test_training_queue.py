@@ -147,6 +147,16 @@ def test_who_finds_no_room_is_told_so_without_names(api, member, stranger, box):
     assert (status["status"], status["message"]) == ("queued", reason)
 
 
+def test_of_those_who_find_no_room_the_first_hears_why_and_the_rest_wait_for_it(api, member, stranger, box):
+    runs = start(api(stranger))
+    room_for(box, need(runs))
+    queue.work()
+    first, second = start(api(member)), start(api(member))
+    queue.work()
+    assert shown(api(member), first)["reason"].startswith("No device has enough free memory")
+    assert shown(api(member), second) == {"position": 2, "reason": "It waits for its turn."}
+
+
 def test_a_small_job_passes_a_large_one_but_not_for_ever(api, member, stranger, box):
     runs = start(api(member))
     queue.work()

@@ -6,7 +6,7 @@ passed by smaller ones for a while; then the devices that could hold it are kept
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -34,6 +34,7 @@ class Waiting:
     pk: str
     tenant_id: str
     queued_at: datetime
+    estimate: dict = field(default_factory=dict)
 
 
 class Line:
@@ -53,7 +54,7 @@ class Line:
 
 def line() -> Line:
     """As the rows are now."""
-    fields = ("pk", "tenant_id", "queued_at")
+    fields = ("pk", "tenant_id", "queued_at", "estimate")
     waiting = [Waiting(*row) for row in TrainingJob.objects.waiting().order_by().values_list(*fields)]
     return Line(waiting, Counter(TrainingJob.objects.placed().order_by().values_list("tenant_id", flat=True)))
 
@@ -98,28 +99,59 @@ def _take_back() -> None:
 def work() -> None:
     """One look at the whole queue: whoever may run and finds room gets a node."""
     _take_back()
-    everybody, there, kept = line(), needs.devices(), set()
+    everybody, room = line(), _Room(needs.devices())
     for job in everybody:
         if everybody.running[job.tenant_id] >= settings.JOBS_PER_TENANT:
             _note(job, {LIMIT: settings.JOBS_PER_TENANT})
-        elif _place(job, there, kept):
+        elif _place(job, room):
             everybody.running[job.tenant_id] += 1
-        elif timezone.now() - job.queued_at > PATIENCE:
-            kept |= _able(job, there)
+        else:
+            room.refuse(job)
+
+
+class _Room:
+    """What one look at the queue has learnt: devices that are kept for who has waited long, and what finds no room."""
+
+    def __init__(self, there: list[DeviceView]):
+        self.there, self.kept = there, set()
+        self._too_much: dict[str, int] = {}  # kind of device → the least that found no room
+
+    @property
+    def free(self) -> set[int]:
+        return {device.id for device in self.there} - self.kept
+
+    def ways(self, job: Waiting) -> tuple[Way, ...]:
+        return needs.ways(job.estimate, self.there)
+
+    def is_hopeless(self, job: Waiting) -> bool:
+        """One whose turn came before, and that needs no more, has just found no room: it is not asked about again."""
+        return all(way.share >= self._too_much.get(way.kind, way.share + 1) for way in self.ways(job))
+
+    def refuse(self, job: Waiting) -> None:
+        for way in self.ways(job):
+            self._too_much[way.kind] = min(way.share, self._too_much.get(way.kind, way.share))
+            if timezone.now() - job.queued_at > PATIENCE:
+                self.kept |= {device.id for device in self.there if _could_hold(way, device)}
+
+
+def _could_hold(way: Way, device: DeviceView) -> bool:
+    """If nothing else ran there."""
+    return device.kind == way.kind and device.usable >= way.share
 
 
 @transaction.atomic
-def _place(waiting: Waiting, there: list[DeviceView], kept: set[int]) -> bool:
-    """False where there is no room for it outside of what is kept for others, or it does not wait any more."""
+def _place(waiting: Waiting, room: _Room) -> bool:
+    """False where there is no room for it, or it does not wait any more."""
+    if room.is_hopeless(waiting):
+        return False
     job = TrainingJob.objects.select_for_update(of=["self"]).waiting().filter(pk=waiting.pk).first()
     if job is None:
         return False
-    request = PlacementRequest(job.pk, needs.ways(job.estimate, there))
-    free = {device.id for device in there} - kept
-    decision = placing.settle(job.pk, request, lambda: _look(job, free))
+    request = PlacementRequest(job.pk, room.ways(waiting))
+    decision = placing.settle(job.pk, request, lambda: _look(job, room.free))
     if not decision.placed:
         trace = [asdict(word) for word in decision.trace]
-        _note(waiting, {"trace": trace, "waits": decision.waits} if trace or not kept else {AHEAD: True})
+        _note(waiting, {"trace": trace, "waits": decision.waits} if trace or not room.kept else {AHEAD: True})
         return False
     return transitions.place(job, decision.devices[0].node_id, placing.where(decision))
 
@@ -128,16 +160,6 @@ def _look(job: TrainingJob, free: set[int]) -> Snapshot:
     """Only these devices, as they are now."""
     seen = snapshots.for_work(needs.ENGINE, job.queued_at)
     return replace(seen, devices=tuple(device for device in seen.devices if device.id in free))
-
-
-def _able(waiting: Waiting, there: list[DeviceView]) -> set[int]:
-    """Devices that could hold it if nothing else ran."""
-    estimate = TrainingJob.objects.values_list("estimate", flat=True).get(pk=waiting.pk)
-    return {device.id for way in needs.ways(estimate, there) for device in there if _could_hold(way, device)}
-
-
-def _could_hold(way: Way, device: DeviceView) -> bool:
-    return device.kind == way.kind and device.usable >= way.share
 
 
 def _note(waiting: Waiting, why: dict) -> None:

@@ -161,6 +161,7 @@ def delete(actor: Actor, job: TrainingJob, request=None) -> None:
 
 def why_model_is_needed(model: Model) -> str:
     """For the catalogue, before a model is deleted."""
-    if TrainingJob.objects.live().filter(base_model=model).exists():
+    jobs = TrainingJob.objects.live().filter(base_model=model)
+    if jobs.of(model.tenant).exists():
         return _("A training job needs this model. Cancel the job first.")
-    return ""
+    return _("A training job of another tenant needs this model. An operator can cancel it.") if jobs.exists() else ""
