@@ -175,6 +175,13 @@ def test_a_new_version_takes_the_place_of_the_old_once_gateways_have_let_go(agen
     assert listed(instance) == {new.pk}
 
 
+def test_who_waits_for_a_version_gets_it_though_it_was_rolled_back_meanwhile(agent, instance, version):
+    rolled_back, current = version(), version()
+    waiting = GatewayHeartbeat(id=uuid.uuid4(), beat_at=timezone.now(), adapters={"waiting": {rolled_back.pk: 3}})
+    becomes(agent, instance, {rolled_back.pk: "loaded", current.pk: "loaded"}, waiting)
+    becomes(agent, instance, {current.pk: "loaded"})
+
+
 def test_what_an_engine_refuses_is_written_with_its_word_but_not_where_files_lie(agent, instance, version, tmp_path):
     broken, good = version("broken", refuse="size mismatch"), version("good")
     becomes(agent, instance, {broken.pk: "refused", good.pk: "loaded"})

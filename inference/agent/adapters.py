@@ -91,7 +91,7 @@ class Adapters:
         taking = [each for each in instances if _takes_adapters(each)]
         runs = {(each.pk, each.running_generation) for each in taking}
         self._asked = {run: future for run, future in self._asked.items() if run in runs}
-        wanted = _wanted({each.model_id for each in taking}) if taking else {}
+        wanted = _wanted({each.model_id for each in taking}, traffic.adapters_waited_for()) if taking else {}
         for instance in taking:
             self._look_after(instance, wanted.get(instance.model_id, []), traffic, fence)
 
@@ -170,9 +170,12 @@ def _takes_adapters(instance: Instance) -> bool:
     return instance.state == State.READY and instance.desired == Desired.RUNNING and instance.adapter_slots > 0
 
 
-def _wanted(model_ids: set[str]) -> dict[str, list[Wanted]]:
-    """Base model → the versions in use and those on trial, the newest first."""
-    answering = Q(published_at=None) | Q(pk=F("adapter__current"))
+def _wanted(model_ids: set[str], waited_for: set[str]) -> dict[str, list[Wanted]]:
+    """Base model → the versions in use and those on trial, the newest first.
+
+    A request that has begun to wait for a version gets it, even if another one is in use by now.
+    """
+    answering = Q(published_at=None) | Q(pk=F("adapter__current")) | Q(pk__in=waited_for)
     rows = AdapterVersion.objects.filter(answering, adapter__base_model__in=model_ids).order_by("-created_at", "pk")
     found: dict[str, list[Wanted]] = {}
     for version in rows.select_related("tenant", "adapter"):

@@ -58,11 +58,14 @@ class Traffic:
             for beat in self.beats
         )
 
+    def adapters_waited_for(self) -> set[str]:
+        """Versions, anywhere."""
+        return {version for beat in self.beats for version in beat.adapters.get("waiting", ())}
+
     def adapter_use(self, instance_id: str) -> AdapterUse:
-        use = AdapterUse()
+        use = AdapterUse(waiting=self.adapters_waited_for())
         for beat in self.beats:
             use.busy.update(beat.adapters.get("inflight", {}).get(instance_id, ()))
-            use.waiting.update(beat.adapters.get("waiting", ()))
             for version, seconds in beat.adapters.get("idle", {}).get(instance_id, {}).items():
                 use.idle[version] = min(seconds, use.idle.get(version, seconds))
         return use
