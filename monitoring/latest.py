@@ -16,7 +16,8 @@ GPU_FIELDS = ("utilization", "memory_used", "temperature")
 
 def record(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) -> None:
     timestamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    Node.objects.filter(pk=node.pk).update(live={**host, "timestamp": timestamp})
+    node.live = {**host, "timestamp": timestamp}
+    Node.objects.filter(pk=node.pk).update(live=node.live)
     for gpu in gpus:
         rows = Device.objects.filter(node=node, kind=DeviceKind.CUDA, index=gpu.index)
         rows.update(live={**asdict(gpu), "timestamp": timestamp})

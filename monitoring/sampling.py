@@ -108,7 +108,6 @@ def _engine_samples(node: Node, at: datetime, meter: EngineMeter, instances: lis
 
 def _publish(node: Node) -> None:
     """Single machines to operators, all together to everybody."""
-    node.refresh_from_db(fields=["live"])
     events.send([events.OPERATORS], HOST_METRICS, node.pk, latest.host_event(node))
     events.send([events.EVERYONE], HOST_METRICS, "", latest.total_event())
     for device in latest.gpus().filter(node=node):

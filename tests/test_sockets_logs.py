@@ -17,6 +17,7 @@ from tests.test_sockets import (
     MODEL_STATUS,
     access,
     close_code,
+    connections,
     hear,
     is_cut,
     monitor,  # noqa: F401
@@ -192,7 +193,7 @@ def test_lines_that_valkey_lost_and_got_again_are_told_once(monitor, viewer, mod
 
 
 def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # noqa: F811
-    before = len(broker.client().client_list())
+    before = len(connections("normal"))
     with ExitStack() as stack:
         for _socket in range(20):
             ws = stack.enter_context(monitor(access(viewer)))
@@ -200,7 +201,7 @@ def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # n
             write(model, "line")
             assert texts(ws, 1) == ["line"]
             broker.client().delete(*stream.keys(model.pk))
-        assert len(broker.client().client_list()) <= before + 12
+        assert len(connections("normal")) <= before + 12
 
 
 def test_who_reads_nothing_is_dropped_in_the_midst_of_a_log(monitor, viewer, model, monkeypatch):  # noqa: F811

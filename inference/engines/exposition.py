@@ -64,9 +64,11 @@ class Page:
 
 
 def _samples(text: str, names: frozenset[str]) -> Iterator[Sample]:
-    left = MOST_SAMPLES
+    left, beginnings = MOST_SAMPLES, tuple(names)
     for line in text.splitlines():
-        if len(line) > LONGEST_LINE or not (found := _SAMPLE.match(line)) or found["name"] not in names:
+        if not line.startswith(beginnings) or len(line) > LONGEST_LINE:  # most lines: not worth a closer look
+            continue
+        if not (found := _SAMPLE.match(line)) or found["name"] not in names:
             continue
         value = _number(found["value"])
         if value is None or value > HIGHEST:
