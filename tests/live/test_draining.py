@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.live import trained
 from tests.live.product import eventually, running
 from tests.live.test_lifecycle import becomes, finished, info, status
 
@@ -117,6 +118,28 @@ def test_no_stream_breaks_while_its_model_is_restarted_stopped_and_scaled(trio, 
             eventually(lambda count=count: info(key, model)["replicas"] == {"wanted": count, "ready": count}, 60)
         assert task_of(key, key.post(f"/api/models/{model}/restart"))["status"] == "succeeded"
     assert set(crowd.outcomes) == {"whole"}, crowd.outcomes
+
+
+def test_no_stream_breaks_while_an_adapters_name_moves_between_versions_and_its_base_is_restarted(trio, tenant, key):
+    """One slot only: every move lets go of one version, in all three processes, and loads the other."""
+    config = {"model_path": "serai-demo", "enable_lora": True, "max_loras": 1, "max_cpu_loras": 1}
+    base = tenant.fake_model(wait_timeout=120, config=config)
+    versions = [trained.keep(trio, tenant.slug, base, "facts") for _version in range(2)]
+    crowd = Crowd(key, "facts")
+    key.post("/api/adapters/facts/publish").raise_for_status()
+    with crowd.at_work():
+        for _round in range(2):
+            for verb, number in (("rollback", 1), ("publish", 2)):
+                key.post(f"/api/adapters/facts/{verb}", json={"version": number}).raise_for_status()
+                eventually(lambda version=versions[number - 1]: answered_by(key, "facts") == version, 60)
+        assert task_of(key, key.post(f"/api/models/{base}/restart"))["status"] == "succeeded"
+        crowd.be_answered()
+    assert set(crowd.outcomes) == {"whole"}, crowd.outcomes
+
+
+def answered_by(person, model) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "Who?"}]}
+    return person.post("/v1/chat/completions", json=body, timeout=120).json()["model"]
 
 
 def test_requests_that_come_during_draining_wait_for_the_next_run(tenant, key):
