@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import uuid
+from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 
 from accounts.models import Installation
 from core import broker
@@ -22,7 +24,7 @@ from tests import training_jobs as jobs
 from tests.training_jobs import Bench, eventually, run_folder, shim_of
 from training import storage
 from training.models import TrainingJob, TrainingProgress
-from training.runner import runner
+from training.runner import record, runner
 from training.trainer import checkpoints
 
 LONG = 200  # steps: ten seconds, unless something comes between
@@ -187,6 +189,34 @@ def test_a_new_worker_adopts_the_trainer_and_reads_what_it_told_meanwhile(bench,
     bench.becomes(job, "completed")
     assert (job.running_generation, job.crashes) == (1, 0)
     assert steps_of(job) == list(range(1, 16))
+
+
+def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, started, monkeypatch):
+    job = bench.reaches(started({"hang_at_step": 8}), 7)
+    TrainingProgress.objects.all().delete()
+    write, failed = record.note, []
+
+    def lost(*arguments):
+        if not failed and arguments[1]:
+            failed.append(arguments[1])
+            raise OperationalError("the connection was lost")
+        return write(*arguments)
+
+    bench.agent = Agent()  # which reads all of it
+    monkeypatch.setattr(record, "note", lost)
+    with pytest.raises(OperationalError):
+        bench.until(lambda: False)
+    assert failed
+    bench.until(lambda: steps_of(job) == list(range(1, 8)))
+
+
+def test_a_trainer_that_never_says_a_word_keeps_others_from_starting_only_for_a_while(bench, started, monkeypatch):
+    first, second = started({"start_seconds": 600}), started()
+    bench.becomes(first, "running")
+    monkeypatch.setattr(runner, "START_PATIENCE", timedelta(0))
+    bench.becomes(second, "completed")
+    first.refresh_from_db()
+    assert first.state == "running"
 
 
 def test_an_agent_that_was_replaced_writes_nothing_more(bench, started):

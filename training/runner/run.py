@@ -16,6 +16,7 @@ class Run:
     generation: int
     folder: Path
     reader: Reader = field(init=False)
+    has_spoken: bool = False
     finished: bool = False
     error: str = ""  # why it ended, in the trainer's words
     prepared: Future | None = None
@@ -32,6 +33,7 @@ class Run:
     def read(self, executor: Executor, known: list[dict]) -> list[Event]:
         """What is new. Checkpoints that the row does not know yet are checked and signed meanwhile."""
         events = self.reader.read()
+        self.has_spoken |= bool(events)
         for event in events:
             self.finished |= event.name == "done"
             if event.name == "error":

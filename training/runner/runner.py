@@ -2,11 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
@@ -28,6 +29,7 @@ from training.runner.run import Run
 logger = logging.getLogger(__name__)
 
 STOP_GRACE = 120.0  # seconds for the step that is under way and a checkpoint
+START_PATIENCE = timedelta(minutes=10)  # a trainer without a word no longer keeps others from starting then
 LOG_FILES_KEPT = timedelta(days=1)
 FILE_THREADS = 1  # one thing after the other: what is removed is not being made
 
@@ -46,7 +48,7 @@ class Runner:
     def look(self) -> None:
         placed = list(self._placed().select_related("tenant", "base_model", "dataset").order_by("created_at"))
         for job in placed:
-            with logs.bound(tenant=job.tenant_id, instance=job.pk):
+            with logs.bound(tenant=job.tenant_id, instance=job.pk), self._nothing_forgotten(job):
                 self._attend(job)
         self._runs = {pk: run for pk, run in self._runs.items() if pk in {job.pk for job in placed}}
 
@@ -80,6 +82,15 @@ class Runner:
             logger.debug("%s (%s): %s", job.pk, job.state, step.value)
             STEPS[step](self, job, run, state)
 
+    @contextmanager
+    def _nothing_forgotten(self, job: TrainingJob) -> Iterator[None]:
+        """What was read and could not be written, since the database went away, is read again."""
+        try:
+            yield
+        except (DatabaseError, InterfaceError):
+            self._runs.pop(job.pk, None)
+            raise
+
     def _run(self, job: TrainingJob) -> Run:
         generation = job.running_generation if job.state == JobState.RUNNING else job.generation
         run = self._runs.get(job.pk)
@@ -93,6 +104,8 @@ class Runner:
     def _read(self, job: TrainingJob, run: Run) -> None:
         events = run.read(self._files, job.checkpoints)
         record.note(job, events, self._node, (job.launch or {}).get("elapsed_before", 0.0))
+        if not run.has_spoken and timezone.now() - job.state_since > START_PATIENCE:
+            ledger.note(job.pk, Use.HELD)
         for checkpoint in run.signed():
             if record.note_checkpoint(job, checkpoint, self._node):
                 self._tidy(job)
