@@ -200,6 +200,16 @@ def test_a_gpu_is_waited_for_where_there_is_one(api, member, box):
     assert Reservation.objects.get(owner=job.pk).device == gpu
 
 
+def test_a_gpu_that_nobody_has_seen_for_long_is_not_waited_for(api, member, box):
+    Device.objects.create(
+        node=box, kind="cuda", name="GPU", total_bytes=64 * GIB, usable_bytes=64 * GIB,
+        measured_at=timezone.now() - LONG_AGO, suspect="The device is not there any more.",
+    )  # fmt: skip
+    job = start(api(member))
+    queue.work()
+    assert Reservation.objects.get(owner=job.pk).device.kind == "cpu"
+
+
 def test_machines_that_do_not_read_the_data_folder_are_not_asked(api, member, tmp_path):
     elsewhere = machine(tmp_path / "elsewhere", "far")
     job = start(api(member))

@@ -1,13 +1,15 @@
 """What a job takes of a device, and whether any device here could ever hold it."""
 
 from dataclasses import asdict
+from datetime import timedelta
 
 from django.conf import settings
+from django.db.models.functions import Now
 
 from core.errors import InsufficientResources
 from inference import snapshots, wording
 from inference.engines.base import MIB, Estimate
-from inference.models import DeviceKind, Node
+from inference.models import Device, DeviceKind
 from inference.placement.refusals import possible
 from inference.placement.shapes import DeviceView, Way
 from training import estimate as training
@@ -28,9 +30,11 @@ def estimate(base: Base, recipe: Recipe, data_bytes: int) -> dict[str, dict[str,
 
 
 def devices() -> list[DeviceView]:
-    """Those of machines that read the data folder in which data sets lie."""
-    sharing = set(Node.objects.filter(data_folder=str(settings.DATA_DIR)).values_list("pk", flat=True))
-    return [device for device in snapshots.devices_for(ENGINE) if device.node_id in sharing]
+    """Those of machines that read the data folder in which data sets lie; not what nobody has seen for long."""
+    long = timedelta(seconds=settings.ENGINE_LEASE_SECONDS)
+    sharing = Device.objects.filter(node__data_folder=str(settings.DATA_DIR)).exclude(measured_at__lt=Now() - long)
+    ids = set(sharing.values_list("pk", flat=True))
+    return [device for device in snapshots.devices_for(ENGINE) if device.id in ids]
 
 
 def ways(estimate: dict[str, dict[str, int]], there: list[DeviceView]) -> tuple[Way, ...]:
