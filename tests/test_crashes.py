@@ -22,6 +22,8 @@ from models_app.models import Model
 from tests import running
 
 WAIT = 60  # seconds, on a busy machine
+# what vLLM's first process has to say when the one that loads the weights has died
+FAREWELL = "\n  frame" * 60 + "\nRuntimeError: Engine core initialization failed. See root cause above."
 
 
 @pytest.fixture
@@ -78,6 +80,12 @@ def crashes(client) -> dict:
     ("last_words", "cause", "told"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory", "ran out of memory"),
+        (
+            f"RuntimeError: start (0) + length (512) exceeds dimension size (384).{FAREWELL}",
+            "broken_weights",
+            "do not fit",
+        ),
+        (f"ValueError: The moon is full.{FAREWELL}", "unknown", "The moon is full."),
         ("api_server.py: error: unrecognized arguments: --rope 7", "bad_option", "does not know the option --rope 7"),
         ("FileNotFoundError: No such file or directory: '/srv/m/w.bin'", "missing_file", "missing: …/w.bin"),
         ("safetensors.SafetensorError: header too large", "broken_weights", "weights are damaged"),

@@ -11,7 +11,7 @@ from inference.logs.lines import clean, for_tenant
 from inference.models import Cause, Instance, State
 from models_app.artefacts import Missing
 
-TAIL_LINES = 40
+TAIL_LINES = 120  # an engine of several processes tells the root first, then at length that one of them is gone
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 

@@ -69,8 +69,16 @@ class VllmAdapter(EngineAdapter):
             "The weights are damaged.",
             Cause.BROKEN_WEIGHTS,
         ),
+        Symptom(
+            r"((?:RuntimeError|ValueError|AssertionError): .*(?:exceeds dimension size|size of tensor|[Ss]hape mismatch"
+            r"|size mismatch|Attempted to load weight|no module or parameter named|were not initialized).{0,200})",
+            "The weights do not fit the model's config.json: {0}",
+            Cause.BROKEN_WEIGHTS,
+        ),
         Symptom(r"has no attribute 'init_cpu_memory_env'", "The library libnuma is missing: apt-get install libnuma1."),
-        Symptom(r"^\S*\s*(?:\S+ )*?((?:ValueError|RuntimeError|AssertionError|OSError): .{1,300})", "{0}"),
+        Symptom(
+            r"^\S*\s*(?:\S+ )*?((?!RuntimeError: Engine core init)(?:Value|Runtime|Assertion|OS)Error: .{1,300})", "{0}"
+        ),
     ]
 
     def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
