@@ -10,10 +10,12 @@ from accounts import configuration
 from accounts.configuration import Configuration
 from accounts.models import Tenant
 from core.errors import InsufficientResources, NoRoomYet
-from inference import replicas, services
+from inference import ledger, placing, replicas, services, snapshots
 from inference.agent import workload
 from inference.engines import registry
+from inference.engines.base import Estimate
 from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
+from inference.placement.shapes import PlacementRequest, Way
 from models_app.models import Model
 from tests import running
 from tests.running import GIB
@@ -133,6 +135,24 @@ def test_who_has_waited_longer_is_served_first(tenant, box):
         services.start_on_demand(second.pk)
     services.start_on_demand(first.pk)
     assert Instance.objects.get(desired="running").model == first
+
+
+def test_what_is_no_model_displaces_idle_ones_but_not_past_who_has_waited_longer(tenant, box):
+    def settle(owner: str, queued_at) -> bool:
+        way = Way(kind="cpu", count=1, share=3 * GIB, estimate=Estimate(3 * GIB, 0, 0))
+        request = PlacementRequest(owner, (way,))
+        return placing.settle(owner, request, lambda: snapshots.for_work("vllm", queued_at)).placed
+
+    long_ago = timezone.now() - LONG_AGO
+    idle = serving(made(tenant, "young"), timedelta(seconds=5))
+    with pytest.raises(NoRoomYet):
+        services.start_on_demand(made(tenant, "waiting").pk)
+    Instance.objects.filter(pk=idle.pk).update(ready_at=long_ago)
+    assert not settle("job-late", timezone.now())
+    assert settle("job-early", long_ago)
+    idle.refresh_from_db()
+    assert (idle.desired, idle.stop_reason, idle.reservations.get().leaving) == ("stopped", "evicted", True)
+    assert not ledger.may_start("job-early")  # until the idle one is gone
 
 
 def test_a_pinned_models_room_is_not_waited_for(tenant, box):

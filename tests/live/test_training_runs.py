@@ -5,7 +5,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from tests.live.product import ROOT, eventually
+from tests.live.product import ROOT, Tenant, eventually, running
 from tests.live.test_lifecycle import worker_of
 from tests.trainer_kit import conversation
 
@@ -95,3 +95,18 @@ def test_a_cancel_ends_it_for_good(acme, member):
     assert member.post(f"/api/training/jobs/{job_id}/cancel").status_code == 200
     assert becomes(member, job_id, "cancelled")["step"] < STEPS
     assert member.post(f"/api/training/jobs/{job_id}/resume").status_code == 409
+
+
+def test_it_goes_on_after_the_whole_product_was_ended_and_started_again(tmp_path):
+    def maker(product):
+        return product.client(product.record["api_key"])
+
+    with running(tmp_path / "data") as product:
+        tenant = Tenant(product, product.record["tenant"])
+        base = base_of(tenant, SLOW)
+        job_id = start(maker(product), base)
+        reaches(maker(product), job_id, 2)
+        behave(tenant, base, {})
+    with running(tmp_path / "data") as product:
+        done = becomes(maker(product), job_id, "completed")
+        assert (done["step"], done["crashes"]) == (STEPS, 0)
