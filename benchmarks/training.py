@@ -17,11 +17,17 @@ from pathlib import Path
 from benchmarks import CannotMeasure
 from inference.engines import install
 
-COLUMNS = {"step_ms": "step ms", "whole_s": "whole run s", "first_loss": "first loss", "last_loss": "last loss"}
+COLUMNS = {
+    "step_ms": "step ms",
+    "whole_s": "whole run s",
+    "cpu_s": "CPU s",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
+}
 ROOT = Path(__file__).resolve().parents[1]
 TRAINER, PLAIN = ROOT / "training" / "trainer", ROOT / "benchmarks" / "plain_trl.py"
 BASE = ROOT / "demo" / "serai-demo"
-ROWS, WARM_UP_STEPS, THREADS = 64, 10, 2
+ROWS, WARM_UP_STEPS, THREADS = 64, 10, 1
 RECIPE = {
     "batch_size": 8, "learning_rate": 2e-3, "epochs": 27, "max_seq_length": 256, "rank": 16, "alpha": 16,
     "dropout": 0.05, "save_steps": 10_000, "eval_steps": 10_000, "seed": 42, "target_modules": [], "bias": "none",
@@ -43,9 +49,11 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
         "rounds": rounds,
         "cpus": os.cpu_count(),
         "steps": STEPS,
+        "step_ms": {name: [run["step_ms"] for run in runs] for name, runs in found.items()},
         "scenarios": {"SFT with LoRA": rows},
         "ratios": {
             "step_to_plain": round(rows["serai"]["step_ms"] / rows["plain TRL"]["step_ms"], 3),
+            "cpu_to_plain": round(rows["serai"]["cpu_s"] / rows["plain TRL"]["cpu_s"], 3),
             "greatest_loss_difference": max(
                 greatest_difference(*pair) for pair in zip(found["serai"], found["plain TRL"], strict=True)
             ),
@@ -67,9 +75,11 @@ def by_plain_trl(python: str, folder: Path) -> list[dict]:
 def _timed(teach: Callable[[str, Path], list[dict]]) -> dict:
     with tempfile.TemporaryDirectory(prefix="serai-bench-") as name:
         prepare(Path(name))
-        begun = time.monotonic()
+        begun, before = time.monotonic(), os.times()
         steps = teach(str(install.environment_python("vllm")), Path(name))
-        return {"steps": steps, "whole_s": time.monotonic() - begun}
+        after = os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return {"steps": steps, "step_ms": step_ms(steps), "whole_s": time.monotonic() - begun, "cpu_s": cpu}
 
 
 def prepare(folder: Path) -> None:
@@ -105,8 +115,7 @@ def step_ms(steps: list[dict]) -> float:
 
 def _summary(runs: list[dict]) -> dict:
     return {
-        "step_ms": statistics.median(step_ms(run["steps"]) for run in runs),
-        "whole_s": statistics.median(run["whole_s"] for run in runs),
+        **{name: statistics.median(run[name] for run in runs) for name in ("step_ms", "whole_s", "cpu_s")},
         "first_loss": runs[0]["steps"][0]["loss"],
         "last_loss": runs[0]["steps"][-1]["loss"],
     }
