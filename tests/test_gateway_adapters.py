@@ -1,5 +1,6 @@
 """Adapters in the data plane: names, who may use them, where their requests go, and what they are metered as."""
 
+import re
 import threading
 from dataclasses import replace
 
@@ -159,6 +160,17 @@ def test_requests_are_answered_by_the_version_and_metered_under_the_adapters_nam
             ("facts", MODEL.id), ("demo", MODEL.id), ("facts", MODEL.id),
         ]  # fmt: skip
         assert all(record.usage.prompt and record.status == "ok" for record in records)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [(CHAT, {}), (CHAT, {"stream": True}), ("/v1/messages", {"max_tokens": 9})]
+)
+def test_replies_name_the_adapter_and_no_id_of_ours(engine, path, fields):
+    with served(snapshot(loaded(engine, "version-1"), adapters=[FACTS])) as gateway, gateway.client() as client:
+        reply = client.post(path, json=chat(model="facts") | fields)
+        named = re.findall(r'"model":\s?"([^"]+)"', reply.text)
+        assert reply.status_code == 200
+        assert set(named) == {"facts"}
 
 
 def test_they_are_listed_with_their_parent_for_their_tenant(engine):

@@ -64,7 +64,7 @@ class Dispatch:
         """The reply of a request that is not streamed."""
         raw = await self._first()
         body, self._usage = replies.clean(self._operation, raw, self._prepared, generated_id=generated_id)
-        return body
+        return self._named(body)
 
     async def first_events(self) -> bytes:
         return await self._first()
@@ -83,7 +83,7 @@ class Dispatch:
             if chunk is None:
                 raise _broken_off()
             if out := self.relay.feed(chunk):
-                return out
+                return self._named(out)
 
     async def leftover(self) -> None:
         """Read the reply to its end after `[DONE]`, so that the connection can be kept."""
@@ -187,9 +187,15 @@ class Dispatch:
             if chunk is None:
                 raise UpstreamFailed("a stream without an event")
             if out := self.relay.feed(chunk):
-                return out
+                return self._named(out)
             if self.relay.failure:
                 raise self._relay_error()
+
+    def _named(self, body: bytes) -> bytes:
+        """An engine knows an adapter by its version's id, the caller by its name. `body` holds whole events."""
+        if not self._model.adapter:
+            return body
+        return body.replace(b'"%s"' % self._model.adapter.encode(), orjson.dumps(self._model.name))
 
     def _relay_error(self) -> errors.PlatformError:
         """An engine's error event in our words."""
