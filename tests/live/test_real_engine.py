@@ -3,16 +3,18 @@
 import concurrent.futures
 import json
 import threading
+from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import httpx
 import openai
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import connect
 
 from inference.engines import install
-from tests import adapters
-from tests.live import trained
 from tests.live.product import eventually
 
 MODEL = "serai-demo"
@@ -274,78 +276,96 @@ def test_whole_replies_agree_to_the_token(demo):
     assert made == billed
 
 
-# --- adapters
-
-DEMO_LAYERS = {"layers": 4, "inputs": 384, "outputs": 256}
-FULL = 4  # adapters in one batch, by default
-
-
-def answer(person, model):
-    """Which version answered (of the base its name), and what it said."""
-    reply = person.post(
-        "/v1/chat/completions", json=question("What is the capital of France?", model=model, max_tokens=20)
-    )
-    assert reply.status_code == 200, reply.text
-    return reply.json()["model"], reply.json()["choices"][0]["message"]["content"]
+@pytest.fixture
+def sampled_every_second(operator):
+    before = operator.get("/api/config").json()["gpu_monitor_interval"]
+    operator.put("/api/config", json={"gpu_monitor_interval": 1}).raise_for_status()
+    yield
+    operator.put("/api/config", json={"gpu_monitor_interval": before}).raise_for_status()
 
 
-@pytest.fixture(scope="module")
-def noisy(product, demo):
-    """Name → version: as many adapters as fit in a batch, each of which lets the demo model babble in its own way."""
-    versions = {}
-    for number in range(1, FULL + 1):
-        name = f"noise-{number}"
-        versions[name] = trained.keep(product, product.record["tenant"], MODEL, name, noise=number, **DEMO_LAYERS)
-        demo.post(f"/api/adapters/{name}/publish").raise_for_status()
-    return versions
+def figures(operator, **labels):
+    """Of the demo model, as Prometheus reads them: name → sum over the series with these labels."""
+    found = Counter()
+    for family in text_string_to_metric_families(operator.get("/metrics").text):
+        for sample in family.samples:
+            if labels.items() <= sample.labels.items():
+                found[sample.name] += sample.value
+    return found
 
 
-def test_adapters_answer_in_their_own_way_and_the_base_as_before_though_all_are_in_one_batch(demo, noisy):
-    alone = {answer(demo, name) for name in noisy}
-    assert {version for version, _said in alone} == set(noisy.values())
-    assert PARIS not in {said for _version, said in alone}
-    with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        together = list(pool.map(lambda model: answer(demo, model), [MODEL, *noisy] * 6))
-    assert {said for version, said in together if version == MODEL} == {PARIS}
-    assert PARIS not in {said for version, said in together if version != MODEL}
+def ask_until(enough, demo):
+    """One client's usages, until it is told that this is enough."""
+    usages, body = [], question("Hello!", max_tokens=200, ignore_eos=True)
+    while not enough.is_set():
+        usages.append(demo.post("/v1/chat/completions", json=body).raise_for_status().json()["usage"])
+    return usages
 
 
-def test_a_version_is_published_and_rolled_back_while_clients_chat_with_the_base(product, demo, noisy):
-    name = "noise-1"
-    said, done = [], threading.Event()
-
-    def chat():
-        while not done.is_set():
-            said.append(answer(demo, MODEL))
-
-    newer = trained.keep(product, product.record["tenant"], MODEL, name, noise=99, **DEMO_LAYERS)
-    clients = [threading.Thread(target=chat) for _ in range(4)]
-    for client in clients:
-        client.start()
-    demo.post(f"/api/adapters/{name}/publish").raise_for_status()
-    eventually(lambda: answer(demo, name)[0] == newer, 60)
-    demo.post(f"/api/adapters/{name}/rollback", json={"version": 1}).raise_for_status()
-    eventually(lambda: answer(demo, name)[0] == noisy[name], 60)
-    done.set()
-    for client in clients:
-        client.join()
-    assert set(said) == {(MODEL, PARIS)}
+def performance(demo):
+    (model,) = demo.get("/api/monitoring/performance", params={"model_id": MODEL, "time_range": "1h"}).json()["models"]
+    return model
 
 
-def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(product, demo):
-    trained.keep(product, product.record["tenant"], MODEL, "alien", make=alien)
-    demo.post("/api/adapters/alien/publish").raise_for_status()
-    refused = demo.post("/v1/chat/completions", json=question("Hello!", model="alien"))
-    assert refused.status_code == 503
-    assert "expected target modules" in refused.text
-    assert answer(demo, MODEL) == (MODEL, PARIS)
+def rolled_up(demo):
+    """How many requests the figures know, once that stays the same for longer than they take to be rolled up."""
+    seen = []
+
+    def same():
+        seen.append(performance(demo)["total_requests"])
+        return seen[-1:] == seen[-2:-1]
+
+    eventually(same, 90, pause=12)
+    return seen[-1]
 
 
-def alien(path):
-    folder = adapters.folder(path)
-    shapes = {f"base_model.model.model.layers.0.mixer.lora_{side}.weight": [4, 4] for side in "AB"}
-    (folder / "adapter_model.safetensors").write_bytes(adapters.tensors(shapes))
-    return folder
+def test_load_on_the_model_moves_every_figure(product, operator, demo, sampled_every_second):
+    model_id = demo.get(f"/api/models/{MODEL}").json()["id"]
+    settled(demo, 0)
+    before, began = rolled_up(demo), datetime.now(UTC)
+    counted, enough = figures(operator, model=model_id), threading.Event()
+    address = product.base_url.replace("http", "ws", 1) + "/ws/monitor"
+    headers = {"Authorization": f"Bearer {operator.credential}"}
+
+    def at_work():
+        now = figures(operator, model=model_id)
+        return now["serai_requests_in_flight"] > 0 and now["serai_engine_running"] > 0
+
+    with connect(address, additional_headers=headers) as ws, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        ws.send(json.dumps({"action": "subscribe", "events": ["gpu_metrics"]}))
+        crowd = [pool.submit(ask_until, enough, demo) for _client in range(6)]
+        try:
+            eventually(at_work, 90)
+            told = Counter(json.loads(ws.recv(timeout=60)).get("type") for _event in range(4))
+        finally:
+            enough.set()
+        usages = [usage for client in crowd for usage in client.result()]
+    asked, tokens = len(usages), sum(usage["completion_tokens"] for usage in usages)
+    assert told["host_metrics_update"] >= 2
+
+    eventually(lambda: performance(demo)["total_requests"] == before + asked, 90)
+    measured = performance(demo)
+    assert 0 < measured["avg_response_time"] <= measured["max_response_time"]
+    status = operator.get("/api/system/status").json()
+    assert status["models"]["running"] >= 1 and status["resources"]["cpu_percent"] > 0
+
+    query = {"start_time": began.isoformat(), "metric_type": "model", "interval": "1m"}
+    points = operator.get("/api/monitoring/metrics", params=query).json()["metrics"]
+    assert sum(point["completion_tokens"] or 0 for point in points) >= tokens
+    assert any(point["engine_running"] for point in points)
+
+    def risen():
+        now = figures(operator, model=model_id)
+        names = ("serai_requests_total", "serai_completion_tokens_total", "serai_engine_generation_tokens_total",
+                 "serai_engine_ttft_count", "serai_response_time_count")  # fmt: skip
+        rise = {name: now[name] - counted[name] for name in names}
+        engine_told = rise["serai_engine_ttft_count"] >= asked
+        return rise if engine_told and rise["serai_engine_generation_tokens_total"] >= tokens else None
+
+    rise = eventually(risen, 90)
+    assert rise["serai_requests_total"] == rise["serai_response_time_count"] == asked
+    assert rise["serai_completion_tokens_total"] == tokens
+    eventually(lambda: figures(operator, model=model_id)["serai_requests_in_flight"] == 0, 60)
 
 
 def test_the_engine_is_reached_by_no_port(product, demo):
