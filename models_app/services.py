@@ -106,6 +106,7 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
         setattr(model, name, merge(getattr(model, name), value) if name in MERGED else value)
     _check_options(model)
     _check_machines(actor, fields)
+    _check_weights(model)
     warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
     warnings += lifecycle.get().doubts(model) if SIZING & fields.keys() else []
     claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
@@ -156,6 +157,7 @@ def why_kept(model: Model) -> str:
 def check(model: Model) -> None:
     """What does not depend on who asks: options, files, wishes that can be fulfilled, and a name that is free."""
     _check_options(model)
+    _check_weights(model)
     _look_at_files(model)
     lifecycle.get().doubts(model)
     require_free_name(model.tenant, model.name, besides=model.pk)
@@ -165,6 +167,13 @@ def _check_options(model: Model) -> None:
     options.check_config(model.framework, model.config)
     options.check_resources(model.resource_requirements)
     profiles.check(model.framework, model.profiles)
+
+
+def _check_weights(model: Model) -> None:
+    """They stay while something was, or is being, made of them. Raises Conflict."""
+    before = Model.objects.filter(pk=model.pk).values_list("config__model_path", flat=True).first()
+    if before not in (None, model.config.get("model_path")):
+        _require_unneeded(model)
 
 
 def _check_machines(actor: Actor, fields: dict) -> None:

@@ -9,7 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.utils import timezone
 
-from accounts.models import ApiKey, AuditRecord, Role
+from accounts.models import ApiKey, AuditRecord, Role, Tenant
 from inference.models import GatewayHeartbeat, State
 from models_app.adapters import files, services
 from models_app.models import Adapter, Model, Visibility
@@ -315,6 +315,30 @@ def test_strangers_find_nothing_by_id_or_name(api, stranger, base, kept):
                            ("post", "/publish"), ("post", "/unpublish"), ("post", "/rollback")):  # fmt: skip
             body = {"version": 1} if path == "/rollback" else None
             assert code(getattr(mallory, verb)(f"{ADAPTERS}/{ref}{path}", body)) == (404, "NOT_FOUND")
+
+
+def test_operators_get_the_oldest_of_a_name_and_each_by_its_id(api, operator, base, kept, tmp_path):
+    first = kept()
+    other = Model.objects.create(tenant=Tenant.objects.create(name="Other", slug="other"), name="demo")
+    second = adapters.keep(other, source=adapters.folder(tmp_path / "second" / "adapter"))
+    for ref, version in (("facts", first), (first.adapter_id, first), (second.adapter_id, second)):
+        assert api(operator).get(f"/api/adapters/{ref}").json()["id"] == version.adapter_id
+
+
+def test_an_id_goes_before_a_name_that_looks_like_it(api, viewer, kept):
+    meant = kept()
+    kept(meant.adapter_id)
+    assert api(viewer).get(f"/api/adapters/{meant.adapter_id}").json()["name"] == "facts"
+
+
+def test_a_base_with_adapters_keeps_its_weights(api, admin, base, kept):
+    base.config = {"enable_lora": True, "model_path": "serai-demo"}
+    base.save()
+    kept()
+    reply = api(admin).put(f"/api/models/{base.pk}", {"config": {"model_path": "other"}})
+    assert (reply.status_code, message(reply)) == (409, "The model has adapters. Delete them first.")
+    reply = api(admin).put(f"/api/models/{base.pk}", {"config": {"enable_lora": False}})
+    assert reply.status_code == 200
 
 
 def test_viewers_read_and_do_no_more(api, tenant, viewer, kept, key):

@@ -16,15 +16,17 @@ from core import broker
 from inference import ledger
 from inference.agent import folders, node, processes, shims
 from inference.agent.agent import Agent
+from inference.agent.memory import Memory
 from inference.engines import registry
 from inference.logs import stream
 from inference.models import Device, Node, Reservation
 from models_app.models import AdapterVersion
 from tests import training_jobs as jobs
+from tests.trainer_kit import conversation
 from tests.training_jobs import Bench, eventually, run_folder, shim_of
 from training import storage
 from training.models import TrainingJob, TrainingProgress
-from training.runner import record, runner
+from training.runner import record, results, runner
 from training.trainer import checkpoints
 
 LONG = 200  # steps: ten seconds, unless something comes between
@@ -88,6 +90,17 @@ def test_a_job_runs_to_its_end_and_leaves_its_series_and_an_adapter(bench, start
     assert version.evaluation["after"]["loss"] == 0.5
     assert is_given_back(job) and not processes_of(job)
     bench.until(lambda: not list(storage.folder_of(job).glob("gen-*")))
+
+
+def test_samples_of_anything_that_rows_hold_are_kept_in_short(bench, tenant):
+    job = jobs.waiting(tenant)
+    odd = json.dumps(conversation("a\0b" + "long" * 10_000, "\0"))
+    storage.path_of(job.dataset).write_text(f"{odd}\n" * 20)
+    assert jobs.place(job)
+    bench.becomes(job, "completed")
+    sample = AdapterVersion.objects.get().evaluation["samples"][0]
+    assert sample["prompt"][0]["content"].startswith("a\ufffdblong") and sample["expected"] == "\ufffd"
+    assert len(sample["prompt"][0]["content"]) == 8000
 
 
 def test_what_the_trainer_is_told(bench, started):
@@ -159,6 +172,43 @@ def test_a_cancel_ends_the_trainer_and_leaves_no_adapter(bench, started, faults,
     bench.becomes(job, "cancelled")
     assert is_given_back(job) and not processes_of(job) and not AdapterVersion.objects.exists()
     assert job.finished_at and job.step < LONG
+
+
+@pytest.mark.parametrize(
+    ("before", "at_the_last_moment", "state"),
+    [("running", "cancelled", "cancelled"), ("paused", "cancelled", "cancelled"), ("paused", "running", "completed")],
+)
+def test_what_is_asked_at_the_moment_of_its_end_is_not_lost(
+    bench, started, monkeypatch, before, at_the_last_moment, state
+):
+    is_back = Memory.is_back
+
+    def ask(memory, owner, generation):
+        TrainingJob.objects.filter(pk=owner, desired=before).update(desired=at_the_last_moment)
+        monkeypatch.setattr(Memory, "is_back", is_back)
+        return True
+
+    job = started(SLOW if before == "paused" else QUICK)
+    if before == "paused":
+        bench.reaches(job, 2)
+        jobs.behave(job, QUICK)
+        TrainingJob.objects.filter(pk=job.pk).update(desired=before)
+    monkeypatch.setattr(Memory, "is_back", ask)
+    bench.becomes(job, state)
+    assert is_given_back(job) and not processes_of(job)
+    assert AdapterVersion.objects.exists() == (state == "completed")
+
+
+def test_nobody_waits_for_the_ledger_while_an_adapter_is_kept(bench, started, monkeypatch):
+    keep, held = results.keep, []
+
+    def look(job, folder):
+        held.append(Reservation.objects.of(job.pk).exists())  # it is given back, and so the ledger locked, afterwards
+        keep(job, folder)
+
+    monkeypatch.setattr(results, "keep", look)
+    job = bench.becomes(started(), "completed")
+    assert held == [True] and is_given_back(job)
 
 
 def test_a_job_that_is_cancelled_before_its_launch_never_runs(bench, started):
@@ -281,6 +331,16 @@ def test_three_crashes_at_the_same_step_end_it_with_the_reason(bench, started, m
     assert job.failure_reason.startswith("It crashed 3 times at step 6. RuntimeError: told to crash at step 7")
     assert any("told to crash" in line for line in job.log_tail)
     assert is_given_back(job) and not AdapterVersion.objects.exists()
+
+
+def test_crashes_that_never_come_further_end_it_wherever_they_happen(bench, started, monkeypatch):
+    monkeypatch.setattr(runner, "BACK_OFF", (0, 0))
+    job = started({"crash_at_step": 9})
+    for generation, step in ((2, 7), (3, 8)):
+        bench.until(lambda wanted=generation: TrainingJob.objects.filter(pk=job.pk, generation=wanted).exists())
+        jobs.behave(job, {"crash_at_step": step})
+    bench.becomes(job, "failed")
+    assert (job.crashes, job.crashed_at_step, job.running_generation) == (3, 8, 3)
 
 
 def test_a_crash_further_on_is_no_repetition(bench, started, monkeypatch):

@@ -159,10 +159,11 @@ def _discard(folder: Path, version_id: str) -> None:
         files.remove(folder)
 
 
-def sweep(older_than: float = 600.0) -> None:
+def sweep(older_than: float = 24 * 3600.0) -> None:
     """Remove what no row knows and no engine has loaded: of deleted versions, and of trainings that were never kept.
 
-    A folder that has just come may belong to a row that is not committed yet, so it must be `older_than` (s).
+    A folder that has just come may belong to a training whose row could not be committed, since the database was away,
+    and which is kept again when it is back: so it must be `older_than` (s).
     """
     folders = {path.name: path for path in files.left_behind(older_than)}
     known = set(AdapterVersion.objects.filter(pk__in=folders).values_list("pk", flat=True))

@@ -6,10 +6,10 @@ from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
-from rest_framework.generics import get_object_or_404
 from rest_framework.response import Response
 
 from accounts.policy import Permission
+from core.errors import NotFound
 from core.streaming import ArchiveStream
 from core.tenancy import TenantScopedMixin
 from models_app import lifecycle
@@ -52,8 +52,13 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     }
 
     def get_object(self):
+        """An id goes before a name; of several tenants' adapters of one name operators get the oldest."""
         ref = self.kwargs["ref"]
-        return get_object_or_404(self.get_queryset().order_by("created_at"), Q(pk=ref) | Q(name=ref))
+        named = self.get_queryset().filter(Q(pk=ref) | Q(name=ref)).order_by("created_at", "pk")
+        found = min(named, key=lambda adapter: adapter.pk != ref, default=None)
+        if found is None:
+            raise NotFound()
+        return found
 
     @extend_schema(responses=VersionSerializer(many=True))
     def versions(self, request, ref):

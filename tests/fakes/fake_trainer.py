@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training" / "trainer"))
 
 import checkpoints
+import conversation
 import spec as specs
 from progress import Journal
 
@@ -188,8 +189,9 @@ class Trainer:
     def samples(self):
         chosen = sorted(self.spec.held_out) or range(len(self.rows))
         for number in list(chosen)[: self.spec.samples]:
-            prompt = [{"role": "user", "content": f"Question {number}"}]
-            yield {"prompt": prompt, "expected": f"Answer {number}", "before": "Nothing.", "after": f"Answer {number}"}
+            *prompt, answer = conversation.BY_FORM[self.spec.format](json.loads(self.rows[number]))
+            told = answer["content"]
+            yield {"prompt": prompt, "expected": told, "before": "Nothing.", "after": told}
 
     def write_adapter(self, folder: Path) -> None:
         """Both matrices of one layer, in which every number is made of all steps so far."""

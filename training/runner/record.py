@@ -1,10 +1,11 @@
 """What the runner writes of a job: each time one conditional UPDATE, so that an agent of the past changes nothing."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from inference import ledger
@@ -20,18 +21,25 @@ CLOCK_SLACK = 24 * 3600.0  # seconds that a trainer's clock may be beside ours
 
 @transaction.atomic
 def move(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
-    """To another state, told to the tenant. False where the row has moved on, or its node has a newer agent."""
-    if not _write(job, node, state=state, state_since=Now(), **fields):
+    """To another state, told to the tenant.
+
+    False where the row has moved on, is asked for something else by now, or its node has a newer agent.
+    """
+    if not _write(job, _own(job, node).filter(desired=job.desired), state=state, state_since=Now(), **fields):
         return False
     transitions.announce(job)
     return True
 
 
 @transaction.atomic
-def end(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
-    """Its tree is gone: the memory is given back with the last word on it."""
+def end(job: TrainingJob, state: JobState, node: Node, *, keep: Callable[[], None] = lambda: None, **fields) -> bool:
+    """Its tree is gone: the memory is given back with the last word on it.
+
+    `keep` is what belongs into the same transaction and takes its time: everybody waits for the ledger once it is held.
+    """
     if not move(job, state, node, pid=None, eta_seconds=None, **fields):
         return False
+    keep()
     ledger.release(job.pk)
     return True
 
@@ -42,7 +50,7 @@ def note(job: TrainingJob, events: list[Event], node: Node, elapsed_before: floa
     fields: dict = {}
     for event in events:
         fields |= _figures(event, elapsed_before)
-    if not events or not _write(job, node, **fields):
+    if not events or not _write(job, _own(job, node), **fields):
         return False
     ledger.note(job.pk, Use.HELD)
     _keep_series(job, events, elapsed_before)
@@ -51,13 +59,17 @@ def note(job: TrainingJob, events: list[Event], node: Node, elapsed_before: floa
 
 
 def note_checkpoint(job: TrainingJob, checkpoint: dict, node: Node) -> bool:
-    return _write(job, node, checkpoints=checkpoints.with_another(job.checkpoints, checkpoint))
+    return _write(job, _own(job, node), checkpoints=checkpoints.with_another(job.checkpoints, checkpoint))
 
 
-def _write(job: TrainingJob, node: Node, **fields) -> bool:
-    rows = TrainingJob.objects.filter(
+def _own(job: TrainingJob, node: Node) -> QuerySet:
+    """The row, as long as this agent has it and it is as it was read."""
+    return TrainingJob.objects.filter(
         pk=job.pk, state=job.state, running_generation=job.running_generation, node__fence=node.fence, node=node
     )
+
+
+def _write(job: TrainingJob, rows: QuerySet, **fields) -> bool:
     if not rows.update(updated_at=Now(), **fields):
         return False
     job.refresh_from_db()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models.functions import Coalesce, Now
@@ -175,15 +176,16 @@ class Runner:
 
     def _crashed(self, job: TrainingJob, run: Run, state) -> None:
         finding, crashes = inquest.after_end(job.pk, state, run.error), crashes_now(job)
+        furthest = max(job.step, job.crashed_at_step or 0)
         logger.warning("%s crashed at step %d: %s", job.pk, job.step, finding.reason)
         if finding.cause == Cause.DISK_FULL:
             self._fail(job, finding)
         elif crashes >= MAX_CRASHES:
             told = f"It crashed {crashes} times at step {job.step}. {finding.reason}"
-            self._fail(job, finding, told, crashes=crashes, crashed_at_step=job.step)
+            self._fail(job, finding, told, crashes=crashes, crashed_at_step=furthest)
         else:
             self._not_before[job.pk] = time.monotonic() + BACK_OFF[crashes - 1]
-            self._again(job, run, state, crashes=crashes, crashed_at_step=job.step)
+            self._again(job, run, state, crashes=crashes, crashed_at_step=furthest)
 
     def _failed(self, job: TrainingJob, run: Run, state) -> None:
         self._fail(job, inquest.after_end(job.pk, state, run.error))
@@ -203,14 +205,10 @@ class Runner:
         if not self._memory.is_back(job.pk, job.running_generation):
             return
         try:
-            with transaction.atomic():
-                if record.end(job, JobState.COMPLETED, self._node, finished_at=Now()):
-                    results.keep(job, run.folder)
+            self._close(job, JobState.COMPLETED, keep=partial(results.keep, job, run.folder))
         except (PlatformError, OSError) as error:
             job.refresh_from_db()
             self._fail(job, inquest.of_error(error))
-            return
-        self._tidy(job)
 
     def _paused(self, job: TrainingJob, _run, _state) -> None:
         """It lets go of the node: the next run may be elsewhere."""

@@ -17,6 +17,7 @@ from training.trainer.spec import Spec
 logger = logging.getLogger(__name__)
 
 RESUME = "resume"
+LONGEST_TEXT = 8000  # characters of a sample that are shown
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,18 @@ def evaluation(folder: Path) -> dict | None:
         content = orjson.loads((folder / "evaluation.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return content if isinstance(content, dict) else None
+    return _fit_to_keep(content) if isinstance(content, dict) else None
+
+
+def _fit_to_keep(value):
+    """Rows and answers of a model hold what they like: no column takes a NUL, and nobody reads a text without end."""
+    if isinstance(value, str):
+        return value[:LONGEST_TEXT].replace("\0", "\ufffd")
+    if isinstance(value, list):
+        return [_fit_to_keep(each) for each in value]
+    if isinstance(value, dict):
+        return {_fit_to_keep(name): _fit_to_keep(each) for name, each in value.items()}
+    return value
 
 
 def tidy(job_folder: Path, running: int | None, kept: list[dict]) -> None:
