@@ -92,7 +92,9 @@ def _publish(per_second: int, audience: str, seconds: float) -> int:
     for number in range(total):
         time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
         model = f"bench-{number}"
-        events.send([audience], EVENT, model, {"model_id": model, "status": "running", "sent_at": time.monotonic()})
+        events.send(
+            [audience], EVENT, model, {"model_id": model, "status": "running", "sent_at": time.monotonic()}, model
+        )
     return total
 
 

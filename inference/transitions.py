@@ -39,7 +39,7 @@ def announce(instance: Instance) -> None:
     model = instance.model
     foremost = model.instances.all().foremost().first()
     data, public = event_data(model.pk, foremost), model.visibility == Visibility.PUBLIC
-    publish_on_commit(instance.tenant_id, EVENT, data, key=model.pk, public=public)
+    publish_on_commit(instance.tenant_id, EVENT, data, key=model.pk, model=model.pk, public=public)
 
 
 def event_data(model_id: str, instance: Instance | None) -> dict:

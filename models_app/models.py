@@ -94,10 +94,16 @@ class ModelAlias(TenantModel):
 
 class AdapterQuerySet(TenantQuerySet):
     def visible_to(self, actor):
-        """A key that is limited to some models sees those adapters among them, and those on models among them."""
+        """A key that is limited to some models sees those adapters among them, and what it had trained of the models.
+
+        Who may use a base may not see what others taught it.
+        """
         visible = super().visible_to(actor)
         limited = actor.key.allowed_models if actor.key else []
-        return visible.filter(Q(pk__in=limited) | Q(base_model__in=limited)) if limited else visible
+        if not limited:
+            return visible
+        trained = AdapterVersion.objects.filter(key_id=actor.key.pk, adapter__base_model__in=limited)
+        return visible.filter(Q(pk__in=limited) | Q(pk__in=trained.values("adapter")))
 
 
 class Adapter(TenantModel):

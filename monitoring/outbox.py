@@ -3,7 +3,6 @@
 import asyncio
 
 from core.events import EVERYONE, OPERATORS, Event
-from monitoring.topics import ABOUT_MODELS
 
 MOST_CHARACTERS = 512 * 1024
 
@@ -31,7 +30,7 @@ class Outbox:
         """A key that is limited to some models hears of no others."""
         if event.name not in self.events or self._audiences.isdisjoint(event.audiences):
             return False
-        return not self._models or event.name not in ABOUT_MODELS or event.key in self._models
+        return not (self._models and event.model) or event.model in self._models
 
     def put(self, event: Event) -> None:
         """Raises Overflow."""

@@ -13,4 +13,3 @@ TOPICS = {
     "training_progress": [TRAINING_PROGRESS],
     "logs": [],  # of the model that is named; lines are no latest state (monitoring/followed.py)
 }
-ABOUT_MODELS = frozenset([MODEL_STATUS])  # the key of these events is a model's id

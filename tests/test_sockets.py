@@ -428,7 +428,7 @@ def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, ope
         shake_hands(silent, monitor.address, access(operator))
         send_frame(silent, json.dumps(MODEL_STATUS).encode())
         while not is_cut(silent):
-            events.send([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event)
+            events.send([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event, model.pk)
             assert hear(reader)["data"]["status"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from django.db import transaction
 
 from accounts import tokens
+from accounts.models import Scope
 from tests import training_kit
 from tests.test_sockets import hear, monitor, say  # noqa: F401
 from tests.training_kit import order
@@ -63,6 +64,16 @@ def test_a_stranger_is_told_of_his_own_only(monitor, api, stranger, job):  # noq
             transitions.announce(job)
         own = api(stranger).post("/api/training/jobs", order()).json()["id"]
         assert hear(ws)["data"]["job_id"] == own
+
+
+def test_a_key_that_is_limited_to_models_is_told_of_their_jobs_only(monitor, api, member, key, tenant, job):  # noqa: F811
+    other = training_kit.base(tenant, "other")
+    with monitor(key(scopes=[Scope.READ], allowed_models=[other.pk])) as ws:
+        assert say(ws, TOPIC) == SUBSCRIBED
+        with transaction.atomic():
+            transitions.announce(job)
+        told = api(member).post("/api/training/jobs", order(base_model="other")).json()["id"]
+        assert hear(ws)["data"]["job_id"] == told
 
 
 def test_an_operator_is_told_of_all(monitor, operator, job):  # noqa: F811

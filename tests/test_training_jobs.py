@@ -248,6 +248,14 @@ def test_a_stranger_sees_and_touches_nothing(api, stranger, job):
     assert (job.state, job.desired) == (JobState.QUEUED, Wish.RUNNING)
 
 
+def test_a_key_that_is_limited_to_models_knows_their_jobs_only(api, key, tenant, base, job):
+    other = Model.objects.create(tenant=tenant, name="other")
+    limited, entitled = (api(key(allowed_models=[model.pk])) for model in (other, base))
+    assert limited.get(JOBS).json()["total"] == 0 and entitled.get(JOBS).json()["total"] == 1
+    assert limited.post(f"{JOBS}/{job.pk}/cancel").status_code == 404
+    assert entitled.get(f"{JOBS}/{job.pk}").status_code == 200
+
+
 def test_a_viewer_reads_and_does_nothing_else(api, viewer, job):
     assert api(viewer).get(f"{JOBS}/{job.pk}").status_code == 200
     assert api(viewer).post(JOBS, order()).status_code == 403

@@ -60,6 +60,12 @@ class Wish(models.TextChoices):
 
 
 class TrainingJobQuerySet(TenantQuerySet):
+    def visible_to(self, actor):
+        """A key that is limited to some models sees the jobs that teach those."""
+        visible = super().visible_to(actor)
+        limited = actor.key.allowed_models if actor.key else []
+        return visible.filter(base_model__in=limited) if limited else visible
+
     def live(self):
         """Those that have not come to their end; they need their base model and their data set."""
         return self.filter(state__in=LIVE_STATES)

@@ -73,7 +73,7 @@ def _change(job: TrainingJob, rows: QuerySet, **fields) -> bool:
 
 def announce(job: TrainingJob) -> None:
     """Tell the tenant where it stands."""
-    publish_on_commit(job.tenant_id, EVENT, event_data(job), key=job.pk)
+    publish_on_commit(job.tenant_id, EVENT, event_data(job), key=job.pk, model=job.base_model_id or "")
 
 
 def event_data(job: TrainingJob) -> dict:
