@@ -54,14 +54,21 @@ def answers(person) -> bool:
         return False
 
 
-def stream(person, model, tokens: int, interval: float) -> str:
-    """The outcome of one stream: `whole`, or what came instead. Its connection is its own, so any process gets it."""
+def stream(person, model, tokens: int, interval: float, begun: threading.Event | None = None) -> str:
+    """The outcome of one stream: `whole`, or what came instead. Its connection is its own, so any process gets it.
+
+    `begun` tells that its first words have come: until then it may wait for a start, which a stop would end.
+    """
     text = f"[[token_interval={interval}]]"
     body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True, "max_tokens": tokens}
     with person.stream(
         "POST", "/v1/chat/completions", json=body, headers={"connection": "close"}, timeout=120
     ) as reply:
-        events = reply.read().decode()
+        events = ""
+        for piece in reply.iter_text():
+            events += piece
+            if begun:
+                begun.set()
     if reply.status_code == 200 and events.endswith("data: [DONE]\n\n"):
         return "whole"
     return f"{reply.status_code}: {events[-300:]}"
@@ -145,9 +152,10 @@ def answered_by(person, model) -> str:
 
 def test_requests_that_come_during_draining_wait_for_the_next_run(tenant, key):
     model = tenant.fake_model(wait_timeout=120)
+    begun = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(stream, key, model, 60, 0.1)
-        eventually(lambda: info(key, model)["pending_requests"] and status(key, model) == "running")
+        first = pool.submit(stream, key, model, 60, 0.1, begun)
+        assert begun.wait(120)
         restart = key.post(f"/api/models/{model}/restart")
         eventually(lambda: status(key, model) == "stopping")
         late = pool.submit(stream, key, model, 3, 0.0)
@@ -157,9 +165,10 @@ def test_requests_that_come_during_draining_wait_for_the_next_run(tenant, key):
 
 def test_force_does_not_wait_for_streams(tenant, key):
     model = tenant.fake_model()
+    begun = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        endless = pool.submit(stream, key, model, 4000, 0.1)
-        eventually(lambda: info(key, model)["pending_requests"] and status(key, model) == "running")
+        endless = pool.submit(stream, key, model, 4000, 0.1, begun)
+        assert begun.wait(120)
         task = task_of(key, key.post(f"/api/models/{model}/stop", json={"force": True, "timeout": 3600}))
         assert task["status"] == "succeeded"
         assert "engine_unavailable" in endless.result()
@@ -183,9 +192,10 @@ def postgres_processes(product) -> list[psutil.Process]:
 def test_an_outage_of_postgres_ends_no_engine_under_a_stream(trio, tenant, key):
     """When it is back, all gateways have long been silent: that is no proof that they have let go."""
     model = tenant.fake_model()
+    begun = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(stream, key, model, 250, 0.1)
-        eventually(lambda: info(key, model)["pending_requests"] and status(key, model) == "running")
+        long = pool.submit(stream, key, model, 250, 0.1, begun)
+        assert begun.wait(120)
         stop = key.post(f"/api/models/{model}/stop")
         eventually(lambda: status(key, model) == "stopping")
         with frozen(postgres_processes(trio)):
