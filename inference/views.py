@@ -9,6 +9,7 @@ from rest_framework.views import APIView
 from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
+from core.inputs import checked
 from core.tenancy import TenantScopedMixin
 from inference import explain, forecast, info, inventory, placing, services, usage, versioned, wording
 from inference.models import Task
@@ -43,9 +44,7 @@ class VerbView(APIView):
     @extend_schema(responses=AcceptedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        serializer = self.serializer_class(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        task = self._act(request.auth, model, serializer.validated_data)
+        task = self._act(request.auth, model, checked(self.serializer_class, request.data))
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
         reply = {"success": True, "message": self.message(), "task_id": task.pk, "status": self.status}
         return Response(reply | ({"warnings": [task.warning]} if task.warning else {}))
@@ -105,9 +104,7 @@ class StopAllView(APIView):
 
     @extend_schema(request=StopSerializer, responses=StoppedSerializer)
     def post(self, request):
-        serializer = StopSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        done, _failed = services.stop_all(request.auth, **serializer.validated_data)
+        done, _failed = services.stop_all(request.auth, **checked(StopSerializer, request.data))
         _record(request, "model.stop", done)
         return Response(
             {"success": True, "message": _("All models are stopping."), "stopped_models": [each.name for each in done]}
@@ -191,8 +188,6 @@ class UsageView(APIView):
 
     @extend_schema(parameters=[UsageQuerySerializer], responses=UsageSerializer)
     def get(self, request):
-        serializer = UsageQuerySerializer(data=request.query_params)
-        serializer.is_valid(raise_exception=True)
-        query = dict(serializer.validated_data)
+        query = checked(UsageQuerySerializer, request.query_params)
         start, end = query.pop("start_date", None), query.pop("end_date", None)
         return Response(usage.summary(request.auth, start=start, end=end, **query))

@@ -8,6 +8,7 @@ from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
+from core.inputs import checked
 from models_app import lifecycle, services
 from models_app.models import Model
 from models_app.serializers import (
@@ -71,7 +72,9 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
     @extend_schema(request=WriteModelSerializer, responses={201: CreatedSerializer})
     def create(self, request):
-        model, warnings = services.create(request.auth, checked(request, partial=False), request)
+        model, warnings = services.create(
+            request.auth, checked(WriteModelSerializer, request.data, partial=False), request
+        )
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
         reply["estimate"] = lifecycle.get().estimate(model, request.auth)
         return Response(reply | _shown_warnings(warnings), status=201)
@@ -80,7 +83,9 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     def update(self, request, ref):
         """Fields that are left out stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
-        changed, warnings = services.change(request.auth, model, checked(request, partial=True), request)
+        changed, warnings = services.change(
+            request.auth, model, checked(WriteModelSerializer, request.data, partial=True), request
+        )
         return Response(self.shown(changed) | _shown_warnings(warnings))
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
@@ -91,10 +96,8 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     @extend_schema(parameters=[DeleteSerializer], responses=MessageSerializer)
     def destroy(self, request, ref):
         body = request.data if isinstance(request.data, dict) else {}
-        serializer = DeleteSerializer(data={**request.query_params.dict(), **body})
-        serializer.is_valid(raise_exception=True)
-        model = services.find_own(request.auth, ref)
-        services.delete(request.auth, model, request=request, **serializer.validated_data)
+        fields = checked(DeleteSerializer, {**request.query_params.dict(), **body})
+        services.delete(request.auth, services.find_own(request.auth, ref), request=request, **fields)
         return Response({"message": _("Model deleted.")})
 
     def shown(self, model: Model) -> dict:
@@ -107,13 +110,6 @@ def with_running(models: list[Model]) -> list[Model]:
     for model in models:
         model.running = statuses[model.pk]
     return models
-
-
-def checked(request, partial: bool) -> dict:
-    """The fields that came; on change the absent ones stay absent, whatever their default is."""
-    serializer = WriteModelSerializer(data=request.data, partial=partial)
-    serializer.is_valid(raise_exception=True)
-    return dict(serializer.validated_data)
 
 
 def _shown_warnings(warnings: list[str]) -> dict:

@@ -14,6 +14,7 @@ from accounts import configuration
 from accounts.policy import Permission
 from accounts.views import PublicView
 from core.errors import now_z
+from core.inputs import checked
 from inference.models import Instance
 from models_app import services as catalogue
 from models_app.models import Model
@@ -108,7 +109,7 @@ class MetricsView(APIView):
     @extend_schema(parameters=[MetricsQuerySerializer], responses=MetricsSerializer)
     def get(self, request):
         """Machines together, over time; models too: for a tenant its own."""
-        return Response(reports.metrics(request.auth, **_asked(request, MetricsQuerySerializer)))
+        return Response(reports.metrics(request.auth, **checked(MetricsQuerySerializer, request.query_params)))
 
 
 class PerformanceView(APIView):
@@ -117,7 +118,7 @@ class PerformanceView(APIView):
     @extend_schema(parameters=[PerformanceQuerySerializer], responses=PerformanceReportSerializer)
     def get(self, request):
         """How long the requests of each model took, and how many failed."""
-        query = _asked(request, PerformanceQuerySerializer)
+        query = checked(PerformanceQuerySerializer, request.query_params)
         ref = query.pop("model_id", None)
         model = catalogue.find(request.auth, ref) if ref else None
         return Response(reports.performance(request.auth, model=model, **query))
@@ -139,12 +140,6 @@ class PrometheusView(APIView):
         """All figures in Prometheus' text form, from the store: every process tells the same."""
         text = exposition.render(configuration.current().gpu_monitor_interval)
         return Response(text, content_type=exposition.CONTENT_TYPE)
-
-
-def _asked(request, serializer_class) -> dict:
-    serializer = serializer_class(data=request.query_params)
-    serializer.is_valid(raise_exception=True)
-    return dict(serializer.validated_data)
 
 
 def _told(components: dict, found: dict[str, health.Component]) -> Response:

@@ -7,6 +7,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
+from core.inputs import checked
 from core.tenancy import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import bases, services, tokens
@@ -42,9 +43,7 @@ class DatasetViewSet(
     def create(self, request):
         """Every row is checked; if one is wrong, the reply names its line and nothing is kept."""
         self.require_length()
-        serializer = UploadSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        fields = dict(serializer.validated_data)
+        fields = checked(UploadSerializer, request.data)
         dataset = services.add_dataset(request.auth, fields.pop("file"), **fields, request=request)
         return Response(self.get_serializer(dataset).data, status=201)
 
@@ -56,16 +55,14 @@ class DatasetViewSet(
     @extend_schema(parameters=[PreviewQuerySerializer], responses=PreviewSerializer)
     def preview(self, request, pk):
         dataset = self.get_object()
-        query = PreviewQuerySerializer(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        shown = services.preview(dataset, query.validated_data["rows"], query.validated_data["seed"])
+        query = checked(PreviewQuerySerializer, request.query_params)
+        shown = services.preview(dataset, query["rows"], query["seed"])
         return Response(PreviewSerializer({"format": dataset.format, "rows": shown}).data)
 
     @extend_schema(parameters=[TokensQuerySerializer], responses=TokensSerializer)
     def tokens(self, request, pk):
         """As the model's own tokenizer and chat template make them; takes some seconds."""
         dataset = self.get_object()
-        query = TokensQuerySerializer(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        model = bases.find(request.auth, query.validated_data["base_model"])
+        query = checked(TokensQuerySerializer, request.query_params)
+        model = bases.find(request.auth, query["base_model"])
         return Response(TokensSerializer(tokens.count(dataset, model)).data)

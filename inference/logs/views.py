@@ -14,6 +14,7 @@ from accounts import audit, principals
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
+from core.inputs import checked
 from core.streaming import EventStream, JsonWhateverIsAccepted
 from inference import dossiers
 from inference.logs import services
@@ -32,12 +33,6 @@ from models_app import services as catalogue
 from models_app.models import Model
 
 EVENTS = {(200, "text/event-stream"): OpenApiTypes.STR}
-
-
-def asked(serializer_class, request) -> dict:
-    serializer = serializer_class(data=request.query_params)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data
 
 
 class StreamingView(APIView):
@@ -62,7 +57,7 @@ class LogsView(StreamingView):
     @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query, whole = asked(LogQuerySerializer, request), request.auth.is_operator
+        query, whole = checked(LogQuerySerializer, request.query_params), request.auth.is_operator
         if query["follow"]:
             return self.stream(request, model.pk, Model.objects.usable_by, query, ServiceForm(whole))
         lines = services.latest(model.pk, query["lines"])
@@ -73,7 +68,7 @@ class LogStreamView(StreamingView):
     @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query = asked(StreamQuerySerializer, request)
+        query = checked(StreamQuerySerializer, request.query_params)
         return self.stream(request, model.pk, Model.objects.usable_by, query, ManagerForm(request.auth.is_operator))
 
 
@@ -91,7 +86,7 @@ class ClearLogsView(APIView):
     @extend_schema(parameters=[ClearQuerySerializer], request=None, responses=ClearedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        minutes = asked(ClearQuerySerializer, request)["keep_minutes"]
+        minutes = checked(ClearQuerySerializer, request.query_params)["keep_minutes"]
         gone = services.clear(model, minutes)
         audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=gone)
         return Response({"success": True, "message": self._message(model, minutes, gone)})

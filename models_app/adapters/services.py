@@ -20,8 +20,6 @@ from models_app import services as catalogue
 from models_app.adapters import files
 from models_app.models import Adapter, AdapterVersion, Model
 
-LONGEST_NAME = 200
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -75,7 +73,7 @@ def keep(
 def _adapter(tenant: Tenant, base_model: Model, name: str, origin: Origin) -> Adapter:
     """Where the name was given away while the training ran, it gets a number: hours of work are not thrown away."""
     for number in range(1, 1000):
-        wished = name if number == 1 else f"{name[: LONGEST_NAME - 4]}-{number}"
+        wished = name if number == 1 else f"{name[: catalogue.LONGEST_NAME - 4]}-{number}"
         found = Adapter.objects.of(tenant).filter(name=wished).first()
         if found and found.base_model_id == base_model.pk:
             return found

@@ -10,6 +10,7 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import NotFound
+from core.inputs import checked
 from core.streaming import ArchiveStream
 from core.tenancy import TenantScopedMixin
 from models_app import lifecycle
@@ -101,9 +102,3 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
         folder = files.folder_of(version)
         name = f"{version.adapter_id}-v{version.number}"
         return ArchiveStream({f"{name}/{file}": folder / file for file in sorted(files.REQUIRED)}, f"{name}.tar")
-
-
-def checked(serializer_class, data) -> dict:
-    serializer = serializer_class(data=data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data

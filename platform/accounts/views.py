@@ -33,15 +33,10 @@ from accounts.serializers import (
     TicketSerializer,
 )
 from core.errors import Forbidden, InvalidRequest, Unauthenticated
+from core.inputs import checked
 from core.tenancy import TenantScopedMixin
 
 NOT_STORED = {"Cache-Control": "no-store"}
-
-
-def checked(serializer_class, request) -> dict:
-    serializer = serializer_class(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data
 
 
 class PublicView(APIView):
@@ -54,7 +49,7 @@ class PublicView(APIView):
 class TokenView(PublicView):
     @extend_schema(request=CredentialsSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
-        credentials = checked(CredentialsSerializer, request)
+        credentials = checked(CredentialsSerializer, request.data)
         user = authenticate(request._request, **credentials)
         if user is None:
             raise Unauthenticated(_("The user name or the password is wrong."))
@@ -65,14 +60,14 @@ class RefreshView(PublicView):
     @extend_schema(request=RefreshSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
         return Response(
-            tokens.refresh_session(checked(RefreshSerializer, request)["refresh_token"]), headers=NOT_STORED
+            tokens.refresh_session(checked(RefreshSerializer, request.data)["refresh_token"]), headers=NOT_STORED
         )
 
 
 class RevokeView(PublicView):
     @extend_schema(request=RevokeSerializer, responses=OpenApiTypes.OBJECT, auth=[])
     def post(self, request):
-        tokens.revoke(checked(RevokeSerializer, request)["token"])
+        tokens.revoke(checked(RevokeSerializer, request.data)["token"])
         return Response({"message": _("The log-in has ended.")})
 
 
@@ -129,7 +124,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
     @transaction.atomic
     def create(self, request):
-        fields = checked(MemberSerializer, request)
+        fields = checked(MemberSerializer, request.data)
         actor = request.auth
         role = fields.get("role", "member")
         services.require_rank(actor.role, role, actor.is_operator)
@@ -140,7 +135,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
     def partial_update(self, request, pk=None):
-        membership, role = self.get_object(), checked(RoleSerializer, request)["role"]
+        membership, role = self.get_object(), checked(RoleSerializer, request.data)["role"]
         for each in (membership.role, role):
             services.require_rank(request.auth.role, each, request.auth.is_operator)
         old = membership.role
@@ -181,7 +176,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
     @extend_schema(request=KeySerializer, responses={201: NewKeySerializer})
     @transaction.atomic
     def create(self, request):
-        fields = checked(KeySerializer, request)
+        fields = checked(KeySerializer, request.data)
         actor = request.auth
         services.require_rank(actor.role, fields["role"], actor.is_operator)
         if Scope.METRICS in fields["scopes"] and not actor.is_operator:

@@ -50,10 +50,7 @@ class FileStream(StreamingHttpResponse):
     """A file as it lies on disk, never in memory as a whole. Raises NotFound."""
 
     def __init__(self, path: Path, content_type: str):
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise NotFound(_("The file is gone.")) from None
+        file = _opened(path)
         super().__init__(_pieces(file), content_type=content_type)
         self["Content-Length"] = str(os.fstat(file.fileno()).st_size)
 
@@ -69,12 +66,17 @@ class ArchiveStream(StreamingHttpResponse):
         self["Content-Disposition"] = f'attachment; filename="{filename}"'
 
 
+def _opened(path: Path) -> BinaryIO:
+    """A link in its place is followed nowhere."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+    except OSError:
+        raise NotFound(_("The file is gone.")) from None
+
+
 def _member(name: str, path: Path) -> tuple[bytes, BinaryIO, int]:
     """Opened at once: what is deleted meanwhile is still sent as a whole."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise NotFound(_("The file is gone.")) from None
+    file = _opened(path)
     entry = tarfile.TarInfo(name)
     entry.size = os.fstat(file.fileno()).st_size
     return entry.tobuf(), file, entry.size

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from accounts.policy import Permission
 from core.errors import PlatformError
-from inference.logs.views import asked
+from core.inputs import checked
 from models_app import options
 from training import paths, queue, recipe
 from training.jobs import services
@@ -132,9 +132,7 @@ class StartView(EngineDocumentView):
 
     @extend_schema(request=OrderSerializer, responses=QueuedSerializer)
     def post(self, request):
-        serializer = OrderSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        order = serializer.validated_data
+        order = checked(OrderSerializer, request.data)
         job, warnings = services.start_training(
             request.auth,
             base_model=order["baseModel"],
@@ -193,7 +191,7 @@ class ListView(EngineDocumentView):
 
     @extend_schema(parameters=[ListQuerySerializer], responses=JobListSerializer)
     def get(self, request):
-        query = asked(ListQuerySerializer, request)
+        query = checked(ListQuerySerializer, request.query_params)
         jobs = TrainingJob.objects.visible_to(request.auth)
         if "status" in query:
             jobs = jobs.with_status(query["status"])

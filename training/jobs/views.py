@@ -7,11 +7,12 @@ from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
+from core.inputs import checked
 from core.tenancy import TenantScopedMixin
 from inference.logs import services as logs
 from inference.logs.forms import ManagerForm, ServiceForm, service_line
 from inference.logs.serializers import LogQuerySerializer, LogsSerializer, StreamQuerySerializer
-from inference.logs.views import EVENTS, StreamingView, asked
+from inference.logs.views import EVENTS, StreamingView
 from models_app.serializers import MessageSerializer
 from training import recipe
 from training.jobs import services
@@ -60,9 +61,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
     @extend_schema(request=StartTrainingSerializer, responses={201: StartedSerializer})
     def create(self, request):
         """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
-        serializer = StartTrainingSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        fields = dict(serializer.validated_data)
+        fields = checked(StartTrainingSerializer, request.data)
         fields["recipe"] = recipe.read_fields(fields.get("recipe"))
         job, warnings = services.start_training(request.auth, **fields, request=request)
         return Response(self._shown(job) | ({"warnings": warnings} if warnings else {}), status=201)
@@ -89,7 +88,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
 
     @extend_schema(parameters=[ProgressQuerySerializer], responses=ProgressSerializer)
     def progress(self, request, pk):
-        job, query = self.get_object(), asked(ProgressQuerySerializer, request)
+        job, query = self.get_object(), checked(ProgressQuerySerializer, request.query_params)
         points = job.progress.filter(step__gt=query["after"])[: query["limit"]]
         return Response(ProgressSerializer({"job_id": job.pk, "progress": points}).data)
 
@@ -101,7 +100,7 @@ class JobLogsView(StreamingView):
     @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
     def get(self, request, pk):
         job, whole = services.find(request.auth, pk), request.auth.is_operator
-        query = asked(LogQuerySerializer, request)
+        query = checked(LogQuerySerializer, request.query_params)
         if query["follow"]:
             return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, ServiceForm(whole))
         lines = logs.latest(job.pk, query["lines"])
@@ -111,6 +110,6 @@ class JobLogsView(StreamingView):
 class JobLogStreamView(StreamingView):
     @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
     def get(self, request, pk):
-        job, query = services.find(request.auth, pk), asked(StreamQuerySerializer, request)
+        job, query = services.find(request.auth, pk), checked(StreamQuerySerializer, request.query_params)
         form = ManagerForm(request.auth.is_operator)
         return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, form)

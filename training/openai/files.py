@@ -10,6 +10,7 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest
+from core.inputs import checked
 from core.streaming import FileStream, JsonWhateverIsAccepted
 from core.tenancy import TenantScopedMixin
 from training import services, storage
@@ -71,9 +72,7 @@ class FileViewSet(
     def create(self, request):
         """Every row is checked; if one is wrong, the message names its line and nothing is kept."""
         self.require_length()
-        serializer = NewFileSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        draft = serializer.validated_data["file"]
+        draft = checked(NewFileSerializer, request.data)["file"]
         dataset = services.add_dataset(request.auth, draft, name=name_from(draft.name), request=request)
         return Response(self.get_serializer(dataset).data)
 

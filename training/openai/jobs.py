@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest, PlatformError
+from core.inputs import checked
 from core.pagination import whole
 from core.tenancy import TenantScopedMixin
 from training import bases, recipe
@@ -74,10 +75,9 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     @extend_schema(request=NewJobSerializer, responses=FineTuningJobSerializer)
     def create(self, request):
         """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
-        serializer = NewJobSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
+        asked = checked(NewJobSerializer, request.data)
         with own_names():
-            job = start(request.auth, serializer.validated_data, request)
+            job = start(request.auth, asked, request)
         return Response(self._shown(job))
 
     @extend_schema(responses=FineTuningJobSerializer(many=True))

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from django.conf import settings
 
-from training.trainer.checkpoints import Damaged, check
+from training.trainer.checkpoints import KEPT, Damaged, check
 
 logger = logging.getLogger(__name__)
 
 FOLDER = re.compile(r"checkpoints/checkpoint-\d{1,10}", re.ASCII)
-KEPT = 2
 
 
 def signed(job_id: str, generation: int, run: Path, name: str) -> dict | None:
