@@ -48,6 +48,12 @@ def test_a_waiting_job_is_listed_with_its_reason(console, job):
         assert shown in page
 
 
+def test_the_way_from_rows_to_an_answer_is_in_the_menu(console):
+    page = console.get("/console/").content.decode()
+    for place in ("training/dataset", "training/trainingjob", "models_app/adapter"):
+        assert f'href="/console/{place}/"' in page
+
+
 def test_the_list_shows_how_far_a_job_is(console, job):
     TrainingJob.objects.update(step=7, total_steps=20, loss=0.123456)
     page = console.get(LIST).content.decode()

@@ -300,6 +300,7 @@ UNFOLD = {
                 "items": [
                     _page(_("Training jobs"), "model_training", "training_trainingjob"),
                     _page(_("Data sets"), "dataset", "training_dataset"),
+                    _page(_("Adapters"), "extension", "models_app_adapter"),
                 ],
             },
             {
