@@ -20,6 +20,7 @@ from inference.gateway.relay import Usage
 from inference.gateway.spool import Spool
 from inference.models import GatewayHeartbeat, Instance, Node, State, UsageRecord
 from models_app.models import Model, ModelAlias, Visibility
+from tests import figures
 from tests.gateway_kit import Engine, chat, engine_folder, eventually
 
 CHAT = "/v1/chat/completions"
@@ -29,9 +30,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def empty_ledger(transactional_db):
-    """Its table is none of Django's, so no flush empties it."""
-    with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE inference_usagerecord")
+    """Its table is none of Django's, so no flush empties it, for these tests or for those that come after."""
+    figures.empty()
+    yield
+    figures.empty()
 
 
 @pytest.fixture
