@@ -115,9 +115,10 @@ def test_every_hyperparameter_has_its_place_in_a_recipe():
 
 
 def test_a_recipe_is_read_by_the_names_of_its_own_fields_too():
-    assert recipe.read_fields() == recipe.read_fields({}) == Recipe()
-    read = recipe.read_fields({"rank": 8, "learning_rate": "auto", "target_modules": ["q_proj"]})
-    assert read == Recipe(rank=8, learning_rate=None, target_modules=("q_proj",))
+    by_size = Recipe(learning_rate=None, epochs=None)
+    assert recipe.read_fields() == recipe.read_fields({}) == by_size
+    read = recipe.read_fields({"rank": 8, "learning_rate": "auto", "epochs": 2, "target_modules": ["q_proj"]})
+    assert read == Recipe(rank=8, learning_rate=None, epochs=2, target_modules=("q_proj",))
 
 
 @pytest.mark.parametrize(

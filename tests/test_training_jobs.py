@@ -77,7 +77,7 @@ def test_an_order_becomes_a_job_in_the_queue(api, member, tenant, base, facts):
 def test_what_is_left_out_of_the_recipe_is_as_documented_within_what_the_model_takes(api, member, base, facts):
     recipe = api(member).post(JOBS, order(recipe=None)).json()["recipe"]
     assert recipe == {
-        "batch_size": 4, "learning_rate": 2e-4, "epochs": 3, "max_seq_length": 512, "rank": 64, "alpha": 16,
+        "batch_size": 4, "learning_rate": 5e-3, "epochs": 50, "max_seq_length": 512, "rank": 64, "alpha": 16,
         "dropout": 0.05, "save_steps": 100, "eval_steps": 100, "seed": 42, "target_modules": [], "bias": "none",
     }  # fmt: skip
 

@@ -126,10 +126,11 @@ def read(hyper_params=None, lora_config=None) -> Recipe:
 
 
 def read_fields(values: dict | None = None) -> Recipe:
-    """The same of one object, by the names of the fields: `learning_rate`, `rank`."""
+    """The same of one object, by the names of the fields: `learning_rate`, `rank`. What suits the model is the default:
+    the engine document's rate teaches a small one next to nothing."""
     values = {} if values is None else values
     _check({"recipe": values})
-    return Recipe(**{name: _value(value) for name, value in values.items()})
+    return Recipe(**dict.fromkeys(MAY_BE_AUTO) | {name: _value(value) for name, value in values.items()})
 
 
 def _check(sections: dict) -> None:
