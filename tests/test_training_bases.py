@@ -2,7 +2,8 @@
 
 import pytest
 
-from core.errors import InvalidRequest
+from accounts.authentication import actor_for_user
+from core.errors import InvalidRequest, ModelNotFound
 from models_app.models import Mode, Model
 from tests import weights
 from training import bases
@@ -70,3 +71,11 @@ def test_files_that_are_not_there_are_told_as_such(model):
 def test_the_demo_model_can_be_taught(model):
     model.config = {"model_path": "serai-demo"}
     assert bases.check(model).parameters > 100_000
+
+
+def test_an_operator_who_acts_for_nobody_finds_a_base_by_its_files_too(model, operator):
+    actor = actor_for_user(operator)
+    assert actor.tenant is None
+    assert bases.find(actor, "/models/base") == model
+    with pytest.raises(ModelNotFound):
+        bases.find(actor, "/models/other")

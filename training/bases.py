@@ -35,7 +35,7 @@ def find(actor: Actor, ref: str) -> Model:
     path = str(paths.relative(ref, FIELD))
     written = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
     usable = Model.objects.usable_by(actor).filter(config__model_path__in=written).select_related("tenant")
-    own = [model for model in usable if model.tenant_id == actor.tenant.pk]
+    own = [model for model in usable if actor.tenant and model.tenant_id == actor.tenant.pk]
     found = next(iter(own or usable), None)
     if found is None:
         raise ModelNotFound(details={"model_id": ref})
