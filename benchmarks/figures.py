@@ -17,9 +17,9 @@ from accounts.actor import Actor
 from accounts.models import Tenant
 from benchmarks import CannotMeasure
 from models_app.models import Model
-from monitoring import reports, rollups
-from monitoring.levels import BY_NAME, LEVELS
-from monitoring.metrics import BOUNDS, METRICS, Kind
+from monitoring.figures import reports, rollups
+from monitoring.figures.catalogue import BOUNDS, METRICS, Kind
+from monitoring.figures.levels import BY_NAME, LEVELS
 from monitoring.models import Rollup1m, Stale
 
 COLUMNS = {

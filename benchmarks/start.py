@@ -18,8 +18,8 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from benchmarks import CannotMeasure
-from inference.agent.probes import UnixConnection
 from inference.models import Instance
+from node_agent.probes import UnixConnection
 
 COLUMNS = {"first_token_s": "first token s", "ready_s": "ready s"}
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}

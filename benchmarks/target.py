@@ -12,10 +12,10 @@ import uvloop
 django.setup()
 
 from accounts.policy import Scope  # noqa: E402
-from inference.gateway.config import Config  # noqa: E402
-from inference.gateway.gateway import Gateway  # noqa: E402
-from inference.gateway.metering import Meter  # noqa: E402
-from inference.gateway.snapshot import (  # noqa: E402
+from gateway.app import Gateway  # noqa: E402
+from gateway.config import Config  # noqa: E402
+from gateway.metering.meter import Meter  # noqa: E402
+from gateway.routing.snapshot import (  # noqa: E402
     InstanceEntry,
     KeyEntry,
     ModelEntry,

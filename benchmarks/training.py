@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import CannotMeasure
-from inference.engines import install
+from engines import install
 
 COLUMNS = {
     "step_ms": "step ms",

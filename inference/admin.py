@@ -12,9 +12,12 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
-from inference import advice, services, status, wording
+from inference.crashes import advice
+from inference.instances import status_words
 from inference.models import Cause, CrashDossier, Device, Instance, Node, Task
-from models_app import lifecycle
+from inference.placement import reason_messages
+from inference.serving import services
+from models_app import model_runtime
 from models_app import services as catalogue
 from models_app.forms import AliasFormSet, ModelForm
 from models_app.models import Model, ModelAlias
@@ -91,7 +94,7 @@ class CatalogueAdmin(AuditedAdmin):
         super().save_model(request, obj, form, change)
 
     def _why_kept(self, model: Model) -> str:
-        if lifecycle.get().is_active(model):
+        if model_runtime.get().is_active(model):
             return RUNNING % model
         why = catalogue.why_kept(model)
         return f"{model}: {why}" if why else ""
@@ -109,7 +112,7 @@ class CatalogueAdmin(AuditedAdmin):
 
     @display(description=_("Status"), label=STATUS_COLOURS)
     def show_status(self, model):
-        return status.word(self._newest(model)).status
+        return status_words.word(self._newest(model)).status
 
     @display(description=_("Why it failed"))
     def show_reason(self, model):
@@ -185,23 +188,23 @@ class DeviceInline(TabularInline):
 
     @display(description=_("Total"))
     def show_total(self, device):
-        return wording.gib(device.total_bytes)
+        return reason_messages.gib(device.total_bytes)
 
     @display(description=_("Usable"))
     def show_usable(self, device):
-        return wording.gib(device.usable_bytes)
+        return reason_messages.gib(device.usable_bytes)
 
     @display(description=_("Reserved"))
     def show_reserved(self, device):
-        return wording.gib(device.reserved_bytes)
+        return reason_messages.gib(device.reserved_bytes)
 
     @display(description=_("Used"))
     def show_used(self, device):
-        return wording.gib(device.used_bytes)
+        return reason_messages.gib(device.used_bytes)
 
     @display(description=_("Used by others"))
     def show_foreign(self, device):
-        return wording.gib(device.foreign_bytes)
+        return reason_messages.gib(device.foreign_bytes)
 
     def has_add_permission(self, request, obj=None):
         return False
@@ -218,7 +221,8 @@ class NodeAdmin(ReadOnlyAdmin):
     @display(description=_("Reserved of usable"))
     def show_memory(self, node):
         parts = (
-            f"{device.kind}:{device.index} {wording.gib(device.reserved_bytes)} / {wording.gib(device.usable_bytes)}"
+            f"{device.kind}:{device.index} "
+            f"{reason_messages.gib(device.reserved_bytes)} / {reason_messages.gib(device.usable_bytes)}"
             for device in node.devices.all()
         )
         return ", ".join(parts)

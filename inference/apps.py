@@ -7,7 +7,7 @@ class InferenceConfig(AppConfig):
     verbose_name = _("Serving")
 
     def ready(self):
-        from inference.lifecycle import Lifecycle
-        from models_app import lifecycle
+        from inference.serving.runtime import Lifecycle
+        from models_app import model_runtime
 
-        lifecycle.register(Lifecycle())
+        model_runtime.register(Lifecycle())

@@ -114,7 +114,7 @@ class StopReason(models.TextChoices):
 
 
 class Cause(models.TextChoices):
-    """Why an engine ended; what to do about each is in `inference/advice.py`."""
+    """Why an engine ended; what to do about each is in `inference/crashes/advice.py`."""
 
     OUT_OF_MEMORY = "out_of_memory", _("Out of memory")
     BAD_OPTION = "bad_option", _("An option that the engine refuses")

@@ -3,8 +3,8 @@
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from inference import ways
 from inference.models import DeviceKind, Task
+from inference.placement import resource_options
 from models_app.serializers import ModelSerializer, ReplicasSerializer
 
 
@@ -235,7 +235,7 @@ class WaySerializer(serializers.Serializer):
     profile = serializers.CharField(allow_null=True)
     device = serializers.ChoiceField(choices=DeviceKind.choices)
     count = serializers.IntegerField()
-    source = serializers.ChoiceField(choices=ways.SOURCES)
+    source = serializers.ChoiceField(choices=resource_options.SOURCES)
     weights = serializers.IntegerField()
     overhead = serializers.IntegerField()
     kv_cache = serializers.IntegerField()

@@ -6,10 +6,13 @@ from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from accounts.actor import Actor
-from inference.gateway.metering import LOST, TIMEOUT, UPSTREAM_ERROR
 from inference.models import EngineTokens, UsageRecord
 from models_app.models import Model
 
+# How a request ended, as the ledger's `status` says it.
+OK, CLIENT_CLOSED, UPSTREAM_ERROR, TIMEOUT, REJECTED, LOST = (
+    "ok", "client_closed", "upstream_error", "timeout", "rejected", "lost",
+)  # fmt: skip
 GROUPS = {"tenant": ["tenant_id"], "key": ["key_id"], "model": ["model_id", "model_name"], "day": ["started_on"]}
 DEFAULT_DAYS = 30
 FAILED = Q(http_status__gte=500) | Q(status__in=[LOST, TIMEOUT, UPSTREAM_ERROR])

@@ -11,8 +11,9 @@ from accounts.policy import Permission
 from core.errors import PlatformError
 from core.inputs import checked
 from core.tenancy import TenantScopedMixin
-from inference import explain, forecast, info, inventory, placing, services, usage, versioned, wording
+from inference import usage
 from inference.models import Task
+from inference.placement import claim, estimate, reason_messages
 from inference.serializers import (
     AcceptedSerializer,
     AllInfoSerializer,
@@ -30,6 +31,7 @@ from inference.serializers import (
     VersionedModelSerializer,
     VersionedModelsSerializer,
 )
+from inference.serving import devices, explain, info, services, versioned
 from models_app import services as catalogue
 from models_app.models import Model
 from models_app.views import ModelViewSet
@@ -54,8 +56,8 @@ class VerbView(APIView):
         try:
             return self.act(model, **options)
         except PlatformError as error:
-            if actor.is_operator and isinstance(error.__cause__, placing.Refused):
-                error.details["candidates"] = [wording.line(each) for each in error.__cause__.decision.trace]
+            if actor.is_operator and isinstance(error.__cause__, claim.Refused):
+                error.details["candidates"] = [reason_messages.line(each) for each in error.__cause__.decision.trace]
             raise
 
 
@@ -130,7 +132,7 @@ class EstimateView(APIView):
 
     @extend_schema(responses=EstimateSerializer)
     def get(self, request, ref):
-        return Response(forecast.estimate(catalogue.find(request.auth, ref), request.auth))
+        return Response(estimate.estimate(catalogue.find(request.auth, ref), request.auth))
 
 
 class ExplainView(APIView):
@@ -156,7 +158,7 @@ class DevicesView(APIView):
 
     @extend_schema(responses=DevicesSerializer)
     def get(self, request):
-        return Response({"success": True, "devices": inventory.describe()})
+        return Response({"success": True, "devices": devices.describe()})
 
 
 class VersionedModelViewSet(ModelViewSet):

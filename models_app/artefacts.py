@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import Tenant
 from core.errors import InvalidRequest
-from models_app import formats, packaged
+from models_app import formats, packaged_models
 from models_app.models import Mode, Model
 
 FIELD = "config.model_path"
@@ -108,7 +108,7 @@ def _place(tenant: Tenant, name: str) -> Place:
     roots = [own, *settings.MODEL_ROOTS]
     if str(relative) == settings.DEMO_MODEL.name:
         roots.append(settings.DEMO_MODEL.parent)
-    by_default = packaged.root() if str(relative) in packaged.PACKAGED else own
+    by_default = packaged_models.root() if str(relative) in packaged_models.PACKAGED else own
     root = next((root for root in roots if os.path.lexists(root / relative)), by_default)
     return Place(root, _inside(root, root / relative))
 
@@ -160,7 +160,7 @@ def check_startable(model: Model) -> Artefact:
 
 def _to_be_fetched(path: Path) -> Artefact | None:
     """A packaged model whose files the machine does not have yet, by what is known of it."""
-    model = None if path.exists() else packaged.at(path)
+    model = None if path.exists() else packaged_models.at(path)
     if model is None:
         return None
     return Artefact(

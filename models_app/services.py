@@ -11,7 +11,7 @@ from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant
 from core.errors import Conflict, Forbidden, InvalidRequest, ModelAlreadyExists, ModelNotFound
-from models_app import artefacts, lifecycle, options, profiles
+from models_app import artefacts, model_runtime, options, profiles
 from models_app.models import RESERVED_NAMES, Adapter, Model, ModelAlias, Visibility
 
 LONGEST_NAME = 200
@@ -88,7 +88,7 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     _check_options(model)
     _check_visibility(actor, Visibility.PRIVATE, model.visibility)
     _check_machines(actor, fields)
-    warnings = _look_at_files(model, guess_mode="mode" not in fields) + lifecycle.get().doubts(model)
+    warnings = _look_at_files(model, guess_mode="mode" not in fields) + model_runtime.get().doubts(model)
     claim_names(model, names)
     model.save()
     set_aliases(model, names)
@@ -108,13 +108,13 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
     _check_machines(actor, fields)
     _check_weights(model)
     warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
-    warnings += lifecycle.get().doubts(model) if SIZING & fields.keys() else []
+    warnings += model_runtime.get().doubts(model) if SIZING & fields.keys() else []
     claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
     if names is not None:
         set_aliases(model, names)
     if "replicas" in fields:
-        warnings += lifecycle.get().scale(model)
+        warnings += model_runtime.get().scale(model)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
     return model, warnings
 
@@ -128,7 +128,7 @@ def merge(old: dict, new) -> dict:
 
 def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
     """Raises Conflict for a running model unless `force`, which ends it first."""
-    running = lifecycle.get()
+    running = model_runtime.get()
     _require_unneeded(model)
     if force:
         running.end(model)
@@ -150,7 +150,9 @@ def _require_unneeded(model: Model) -> None:
 def why_kept(model: Model) -> str:
     """What else than its own engines keeps it from being deleted; empty where nothing does."""
     return (
-        _("The model has adapters. Delete them first.") if model.adapters.exists() else lifecycle.needed_because(model)
+        _("The model has adapters. Delete them first.")
+        if model.adapters.exists()
+        else model_runtime.needed_because(model)
     )
 
 
@@ -159,7 +161,7 @@ def check(model: Model) -> None:
     _check_options(model)
     _check_weights(model)
     _look_at_files(model)
-    lifecycle.get().doubts(model)
+    model_runtime.get().doubts(model)
     require_free_name(model.tenant, model.name, besides=model.pk)
 
 

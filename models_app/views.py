@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.inputs import checked
-from models_app import lifecycle, services
+from models_app import model_runtime, services
 from models_app.models import Model
 from models_app.serializers import (
     CreatedSerializer,
@@ -32,7 +32,7 @@ class ModelFilter(django_filters.FilterSet):
         fields = ["framework", "mode"]
 
     def by_status(self, queryset, _name, value):
-        return lifecycle.get().with_status(queryset, value)
+        return model_runtime.get().with_status(queryset, value)
 
     def by_tag(self, queryset, _name, value):
         return queryset.filter(tags__contains=[value])
@@ -76,7 +76,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
             request.auth, checked(WriteModelSerializer, request.data, partial=False), request
         )
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
-        reply["estimate"] = lifecycle.get().estimate(model, request.auth)
+        reply["estimate"] = model_runtime.get().estimate(model, request.auth)
         return Response(reply | _shown_warnings(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
@@ -106,7 +106,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
 def with_running(models: list[Model]) -> list[Model]:
     """Each with what the app that runs models says of it, asked for once."""
-    statuses = lifecycle.get().statuses(models)
+    statuses = model_runtime.get().statuses(models)
     for model in models:
         model.running = statuses[model.pk]
     return models

@@ -7,7 +7,7 @@ class MonitoringConfig(AppConfig):
     verbose_name = _("Monitoring")
 
     def ready(self):
-        from inference.agent import sampling
-        from monitoring.sampling import NodeSampler
+        from monitoring.figures.sampling import NodeSampler
+        from node_agent import sampling
 
         sampling.register(NodeSampler())

@@ -10,8 +10,8 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
-from inference.agent import traffic
-from inference.gateway.asgi import gateway
+from gateway.asgi import gateway
+from inference.instances import gateway_reports
 from inference.models import Node
 
 REDIS_SECONDS = 1.0
@@ -60,7 +60,7 @@ def _duration(seconds: int) -> str:
 def _coordinator() -> Component:
     """Machines that can run models, and requests that wait for one to start; `maxSize` is the limit per model."""
     total, healthy = Node.objects.count(), Node.objects.alive().count()
-    waiting = sum(sum(beat.waiting.values()) for beat in traffic.read().beats)
+    waiting = sum(sum(beat.waiting.values()) for beat in gateway_reports.read().beats)
     details = {
         "workers": {"total": total, "healthy": healthy, "unhealthy": total - healthy},
         "queue": {"pendingTasks": waiting, "maxSize": settings.GATEWAY_QUEUE_LIMIT},

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from monitoring.levels import BY_NAME
-from monitoring.reports import METRIC_TYPES, TIME_RANGES
+from monitoring.figures.levels import BY_NAME
+from monitoring.figures.reports import METRIC_TYPES, TIME_RANGES
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -7,11 +7,11 @@ import psutil
 from django.conf import settings
 
 from accounts.actor import Actor
-from inference import status
-from inference.lifecycle import foremost_instances
+from inference.instances import status_words
 from inference.models import Device, Node
+from inference.serving.runtime import foremost_instances
 from models_app.models import Model
-from monitoring import latest
+from monitoring.figures import latest
 
 COUNTED = {"created": "stopped", "running": "running", "stopped": "stopped", "error": "error"}
 NO_MODELS = {"total": 0, "running": 0, "stopped": 0, "error": 0, "starting": 0, "stopping": 0}
@@ -33,7 +33,7 @@ def overview(actor: Actor) -> dict:
 def _models(actor: Actor) -> dict[str, int]:
     models = list(Model.objects.visible_to(actor))
     foremost = foremost_instances(models)
-    words = Counter(status.word(foremost.get(model.pk)).status for model in models)
+    words = Counter(status_words.word(foremost.get(model.pk)).status for model in models)
     counts = NO_MODELS | {"total": len(models)}
     for word, count in words.items():
         counts[COUNTED.get(word, word)] += count

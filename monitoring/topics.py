@@ -1,7 +1,7 @@
 """What a socket can subscribe to: each topic with the events that it brings."""
 
-from inference.transitions import EVENT as MODEL_STATUS
-from training.transitions import EVENT as TRAINING_PROGRESS
+from inference.instances.transitions import EVENT as MODEL_STATUS
+from training.jobs.transitions import EVENT as TRAINING_PROGRESS
 
 GPU_METRICS, HOST_METRICS = "gpu_metrics_update", "host_metrics_update"
 SYSTEM_ALERT, LOG = "system_alert", "log"
@@ -11,5 +11,5 @@ TOPICS = {
     "gpu_metrics": [GPU_METRICS, HOST_METRICS],
     "system_alerts": [SYSTEM_ALERT],
     "training_progress": [TRAINING_PROGRESS],
-    "logs": [],  # of the model that is named; lines are no latest state (monitoring/followed.py)
+    "logs": [],  # of the model that is named; lines are no latest state (monitoring/sockets/followed.py)
 }

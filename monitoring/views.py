@@ -18,7 +18,8 @@ from core.inputs import checked
 from inference.models import Instance
 from models_app import services as catalogue
 from models_app.models import Model
-from monitoring import exposition, health, reports, system
+from monitoring import health, system
+from monitoring.figures import prometheus, reports
 from monitoring.serializers import (
     ComponentDetailsSerializer,
     ComponentsSerializer,
@@ -138,8 +139,8 @@ class PrometheusView(APIView):
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     def get(self, request):
         """All figures in Prometheus' text form, from the store: every process tells the same."""
-        text = exposition.render(configuration.current().gpu_monitor_interval)
-        return Response(text, content_type=exposition.CONTENT_TYPE)
+        text = prometheus.render(configuration.current().gpu_monitor_interval)
+        return Response(text, content_type=prometheus.CONTENT_TYPE)
 
 
 def _told(components: dict, found: dict[str, health.Component]) -> Response:

@@ -7,10 +7,11 @@ import pytest
 from django.db import connection
 
 from inference.models import UsageRecord
-from monitoring import models, rollups, samples
-from monitoring.levels import BY_NAME, LEVELS
+from monitoring import models
+from monitoring.figures import rollups, samples
+from monitoring.figures.levels import BY_NAME, LEVELS
+from monitoring.figures.samples import Key, Sample
 from monitoring.models import Series, Stale, Watermark
-from monitoring.samples import Key, Sample
 
 PARTITIONED = ["monitoring_sample", "inference_usagerecord", *(level.table.table for level in LEVELS)]
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)

@@ -19,10 +19,10 @@ import httpx
 import uvicorn
 
 from accounts.policy import Scope
-from inference.gateway.config import Config
-from inference.gateway.gateway import Gateway
-from inference.gateway.metering import Record
-from inference.gateway.snapshot import (
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.metering.meter import Record
+from gateway.routing.snapshot import (
     InstanceEntry,
     KeyEntry,
     ModelEntry,

@@ -13,7 +13,7 @@ PLATFORM = Path(__file__).resolve().parents[1] / "platform"
 sys.path.insert(0, str(PLATFORM))  # pytest itself does it later than it loads this plugin
 
 from launcher.problems import CannotStart  # noqa: E402
-from launcher.throwaway import Throwaway  # noqa: E402
+from launcher.temporary_servers import Throwaway  # noqa: E402
 
 data_folder = pytest.StashKey[Path]()
 servers = pytest.StashKey[Throwaway]()

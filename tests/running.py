@@ -7,9 +7,9 @@ from collections.abc import Callable
 from django.db import connection
 from django.utils import timezone
 
-from inference import ledger
+from inference import memory_ledger
+from inference.instances.transitions import USES
 from inference.models import Device, Instance, Node, State, Use
-from inference.transitions import USES
 
 GIB = 1024**3
 
@@ -30,8 +30,8 @@ def instance(model, state: State, **fields) -> Instance:
 
 def reserve(instance: Instance, size: int) -> None:
     """As the ledger would, wherever the instance's node has its one device."""
-    ledger.claim(instance.pk, {instance.node.devices.get().pk: size})
-    ledger.note(instance.pk, USES.get(instance.state, Use.PROMISED))
+    memory_ledger.claim(instance.pk, {instance.node.devices.get().pk: size})
+    memory_ledger.note(instance.pk, USES.get(instance.state, Use.PROMISED))
 
 
 def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict]:

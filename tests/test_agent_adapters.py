@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from inference.agent import folders, traffic
-from inference.agent.adapters import Adapters, Wanted, to_leave, to_load
-from inference.agent.traffic import AdapterUse, Traffic
+from inference.instances import gateway_reports
+from inference.instances.gateway_reports import AdapterUse, Traffic
 from inference.models import Desired, GatewayHeartbeat, Instance, State
 from models_app.adapters import files, services
 from models_app.models import Model
+from node_agent import folders
+from node_agent.adapter_loading import Adapters, Wanted, to_leave, to_load
 from tests import adapters, running
 from tests.gateway_kit import Engine, eventually
 
@@ -231,7 +232,7 @@ def test_another_agents_node_and_another_run_are_left_alone(agent, instance, ver
         agent.work([changed], Traffic([], [], {}), instance.node.fence)
     Instance.objects.update(adapters={"x": {"state": "loaded"}})
     instance.refresh_from_db()
-    agent.work([instance], traffic.Traffic([], [], {}), instance.node.fence + 1)
+    agent.work([instance], gateway_reports.Traffic([], [], {}), instance.node.fence + 1)
     instance.refresh_from_db()
     assert instance.adapters == {"x": {"state": "loaded"}}
     assert listed(instance) == set()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from inference.agent.decide import ENGINE_PATIENCE, HANG_SECONDS, Process, Seen, Step, decide
 from inference.models import Desired, Instance, State
+from node_agent.decide import ENGINE_PATIENCE, HANG_SECONDS, Process, Seen, Step, decide
 
 RUNNING, EXITED, LOST, NONE = Process.RUNNING, Process.EXITED, Process.LOST, Process.NONE
 WANTED = {"desired": Desired.RUNNING, "generation": 1, "running_generation": 1}

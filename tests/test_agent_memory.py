@@ -8,15 +8,16 @@ import psutil
 import pytest
 
 from accounts.models import Installation
-from inference import peaks, services
-from inference.agent import devices, folders, memory, shims
-from inference.agent.agent import Agent
-from inference.agent.devices import Reading
-from inference.agent.shim.proc import descendants
-from inference.engines import registry
-from inference.engines.base import GIB, MIB, Estimate
+from engines import registry
+from engines.base import GIB, MIB, Estimate
 from inference.models import Device, Instance, MemoryPeak
+from inference.placement import memory_peaks
+from inference.serving import services
 from models_app.models import Model
+from node_agent import device_memory, devices, folders, shims
+from node_agent.devices import Reading
+from node_agent.reconciler import Agent
+from node_agent.shim.proc import descendants
 
 WAIT, LEFT = 30, 4 * GIB
 
@@ -49,7 +50,7 @@ def board(monkeypatch) -> Board:
 
 @pytest.fixture
 def agent(db, settings, monkeypatch, board):
-    monkeypatch.setattr("inference.agent.agent.MEASURE_EVERY", 0)  # at each look
+    monkeypatch.setattr("node_agent.reconciler.MEASURE_EVERY", 0)  # at each look
     settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
     registry.adapters.cache_clear()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
@@ -145,7 +146,7 @@ def test_memory_that_does_not_come_back_makes_the_device_suspect_and_life_goes_o
     agent, board, running, monkeypatch, settings
 ):
     is_measured(agent)
-    monkeypatch.setattr(memory, "RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(device_memory, "RETURN_SECONDS", 0.1)
     board.left_by = engine_pids(running)
     services.stop(running.model)
     becomes(agent, "stopped")
@@ -156,7 +157,7 @@ def test_memory_that_does_not_come_back_makes_the_device_suspect_and_life_goes_o
 
 def test_a_suspicion_ends_by_itself_when_the_memory_is_back(agent, board, running, monkeypatch):
     is_measured(agent)
-    monkeypatch.setattr(memory, "RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(device_memory, "RETURN_SECONDS", 0.1)
     board.left_by = engine_pids(running)
     services.stop(running.model)
     becomes(agent, "stopped")
@@ -187,10 +188,10 @@ def test_the_next_start_claims_what_the_last_one_was_seen_to_take(agent, board, 
 
 def test_a_peak_is_of_one_way_to_run_and_never_shrinks(running):
     digest = running.placement["digest"]
-    peaks.record(running, 3 * GIB)
-    peaks.record(running, 2 * GIB)
-    assert peaks.recorded(running.model, "cuda", digest) == 3 * GIB
-    assert peaks.recorded(running.model, "cpu", digest) is None
+    memory_peaks.record(running, 3 * GIB)
+    memory_peaks.record(running, 2 * GIB)
+    assert memory_peaks.recorded(running.model, "cuda", digest) == 3 * GIB
+    assert memory_peaks.recorded(running.model, "cpu", digest) is None
     assert MemoryPeak.objects.count() == 1
 
 
@@ -198,4 +199,4 @@ def test_a_peak_is_of_one_way_to_run_and_never_shrinks(running):
 def test_only_options_that_memory_depends_on_make_another_way_to_run(tenant, option, differs):
     estimate = Estimate(weights=1, overhead=1, kv_cache=1)
     before, after = (Model(tenant=tenant, config={"n_ctx": 256} | more) for more in ({}, option))
-    assert (peaks.digest(before, estimate, 1) != peaks.digest(after, estimate, 1)) == differs
+    assert (memory_peaks.digest(before, estimate, 1) != memory_peaks.digest(after, estimate, 1)) == differs

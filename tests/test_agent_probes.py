@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.agent import probes
-from inference.agent.probes import Probes
+from node_agent import probes
+from node_agent.probes import Probes
 
 NEVER = 3600.0  # seconds: no second question within a test
 SOON = 0.01

@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from inference.agent.step import AgentStep
+from node_agent.celery_step import AgentStep
 
 
 def test_a_worker_whose_agent_has_failed_ends_so_that_another_takes_over(db):

@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from inference.agent import processes, traffic
+from inference.instances import gateway_reports
 from inference.models import Desired, GatewayHeartbeat, Instance, State
 from models_app.models import Model
+from node_agent import processes
 from tests import running
 
 NOW = timezone.now()
@@ -28,7 +29,7 @@ def beat(at=AFTER, **fields) -> GatewayHeartbeat:
 
 
 def drained(*live, silent=()) -> bool:
-    return traffic.Traffic(list(live), list(silent), {}).drained(draining())
+    return gateway_reports.Traffic(list(live), list(silent), {}).drained(draining())
 
 
 def test_a_drain_is_over_when_every_gateway_has_looked_since_and_let_go():
@@ -51,7 +52,7 @@ def ready(pk: str = "instance-1", seconds: float = 100, **fields) -> Instance:
 
 
 def idle(beats, *instances) -> float | None:
-    return traffic.Traffic(list(beats), [], {MODEL: list(instances)}).idle(MODEL)
+    return gateway_reports.Traffic(list(beats), [], {MODEL: list(instances)}).idle(MODEL)
 
 
 def test_a_model_is_idle_as_a_whole():
@@ -66,7 +67,7 @@ def test_a_model_is_idle_as_a_whole():
 
 
 def test_requests_are_counted_by_model_over_the_gateways_that_speak():
-    seen = traffic.Traffic(
+    seen = gateway_reports.Traffic(
         [beat(inflight={"instance-1": 2, "instance-9": 1}), beat(inflight={"instance-2": 1}, waiting={MODEL: 4})],
         [beat(inflight={"instance-1": 5})],
         {MODEL: [ready(), ready("instance-2")]},
@@ -91,7 +92,7 @@ def written(db):
 
 @pytest.fixture
 def ended_process() -> str:
-    code = "from inference.agent import processes; print(processes.identity())"
+    code = "from node_agent import processes; print(processes.identity())"
     folders = os.pathsep.join(["platform", "."])
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folders}, capture_output=True)
     return done.stdout.decode().strip()
@@ -101,14 +102,14 @@ def test_a_silent_gateway_counts_until_its_process_is_known_to_be_gone(written, 
     here, elsewhere, unknown = processes.identity(), "another-boot pid:[1] 77 12345", ""
     kept = {written(30, process=who).pk for who in (here, elsewhere, unknown)}
     written(30, process=ended_process)
-    seen = traffic.read()
+    seen = gateway_reports.read()
     assert (seen.live, {row.pk for row in seen.silent}) == ([], kept)
 
 
 def test_after_five_minutes_no_gateway_serves_from_an_old_snapshot_any_more(written):
     written(301)
     speaking = written(1)
-    seen = traffic.read()
+    seen = gateway_reports.read()
     assert ([row.pk for row in seen.live], seen.silent) == ([speaking.pk], [])
 
 
@@ -126,4 +127,4 @@ def test_only_what_is_active_is_looked_at(tenant):
     model = Model.objects.create(tenant=tenant, name="m")
     active = running.instance(model, State.READY)
     running.instance(model, State.STOPPED, replica=1)
-    assert [each.pk for each in traffic.read().instances[model.pk]] == [active.pk]
+    assert [each.pk for each in gateway_reports.read().instances[model.pk]] == [active.pk]

@@ -131,7 +131,7 @@ def test_the_data_planes_errors_can_be_read(gateway, monkeypatch):
             browser.post("/v1/chat/completions", json=chat("[[error_status=500]]")),
             browser.post("/api/v1/models/nothing/generate", json={"prompt": "x"}),
         ]
-        monkeypatch.setattr("inference.gateway.core.visible_models", lambda *_: 1 / 0)
+        monkeypatch.setattr("gateway.routing.model_lookup.visible_models", lambda *_: 1 / 0)
         replies.append(browser.get("/v1/models"))
     assert [reply.status_code for reply in replies] == [401, 401, 405, 404, 400, 503, 404, 500]
     assert {reply.headers[ALLOW] for reply in replies} == {APP}

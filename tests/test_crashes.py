@@ -10,15 +10,15 @@ import pytest
 
 from accounts.models import Installation
 from core import broker
-from inference import services
-from inference.agent import folders, shims
-from inference.agent.agent import Agent
-from inference.dossiers import MOST_PER_MODEL, Finding, keep
-from inference.engines import registry
-from inference.engines.llamacpp import LlamaCppAdapter
-from inference.engines.vllm import VllmAdapter
+from engines import registry
+from engines.llamacpp import LlamaCppAdapter
+from engines.vllm import VllmAdapter
+from inference.crashes.dossiers import MOST_PER_MODEL, Finding, keep
 from inference.models import Cause, CrashDossier, Instance, State
+from inference.serving import services
 from models_app.models import Model
+from node_agent import folders, shims
+from node_agent.reconciler import Agent
 from tests import running
 
 WAIT = 60  # seconds, on a busy machine

@@ -13,7 +13,7 @@ from launcher.commands import OWN
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
-ENGINE_LOCKS = ["inference/engines/locks/engine-cpu.lock.txt", "inference/engines/locks/engine-gpu.lock.txt"]
+ENGINE_LOCKS = ["engines/locks/engine-cpu.lock.txt", "engines/locks/engine-gpu.lock.txt"]
 
 
 def pins(lock: str) -> dict[str, set[str]]:

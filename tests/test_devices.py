@@ -7,8 +7,8 @@ import psutil
 import pytest
 from django.utils import timezone
 
-from inference.agent import devices, node
 from inference.models import Device, Node
+from node_agent import devices, node
 
 INFO = "/api/devices/info"
 MIB = 1024 * 1024

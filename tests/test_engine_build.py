@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.engines import build, commands
-from inference.engines.recipes import Source
+from engines import build, commands
+from engines.recipes import Source
 
 PROJECT = "cmake_minimum_required(VERSION 3.14)\nproject(probe CXX)\nadd_executable(probe main.cpp)\n"
 PROJECT += "set_target_properties(probe PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from inference.engines import install, packages, recipes
+from engines import install, packages, recipes
 
 NAME, VERSION = "serai-probe", "1.0"
 MODULE = "serai_probe"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from demo import to_gguf
-from inference.engines import install
-from inference.engines.base import MIB, LaunchRequest
-from inference.engines.llamacpp import LlamaCppAdapter, slots
+from engines import install
+from engines.base import MIB, LaunchRequest
+from engines.llamacpp import LlamaCppAdapter, slots
 from models_app import artefacts
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model

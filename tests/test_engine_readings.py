@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.engines.base import EngineAdapter, Readings
-from inference.engines.exposition import HIGHEST, MOST_SAMPLES, Histogram, Page
-from inference.engines.llamacpp import LlamaCppAdapter
-from inference.engines.vllm import VllmAdapter
+from engines.base import EngineAdapter, Readings
+from engines.llamacpp import LlamaCppAdapter
+from engines.prometheus_parser import HIGHEST, MOST_SAMPLES, Histogram, Page
+from engines.vllm import VllmAdapter
 
 RECORDED = Path(__file__).parent / "recorded"
 

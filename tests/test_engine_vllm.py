@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.engines.base import Command, LaunchRequest
-from inference.engines.llamacpp import LlamaCppAdapter
-from inference.engines.vllm import VllmAdapter
+from engines.base import Command, LaunchRequest
+from engines.llamacpp import LlamaCppAdapter
+from engines.vllm import VllmAdapter
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 from models_app.options import AdapterLimits

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from core import errors
-from inference.gateway import core
-from inference.gateway.snapshot import AdapterEntry, Principal, VersionEntry
+from gateway.routing import model_lookup
+from gateway.routing.snapshot import AdapterEntry, Principal, VersionEntry
 from tests import adapters
 from tests.gateway_kit import (
     MALLORY,
@@ -36,13 +36,13 @@ STRANGER = Principal("tenant-m", "owner", user_id="user-mallory")
 def meant(principal: Principal, ref: str, world=WORLD) -> str | None:
     """The version that a name means; None where there is nothing of that name for this caller."""
     try:
-        return core.resolve(principal, ref, world).adapter
+        return model_lookup.resolve(principal, ref, world).adapter
     except errors.ModelNotFound:
         return None
 
 
 def listed(principal: Principal, world=WORLD) -> list[str]:
-    return [entry.name for entry in core.visible_models(principal, world)]
+    return [entry.name for entry in model_lookup.visible_models(principal, world)]
 
 
 # --- names
@@ -66,7 +66,7 @@ def test_strangers_and_their_operators_find_nothing(ref):
 
 def test_a_base_keeps_its_settings_under_the_adapters_name():
     base = replace(MODEL, sampling={"temperature": 0.2}, wait_timeout=7)
-    found = core.resolve(ANYBODY, "facts", snapshot(models=[base], adapters=[FACTS]))
+    found = model_lookup.resolve(ANYBODY, "facts", snapshot(models=[base], adapters=[FACTS]))
     assert (found.id, found.name, found.parent) == (base.id, "facts", "demo")
     assert (found.sampling, found.wait_timeout, found.context) == (base.sampling, 7, base.context)
 

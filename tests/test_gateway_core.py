@@ -9,8 +9,8 @@ from accounts.models import Scope
 from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
-from inference.gateway import core
-from inference.gateway.snapshot import ModelEntry, Snapshot, SnapshotSource, UserEntry
+from gateway.routing import model_lookup
+from gateway.routing.snapshot import ModelEntry, Snapshot, SnapshotSource, UserEntry
 from tests.gateway_kit import ALICE, MALLORY, MODEL, PEPPER, TENANTS, instance, key, snapshot
 
 NOW = 1_800_000_000.0
@@ -37,7 +37,7 @@ def verify(token: str) -> Claims:
 
 def enter(world: Snapshot = WORLD, now: float = NOW, anonymous: str = "", **headers):
     raw = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in headers.items()}
-    return core.authenticate(raw, world, now, pepper=PEPPER, verify=verify, anonymous=anonymous)
+    return model_lookup.authenticate(raw, world, now, pepper=PEPPER, verify=verify, anonymous=anonymous)
 
 
 @pytest.mark.parametrize("headers", [{"authorization": f"Bearer {ALICE}"}, {"authorization": f"bearer  {ALICE}"},
@@ -116,7 +116,7 @@ def test_a_key_infers_with_the_scope_and_a_members_role(role, scopes, allowed):
 
 
 def find(secret: str, ref: str | None, world: Snapshot = WORLD) -> str:
-    return core.resolve(enter(world, x_api_key=secret), ref, world).id
+    return model_lookup.resolve(enter(world, x_api_key=secret), ref, world).id
 
 
 def test_a_name_means_the_own_model_first_then_the_public_one():
@@ -141,7 +141,7 @@ def test_a_key_for_certain_models_finds_only_these():
     with pytest.raises(errors.ModelNotFound):
         find("sk-serai-narrow", "demo", world)
     principal = enter(world, x_api_key="sk-serai-narrow")
-    assert core.visible_models(principal, world) == [PUBLIC]
+    assert model_lookup.visible_models(principal, world) == [PUBLIC]
 
 
 def test_no_model_means_the_tenants_default_one():
@@ -153,25 +153,25 @@ def test_no_model_means_the_tenants_default_one():
 
 
 def test_the_list_holds_what_the_caller_can_name():
-    assert core.visible_models(enter(x_api_key=ALICE), WORLD) == [MODEL, PUBLIC]
-    assert core.visible_models(enter(x_api_key=MALLORY), WORLD) == [PUBLIC, HIDDEN, TWIN]
+    assert model_lookup.visible_models(enter(x_api_key=ALICE), WORLD) == [MODEL, PUBLIC]
+    assert model_lookup.visible_models(enter(x_api_key=MALLORY), WORLD) == [PUBLIC, HIDDEN, TWIN]
 
 
 def test_the_least_busy_healthy_replica_answers():
     one, two = instance("unix:///1", 1), instance("unix:///2", 2)
     world = snapshot(one, two)
-    assert core.choose(MODEL, world, {one.id: 2, two.id: 1}) == two
-    assert core.choose(MODEL, world, {two.id: 1}) == one
-    assert core.choose(MODEL, snapshot(replace(one, healthy=False), two), {two.id: 9}) == two
-    assert core.choose(MODEL, snapshot(replace(one, healthy=False)), {}).id == one.id
-    assert core.choose(MODEL, world, {}, exclude={(one.id, 1)}) == two
-    assert core.choose(MODEL, world, {}, exclude={(one.id, 1), (two.id, 1)}) is None
+    assert model_lookup.choose(MODEL, world, {one.id: 2, two.id: 1}) == two
+    assert model_lookup.choose(MODEL, world, {two.id: 1}) == one
+    assert model_lookup.choose(MODEL, snapshot(replace(one, healthy=False), two), {two.id: 9}) == two
+    assert model_lookup.choose(MODEL, snapshot(replace(one, healthy=False)), {}).id == one.id
+    assert model_lookup.choose(MODEL, world, {}, exclude={(one.id, 1)}) == two
+    assert model_lookup.choose(MODEL, world, {}, exclude={(one.id, 1), (two.id, 1)}) is None
 
 
 @pytest.mark.parametrize("change", [{"state": "draining"}, {"state": "starting"}, {"wanted": False}, {"endpoint": ""}])
 def test_what_is_not_ready_or_not_wanted_gets_no_requests(change):
     world = snapshot(replace(instance("unix:///1"), **change))
-    assert core.choose(MODEL, world, {}) is None
+    assert model_lookup.choose(MODEL, world, {}) is None
     assert world.routable() == []
 
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import EngineUnavailable, InvalidRequest
-from inference.gateway import messages, replies, responses
-from inference.gateway.messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
-from inference.gateway.named_events import NamedEventRelay
-from inference.gateway.operation import Prepared
-from inference.gateway.relay import Usage
-from inference.gateway.requests import prepare
-from inference.gateway.responses import RESPONSES
-from inference.gateway.snapshot import ModelEntry
+from gateway.api import anthropic_messages, openai_responses, replies
+from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
+from gateway.api.generation import prepare
+from gateway.api.named_events import NamedEventRelay
+from gateway.api.openai_responses import RESPONSES
+from gateway.api.operation import Prepared
+from gateway.api.stream_relay import Usage
+from gateway.routing.snapshot import ModelEntry
 from tests.gateway_kit import ALICE, CONFIG, MALLORY, MODEL, Engine, engine_folder, instance, served, snapshot
 
 PLAIN = ModelEntry("model-p", "tenant-a", "plain")  # its engine has chat completions and none of these routes
@@ -313,7 +313,7 @@ STREAM = (
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_the_stream_is_the_same_whatever_the_network_does_to_it(cuts):
     edges = [0, *sorted(cuts), len(STREAM)]
-    relay = NamedEventRelay(messages.EVENTS)
+    relay = NamedEventRelay(anthropic_messages.EVENTS)
     out = b"".join(relay.feed(STREAM[start:end]) for start, end in zip(edges, edges[1:], strict=False))
     assert out == STREAM.replace(b": ping\n\n", b"")
     assert (relay.done, relay.failure, relay.usage()) == (True, None, Usage(9, 5, 2))
@@ -325,14 +325,14 @@ def test_the_stream_is_the_same_whatever_the_network_does_to_it(cuts):
      b"event: message_delta\ndata: {}\n\n", b"event: message_delta\ndata: [\n\n"],
 )  # fmt: skip
 def test_what_is_no_such_stream_is_a_failure_after_which_nothing_comes(bad):
-    relay = NamedEventRelay(messages.EVENTS)
+    relay = NamedEventRelay(anthropic_messages.EVENTS)
     assert relay.feed(bad + STREAM) == b""
     assert relay.failure
     assert not relay.done
 
 
 def test_a_failed_response_is_told_in_our_words():
-    relay = NamedEventRelay(responses.EVENTS)
+    relay = NamedEventRelay(openai_responses.EVENTS)
     assert relay.feed(event("response.failed", response={"error": {"message": "/secret"}})) == b""
     assert relay.failure
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from inference.gateway.relay import Usage
+from gateway.api.stream_relay import Usage
 from tests.gateway_kit import (
     ALICE,
     CONFIG,

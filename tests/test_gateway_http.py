@@ -11,8 +11,8 @@ import pytest
 from accounts.models import Scope
 from accounts.tokens import Claims
 from core import errors
-from inference.gateway.relay import Usage
-from inference.gateway.snapshot import UserEntry
+from gateway.api.stream_relay import Usage
+from gateway.routing.snapshot import UserEntry
 from tests.gateway_kit import (
     ALICE,
     CONFIG,

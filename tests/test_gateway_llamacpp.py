@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from core.errors import NotFound, PlatformError
-from inference.gateway import dialects, pooling, replies, requests
-from inference.gateway.llamacpp import TimedRelay, read_timings
-from inference.gateway.relay import Usage
-from inference.gateway.snapshot import ModelEntry
+from gateway.api import dialects, generation, pooling, replies
+from gateway.api.llamacpp import TimedRelay, read_timings
+from gateway.api.stream_relay import Usage
+from gateway.routing.snapshot import ModelEntry
 
 RECORDED = Path(__file__).parent / "recorded"
 CHAT = (RECORDED / "llamacpp-0.3.36-chat.sse").read_bytes()
@@ -30,13 +30,13 @@ def cut_after(data: bytes, events: int) -> bytes:
     return b"\n\n".join(data.split(b"\n\n")[:events]) + b"\n\n"
 
 
-def ask(operation=requests.CHAT_COMPLETION, model: ModelEntry = MODEL, **fields) -> dict:
-    needed = {"messages": [USER]} if operation is requests.CHAT_COMPLETION else {}
+def ask(operation=generation.CHAT_COMPLETION, model: ModelEntry = MODEL, **fields) -> dict:
+    needed = {"messages": [USER]} if operation is generation.CHAT_COMPLETION else {}
     here = dialects.spoken(operation, model.engine)
-    return requests.prepare(here, {**needed, **fields}, model, "tenant-a", b"key").payload
+    return generation.prepare(here, {**needed, **fields}, model, "tenant-a", b"key").payload
 
 
-def refused(operation=requests.CHAT_COMPLETION, **fields) -> str:
+def refused(operation=generation.CHAT_COMPLETION, **fields) -> str:
     with pytest.raises(PlatformError) as caught:
         ask(operation, **fields)
     return caught.value.param
@@ -125,21 +125,21 @@ def test_a_default_that_is_written_out_is_no_reason_to_refuse(field, value):
 
 
 def test_one_prompt_at_a_time_and_no_images():
-    assert refused(requests.TEXT_COMPLETION, prompt=["a", "b"]) == "prompt"
-    assert refused(requests.TEXT_COMPLETION, prompt="a", logprobs=1) == "logprobs"
-    assert refused(requests.TEXT_COMPLETION, prompt="a", echo=True) == "echo"
+    assert refused(generation.TEXT_COMPLETION, prompt=["a", "b"]) == "prompt"
+    assert refused(generation.TEXT_COMPLETION, prompt="a", logprobs=1) == "logprobs"
+    assert refused(generation.TEXT_COMPLETION, prompt="a", echo=True) == "echo"
     assert refused(messages=[{"role": "user", "content": [IMAGE]}]) == "messages"
     assert ask(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}]}])
 
 
 def test_tokenizing_speaks_the_engines_words_both_ways():
-    asked = ask(requests.TOKENIZATION, prompt="Hello", add_special_tokens=False)
+    asked = ask(generation.TOKENIZATION, prompt="Hello", add_special_tokens=False)
     assert asked == {"content": "Hello", "add_special": False}
-    there = dialects.spoken(requests.TOKENIZATION, "llama.cpp")
-    back = dialects.spoken(requests.DETOKENIZATION, "llama.cpp")
+    there = dialects.spoken(generation.TOKENIZATION, "llama.cpp")
+    back = dialects.spoken(generation.DETOKENIZATION, "llama.cpp")
     assert there.read({"tokens": [1, 2]}, None)[0] == {"count": 2, "tokens": [1, 2]}
     assert back.read({"content": "Hello"}, None)[0] == {"prompt": "Hello"}
-    assert refused(requests.TOKENIZATION, messages=[USER]) == "messages"
+    assert refused(generation.TOKENIZATION, messages=[USER]) == "messages"
 
 
 def test_what_the_engine_does_not_offer_at_all_is_not_found():
@@ -151,6 +151,6 @@ def test_what_the_engine_does_not_offer_at_all_is_not_found():
 def test_a_prompt_that_is_too_long_is_told_with_both_numbers():
     message = "request (6012 tokens) exceeds the available context size (2048 tokens), try increasing it"
     raw = json.dumps({"error": {"code": 400, "message": message, "type": "exceed_context_size_error"}}).encode()
-    error = replies.refusal(requests.CHAT_COMPLETION, ["messages"], 400, raw, MODEL)
+    error = replies.refusal(generation.CHAT_COMPLETION, ["messages"], 400, raw, MODEL)
     assert "2048" in str(error.message)
     assert "6012" in str(error.message)

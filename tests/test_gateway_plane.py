@@ -14,11 +14,12 @@ from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import ApiKey, Tenant
-from inference.gateway.asgi import DataPlane, handles
-from inference.gateway.metering import LOST, Record, UsageTable
-from inference.gateway.relay import Usage
-from inference.gateway.spool import Spool
+from gateway.api.stream_relay import Usage
+from gateway.asgi import DataPlane, handles
+from gateway.metering.meter import Record, UsageTable
+from gateway.metering.spool import Spool
 from inference.models import GatewayHeartbeat, Instance, Node, State, UsageRecord
+from inference.usage import LOST
 from models_app.models import Model, ModelAlias, Visibility
 from tests import figures
 from tests.gateway_kit import Engine, chat, engine_folder, eventually

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import EngineUnavailable, InvalidRequest
-from inference.gateway import replies
-from inference.gateway.operation import Prepared
-from inference.gateway.pooling import EMBEDDING, RERANKING, SCORING
-from inference.gateway.requests import prepare
-from inference.gateway.snapshot import ModelEntry
+from gateway.api import replies
+from gateway.api.generation import prepare
+from gateway.api.operation import Prepared
+from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
+from gateway.routing.snapshot import ModelEntry
 from tests.gateway_kit import (
     CONFIG,
     MALLORY,

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.gateway.relay import EVENT_BYTES, StreamRelay, Usage, read_usage
+from gateway.api.stream_relay import EVENT_BYTES, StreamRelay, Usage, read_usage
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
 DONE = b"data: [DONE]\n\n"

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from inference.gateway import affinity, core
-from inference.gateway.snapshot import InstanceEntry
+from gateway.routing import model_lookup, replica_choice
+from gateway.routing.snapshot import InstanceEntry
 from tests.gateway_kit import MALLORY, MODEL, Engine, chat, engine_folder, instance, key, served, snapshot
 
 CHAT = "/v1/chat/completions"
@@ -23,7 +23,7 @@ def conversation(first: str, *more: str) -> dict:
 
 
 def favourite(payload: dict, entries=FOUR, inflight=()) -> InstanceEntry:
-    return affinity.pick(entries, dict(inflight), affinity.prefix_of(payload, MODEL.id))
+    return replica_choice.pick(entries, dict(inflight), replica_choice.prefix_of(payload, MODEL.id))
 
 
 # --- affinity
@@ -51,7 +51,7 @@ def test_every_process_comes_to_the_same_replica_and_one_that_goes_moves_only_it
 def test_tenants_and_models_have_favourites_of_their_own():
     asked = [{**conversation("Hello"), "cache_salt": f"tenant-{number}"} for number in range(50)]
     assert len({favourite(payload).id for payload in asked}) == 4
-    prefixes = {affinity.prefix_of(conversation("Hello"), f"model-{number}") for number in range(3)}
+    prefixes = {replica_choice.prefix_of(conversation("Hello"), f"model-{number}") for number in range(3)}
     assert len(prefixes) == 3
 
 
@@ -59,7 +59,7 @@ def test_a_much_used_beginning_spreads_instead_of_making_a_hot_spot():
     load: Counter[str] = Counter()
     for _request in range(200):
         load[favourite(conversation("The same for all"), inflight=load).id] += 1
-    assert max(load.values()) <= 50 * affinity.LEAD_SHARE + affinity.LEAD_REQUESTS + 1
+    assert max(load.values()) <= 50 * replica_choice.LEAD_SHARE + replica_choice.LEAD_REQUESTS + 1
     assert len(load) == 4
 
 
@@ -74,8 +74,8 @@ def test_a_much_used_beginning_spreads_instead_of_making_a_hot_spot():
 )  # fmt: skip
 def test_every_kind_of_prompt_has_a_beginning(payload):
     salted = {**payload, "cache_salt": "acme"}
-    assert affinity.prefix_of(salted, MODEL.id)
-    assert affinity.prefix_of(salted, MODEL.id) != affinity.prefix_of(conversation("Other"), MODEL.id)
+    assert replica_choice.prefix_of(salted, MODEL.id)
+    assert replica_choice.prefix_of(salted, MODEL.id) != replica_choice.prefix_of(conversation("Other"), MODEL.id)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +92,23 @@ def test_what_no_cache_helps_goes_to_whoever_has_least_to_do(payload):
 def test_a_replica_that_failed_somebody_comes_last_and_is_not_lost():
     world = snapshot(*FOUR[:2])
     failed = {("instance-0", 1)}
-    assert core.choose(MODEL, world, {"instance-1": 50}, doubted=failed) == FOUR[1]
-    assert core.choose(MODEL, snapshot(FOUR[0]), {}, doubted=failed) == FOUR[0]
+    assert model_lookup.choose(MODEL, world, {"instance-1": 50}, doubted=failed) == FOUR[1]
+    assert model_lookup.choose(MODEL, snapshot(FOUR[0]), {}, doubted=failed) == FOUR[0]
     again = replace(FOUR[0], generation=2)
-    assert core.choose(MODEL, snapshot(again, FOUR[1]), {"instance-1": 1}, doubted=failed) == again
+    assert model_lookup.choose(MODEL, snapshot(again, FOUR[1]), {"instance-1": 1}, doubted=failed) == again
 
 
 def test_an_unhealthy_one_comes_after_a_doubted_one():
     world = snapshot(replace(FOUR[0], healthy=False), FOUR[1])
-    assert core.choose(MODEL, world, {}, doubted={("instance-1", 1)}) == FOUR[1]
+    assert model_lookup.choose(MODEL, world, {}, doubted={("instance-1", 1)}) == FOUR[1]
 
 
 def test_the_beginning_is_not_looked_at_where_there_is_no_choice():
     def explode():
         raise AssertionError
 
-    assert core.choose(MODEL, snapshot(FOUR[0]), {}, prefix=explode) == FOUR[0]
-    assert core.choose(MODEL, snapshot(), {}, prefix=explode) is None
+    assert model_lookup.choose(MODEL, snapshot(FOUR[0]), {}, prefix=explode) == FOUR[0]
+    assert model_lookup.choose(MODEL, snapshot(), {}, prefix=explode) is None
 
 
 # --- over engines

@@ -7,12 +7,12 @@ import pytest
 
 from core import errors
 from core.language import language_of
-from inference.gateway import replies
-from inference.gateway.errors import ContextTooLong, render, render_event, status_for
-from inference.gateway.operation import Prepared
-from inference.gateway.relay import Usage
-from inference.gateway.requests import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION
-from inference.gateway.snapshot import ModelEntry
+from gateway.api import replies
+from gateway.api.generation import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION
+from gateway.api.operation import Prepared
+from gateway.api.stream_relay import Usage
+from gateway.errors import ContextTooLong, render, render_event, status_for
+from gateway.routing.snapshot import ModelEntry
 
 MODEL = ModelEntry("model-1", "tenant-a", "demo", context=2048)
 CHAT = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from inference.gateway.requests import (
+from gateway.api.generation import (
     CHAT,
     CHAT_COMPLETION,
     COMPLETION,
@@ -19,7 +19,7 @@ from inference.gateway.requests import (
     parse,
     prepare,
 )
-from inference.gateway.snapshot import ModelEntry
+from gateway.routing.snapshot import ModelEntry
 
 MODEL = ModelEntry("model-1", "tenant-a", "demo", context=2048, sampling={"temperature": 0.3, "max_tokens": 99})
 USER = {"role": "user", "content": "hi"}

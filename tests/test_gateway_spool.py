@@ -13,17 +13,18 @@ from django.db import OperationalError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.gateway import spool
-from inference.gateway.metering import LOST, Meter, Record
-from inference.gateway.relay import Usage
-from inference.gateway.spool import Spool, SpoolReader
+from gateway.api.stream_relay import Usage
+from gateway.metering import spool
+from gateway.metering.meter import Meter, Record
+from gateway.metering.spool import Spool, SpoolReader
+from inference.usage import LOST
 from tests.gateway_kit import eventually
 
 WRITER = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
-from inference.gateway.spool import Spool
+from gateway.metering.spool import Spool
 journal = Spool(Path(sys.argv[1]), segment_bytes=2000)
 for number in range({count}):
     request = f"r{{number}}"

@@ -8,8 +8,8 @@ import pytest
 from django.db import OperationalError
 
 from core import errors
-from inference.gateway import starts
-from inference.gateway.snapshot import ModelEntry
+from gateway.routing import start_queue
+from gateway.routing.snapshot import ModelEntry
 from tests.gateway_kit import CONFIG, MODEL, Engine, chat, engine_folder, eventually, instance, served, snapshot
 
 CHAT = "/v1/chat/completions"
@@ -209,7 +209,7 @@ def test_a_start_that_is_refused_is_answered_with_its_cause(cold, problem, statu
 
 
 def test_requests_wait_for_room_that_comes_and_ask_for_it_once_in_a_while(cold, engine, monkeypatch):
-    monkeypatch.setattr(starts, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(start_queue, "ROOM_SECONDS", 0.05)
 
     def refuse_twice(_model_id: str) -> None:
         if len(cold.starts) <= 2:
@@ -222,7 +222,7 @@ def test_requests_wait_for_room_that_comes_and_ask_for_it_once_in_a_while(cold, 
 
 
 def test_who_waits_for_room_in_vain_is_told_that_there_is_none(cold, monkeypatch):
-    monkeypatch.setattr(starts, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(start_queue, "ROOM_SECONDS", 0.05)
 
     def refuse(_model_id: str) -> None:
         raise errors.NoRoomYet(retry_after=30)

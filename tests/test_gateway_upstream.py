@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from inference.gateway import upstream
-from inference.gateway.upstream import Client, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
+from gateway import upstream
+from gateway.upstream import Client, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
 from tests.gateway_kit import Engine, engine_folder
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\nok"

@@ -9,8 +9,8 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from inference.gateway import asgi
-from inference.gateway.snapshot import STALE_SECONDS, Snapshot, SnapshotSource
+from gateway import asgi
+from gateway.routing.snapshot import STALE_SECONDS, Snapshot, SnapshotSource
 from inference.models import GatewayHeartbeat, Node
 from tests import running
 from tests.test_front_door import closed_port, database_away  # noqa: F401

@@ -10,7 +10,7 @@ from django.db import DatabaseError
 from accounts import views
 from core import logs, periodic
 from core.periodic import Level, Periodic
-from monitoring.scheduler import Duty
+from core.scheduler import Duty
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_the_next_start_ends_what_a_killed_supervisor_and_its_janitor_left(start
     first.wait_until_ready()
     first.wait_for(r"worker works \(deaf\)")
     deaf = child(first, "worker")
-    child(first, "launcher.janitor").kill()
+    child(first, "launcher.reaper").kill()
     first.process.kill()
     first.process.wait()
     second = start()

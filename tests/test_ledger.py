@@ -9,8 +9,8 @@ from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference import ledger
-from inference.ledger import NoRoom
+from inference import memory_ledger
+from inference.memory_ledger import NoRoom
 from inference.models import Desired, Device, Instance, Node, Reservation, State, Use
 from models_app.models import Model
 from tests import running
@@ -40,9 +40,9 @@ def books_are_right() -> None:
 def test_a_claim_is_taken_whole_or_not_at_all(tenant, devices):
     cpu, gpu = devices
     one, two = instance(tenant), instance(tenant)
-    ledger.claim(one.pk, {cpu.pk: 5 * GIB})
+    memory_ledger.claim(one.pk, {cpu.pk: 5 * GIB})
     with pytest.raises(NoRoom):
-        ledger.claim(two.pk, {gpu.pk: GIB, cpu.pk: 4 * GIB})
+        memory_ledger.claim(two.pk, {gpu.pk: GIB, cpu.pk: 4 * GIB})
     assert not two.reservations.exists()
     books_are_right()
 
@@ -51,47 +51,47 @@ def test_memory_that_others_hold_is_not_promised(tenant, devices):
     cpu, _gpu = devices
     Device.objects.filter(pk=cpu.pk).update(foreign_bytes=10 * GIB)
     with pytest.raises(NoRoom):
-        ledger.claim(instance(tenant).pk, {cpu.pk: 7 * GIB})
-    ledger.claim(instance(tenant).pk, {cpu.pk: 6 * GIB})
+        memory_ledger.claim(instance(tenant).pk, {cpu.pk: 7 * GIB})
+    memory_ledger.claim(instance(tenant).pk, {cpu.pk: 6 * GIB})
 
 
 def test_what_a_victim_holds_is_promised_at_once_and_launched_on_when_it_is_gone(tenant, devices):
     cpu, _gpu = devices
     old, new = instance(tenant), instance(tenant, state=State.PENDING)
-    ledger.claim(old.pk, {cpu.pk: 6 * GIB})
-    ledger.note(old.pk, Use.HELD)
-    assert [each.pk for each in ledger.evict([old.pk], patience=1800)] == [old.pk]
-    ledger.claim(new.pk, {cpu.pk: 5 * GIB})
+    memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
+    memory_ledger.note(old.pk, Use.HELD)
+    assert [each.pk for each in memory_ledger.evict([old.pk], patience=1800)] == [old.pk]
+    memory_ledger.claim(new.pk, {cpu.pk: 5 * GIB})
     old.refresh_from_db()
     assert (old.desired, old.stop_reason, old.stop_timeout) == ("stopped", "evicted", 1800)
     books_are_right()
-    assert not ledger.may_start(new.pk)
+    assert not memory_ledger.may_start(new.pk)
     Instance.objects.filter(pk=old.pk).update(state=State.STOPPED)
-    ledger.release(old.pk)
-    assert ledger.may_start(new.pk)
+    memory_ledger.release(old.pk)
+    assert memory_ledger.may_start(new.pk)
     books_are_right()
 
 
 def test_who_needs_no_more_than_is_left_need_not_wait_for_one_that_leaves(tenant, devices):
     cpu, _gpu = devices
     old, new = instance(tenant), instance(tenant, state=State.PENDING)
-    ledger.claim(old.pk, {cpu.pk: 2 * GIB})
-    ledger.note(old.pk, Use.HELD)
-    ledger.evict([old.pk], patience=60)
-    ledger.claim(new.pk, {cpu.pk: 6 * GIB})
-    assert ledger.may_start(new.pk)
+    memory_ledger.claim(old.pk, {cpu.pk: 2 * GIB})
+    memory_ledger.note(old.pk, Use.HELD)
+    memory_ledger.evict([old.pk], patience=60)
+    memory_ledger.claim(new.pk, {cpu.pk: 6 * GIB})
+    assert memory_ledger.may_start(new.pk)
 
 
 def test_one_start_per_device_at_a_time_holds_for_every_owner(tenant, devices):
     cpu, gpu = devices
     one = instance(tenant, state=State.PENDING)
     for owner, device in (("job-1", cpu), (one.pk, cpu), ("job-2", gpu)):
-        ledger.claim(owner, {device.pk: GIB})
-    ledger.note("job-1", Use.FILLING)
-    assert (ledger.may_start(one.pk), ledger.may_start("job-2")) == (False, True)
-    ledger.note("job-1", Use.HELD)
-    assert ledger.may_start(one.pk)
-    ledger.release("job-1")
+        memory_ledger.claim(owner, {device.pk: GIB})
+    memory_ledger.note("job-1", Use.FILLING)
+    assert (memory_ledger.may_start(one.pk), memory_ledger.may_start("job-2")) == (False, True)
+    memory_ledger.note("job-1", Use.HELD)
+    assert memory_ledger.may_start(one.pk)
+    memory_ledger.release("job-1")
     books_are_right()
 
 
@@ -100,10 +100,10 @@ def test_one_start_per_device_at_a_time_holds_for_every_owner(tenant, devices):
 )
 def test_who_is_not_as_it_was_seen_is_not_evicted(tenant, devices, changed):
     one = instance(tenant)
-    ledger.claim(one.pk, {devices[0].pk: GIB})
+    memory_ledger.claim(one.pk, {devices[0].pk: GIB})
     Instance.objects.filter(pk=one.pk).update(**changed)
     with pytest.raises(NoRoom):
-        ledger.evict([one.pk], patience=60)
+        memory_ledger.evict([one.pk], patience=60)
     one.refresh_from_db()
     assert (one.desired, one.reservations.get().leaving) == ("running", False)
 
@@ -111,13 +111,13 @@ def test_who_is_not_as_it_was_seen_is_not_evicted(tenant, devices, changed):
 def test_one_that_leaves_comes_back_only_while_its_memory_is_not_given_away(tenant, devices):
     cpu, _gpu = devices
     old, new = instance(tenant), instance(tenant, state=State.PENDING)
-    ledger.claim(old.pk, {cpu.pk: 6 * GIB})
-    ledger.evict([old.pk], patience=60)
-    ledger.claim(new.pk, {cpu.pk: 6 * GIB})
+    memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
+    memory_ledger.evict([old.pk], patience=60)
+    memory_ledger.claim(new.pk, {cpu.pk: 6 * GIB})
     with pytest.raises(NoRoom):
-        ledger.reclaim(old)
-    ledger.release(new.pk)
-    ledger.reclaim(old)
+        memory_ledger.reclaim(old)
+    memory_ledger.release(new.pk)
+    memory_ledger.reclaim(old)
     old.refresh_from_db()
     assert (old.stop_reason, old.reservations.get().leaving) == ("", False)
     books_are_right()
@@ -125,9 +125,9 @@ def test_one_that_leaves_comes_back_only_while_its_memory_is_not_given_away(tena
 
 def test_giving_back_twice_changes_nothing(tenant, devices):
     one = instance(tenant)
-    ledger.claim(one.pk, {device.pk: GIB for device in devices})
-    ledger.release(one.pk)
-    ledger.release(one.pk)
+    memory_ledger.claim(one.pk, {device.pk: GIB for device in devices})
+    memory_ledger.release(one.pk)
+    memory_ledger.release(one.pk)
     assert not Reservation.objects.exists()
     books_are_right()
 
@@ -153,14 +153,14 @@ def test_the_books_are_right_after_every_step(tenant, devices, steps):
 def step(verb: str, who: Instance, device: Device, size: int) -> None:
     try:
         if verb == "claim" and not who.reservations.exists():
-            ledger.claim(who.pk, {device.pk: size})
+            memory_ledger.claim(who.pk, {device.pk: size})
         elif verb == "evict":
-            ledger.evict([who.pk], patience=60)
+            memory_ledger.evict([who.pk], patience=60)
         elif verb == "reclaim":
-            ledger.reclaim(who)
+            memory_ledger.reclaim(who)
             Instance.objects.filter(pk=who.pk).update(desired=Desired.RUNNING)
         elif verb == "release":
-            ledger.release(who.pk)
+            memory_ledger.release(who.pk)
     except NoRoom:
         pass
 
@@ -205,13 +205,13 @@ def act(dice: random.Random, own: str, who: Instance, devices: list[int]) -> Non
                 claims = {device: dice.randint(1, 5) * GIB for device in dice.sample(devices, dice.randint(1, 2))}
                 placed = Instance.objects.get(pk=own)
                 if not placed.reservations.exists():
-                    ledger.claim(placed.pk, claims)
+                    memory_ledger.claim(placed.pk, claims)
             case "evict":
-                ledger.evict([who.pk], patience=60)
+                memory_ledger.evict([who.pk], patience=60)
             case "reclaim":
-                ledger.reclaim(who)
+                memory_ledger.reclaim(who)
                 Instance.objects.filter(pk=who.pk).update(desired=Desired.RUNNING)
             case "release":
-                ledger.release(who.pk)
+                memory_ledger.release(who.pk)
     except NoRoom:
         pass

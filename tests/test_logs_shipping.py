@@ -7,13 +7,13 @@ import pytest
 import redis
 
 from core import broker
-from inference.agent import folders
-from inference.agent.shim.log import Log
-from inference.agent.shipper import Shipper, source_of
-from inference.agent.tail import START, read_on
 from inference.logs import lines, stream
 from inference.models import State
 from models_app.models import Model
+from node_agent import folders
+from node_agent.log_shipper import Shipper, source_of
+from node_agent.log_tail import START, read_on
+from node_agent.shim.log import Log
 from tests import running
 
 MODELS = "/api/models"

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditRecord
-from inference.engines import install
+from engines import install
 from models_app import artefacts
 from models_app.models import Model
 from tests import weights

@@ -27,7 +27,7 @@ def foreign(stranger) -> Model:
 @pytest.fixture
 def ready_machine(settings):
     """A node whose engine needs no installation here."""
-    settings.ENGINE_ADAPTERS = ["inference.engines.vllm.VllmAdapter"]
+    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmAdapter"]
     return running.node()
 
 

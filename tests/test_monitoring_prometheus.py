@@ -10,9 +10,9 @@ from accounts import services
 from accounts.models import ApiKey, Scope, User
 from inference.models import GatewayHeartbeat, State
 from models_app.models import Model
-from monitoring import exposition, rollups
-from monitoring.levels import LEVELS
-from monitoring.metrics import BOUNDS
+from monitoring.figures import prometheus, rollups
+from monitoring.figures.catalogue import BOUNDS
+from monitoring.figures.levels import LEVELS
 from tests import running
 from tests.figures import measure, minutes_ago, roll, store, used  # noqa: F401
 
@@ -26,7 +26,7 @@ def ours(tenant) -> Model:
 
 def page(api, who) -> str:
     reply = api(who).get("/metrics")
-    assert (reply.status_code, reply.headers["Content-Type"]) == (200, exposition.CONTENT_TYPE)
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, prometheus.CONTENT_TYPE)
     return reply.content.decode()
 
 
@@ -74,7 +74,7 @@ def test_times_are_histograms_over_all_that_is_kept(api, operator, store, ours):
 
 
 def test_the_bounds_that_are_shown_are_kept_ones():
-    assert set(exposition.SHOWN_BOUNDS) <= set(BOUNDS)
+    assert set(prometheus.SHOWN_BOUNDS) <= set(BOUNDS)
 
 
 def test_every_histogram_rises_to_its_count(api, operator, store, ours):  # noqa: F811
@@ -132,7 +132,7 @@ def test_a_counter_never_falls_while_something_is_still_to_be_rolled(api, operat
 
 
 def test_more_series_than_the_cap_are_left_out_and_counted(api, operator, store, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(exposition, "MOST_LINES", 4)
+    monkeypatch.setattr(prometheus, "MOST_LINES", 4)
     for number in range(6):
         measure("cpu_percent", datetime.now(UTC), 1, node_id=f"node-{number}")
     found = read(page(api, operator))
@@ -141,7 +141,7 @@ def test_more_series_than_the_cap_are_left_out_and_counted(api, operator, store,
 
 
 def test_what_is_left_out_first_are_histograms(api, operator, store, ours, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(exposition, "MOST_LINES", 25)
+    monkeypatch.setattr(prometheus, "MOST_LINES", 25)
     used(minutes_ago(1), tenant_id=ours.tenant_id, model_id=ours.pk)
     roll()
     found = read(page(api, operator))

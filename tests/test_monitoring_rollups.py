@@ -7,9 +7,9 @@ import pytest
 from django.db import connections
 
 from core.partitions import Partitioned, Span
-from monitoring import levels, rollups, samples
-from monitoring.levels import BY_NAME, LEVELS
-from monitoring.metrics import BOUNDS
+from monitoring.figures import levels, rollups, samples
+from monitoring.figures.catalogue import BOUNDS
+from monitoring.figures.levels import BY_NAME, LEVELS
 from monitoring.models import Series, Stale, Watermark
 from tests.figures import empty, everything, measure, minutes_ago, raw, roll, rolled, sample, used
 

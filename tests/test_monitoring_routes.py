@@ -7,8 +7,8 @@ from django.utils import timezone
 
 from inference.models import Device, State
 from models_app.models import Model
-from monitoring.levels import BY_NAME, LEVELS
-from monitoring.queries import level_for, pieces, points
+from monitoring.figures.levels import BY_NAME, LEVELS
+from monitoring.figures.queries import level_for, pieces, points
 from tests import running
 from tests.figures import measure, minutes_ago, roll, used
 

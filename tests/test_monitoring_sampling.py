@@ -10,16 +10,16 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import ConfigurationValue
-from inference.agent import folders, sampling
-from inference.agent.sampling import Sampling
 from inference.models import Device, Node, State
 from models_app.models import Model
-from monitoring import samples
-from monitoring import sampling as node_sampling
-from monitoring.meters import Increases
-from monitoring.metrics import BOUNDS, METRICS, Subject
+from monitoring.figures import samples
+from monitoring.figures import sampling as node_sampling
+from monitoring.figures.catalogue import BOUNDS, METRICS, Subject
+from monitoring.figures.meters import Increases
+from monitoring.figures.sampling import NodeSampler
 from monitoring.models import Sample, Series
-from monitoring.sampling import NodeSampler
+from node_agent import folders, sampling
+from node_agent.sampling import Sampling
 from tests import running
 
 ENGINE_PAGE = """

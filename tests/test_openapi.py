@@ -7,8 +7,8 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 
-from inference.gateway import messages, pooling, requests, responses
-from inference.gateway.gateway import MODEL_OPERATIONS, OPERATIONS
+from gateway.api import anthropic_messages, generation, openai_responses, pooling
+from gateway.app import MODEL_OPERATIONS, OPERATIONS
 from tests.test_policy import routes
 
 
@@ -42,18 +42,18 @@ def test_every_route_of_the_data_plane_is_in_it(schema):
 @pytest.mark.parametrize(
     "path, fields",
     [
-        ("/v1/chat/completions", requests.CHAT),
-        ("/v1/completions", requests.COMPLETION),
+        ("/v1/chat/completions", generation.CHAT),
+        ("/v1/completions", generation.COMPLETION),
         ("/v1/embeddings", pooling.EMBED),
         ("/v1/rerank", pooling.RERANK),
         ("/v1/score", pooling.SCORE),
-        ("/v1/responses", responses.RESPONSE),
-        ("/v1/messages", messages.MESSAGE),
-        ("/v1/messages/count_tokens", messages.COUNT),
-        ("/tokenize", requests.TOKENIZE),
-        ("/detokenize", requests.DETOKENIZE),
-        ("/api/models/{ref}/generate", requests.COMPLETION),
-        ("/api/models/{ref}/chat/completions", requests.CHAT),
+        ("/v1/responses", openai_responses.RESPONSE),
+        ("/v1/messages", anthropic_messages.MESSAGE),
+        ("/v1/messages/count_tokens", anthropic_messages.COUNT),
+        ("/tokenize", generation.TOKENIZE),
+        ("/detokenize", generation.DETOKENIZE),
+        ("/api/models/{ref}/generate", generation.COMPLETION),
+        ("/api/models/{ref}/chat/completions", generation.CHAT),
         ("/api/models/{ref}/embeddings", pooling.EMBED),
     ],
 )

@@ -13,13 +13,13 @@ import pytest
 from django.apps import apps
 
 from accounts.models import Tenant
-from inference.agent import workload
-from inference.engines import fetching, packages
-from inference.engines.base import COMMON_SYMPTOMS, Command
-from inference.engines.launchers import bring
+from engines import fetching, packages
+from engines.base import COMMON_SYMPTOMS, Command
+from engines.launchers import bring
 from inference.models import Instance
-from models_app import artefacts, packaged
+from models_app import artefacts, packaged_models
 from models_app.models import Mode, Model, ModelAlias
+from node_agent import workload
 
 ENGINE = [sys.executable, "-c", "import os; print('engine', sorted(name for name in os.environ if 'UV' in name))"]
 INFO = "toy_model-1.0.dist-info"
@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_written_is_said(fetch, tmp_path):
 def minilm(tenant, settings, tmp_path):
     settings.CACHE_DIR = tmp_path / "cache"
     return Model.objects.create(
-        tenant=tenant, name="minilm", mode=Mode.EMBEDDING, config={"model_path": packaged.MINILM.name}
+        tenant=tenant, name="minilm", mode=Mode.EMBEDDING, config={"model_path": packaged_models.MINILM.name}
     )
 
 
@@ -111,7 +111,7 @@ def start(model) -> Command:
 
 def test_what_is_known_of_the_model_beforehand_is_enough_to_place_it(minilm):
     artefact = artefacts.check_startable(minilm)
-    assert (artefact.mode, artefact.path) == (Mode.EMBEDDING, packaged.MINILM.folder)
+    assert (artefact.mode, artefact.path) == (Mode.EMBEDDING, packaged_models.MINILM.folder)
     assert artefact.weight_bytes == 90_856_960
 
 
@@ -123,13 +123,13 @@ def test_the_engine_is_started_by_way_of_the_fetch_only_where_the_files_are_miss
     assert "SERAI_DATA" not in json.loads(missing.env[bring.VARIABLE])
     assert workload.record(missing)["env"][bring.VARIABLE] == "<set>"
     assert "--runner" in missing.argv
-    assert packaged.MINILM.lock.is_file()
+    assert packaged_models.MINILM.lock.is_file()
 
 
 def test_a_tenants_own_folder_of_that_name_goes_first(minilm):
-    own = artefacts.tenant_folder(minilm.tenant) / packaged.MINILM.name
+    own = artefacts.tenant_folder(minilm.tenant) / packaged_models.MINILM.name
     own.mkdir(parents=True)
-    assert artefacts.locate(minilm.tenant, packaged.MINILM.name) == own.resolve()
+    assert artefacts.locate(minilm.tenant, packaged_models.MINILM.name) == own.resolve()
     own.rmdir()
 
 
@@ -151,7 +151,9 @@ def test_an_older_installation_is_given_the_model(older, stranger, api, owner):
     upgrade()
     assert api(owner).get("/api/models/minilm").json()["mode"] == "Embedding"
     assert api(stranger).get("/api/models/minilm").status_code == 404
-    assert artefacts.check_startable(Model.objects.get(name="minilm")).weight_bytes == packaged.MINILM.weight_bytes
+    assert (
+        artefacts.check_startable(Model.objects.get(name="minilm")).weight_bytes == packaged_models.MINILM.weight_bytes
+    )
     upgrade()
     assert Model.objects.filter(name="minilm").count() == 1
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engines.base import GIB, Estimate
+from engines.base import GIB, Estimate
 from inference.placement.choice import place, survey
-from inference.placement.refusals import possible
-from inference.placement.shapes import DeviceView, Holder, PlacementRequest, Snapshot, Way
+from inference.placement.fit import possible
+from inference.placement.types import DeviceView, Holder, PlacementRequest, Snapshot, Way
 
 NOTHING = Estimate(0, 0, 0)
 

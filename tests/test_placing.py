@@ -10,13 +10,15 @@ from accounts import configuration
 from accounts.configuration import Configuration
 from accounts.models import Tenant
 from core.errors import InsufficientResources, NoRoomYet
-from inference import ledger, placing, replicas, services, snapshots
-from inference.agent import workload
-from inference.engines import registry
-from inference.engines.base import Estimate
+from engines import registry
+from engines.base import Estimate
+from inference import memory_ledger
 from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
-from inference.placement.shapes import PlacementRequest, Way
+from inference.placement import claim, cluster_view
+from inference.placement.types import PlacementRequest, Way
+from inference.serving import replicas, services
 from models_app.models import Model
+from node_agent import workload
 from tests import running
 from tests.running import GIB
 
@@ -141,7 +143,7 @@ def test_what_is_no_model_displaces_idle_ones_but_not_past_who_has_waited_longer
     def settle(owner: str, queued_at) -> bool:
         way = Way(kind="cpu", count=1, share=3 * GIB, estimate=Estimate(3 * GIB, 0, 0))
         request = PlacementRequest(owner, (way,))
-        return placing.settle(owner, request, lambda: snapshots.for_work("vllm", queued_at)).placed
+        return claim.settle(owner, request, lambda: cluster_view.for_work("vllm", queued_at)).placed
 
     long_ago = timezone.now() - LONG_AGO
     idle = serving(made(tenant, "young"), timedelta(seconds=5))
@@ -152,7 +154,7 @@ def test_what_is_no_model_displaces_idle_ones_but_not_past_who_has_waited_longer
     assert settle("job-early", long_ago)
     idle.refresh_from_db()
     assert (idle.desired, idle.stop_reason, idle.reservations.get().leaving) == ("stopped", "evicted", True)
-    assert not ledger.may_start("job-early")  # until the idle one is gone
+    assert not memory_ledger.may_start("job-early")  # until the idle one is gone
 
 
 def test_a_pinned_models_room_is_not_waited_for(tenant, box):
@@ -352,7 +354,7 @@ def test_more_gpus_than_a_machine_has_are_refused(api, owner, box):
 
 
 def test_records_are_capped_for_each_model(api, member, tenant, box, monkeypatch):
-    monkeypatch.setattr("inference.decisions.KEPT", 3)
+    monkeypatch.setattr("inference.placement.decision_log.KEPT", 3)
     made(tenant, "m", 1)
     for _again in range(5):
         start(api(member), "m")

@@ -22,9 +22,9 @@ from inference.models import Task, TaskKind
 from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
 from tests import adapters
-from training import storage
+from training.datasets import storage
+from training.jobs.recipe import Recipe
 from training.models import Dataset, Format, TrainingJob
-from training.recipe import Recipe
 
 VIEWERS = {"viewer", "member", "admin", "owner", "operator"}
 MEMBERS = VIEWERS - {"viewer"}

@@ -3,8 +3,8 @@
 import pytest
 
 from core.errors import InvalidRequest
-from training import recipe
-from training.recipe import Recipe
+from training.jobs import recipe
+from training.jobs.recipe import Recipe
 
 DOCUMENTS_EXAMPLE = (
     {

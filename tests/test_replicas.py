@@ -8,8 +8,9 @@ from django.utils import timezone
 
 from accounts.models import AuditRecord
 from core.errors import ModelNotFound
-from inference import progress, replicas, services, transitions
+from inference.instances import operations, transitions
 from inference.models import Desired, Device, Instance, Node, State, Task, TaskKind, TaskStatus
+from inference.serving import replicas, services
 from models_app.models import Model
 from tests import running
 
@@ -19,7 +20,7 @@ SMALL = {"model_path": "serai-demo", "n_ctx": 256}
 
 @pytest.fixture
 def machine(settings):
-    settings.ENGINE_ADAPTERS = ["inference.engines.vllm.VllmAdapter"]
+    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmAdapter"]
     return running.node(usable=64 * running.GIB)
 
 
@@ -239,9 +240,9 @@ def test_what_does_not_serve_yet_is_restarted_without_waiting():
     coming = Instance(pk="b", state=State.STARTING, generation=1, running_generation=1)
     crashed = Instance(pk="c", state=State.PENDING, generation=1, running_generation=1)
     targets = {"a": 2, "b": 2, "c": 2}
-    assert progress.next_restarts([serving, coming, crashed], targets) == [coming, crashed]
+    assert operations.next_restarts([serving, coming, crashed], targets) == [coming, crashed]
     coming.generation = crashed.generation = 2
-    assert progress.next_restarts([serving, coming, crashed], targets) == []
+    assert operations.next_restarts([serving, coming, crashed], targets) == []
 
 
 # --- kept so

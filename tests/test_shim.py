@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inference.agent import processes, shims
-from inference.agent.shim.proc import descendants, read_process, send_signal
+from node_agent import processes, shims
+from node_agent.shim.proc import descendants, read_process, send_signal
 from tests.fakes import install_engine
 
 FOREVER = ["sleep", "3600"]

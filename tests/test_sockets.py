@@ -20,10 +20,10 @@ from accounts import services, tokens
 from accounts.actor import Actor
 from accounts.models import ApiKey, LoginSession, Role, Scope, User
 from core import broker, events
-from inference import transitions
+from inference.instances import transitions
 from inference.models import Instance, Node
 from models_app.models import Model
-from monitoring import outbox
+from monitoring.sockets import outbox
 from tests.web import address  # noqa: F401
 
 SOON = 10  # seconds that anything may take on a busy machine
@@ -388,7 +388,7 @@ def wire(settings):
 
 def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, owner, model, wire, monkeypatch):
     """Nothing tells that it is gone: the connection stays open, and nothing comes over it any more."""
-    monkeypatch.setattr("monitoring.hub.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_SECONDS", 0.3)
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         wire.cut.set()
@@ -398,7 +398,7 @@ def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, ow
 
 
 def test_a_quiet_subscription_is_kept_and_not_made_anew(monitor, owner, model, monkeypatch):
-    monkeypatch.setattr("monitoring.hub.SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_SECONDS", 0.05)
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         before = connections("pubsub")
@@ -420,7 +420,7 @@ def test_valkey_may_end_idle_connections(monitor, owner, model):
 
 def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, operator, model, monkeypatch):
     """The client's own library must not read either: a bare connection that goes silent after the handshake."""
-    monkeypatch.setattr("monitoring.consumers.STUCK_SECONDS", 1)
+    monkeypatch.setattr("monitoring.sockets.consumers.STUCK_SECONDS", 1)
     event = {"model_id": model.pk, "status": "running", "note": "x" * 60_000}
     host, port = monitor.address.split(":")
     with monitor(access(owner)) as reader, socket.create_connection((host, int(port))) as silent:

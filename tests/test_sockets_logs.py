@@ -11,7 +11,7 @@ from accounts.models import ApiKey, Scope
 from core import broker
 from inference.logs import stream
 from models_app.models import Model, Visibility
-from monitoring import followed
+from monitoring.sockets import followed
 from tests.test_logs import empty_valkey, model, theirs, write  # noqa: F401
 from tests.test_sockets import (
     MODEL_STATUS,
@@ -205,7 +205,7 @@ def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # n
 
 
 def test_who_reads_nothing_is_dropped_in_the_midst_of_a_log(monitor, viewer, model, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("monitoring.consumers.STUCK_SECONDS", 1)
+    monkeypatch.setattr("monitoring.sockets.consumers.STUCK_SECONDS", 1)
     for part in range(10):
         write(model, *["x" * 3900] * 100, at=1_700_000_000 + 1000 * part)
     host, port = monitor.address.split(":")

@@ -9,7 +9,7 @@ from tests import training_kit
 from tests.test_sockets import hear, monitor, say  # noqa: F401
 from tests.training_kit import order
 from tests.web import address  # noqa: F401
-from training import transitions
+from training.jobs import transitions
 from training.models import JobState, TrainingJob
 
 TOPIC = {"action": "subscribe", "events": ["training_progress"]}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training import split
+from training.datasets import split
 
 
 @pytest.mark.parametrize("rows, count", [(0, 0), (49, 0), (50, 5), (1000, 100), (5000, 500), (1_000_000, 500)])

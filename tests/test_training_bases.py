@@ -6,7 +6,7 @@ from accounts.authentication import actor_for_user
 from core.errors import InvalidRequest, ModelNotFound
 from models_app.models import Mode, Model
 from tests import weights
-from training import bases
+from training import base_models
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def model(tenant, settings, tmp_path) -> Model:
 
 def refusal(model) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as refused:
-        bases.check(model)
+        base_models.check(model)
     return refused.value
 
 
@@ -29,10 +29,10 @@ def rewrite(model, tmp_path, config: dict | None = None, dtype: str = "F16") -> 
 
 
 def test_the_weights_are_counted_and_the_context_is_known(model):
-    base = bases.check(model)
+    base = base_models.check(model)
     assert (base.parameters, base.context, base.shape["hidden_size"]) == (4, 512, 64)
     model.config["n_ctx"] = 128
-    assert bases.check(model).context == 128
+    assert base_models.check(model).context == 128
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_files_that_are_not_there_are_told_as_such(model):
 
 def test_the_demo_model_can_be_taught(model):
     model.config = {"model_path": "serai-demo"}
-    assert bases.check(model).parameters > 100_000
+    assert base_models.check(model).parameters > 100_000
 
 
 def test_an_operator_who_acts_for_nobody_finds_a_base_by_its_files_too(model, operator):
     actor = actor_for_user(operator)
     assert actor.tenant is None
-    assert bases.find(actor, "/models/base") == model
+    assert base_models.find(actor, "/models/base") == model
     with pytest.raises(ModelNotFound):
-        bases.find(actor, "/models/other")
+        base_models.find(actor, "/models/other")

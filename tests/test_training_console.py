@@ -6,7 +6,7 @@ from django.utils import timezone
 from accounts.models import AuditRecord
 from tests import training_kit
 from tests.training_kit import order
-from training import chart
+from training.jobs import chart
 from training.models import JobState, TrainingJob, TrainingProgress
 
 LIST = "/console/training/trainingjob/"

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from inference.agent import folders
-from inference.agent.decide import Process
-from inference.agent.shims import ShimState
+from node_agent import folders
+from node_agent.decide import Process
+from node_agent.shims import ShimState
 from training.models import TrainingJob
-from training.runner import checkpoints, inquest
+from training.runner import checkpoints, job_diagnosis
 from training.runner.decide import Seen, Step, crashes_now, decide
-from training.runner.progress import BYTES_PER_LOOK, LONGEST_LINE, Reader
+from training.runner.progress_reader import BYTES_PER_LOOK, LONGEST_LINE, Reader
 from training.trainer.checkpoints import keep
 
 NONE, RUNNING, EXITED, LOST = Process.NONE, Process.RUNNING, Process.EXITED, Process.LOST
@@ -264,13 +264,13 @@ KILLED = ShimState(phase="exited", signal=9, reason="exit")
 )
 def test_the_cause_is_found_in_the_last_lines(last_words, line, state, cause, told):
     last_words("INFO begun", line)
-    found = inquest.after_end("job-1", state, "")
+    found = job_diagnosis.after_end("job-1", state, "")
     assert found.cause == cause and told in found.reason and "/srv" not in found.reason
     assert found.lines == ["INFO begun", line]
 
 
 def test_what_the_trainer_says_itself_goes_before_its_last_lines(last_words):
     last_words("ValueError: the rope is short")
-    found = inquest.after_end("job-1", CRASHED, "There is no layer x in /srv/models/base.")
+    found = job_diagnosis.after_end("job-1", CRASHED, "There is no layer x in /srv/models/base.")
     assert found.reason == "There is no layer x in …/base."
-    assert inquest.after_end("job-1", CRASHED, "The disk is full.").cause == "disk_full"
+    assert job_diagnosis.after_end("job-1", CRASHED, "The disk is full.").cause == "disk_full"

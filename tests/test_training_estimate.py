@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from training.estimate import MIB, Shape, estimate
-from training.recipe import Recipe
+from training.jobs.estimate import MIB, Shape, estimate
+from training.jobs.recipe import Recipe
 
 DEMO_WEIGHTS = 2_230_528
 DEMO = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,

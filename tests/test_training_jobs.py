@@ -13,7 +13,7 @@ from tests import running, training_kit, weights
 from tests.running import GIB
 from tests.training_kit import order
 from tests.web import address  # noqa: F401
-from training import storage
+from training.datasets import storage
 from training.jobs import services
 from training.models import JobState, TrainingJob, TrainingProgress, Wish
 

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from inference import ledger
+from inference import memory_ledger
 from inference.models import Desired, Device, Instance, Reservation, State
 from models_app.models import Model
 from tests import running, training_kit
 from tests.running import GIB
 from tests.training_kit import order
-from training import queue
+from training.jobs import queue
+from training.jobs.queue import Line, Waiting
 from training.models import JobState, TrainingJob, Wish
-from training.queue import Line, Waiting
 
 JOBS = "/api/training/jobs"
 LONG_AGO = timedelta(hours=1)
@@ -177,7 +177,7 @@ def test_an_idle_model_makes_room_even_if_it_is_the_base_and_a_busy_one_does_not
     room_for(box, need(job))
     base = Model.objects.of(tenant).get()
     instance = running.instance(base, State.READY, ready_at=timezone.now())
-    ledger.claim(instance.pk, {box.devices.get().pk: need(job)})
+    memory_ledger.claim(instance.pk, {box.devices.get().pk: need(job)})
     queue.work()
     assert placed() == set()
     assert "There may be room soon" in shown(api(member), job)["reason"]
@@ -192,10 +192,10 @@ def test_a_gpu_is_waited_for_where_there_is_one(api, member, box):
         node=box, kind="cuda", name="GPU", total_bytes=64 * GIB, usable_bytes=64 * GIB, measured_at=timezone.now()
     )
     job = start(api(member))
-    ledger.claim("somebody", {gpu.pk: 64 * GIB})
+    memory_ledger.claim("somebody", {gpu.pk: 64 * GIB})
     queue.work()
     assert placed() == set()
-    ledger.release("somebody")
+    memory_ledger.release("somebody")
     queue.work()
     assert Reservation.objects.get(owner=job.pk).device == gpu
 

@@ -13,20 +13,20 @@ from django.db import OperationalError
 
 from accounts.models import Installation
 from core import broker
-from inference import ledger
-from inference.agent import folders, node, processes, shims
-from inference.agent.agent import Agent
-from inference.agent.memory import Memory
-from inference.engines import registry
+from engines import registry
+from inference import memory_ledger
 from inference.logs import stream
 from inference.models import Device, Node, Reservation
 from models_app.models import AdapterVersion
+from node_agent import folders, node, processes, shims
+from node_agent.device_memory import Memory
+from node_agent.reconciler import Agent
 from tests import training_jobs as jobs
 from tests.trainer_kit import conversation
 from tests.training_jobs import Bench, eventually, run_folder, shim_of
-from training import storage
+from training.datasets import storage
 from training.models import TrainingJob, TrainingProgress
-from training.runner import record, results, runner
+from training.runner import job_updates, results, runner
 from training.trainer import checkpoints
 
 LONG = 200  # steps: ten seconds, unless something comes between
@@ -114,7 +114,7 @@ def test_what_the_trainer_is_told(bench, started):
 
 def test_progress_is_told_to_the_tenants_sockets(bench, started, tenant, monkeypatch):
     sent = []
-    monkeypatch.setattr("training.transitions.publish_on_commit", lambda *told, **_options: sent.append(told))
+    monkeypatch.setattr("training.jobs.transitions.publish_on_commit", lambda *told, **_options: sent.append(told))
     bench.becomes(started(), "completed")
     assert {(audience, event) for audience, event, _data in sent} == {(tenant.pk, "training_progress")}
     last = sent[-1][2]
@@ -129,7 +129,7 @@ def test_one_start_per_device_at_a_time_holds_for_trainers(bench, started, tenan
         bench.agent.tick()
     second.refresh_from_db()
     assert second.state == "queued"
-    ledger.note(first.pk, "held")
+    memory_ledger.note(first.pk, "held")
     bench.becomes(second, "completed")
 
 
@@ -244,7 +244,7 @@ def test_a_new_worker_adopts_the_trainer_and_reads_what_it_told_meanwhile(bench,
 def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, started, monkeypatch):
     job = bench.reaches(started({"hang_at_step": 8}), 7)
     TrainingProgress.objects.all().delete()
-    write, failed = record.note, []
+    write, failed = job_updates.note, []
 
     def lost(*arguments):
         if not failed and arguments[1]:
@@ -253,7 +253,7 @@ def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, 
         return write(*arguments)
 
     bench.agent = Agent()  # which reads all of it
-    monkeypatch.setattr(record, "note", lost)
+    monkeypatch.setattr(job_updates, "note", lost)
     with pytest.raises(OperationalError):
         bench.until(lambda: False)
     assert failed
@@ -373,7 +373,7 @@ def test_a_disk_that_is_full_before_the_launch_ends_it_and_leaves_nothing(bench,
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.runner.runs.write_atomically", full)
+    monkeypatch.setattr("training.runner.run_folder.write_atomically", full)
     job = bench.becomes(started(), "failed")
     assert (job.failure_reason, job.failure_cause) == ("The disk is full.", "disk_full")
     assert not run_folder(job, 1).exists() and is_given_back(job)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from launcher.private import ROOT
+from launcher.private_files import ROOT
 from verification import plans
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from django.db import transaction
 
-from inference import placing, snapshots
-from inference.agent import folders, shims
-from inference.agent.agent import Agent
-from inference.agent.shims import ShimState
-from inference.engines.base import MIB, Estimate
-from inference.placement.shapes import PlacementRequest, Way
+from engines.base import MIB, Estimate
+from inference.placement import claim, cluster_view
+from inference.placement.types import PlacementRequest, Way
 from models_app.models import Model
+from node_agent import folders, shims
+from node_agent.reconciler import Agent
+from node_agent.shims import ShimState
 from tests.fakes.adapter import TAG
 from tests.trainer_kit import FAKE, conversation
-from training import storage
+from training.datasets import storage
+from training.jobs.recipe import Recipe
 from training.models import Dataset, Format, TrainingJob
-from training.recipe import Recipe
 from training.runner.program import trainer_argv
 
 WAIT = 60  # seconds, on a busy machine
@@ -70,9 +70,9 @@ def place(job: TrainingJob, size: int = SIZE) -> bool:
     """As the queue does it."""
     way = Way(kind="cpu", count=1, share=size, estimate=Estimate(size, 0, 0))
     request = PlacementRequest(job.pk, (way,))
-    decision = placing.settle(job.pk, request, lambda: snapshots.for_work("vllm", job.queued_at))
+    decision = claim.settle(job.pk, request, lambda: cluster_view.for_work("vllm", job.queued_at))
     if decision.placed:
-        job.node_id, job.placement = decision.devices[0].node_id, placing.where(decision)
+        job.node_id, job.placement = decision.devices[0].node_id, claim.where(decision)
         job.save()
     return decision.placed
 

@@ -5,7 +5,7 @@ from django.conf import settings
 from accounts.models import Tenant
 from models_app.models import Model
 from tests import weights
-from training import storage
+from training.datasets import storage
 from training.models import Dataset, Format, JobState, TrainingJob, Wish
 
 ROW = '{"prompt": "What is the capital of France?", "completion": "Paris."}\n'

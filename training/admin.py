@@ -11,8 +11,7 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import ReadOnlyAdmin
 from core.errors import PlatformError
-from training import chart, queue
-from training.jobs import services
+from training.jobs import chart, queue, services
 from training.models import Dataset, JobState, TrainingJob
 
 STATUS_COLOURS = {

@@ -7,10 +7,10 @@ class TrainingConfig(AppConfig):
     verbose_name = _("Training")
 
     def ready(self):
-        from inference.agent import further
-        from models_app import lifecycle
+        from models_app import model_runtime
+        from node_agent import extra_workloads
         from training.jobs import services
         from training.runner.runner import Runner
 
-        lifecycle.register_need(services.why_model_is_needed)
-        further.register(Runner, table="training_trainingjob")
+        model_runtime.register_need(services.why_model_is_needed)
+        extra_workloads.register(Runner, table="training_trainingjob")

@@ -17,7 +17,7 @@ class Format(models.TextChoices):
 
 
 class Dataset(TenantModel):
-    """One version of a data set, checked row by row; its file never changes (training/storage.py)."""
+    """One version of a data set, checked row by row; its file never changes (training/datasets/storage.py)."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_dataset_id, editable=False)
     name = models.CharField(max_length=100)

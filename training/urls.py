@@ -2,8 +2,8 @@
 
 from django.urls import path
 
+from training.datasets.views import DatasetViewSet
 from training.jobs.views import JobLogStreamView, JobLogsView, TrainingJobViewSet
-from training.views import DatasetViewSet
 
 urlpatterns = [
     path("datasets", DatasetViewSet.as_view({"get": "list", "post": "create"})),

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from inference.engines.base import MIB, Command, Estimate, LaunchRequest
-from inference.engines.vllm import VllmAdapter
+from engines.base import MIB, Command, Estimate, LaunchRequest
+from engines.vllm import VllmAdapter
 
 ENGINE = Path(__file__).with_name("engine.py")
 

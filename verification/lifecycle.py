@@ -19,8 +19,8 @@ from accounts import services as accounts
 from accounts.actor import Actor
 from accounts.models import Role, Tenant
 from core.errors import PlatformError, as_platform_error
-from inference import services
-from launcher.throwaway import Throwaway
+from inference.serving import services
+from launcher.temporary_servers import Throwaway
 from models_app import services as catalogue
 from models_app.models import Model
 from verification import checks, plans

@@ -16,7 +16,7 @@ from pathlib import Path
 import django
 
 from launcher import runstate
-from launcher.throwaway import Throwaway
+from launcher.temporary_servers import Throwaway
 
 
 def main(arguments: Sequence[str]) -> int:

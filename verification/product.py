@@ -16,7 +16,7 @@ import psutil
 import redis
 
 from launcher import runstate
-from launcher.private import ROOT
+from launcher.private_files import ROOT
 
 UP_SECONDS = 180
 PATIENCE = 180

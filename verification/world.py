@@ -13,13 +13,13 @@ import psutil
 
 from accounts.models import Installation
 from core import broker
-from inference.agent import processes
-from inference.agent.processes import MarkedProcess
-from inference.agent.shim.proc import send_signal
 from inference.models import Device, Node
-from launcher.private import ROOT
+from launcher.private_files import ROOT
 from launcher.processes import SESSION, of_session, start_time
-from launcher.throwaway import Throwaway
+from launcher.temporary_servers import Throwaway
+from node_agent import processes
+from node_agent.processes import MarkedProcess
+from node_agent.shim.proc import send_signal
 from verification.adapter import ENGINE
 
 MACHINES = ("one", "two")

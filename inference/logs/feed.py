@@ -13,7 +13,7 @@ from django.utils import translation
 from django.utils.translation import gettext_lazy as _
 
 from accounts.actor import Actor
-from accounts.principals import Principal
+from accounts.ticket_identity import Principal
 from core import broker
 from core.closing import closing
 from core.errors import PlatformError

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 from core import broker
-from inference.logs import tips
+from inference.logs import notifier
 from inference.logs.stream import Entry
 
 ENTRY_ID = re.compile(r"\d{1,16}-\d{1,16}", re.ASCII)
@@ -25,7 +25,7 @@ class Tail:
         self._model_id, self._lines, self._resumed, self._page = model_id, lines, resume_after is not None, page
         self._cursor = resume_after or BEGINNING
         self._told: dict[str, _Told] = defaultdict(_Told)
-        self._tips = tips.here()
+        self._tips = notifier.here()
 
     @contextmanager
     def watched(self) -> Iterator[None]:

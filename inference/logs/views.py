@@ -10,16 +10,16 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from accounts import audit, principals
+from accounts import audit, ticket_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
 from core.inputs import checked
 from core.streaming import EventStream, JsonWhateverIsAccepted
-from inference import dossiers
+from inference.crashes import dossiers
 from inference.logs import services
 from inference.logs.feed import Reader, follow, resume_id
-from inference.logs.forms import ManagerForm, ServiceForm, service_line
+from inference.logs.log_responses import ManagerForm, ServiceForm, service_line
 from inference.logs.serializers import (
     ClearedSerializer,
     ClearQuerySerializer,
@@ -48,7 +48,7 @@ class StreamingView(APIView):
         From the last line that the client has, where it says so; a browser's EventSource does by itself.
         """
         last = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
-        reader = Reader(principals.of(request), request.auth, name, rows, query["lines"], last, form)
+        reader = Reader(ticket_identity.of(request), request.auth, name, rows, query["lines"], last, form)
         holder = "operators" if request.auth.sees_all else request.auth.tenant.pk
         return EventStream(follow(reader), holder)
 

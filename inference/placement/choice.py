@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inference.placement.eviction import price, spared_because, victims_for
-from inference.placement.refusals import by_node, candidates, unfit
-from inference.placement.shapes import (
+from inference.placement.fit import by_node, candidates, unfit
+from inference.placement.types import (  # fmt: skip
     Candidate,
     Claims,
     Decision,
@@ -16,7 +16,7 @@ from inference.placement.shapes import (
     Verdict,
     Way,
     Why,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

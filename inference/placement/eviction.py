@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inference.placement.shapes import Claims, Holder, PlacementRequest, Snapshot, Why
+from inference.placement.types import Claims, Holder, PlacementRequest, Snapshot, Why
 
 
 def spared_because(holder: Holder, request: PlacementRequest, snapshot: Snapshot) -> str:

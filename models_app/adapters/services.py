@@ -15,7 +15,7 @@ from accounts.models import Tenant, User
 from accounts.policy import Permission
 from core import ids
 from core.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from models_app import lifecycle
+from models_app import model_runtime
 from models_app import services as catalogue
 from models_app.adapters import files
 from models_app.models import Adapter, AdapterVersion, Model
@@ -93,7 +93,7 @@ def publish(actor: Actor, adapter: Adapter, number: int | None = None, request=N
     """
     adapter = _lock(adapter)
     version = _version(adapter, number)
-    lifecycle.get().require_adapters(adapter.base_model, version.rank)
+    model_runtime.get().require_adapters(adapter.base_model, version.rank)
     _point(adapter, version)
     audit.record(actor, "adapter.publish", adapter, request=request, name=adapter.name, version=version.number)
     return adapter
@@ -109,7 +109,7 @@ def roll_back(actor: Actor, adapter: Adapter, number: int, request=None) -> Adap
     if version.number >= adapter.current.number:
         problem = _("Version %(current)d is in use: name an earlier one.") % {"current": adapter.current.number}
         raise InvalidRequest(problem, param="version")
-    lifecycle.get().require_adapters(adapter.base_model, version.rank)
+    model_runtime.get().require_adapters(adapter.base_model, version.rank)
     before = adapter.current.number
     _point(adapter, version)
     audit.record(
@@ -138,7 +138,7 @@ def delete(actor: Actor, adapter: Adapter, request=None) -> None:
     if adapter.current:
         raise Conflict(_("The adapter is published. Unpublish it first."))
     versions = list(adapter.versions.select_related("tenant"))
-    if lifecycle.get().adapters_in_use([version.pk for version in versions]):
+    if model_runtime.get().adapters_in_use([version.pk for version in versions]):
         raise Conflict(_("Requests for the adapter are in flight. Try again shortly."), retry_after=5)
     audit.record(actor, "adapter.delete", adapter, request=request, name=adapter.name)
     for version in versions:
@@ -153,7 +153,7 @@ def version_to_download(adapter: Adapter, number: int | None) -> AdapterVersion:
 
 def _discard(folder: Path, version_id: str) -> None:
     """What an engine still has loaded stays until it is not; `sweep` follows."""
-    if not lifecycle.get().adapters_loaded([version_id]):
+    if not model_runtime.get().adapters_loaded([version_id]):
         files.remove(folder)
 
 
@@ -166,7 +166,7 @@ def sweep(older_than: float = 24 * 3600.0) -> None:
     folders = {path.name: path for path in files.left_behind(older_than)}
     known = set(AdapterVersion.objects.filter(pk__in=folders).values_list("pk", flat=True))
     unknown = folders.keys() - known
-    for version_id in unknown - lifecycle.get().adapters_loaded(list(unknown)).keys():
+    for version_id in unknown - model_runtime.get().adapters_loaded(list(unknown)).keys():
         files.remove(folders[version_id])
 
 

@@ -13,7 +13,7 @@ from core.errors import NotFound
 from core.inputs import checked
 from core.streaming import ArchiveStream
 from core.tenancy import TenantScopedMixin
-from models_app import lifecycle
+from models_app import model_runtime
 from models_app.adapters import files, services
 from models_app.adapters.serializers import (
     AdapterSerializer,
@@ -65,7 +65,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     def versions(self, request, ref):
         """The newest first, each with what was measured before and after its training."""
         versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
-        loaded = lifecycle.get().adapters_loaded([version.pk for version in versions])
+        loaded = model_runtime.get().adapters_loaded([version.pk for version in versions])
         return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 
     @extend_schema(request=PublishSerializer, responses=AdapterSerializer)

@@ -7,7 +7,7 @@ since the newest pages, which are asked for most, are not summarised yet. Writin
 from django.db import migrations
 
 from core import partitions
-from monitoring import levels
+from monitoring.figures import levels
 
 WRITTEN_IN = partitions.WRITTEN_IN
 # STRICT, so that the many rows without buckets cost nothing

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication
 
-from accounts.principals import Principal
+from accounts.ticket_identity import Principal
 from core import broker
 from core.errors import InvalidRequest, ServiceUnavailable, Unauthenticated
 

@@ -51,7 +51,7 @@ class Fields(logging.Filter):
 
 
 class Plain(logging.Formatter):
-    """`INFO inference.agent: message [tenant=… instance=…]`"""
+    """`INFO node_agent: message [tenant=… instance=…]`"""
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname} {record.name}: {record.getMessage()}"

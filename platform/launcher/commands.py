@@ -8,7 +8,7 @@ from importlib import import_module
 from django.core.management import execute_from_command_line
 from django.db.utils import OperationalError
 
-from launcher import private, runstate
+from launcher import private_files, runstate
 
 HELP = """Serai's own commands:
     up      start everything, in the foreground
@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     if list(arguments[1:]) in ([], ["help"], ["--help"]):
         print(HELP)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    runstate.use_servers_of_running(private.data_folder())
+    runstate.use_servers_of_running(private_files.data_folder())
     try:
         execute_from_command_line(list(arguments))
     except OperationalError as error:

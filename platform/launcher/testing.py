@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from launcher.private import ROOT
+from launcher.private_files import ROOT
 
 MOST_WORKERS = 4
 

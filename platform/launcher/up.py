@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 
-from launcher import banner, checks, embedded, engine, private, processes, runstate
+from launcher import banner, checks, embedded, engine, private_files, processes, runstate
 from launcher.child import Child
 from launcher.console import Console
 from launcher.embedded import Embedded
-from launcher.private import ROOT
+from launcher.private_files import ROOT
 from launcher.problems import CannotStart
 from launcher.service import Service, tied
 from launcher.supervisor import Stopped, Supervisor
@@ -33,13 +33,13 @@ WEB_STOP_SECONDS = 25  # a little more than uvicorn gives to streams
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    data = private.data_folder()
-    private.prepare(data)
+    data = private_files.data_folder()
+    private_files.prepare(data)
     try:
         with runstate.only_one(data), listen(options.host, options.port) as listener:
             return Launch(data, listener, options).run()
     except OSError as error:
-        raise CannotStart(private.explain(error, data)) from error
+        raise CannotStart(private_files.explain(error, data)) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -160,7 +160,7 @@ class Launch:
         }
 
     def _janitor(self) -> Service:
-        command = [sys.executable, "-m", "launcher.janitor"]
+        command = [sys.executable, "-m", "launcher.reaper"]
         return Service("janitor", command, options={"stdin": self.janitor_end, "cwd": ROOT / "platform"})
 
     def _web(self) -> list[Service]:

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from inference.engines.base import MIB, Command, Estimate, LaunchRequest
-from inference.engines.vllm import VllmAdapter
+from engines.base import MIB, Command, Estimate, LaunchRequest
+from engines.vllm import VllmAdapter
 from models_app.models import Mode
 
 FAKE = Path(__file__).parent / "fake_engine.py"

@@ -20,7 +20,7 @@ from tests.live.browser import blank_page
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_SECONDS = 120
-ADAPTERS = "tests.fakes.adapter.FakeAwareAdapter,inference.engines.llamacpp.LlamaCppAdapter"
+ADAPTERS = "tests.fakes.adapter.FakeAwareAdapter,engines.llamacpp.LlamaCppAdapter"
 
 
 def eventually(check, seconds: float = 30, pause: float = 0.1):

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from demo import to_gguf
-from inference.agent import probes
-from inference.engines import install, registry
-from inference.engines.base import Readings
+from engines import install, registry
+from engines.base import Readings
+from node_agent import probes
 from tests import weights
 from tests.live.product import Person, Product, Tenant, eventually
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
-from inference.engines import install
+from engines import install
 from tests.live.product import eventually
 
 MODEL = "serai-demo"

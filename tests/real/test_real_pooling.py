@@ -7,7 +7,7 @@ import shutil
 import openai
 import pytest
 
-from inference.engines import install
+from engines import install
 from tests.live.product import eventually
 from tests.reranker import FOLDER
 

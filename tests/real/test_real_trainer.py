@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.engines import install
+from engines import install
 from tests.trainer_kit import DEMO, Job, conversation, tensors
 from training.trainer import checkpoints
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import openai
 import pytest
 
-from inference.engines import install
+from engines import install
 from tests.live.product import eventually
 
 MODEL = "serai-demo"

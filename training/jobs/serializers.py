@@ -5,7 +5,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_app import options
-from training import queue, recipe
+from training.jobs import queue, recipe
 from training.models import TrainingJob, TrainingProgress
 
 LONGEST_REF = 500
@@ -23,7 +23,7 @@ class TextField(serializers.CharField):
 
 @extend_schema_field(options.schema(recipe.TABLES["recipe"]))
 class RecipeField(serializers.JSONField):
-    """Hyperparameters; training/recipe.py checks them."""
+    """Hyperparameters; training/jobs/recipe.py checks them."""
 
 
 class StartTrainingSerializer(serializers.Serializer):

@@ -13,14 +13,15 @@ from accounts.actor import Actor
 from accounts.models import Tenant
 from core.errors import Conflict, InvalidRequest, NotFound, RateLimited, TrainingJobConflict, TrainingJobNotFound
 from inference.logs import services as logs
-from models_app import lifecycle
+from models_app import model_runtime
 from models_app import services as catalogue
 from models_app.adapters import services as adapters
 from models_app.models import Model
-from training import bases, paths, rows, split, storage, transitions
-from training.jobs import needs
+from training import base_models, paths
+from training.datasets import rows, split, storage
+from training.jobs import resources, transitions
+from training.jobs.recipe import Recipe
 from training.models import Dataset, TrainingJob
-from training.recipe import Recipe
 
 MOST_LIVE = 100  # jobs of one tenant that have not ended
 DATASET, ADAPTER = "dataset", "adapter"
@@ -37,16 +38,16 @@ def start_training(
     InsufficientResources (no device could ever hold it), RateLimited.
     """
     acting = _of_one_tenant(actor)
-    model = bases.find(acting, base_model)
-    base = bases.check(model)
+    model = base_models.find(acting, base_model)
+    base = base_models.check(model)
     data = _find_dataset(acting, dataset)
     adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:LONGEST_DEFAULT]
     _check_adapter_name(acting.tenant, adapter)
     _check_rows(data, base)
     taught = data.rows - split.held_out_count(data.rows)
     settled = recipe.settled(parameters=base.parameters, rows=taught, context=base.context)
-    estimate = needs.estimate(base, settled, data.size_bytes)
-    needs.require_possible(estimate)
+    estimate = resources.estimate(base, settled, data.size_bytes)
+    resources.require_possible(estimate)
     job = TrainingJob(
         tenant=acting.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
         dataset_version=data.version, adapter_name=adapter, recipe=asdict(settled), estimate=estimate,
@@ -80,7 +81,7 @@ def _check_adapter_name(tenant: Tenant, name: str) -> None:
         raise InvalidRequest(next(iter(error.details.values()), error.message), param=ADAPTER) from None
 
 
-def _check_rows(dataset: Dataset, base: bases.Base) -> None:
+def _check_rows(dataset: Dataset, base: base_models.Base) -> None:
     """Once more, since the upload need not have named this model. Raises InvalidRequest with the lines."""
     with storage.open_dataset(dataset) as file:
         found = rows.survey(file, base.context)
@@ -107,7 +108,7 @@ def _keep(actor: Actor, job: TrainingJob, request) -> None:
 def _warnings(model: Model, recipe: Recipe) -> list[str]:
     """The training runs all the same: what its adapter needs of the base can be changed until it is published."""
     try:
-        lifecycle.get().require_adapters(model, recipe.rank)
+        model_runtime.get().require_adapters(model, recipe.rank)
     except Conflict as conflict:
         return [str(conflict.message)]
     return []

@@ -12,8 +12,8 @@ from accounts.policy import Permission
 from core.errors import PlatformError
 from core.inputs import checked
 from models_app import options
-from training import paths, queue, recipe
-from training.jobs import services
+from training import paths
+from training.jobs import queue, recipe, services
 from training.jobs.serializers import LONGEST_REF, TextField
 from training.models import JobState, TrainingJob
 
@@ -27,12 +27,12 @@ NAMES = {
 
 @extend_schema_field(options.schema(recipe.TABLES["hyperParams"]))
 class HyperParamsField(serializers.JSONField):
-    """training/recipe.py checks them."""
+    """training/jobs/recipe.py checks them."""
 
 
 @extend_schema_field(options.schema(recipe.TABLES["loraConfig"]))
 class LoraConfigField(serializers.JSONField):
-    """training/recipe.py checks it."""
+    """training/jobs/recipe.py checks it."""
 
 
 class OrderSerializer(serializers.Serializer):

@@ -10,12 +10,11 @@ from accounts.policy import Permission
 from core.inputs import checked
 from core.tenancy import TenantScopedMixin
 from inference.logs import services as logs
-from inference.logs.forms import ManagerForm, ServiceForm, service_line
+from inference.logs.log_responses import ManagerForm, ServiceForm, service_line
 from inference.logs.serializers import LogQuerySerializer, LogsSerializer, StreamQuerySerializer
 from inference.logs.views import EVENTS, StreamingView
 from models_app.serializers import MessageSerializer
-from training import recipe
-from training.jobs import services
+from training.jobs import recipe, services
 from training.jobs.serializers import (
     JobSerializer,
     ProgressQuerySerializer,

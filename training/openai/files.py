@@ -13,10 +13,10 @@ from core.errors import InvalidRequest
 from core.inputs import checked
 from core.streaming import FileStream, JsonWhateverIsAccepted
 from core.tenancy import TenantScopedMixin
-from training import services, storage
+from training.datasets import services, storage
+from training.datasets.uploads import TakesFile
 from training.models import Dataset
 from training.openai.pages import CursorPagination
-from training.uploads import TakesFile
 
 PURPOSE = "fine-tune"
 UNFIT = re.compile(r"[^\w .-]")

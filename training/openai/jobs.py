@@ -12,11 +12,11 @@ from core.errors import InvalidRequest, PlatformError
 from core.inputs import checked
 from core.pagination import whole
 from core.tenancy import TenantScopedMixin
-from training import bases, recipe
-from training.jobs import services
+from training import base_models
+from training.jobs import recipe, services
 from training.jobs.serializers import TextField
 from training.models import TrainingJob
-from training.openai import forms
+from training.openai import job_responses
 from training.openai.pages import DEFAULT_LIMIT, LISTED, MOST, CursorPagination, listing
 
 # the fields of a recipe, and what else of ours has another name here
@@ -83,8 +83,8 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     @extend_schema(responses=FineTuningJobSerializer(many=True))
     def list(self, request):
         jobs = self.paginate_queryset(self.get_queryset())
-        made = forms.fine_tuned_models(jobs)
-        return self.get_paginated_response([forms.job_form(job, made.get(job.pk)) for job in jobs])
+        made = job_responses.fine_tuned_models(jobs)
+        return self.get_paginated_response([job_responses.job_form(job, made.get(job.pk)) for job in jobs])
 
     @extend_schema(responses=FineTuningJobSerializer)
     def retrieve(self, request, pk):
@@ -108,21 +108,21 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     def events(self, request, pk):
         """The newest first."""
         job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
-        found = forms.events_before(job, _place(job, request.query_params.get("after")), limit + 1)
+        found = job_responses.events_before(job, _place(job, request.query_params.get("after")), limit + 1)
         return Response(listing(found[:limit], len(found) > limit))
 
     @extend_schema(responses=LISTED)
     def checkpoints(self, request, pk):
         """Those that a run could go on from, the newest first; of an ended job there are none."""
         job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
-        found = forms.checkpoints_before(job, _place(job, request.query_params.get("after")))
+        found = job_responses.checkpoints_before(job, _place(job, request.query_params.get("after")))
         return Response(listing(found[:limit], len(found) > limit))
 
     def _job(self) -> TrainingJob:
         return services.find(self.request.auth, self.kwargs["pk"])
 
     def _shown(self, job: TrainingJob) -> dict:
-        return forms.job_form(job, forms.fine_tuned_models([job]).get(job.pk))
+        return job_responses.job_form(job, job_responses.fine_tuned_models([job]).get(job.pk))
 
 
 def start(actor, asked: dict, request) -> TrainingJob:
@@ -159,7 +159,7 @@ def _rate(actor, model: str, multiplier) -> float:
     if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not least <= multiplier <= most:
         problem = _("Expected auto, or a number from %(least)g to %(most)g.") % {"least": least, "most": most}
         raise InvalidRequest(problem, param="hyperparameters.learning_rate_multiplier")
-    return recipe.automatic_rate(bases.check(bases.find(actor, model)).parameters) * multiplier
+    return recipe.automatic_rate(base_models.check(base_models.find(actor, model)).parameters) * multiplier
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def _own(field: str) -> str:
 def _place(job: TrainingJob, after: str | None) -> int:
     """Where a list of a job goes on. Raises InvalidRequest."""
     if after is None:
-        return forms.END + 1
+        return job_responses.END + 1
     owner, _colon, place = after.rpartition(":")
     if owner != job.pk or not (place.isascii() and place.isdigit()):
         raise InvalidRequest(_("There is nothing of this id to go on after."), param="after")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from inference.agent.decide import Process
+from node_agent.decide import Process
 from training.models import JobState, TrainingJob, Wish
 
 MAX_CRASHES = 3  # without a step forward between them

@@ -6,12 +6,13 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from core.errors import NotFound
-from inference.engines import install
-from inference.engines.base import Command
-from inference.engines.memory import cpu_threads
+from engines import install
+from engines.base import Command
+from engines.memory import cpu_threads
 from inference.models import DeviceKind
 from models_app import artefacts
-from training import bases, split, storage, trainer
+from training import base_models, trainer
+from training.datasets import split, storage
 from training.models import TrainingJob
 from training.trainer.spec import Recipe, Spec
 
@@ -28,7 +29,7 @@ def spec_for(job: TrainingJob) -> Spec:
     """Raises PlatformError where base model or data set cannot be used any more."""
     if job.base_model is None or job.dataset is None:
         raise NotFound
-    bases.check(job.base_model)
+    base_models.check(job.base_model)
     storage.open_dataset(job.dataset).close()
     kind, recipe = job.placement["device_kind"], dict(job.recipe)
     modules = tuple(recipe.pop("target_modules") or ())

@@ -5,7 +5,7 @@ from pathlib import Path
 from models_app.adapters import services as adapters
 from models_app.adapters.services import Origin
 from training.models import TrainingJob
-from training.runner import runs
+from training.runner import run_folder
 
 
 def keep(job: TrainingJob, folder: Path) -> None:
@@ -15,7 +15,7 @@ def keep(job: TrainingJob, folder: Path) -> None:
         base_model=job.base_model,
         name=job.adapter_name,
         folder=folder / "adapter",
-        evaluation=runs.evaluation(folder),
+        evaluation=run_folder.evaluation(folder),
         origin=Origin(
             job_id=job.pk,
             dataset_id=job.dataset_id or "",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.runner import checkpoints
-from training.runner.progress import Event, Reader
+from training.runner.progress_reader import Event, Reader
 
 
 @dataclass

@@ -14,16 +14,16 @@ from django.utils import timezone
 
 from core import logs
 from core.errors import PlatformError
-from inference import ledger
-from inference.agent import folders, shims, workload
-from inference.agent.decide import KILL_SLACK, Process
-from inference.agent.memory import Memory
-from inference.agent.shipper import Source
-from inference.dossiers import Finding
+from inference import memory_ledger
+from inference.crashes.dossiers import Finding
 from inference.models import Cause, Node, Use
-from training import storage
+from node_agent import folders, shims, workload
+from node_agent.decide import KILL_SLACK, Process
+from node_agent.device_memory import Memory
+from node_agent.log_shipper import Source
+from training.datasets import storage
 from training.models import JobState, TrainingJob
-from training.runner import inquest, program, record, results, runs
+from training.runner import job_diagnosis, job_updates, program, results, run_folder
 from training.runner.decide import BACK_OFF, MAX_CRASHES, REFUSED, Seen, Step, crashes_now, decide
 from training.runner.run import Run
 
@@ -104,11 +104,11 @@ class Runner:
 
     def _read(self, job: TrainingJob, run: Run) -> None:
         events = run.read(self._files, job.checkpoints)
-        record.note(job, events, self._node, (job.launch or {}).get("elapsed_before", 0.0))
+        job_updates.note(job, events, self._node, (job.launch or {}).get("elapsed_before", 0.0))
         if not run.has_spoken and timezone.now() - job.state_since > START_PATIENCE:
-            ledger.note(job.pk, Use.HELD)
+            memory_ledger.note(job.pk, Use.HELD)
         for checkpoint in run.signed():
-            if record.note_checkpoint(job, checkpoint, self._node):
+            if job_updates.note_checkpoint(job, checkpoint, self._node):
                 self._tidy(job)
 
     def _seen(self, job: TrainingJob, run: Run, process: Process, state: shims.ShimState | None) -> Seen:
@@ -133,23 +133,23 @@ class Runner:
         """In two looks: a checkpoint that is gone on from is copied and checked meanwhile."""
         try:
             if run.prepared is None:
-                run.prepared = self._files.submit(runs.prepare, self._plan(job))
+                run.prepared = self._files.submit(run_folder.prepare, self._plan(job))
             elif run.prepared.done():
                 self._start(job, run, run.prepared.result())
         except (PlatformError, OSError, shims.LaunchFailed) as error:
-            self._fail(job, inquest.of_error(error))
+            self._fail(job, job_diagnosis.of_error(error))
 
-    def _plan(self, job: TrainingJob) -> runs.Plan:
-        return runs.Plan(job.pk, storage.folder_of(job), job.generation, program.spec_for(job), job.checkpoints)
+    def _plan(self, job: TrainingJob) -> run_folder.Plan:
+        return run_folder.Plan(job.pk, storage.folder_of(job), job.generation, program.spec_for(job), job.checkpoints)
 
     def _start(self, job: TrainingJob, run: Run, resumed_from: int | None) -> None:
         command = program.command_for(job, run.folder)
         launch = workload.record(command) | {"elapsed_before": job.elapsed_seconds, "resumed_from": resumed_from}
         fields = {"running_generation": job.generation, "started_at": Coalesce("started_at", Now()), "launch": launch}
         with transaction.atomic():
-            if not record.move(job, JobState.RUNNING, self._node, **fields):
+            if not job_updates.move(job, JobState.RUNNING, self._node, **fields):
                 return
-            ledger.note(job.pk, Use.FILLING)
+            memory_ledger.note(job.pk, Use.FILLING)
         started = workload.launch(
             job.pk, job.running_generation, command, self._cluster, cwd=run.folder, grace=STOP_GRACE
         )
@@ -171,11 +171,11 @@ class Runner:
         self._memory.expect_back(job.pk, job.running_generation)
         with transaction.atomic():
             generation = job.running_generation + 1
-            if record.move(job, JobState.QUEUED, self._node, generation=generation, pid=None, **fields):
-                ledger.note(job.pk, Use.PROMISED)
+            if job_updates.move(job, JobState.QUEUED, self._node, generation=generation, pid=None, **fields):
+                memory_ledger.note(job.pk, Use.PROMISED)
 
     def _crashed(self, job: TrainingJob, run: Run, state) -> None:
-        finding, crashes = inquest.after_end(job.pk, state, run.error), crashes_now(job)
+        finding, crashes = job_diagnosis.after_end(job.pk, state, run.error), crashes_now(job)
         furthest = max(job.step, job.crashed_at_step or 0)
         logger.warning("%s crashed at step %d: %s", job.pk, job.step, finding.reason)
         if finding.cause == Cause.DISK_FULL:
@@ -188,7 +188,7 @@ class Runner:
             self._again(job, run, state, crashes=crashes, crashed_at_step=furthest)
 
     def _failed(self, job: TrainingJob, run: Run, state) -> None:
-        self._fail(job, inquest.after_end(job.pk, state, run.error))
+        self._fail(job, job_diagnosis.after_end(job.pk, state, run.error))
 
     def _fail(self, job: TrainingJob, finding: Finding, reason: str = "", **fields) -> None:
         self._memory.expect_back(job.pk, job.running_generation)
@@ -208,12 +208,12 @@ class Runner:
             self._close(job, JobState.COMPLETED, keep=partial(results.keep, job, run.folder))
         except (PlatformError, OSError) as error:
             job.refresh_from_db()
-            self._fail(job, inquest.of_error(error))
+            self._fail(job, job_diagnosis.of_error(error))
 
     def _paused(self, job: TrainingJob, _run, _state) -> None:
         """It lets go of the node: the next run may be elsewhere."""
         is_back = self._memory.is_back(job.pk, job.running_generation)
-        if is_back and record.end(job, JobState.PAUSED, self._node, node_id=None, placement={}):
+        if is_back and job_updates.end(job, JobState.PAUSED, self._node, node_id=None, placement={}):
             self._tidy(job)
 
     def _cancelled(self, job: TrainingJob, _run, _state) -> None:
@@ -221,14 +221,14 @@ class Runner:
             self._close(job, JobState.CANCELLED)
 
     def _close(self, job: TrainingJob, state: JobState, **fields) -> None:
-        if record.end(job, state, self._node, finished_at=Now(), **fields):
+        if job_updates.end(job, state, self._node, finished_at=Now(), **fields):
             self._tidy(job)
 
     def _tidy(self, job: TrainingJob) -> None:
         """Files that no further run needs, in a thread."""
         running = job.running_generation if job.state == JobState.RUNNING else None
         kept = [] if job.state == JobState.COMPLETED else job.checkpoints
-        self._files.submit(runs.tidy, storage.folder_of(job), running, kept)
+        self._files.submit(run_folder.tidy, storage.folder_of(job), running, kept)
 
 
 STEPS = {

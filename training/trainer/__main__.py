@@ -29,9 +29,9 @@ def main(path: Path) -> int:
     journal = Journal(folder / "progress.jsonl")
     stop = Stop(journal)
     try:
-        import teaching  # takes seconds, in which a stop must be heeded already
+        import train  # takes seconds, in which a stop must be heeded already
 
-        teaching.run(spec, folder, journal, stop)
+        train.run(spec, folder, journal, stop)
     except Exception as error:
         traceback.print_exc()
         refusal = explain(error)

@@ -1,4 +1,4 @@
-"""The conversation that a row of each form teaches. Whether the row is right was checked before (training/rows.py)."""
+"""The conversation that a row of each form teaches. training/datasets/rows.py has checked it before."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,7 @@
 """How many tokens a data set has for a base model, as JSON: `counting.py BASE DATA FORMAT LIMIT MOST`.
 
-Started by training/tokens.py with the shim's folder in the path; nothing is read before root's powers are given up.
+Started by training/datasets/tokens.py with the shim's folder in the path; nothing is read before root's
+powers are given up.
 """
 
 import json

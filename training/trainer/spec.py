@@ -11,7 +11,7 @@ WARM_UP = 0.03  # of all steps
 
 @dataclass(frozen=True)
 class Recipe:
-    """As training/recipe.py settles it. No `target_modules` means all linear layers."""
+    """As training/jobs/recipe.py settles it. No `target_modules` means all linear layers."""
 
     batch_size: int
     learning_rate: float

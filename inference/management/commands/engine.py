@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from django.core.management.base import BaseCommand, CommandError
 
-from inference.engines import install, recipes
+from engines import install, recipes
 
 
 class Command(BaseCommand):

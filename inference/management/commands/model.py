@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 from accounts.actor import Actor
 from accounts.models import Role, Tenant
 from core.errors import PlatformError
-from inference import hub
-from models_app import artefacts, intake, lifecycle, services
+from engines import huggingface
+from models_app import artefacts, intake, model_runtime, services
 from models_app.models import Model
 
 DEFAULT_TENANT = "default"
@@ -37,7 +37,7 @@ class Command(BaseCommand):
     def _list(self, slug: str | None) -> None:
         models = Model.objects.select_related("tenant").order_by("tenant__slug", "name")
         models = list(models.filter(tenant=find_tenant(slug)) if slug else models)
-        statuses = lifecycle.get().statuses(models)
+        statuses = model_runtime.get().statuses(models)
         for model in models:
             files = model.config.get("model_path") or model.config.get("model_name") or "-"
             self.stdout.write(f"{model.tenant.slug}\t{model.name}\t{statuses[model.pk]['status']}\t{files}")
@@ -45,7 +45,7 @@ class Command(BaseCommand):
     def _add(self, tenant: Tenant, source: str, name: str | None) -> None:
         folder = Path(source)
         from_hub = not folder.is_dir()
-        if from_hub and not hub.HUB_ID.fullmatch(source):
+        if from_hub and not huggingface.HUB_ID.fullmatch(source):
             raise CommandError(f"{source} is neither a folder here nor a hub id (owner/name).")
         place = source if from_hub else folder.resolve().name
         actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
@@ -58,7 +58,7 @@ class Command(BaseCommand):
 
     def _fetch(self, hub_id: str, draft: Path) -> None:
         self.stdout.write(f"fetching {hub_id}")
-        hub.fetch(hub_id, draft)
+        huggingface.fetch(hub_id, draft)
 
     def _copy(self, folder: Path, draft: Path) -> None:
         # Before gigabytes are copied in vain. An operator's own folder may hold links, as the hub's cache does.
@@ -96,5 +96,5 @@ def explained():
         yield
     except PlatformError as error:
         raise CommandError(" ".join([str(error.message), *map(str, error.details.values())])) from error
-    except (hub.NotFetched, OSError) as error:
+    except (huggingface.NotFetched, OSError) as error:
         raise CommandError(str(error)) from error

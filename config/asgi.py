@@ -1,0 +1,38 @@
+"""The one ASGI application: data plane, Django and sockets beside each other, told apart by the path."""
+
+import os
+import warnings
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# static files come as plain iterators, which are small and in memory
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous")
+django.setup(set_prefix=False)  # first: it fills the app registry
+
+from django.conf import settings  # noqa: E402
+
+from accounts import configuration  # noqa: E402
+from core import periodic  # noqa: E402
+from core.body_limit import BodyLimit  # noqa: E402
+from core.streaming import Handler  # noqa: E402
+from gateway.asgi import gateway  # noqa: E402
+from monitoring.sockets.routing import sockets  # noqa: E402
+from training import upload_paths  # noqa: E402
+
+AROUND_A_FILE = 64 * 1024  # what a multipart body has beside it
+larger = dict.fromkeys(upload_paths.UPLOADS, settings.DATASET_MAX_BYTES + AROUND_A_FILE)
+limited_django_app = BodyLimit(Handler(uploads=upload_paths.UPLOADS), settings.DATA_UPLOAD_MAX_MEMORY_SIZE, larger)
+
+
+async def application(scope, receive, send):
+    """Lifespan belongs to the data plane: it has a snapshot to load and requests to settle."""
+    if scope["type"] == "lifespan":
+        configuration.follow()
+        periodic.watch()
+    if scope["type"] == "websocket":
+        await sockets(scope, receive, send)
+    elif scope["type"] == "lifespan" or gateway.handles(scope) and not upload_paths.opens(scope["path"]):
+        await gateway(scope, receive, send)
+    else:
+        await limited_django_app(scope, receive, send)

@@ -1,0 +1,50 @@
+"""manage.py worker: a Celery worker of this machine with the node agent in it."""
+
+import socket
+import warnings
+
+from celery.platforms import SecurityWarning
+from django.core.management.base import BaseCommand, CommandError
+
+from accounts import configuration
+from config.celery import app
+from core import periodic
+from node_agent.celery_step import AgentStep, AnotherAgent, claim_data_folder
+
+
+class Command(BaseCommand):
+    help = "Runs this machine's worker: the node agent, which starts and stops engines, and Celery's short jobs."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--concurrency", type=int, default=4, help="Threads for short jobs (default 4).")
+
+    def handle(self, *, concurrency, **options):
+        try:
+            self._lock = claim_data_folder()
+        except AnotherAgent as error:
+            raise CommandError(str(error)) from None
+        # Celery's word against root is about pickled messages, and we take JSON only
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+        configuration.follow()
+        periodic.watch()
+        app.steps["worker"].add(AgentStep)
+        name = f"worker@{socket.gethostname()}"
+        queues = f"celery,node.{socket.gethostname()}"
+        app.worker_main(
+            [
+                "--quiet",
+                "worker",
+                "--pool",
+                "threads",
+                "--concurrency",
+                str(concurrency),
+                "--loglevel",
+                "WARNING",
+                "--hostname",
+                name,
+                "--queues",
+                queues,
+                "--without-gossip",
+                "--without-mingle",
+            ]
+        )

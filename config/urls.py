@@ -1,0 +1,31 @@
+"""Every HTTP route of Django; the data plane's are in gateway/asgi.py, sockets in config/asgi.py."""
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+from accounts.views import enter
+from config.errors import bad_request, not_found, server_error
+from monitoring import views as monitoring
+
+running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "training", "monitoring")]
+catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
+api = [*running, *catalogue]
+documents = [path("", include(f"{app}.urls_v1")) for app in ("training", "monitoring")]
+v1 = [*documents, *running, path("", include("inference.urls_v1")), *catalogue]
+
+urlpatterns = [
+    path("", monitoring.RootView.as_view()),
+    path("health", monitoring.HealthView.as_view()),
+    path("check_health", monitoring.CheckHealthView.as_view()),
+    path("metrics", monitoring.PrometheusView.as_view()),
+    path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),
+    path("api/", include(api)),
+    path("api/v1/", include(v1)),  # the same, but for what the engine document has there
+    path("v1/", include("training.openai.urls")),  # the rest of /v1/ is the data plane's
+    path("console/enter/<str:token>", enter),
+    path("console/", admin.site.urls),
+]
+handler400, handler404, handler500 = bad_request, not_found, server_error

@@ -1,0 +1,190 @@
+"""What the platform needs to know of an engine. To add one, subclass EngineAdapter and name it in the settings."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.utils.translation import gettext_lazy as _
+
+from engines import install
+from engines.prometheus_parser import Histogram, Page
+from inference.models import Cause
+from models_app import options
+from models_app.artefacts import Artefact
+from models_app.models import Mode, Model
+from models_app.options import AdapterLimits
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Device memory of one instance, in bytes. The engine is told `kv_cache`, so that the claim is what it takes."""
+
+    weights: int
+    overhead: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.overhead + self.kv_cache
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """One start of one instance: what to serve, from where, on which devices, with how much KV cache (bytes)."""
+
+    model: Model
+    served_name: str
+    path: Path
+    artefact: Artefact
+    socket: Path
+    device_kind: str
+    device_indexes: tuple[int, ...]
+    estimate: Estimate
+    work_folder: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: list[str]
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class AdapterRoutes:
+    """How a running engine is told of an adapter, by POST: its routes, which take `lora_name` (and `lora_path`)."""
+
+    load: str
+    unload: str
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What an engine's metrics page says, in the same words for every engine. None: this engine does not say it.
+
+    `running` and `waiting` are requests at this moment, `kv_usage` is the share of the KV cache in use, 0 to 1. All
+    else counts up since the engine started: tokens (`cached_tokens` are those of `prompt_tokens` that were not computed
+    again; of `prefix_queries` tokens looked up in the prefix cache `prefix_hits` were found), preemptions in requests,
+    and in seconds the time to the first token (`ttft`) and per output token after it (`tpot`), one observation each
+    request. A counter that went down means a new engine.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_usage: float | None = None
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    cached_tokens: int | None = None
+    prefix_queries: int | None = None
+    prefix_hits: int | None = None
+    preemptions: int | None = None
+    ttft: Histogram | None = None
+    tpot: Histogram | None = None
+
+
+HISTOGRAMS = {"ttft", "tpot"}
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A pattern in the last log lines, what it means to a person, and which cause that is."""
+
+    pattern: str
+    meaning: str
+    cause: Cause = Cause.UNKNOWN
+    regex: re.Pattern = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    cause: Cause
+    meaning: str
+
+
+COMMON_SYMPTOMS = [
+    Symptom(r"(The model's files could not be fetched: .+)\.", "{0}.", Cause.MISSING_FILE),
+    Symptom(
+        r"out of memory|cannot allocate memory|MemoryError|std::bad_alloc",
+        "The engine ran out of memory.",
+        Cause.OUT_OF_MEMORY,
+    ),
+    Symptom(r"No space left on device", "The disk is full.", Cause.DISK_FULL),
+    Symptom(r"Permission denied: '?([^'\n]+)'?", "The engine may not read {0}.", Cause.MISSING_FILE),
+    Symptom(r"No such file or directory: '?([^'\n]+)'?", "A file is missing: {0}", Cause.MISSING_FILE),
+]
+
+
+UNAVAILABLE = {
+    install.INSTALLING: _("The engine %(engine)s is being installed: %(progress)s"),
+    install.FAILED: _("The engine %(engine)s could not be installed: %(error)s"),
+    install.ABSENT: _("The engine %(engine)s is not installed: run python3 manage.py engine install %(name)s."),
+}
+
+
+class EngineAdapter:
+    """One engine: how much memory it takes, how it is started, how its words are read.
+
+    Adapters hold no state and do no I/O but reading what they are given.
+    """
+
+    name: str
+    title: str  # as people write it
+    health_path = "/health"
+    symptoms: list[Symptom] = []
+    adapter_routes: AdapterRoutes | None = None  # None: this engine takes no adapters while it runs
+    reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
+
+    def unavailable_because(self) -> str | None:
+        """Why the engine cannot run on this machine now, as a sentence; None when it can."""
+        status = install.status(self.name)
+        words = {"engine": self.title, "name": self.name, "progress": status.progress, "error": status.error}
+        return UNAVAILABLE[status.state] % words if status.state != install.READY else None
+
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+        """Memory that one instance of `model` needs on a device of this kind."""
+        raise NotImplementedError
+
+    def adapter_limits(self, model: Model) -> AdapterLimits | None:
+        """What adapters it takes, started for `model` as it is now; None for none."""
+        return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
+
+    def command(self, request: LaunchRequest) -> Command:
+        """The argument list and the whole environment of the engine process; it listens on `request.socket`."""
+        raise NotImplementedError
+
+    def readings(self, metrics: str) -> Readings:
+        """The engine's metrics page in common words. A page of nonsense gives readings that are all None."""
+        page = Page(metrics, self.reading_names.values())
+        return Readings(**{reading: _read(page, reading, name) for reading, name in self.reading_names.items()})
+
+    def diagnose(self, log: list[str]) -> Diagnosis | None:
+        """What a person should know, from the last log lines; None if nothing is recognised."""
+        return diagnose([*self.symptoms, *COMMON_SYMPTOMS], log)
+
+
+def diagnose(symptoms: list[Symptom], log: list[str]) -> Diagnosis | None:
+    """A symptom whose cause is known goes before one that only repeats the program's words.
+
+    Of equals the first one of the list counts, of several lines the newest.
+    """
+    for symptom in sorted(symptoms, key=lambda each: each.cause == Cause.UNKNOWN):
+        for line in reversed(log):
+            if match := symptom.regex.search(line):
+                return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
+    return None
+
+
+def _read(page: Page, reading: str, name: str) -> Histogram | float | int | None:
+    """Over the ranks of one engine requests and tokens add up; the fullest cache is the one that counts."""
+    if reading in HISTOGRAMS:
+        return page.histogram(name)
+    if reading == "kv_usage":
+        usage = page.highest(name)
+        return None if usage is None else min(usage, 1.0)
+    total = page.total(name)
+    return None if total is None else int(total)

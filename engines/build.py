@@ -1,0 +1,90 @@
+"""Compiles an engine out of the source in a package, with CMake and Ninja from the engine's own environment."""
+
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from engines.commands import CommandFailed, Runner
+from engines.recipes import Source
+
+COMPILERS = ("c++", "g++", "clang++")
+COMPLAINT_LINES = 8
+_DONE = re.compile(r"^\[(\d+)/(\d+)\]")
+_COMPLAINT = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
+
+Note = Callable[[int, str], None]
+
+
+class BuildFailed(Exception):
+    """The engine could not be compiled; the message says why and what to do."""
+
+
+class Build:
+    """One compilation into `folder`, an environment that holds the tools. `note` gets percent and progress."""
+
+    def __init__(self, source: Source, folder: Path, runner: Runner, note: Note):
+        self._source, self._folder, self._runner, self._note = source, folder, runner, note
+
+    def run(self) -> None:
+        """Raises BuildFailed, OSError."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="build-") as name:
+            work = Path(name)
+            try:
+                self._fetch(work)
+                self._compile(self._unpack(work), work / "out")
+            except CommandFailed as failure:
+                raise BuildFailed(_complaint(failure.said)) from failure
+            self._keep(work / "out")
+
+    def _fetch(self, work: Path) -> None:
+        """By pip, which knows the machine's package index and checks the hash; uv fetches no sources."""
+        self._note(10, "fetching the source")
+        options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--disable-pip-version-check")
+        pip = (self._tool("python"), "-m", "pip", "download", "--require-hashes", *options)
+        self._runner.run([*pip, "-d", work, "-r", self._source.lock])
+
+    def _unpack(self, work: Path) -> Path:
+        self._note(18, "unpacking it")
+        archive = next(work.glob("*.tar.gz"))
+        with tarfile.open(archive) as package:
+            package.extractall(work, filter="data")
+        return next(work.glob(f"*/{self._source.folder}"))
+
+    def _compile(self, source: Path, out: Path) -> None:
+        self._note(20, "preparing the build")
+        definitions = [f"-D{definition}" for definition in self._source.definitions]
+        cmake = self._tool("cmake")
+        tools = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self._tool('ninja')}")
+        settings = (*tools, "-C", self._source.settings[0], *definitions)
+        self._runner.run([cmake, "-S", source, "-B", out, *settings])
+        jobs = str(len(os.sched_getaffinity(0)))
+        build = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]
+        self._runner.run(build, self._follow)
+
+    def _follow(self, line: str) -> None:
+        if done := _DONE.match(line):
+            number, total = int(done[1]), int(done[2])
+            self._note(20 + 70 * number // total, f"compiled {number} of {total} files")
+
+    def _keep(self, out: Path) -> None:
+        program = out / "bin" / self._source.target
+        shutil.move(program, self._folder / self._source.program)
+
+    def _tool(self, name: str) -> Path:
+        return self._folder / "bin" / name
+
+
+def require_compiler() -> None:
+    """Raises BuildFailed with the name of the package that brings one."""
+    if not any(map(shutil.which, COMPILERS)):
+        raise BuildFailed("A C++ compiler is missing: apt-get install g++ (Fedora: dnf install gcc-c++).")
+
+
+def _complaint(said: list[str]) -> str:
+    """The first lines that sound like an error, else the last ones."""
+    complaints = [line for line in said if _COMPLAINT.search(line)][:COMPLAINT_LINES]
+    return "\n".join(complaints or said[-COMPLAINT_LINES:])

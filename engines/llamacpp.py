@@ -1,0 +1,170 @@
+"""llama.cpp's server, for GGUF files, always on a Unix socket and with an explicit length of its KV cache."""
+
+from dataclasses import replace
+
+from engines import install
+from engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Readings, Symptom
+from engines.memory import context_length, cpu_threads, kv_bytes_per_token
+from inference.models import Cause
+from models_app.artefacts import Artefact
+from models_app.models import Mode, Model
+
+# Bytes of one number in the KV cache; q8_0 keeps 32 of them in 34 bytes.
+KV_WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
+KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
+MOST_SLOTS = 4  # by default, if the limit holds as many sequences of full length
+CONTEXT_STEP = 256  # the engine rounds a sequence's length up to it
+BASE = {"cpu": 64 * MIB, "cuda": 700 * MIB}  # the process, on CUDA with its context: measured, and assumed
+UBATCH = 512  # tokens that the engine computes at once by itself
+ALL_LAYERS = 999
+
+# By the name that llama-cpp-python gave a chat format: the engine's name for the same template.
+TEMPLATES = {
+    "chatml": "chatml", "qwen": "chatml", "gemma": "gemma", "llama-2": "llama2", "llama-3": "llama3",
+    "mistral-instruct": "mistral-v1", "vicuna": "vicuna", "zephyr": "zephyr",
+}  # fmt: skip
+VALUE_OPTIONS = {
+    "n_batch": "--batch-size",
+    "n_ubatch": "--ubatch-size",
+    "seed": "--seed",
+    "kv_cache_type": "--cache-type-k",
+}
+
+
+class LlamaCppAdapter(EngineAdapter):
+    name, title = "llama.cpp", "llama.cpp"
+    reading_names = {
+        "running": "llamacpp:requests_processing",
+        "waiting": "llamacpp:requests_deferred",
+        "prompt_tokens": "llamacpp:prompt_tokens_total",
+        "generation_tokens": "llamacpp:tokens_predicted_total",
+        "cached_tokens": "llamacpp:prompt_tokens_cached_total",
+    }
+    symptoms = [
+        Symptom(r"error: invalid argument: (\S+)", "The engine does not know the option {0}.", Cause.BAD_OPTION),
+        Symptom(
+            r"unknown model architecture: '([^']+)'",
+            "The engine does not support the architecture {0}.",
+            Cause.BROKEN_WEIGHTS,
+        ),
+        Symptom(
+            r"not within the file bounds|invalid magic|missing tensor|wrong number of tensors|failed to read",
+            "The weights are damaged.",
+            Cause.BROKEN_WEIGHTS,
+        ),
+        Symptom(r"failed to open GGUF file .*\((.+)\)", "The weights cannot be opened: {0}.", Cause.MISSING_FILE),
+        Symptom(r"(?:failed|unable) to allocate", "The engine ran out of memory.", Cause.OUT_OF_MEMORY),
+        Symptom(r"error loading model: ([^/]{1,300})$", "{0}"),
+    ]
+
+    def readings(self, metrics: str) -> Readings:
+        """The engine does not count cached tokens among those of its prompts."""
+        found = super().readings(metrics)
+        if found.prompt_tokens is None or found.cached_tokens is None:
+            return found
+        return replace(found, prompt_tokens=found.prompt_tokens + found.cached_tokens)
+
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+        kv_cache = slots(model, artefact, device_kind) * _sequence_bytes(model, artefact)
+        return Estimate(artefact.weight_bytes, BASE[device_kind] + _compute_bytes(model, artefact), kv_cache)
+
+    def command(self, request: LaunchRequest) -> Command:
+        model, artefact = request.model, request.artefact
+        sequences = slots(model, artefact, request.device_kind)
+        argv = [
+            str(install.program(self.name)),
+            "--model",
+            str(request.path),
+            "--alias",
+            request.served_name,
+            "--host",
+            str(request.socket),
+            "--ctx-size",
+            str(sequences * _sequence_tokens(model, artefact)),
+            "--parallel",
+            str(sequences),
+            "--no-kv-unified",
+            "--cache-ram",
+            "0",
+            "--fit",
+            "off",
+            "--threads",
+            str(model.config.get("n_threads") or cpu_threads()),
+            "--metrics",
+            "--no-slots",
+            "--no-ui",
+            "--offline",
+            *(["--lora", str(artefact.adapter)] if artefact.adapter else []),
+            *_model_arguments(model, artefact),
+            *_device_arguments(request),
+        ]
+        return Command(argv, _environment(request))
+
+
+def slots(model: Model, artefact: Artefact, device_kind: str) -> int:
+    """Sequences that are computed at once: as configured, else as many of full length as the limit holds."""
+    fitting = KV_LIMIT[device_kind] // max(1, _sequence_bytes(model, artefact))
+    return model.config.get("n_parallel") or max(1, min(MOST_SLOTS, fitting))
+
+
+def _sequence_tokens(model: Model, artefact: Artefact) -> int:
+    return -(-context_length(model, artefact) // CONTEXT_STEP) * CONTEXT_STEP
+
+
+def _sequence_bytes(model: Model, artefact: Artefact) -> int:
+    width = KV_WIDTHS[model.config.get("kv_cache_type", "f16")]
+    return _sequence_tokens(model, artefact) * kv_bytes_per_token(artefact.parameters, width)
+
+
+def _compute_bytes(model: Model, artefact: Artefact) -> int:
+    """What computing a batch takes: its logits and some activations, in four bytes each."""
+    batch = _ubatch(model, artefact)
+    hidden, vocabulary = (artefact.parameters.get(name) or 0 for name in ("hidden_size", "vocab_size"))
+    return batch * (vocabulary + 16 * hidden) * 4
+
+
+def _ubatch(model: Model, artefact: Artefact) -> int:
+    """Models that pool must take a whole text at once."""
+    if model.mode != Mode.CHAT:
+        return _sequence_tokens(model, artefact)
+    return model.config.get("n_ubatch", UBATCH)
+
+
+def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
+    config, arguments = model.config, []
+    for option, flag in VALUE_OPTIONS.items():
+        if option in config:
+            arguments += [flag, str(config[option])]
+    if "kv_cache_type" in config:
+        arguments += ["--cache-type-v", config["kv_cache_type"]]
+    if model.mode == Mode.CHAT:
+        return arguments + _template_arguments(config)
+    whole = str(_ubatch(model, artefact))
+    arguments += ["--batch-size", whole, "--ubatch-size", whole]
+    if model.mode == Mode.RERANKER:
+        return [*arguments, "--rerank"]
+    return [*arguments, "--embeddings", *([] if artefact.pools else ["--pooling", "mean"])]
+
+
+def _template_arguments(config: dict) -> list[str]:
+    """The engine's own templates are no Jinja; with the model's own, tools work."""
+    if "chat_format" in config:
+        return ["--no-jinja", "--chat-template", TEMPLATES[config["chat_format"]]]
+    return ["--jinja"]
+
+
+def _device_arguments(request: LaunchRequest) -> list[str]:
+    if request.device_kind == "cpu":
+        return ["--device", "none", "--gpu-layers", "0"]
+    layers = request.model.config.get("n_gpu_layers", -1)
+    return ["--gpu-layers", str(ALL_LAYERS if layers < 0 else layers)]
+
+
+def _environment(request: LaunchRequest) -> dict[str, str]:
+    common = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(request.work_folder), "LANG": "C.UTF-8"}
+    if request.device_kind == "cpu":
+        return common
+    return common | {
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }

@@ -1,0 +1,121 @@
+"""Installs Python packages into an environment with uv, from where pip's own configuration looks for them."""
+
+import ast
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from engines.commands import CommandFailed, OnLine, Runner
+
+COMPLAINT_LINES = 10
+_PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
+
+
+class PackageError(Exception):
+    """uv could not do it; the message is its complaint."""
+
+
+class Uv:
+    """uv, told to read what pip reads: by itself it knows none of pip's settings."""
+
+    def __init__(self, runner: Runner | None = None):
+        self._program = find_uv()
+        self._runner = runner or Runner()
+
+    def make_environment(self, folder: Path) -> None:
+        """A fresh virtual environment of the interpreter that runs this."""
+        self._run("venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(folder))
+
+    def offers(self, python: Path, requirement: str) -> bool:
+        """Whether pip's configuration leads to this very build."""
+        options = ("--dry-run", "--no-deps", *_target(python), *_every_source())
+        try:
+            self._run("pip", "install", *options, requirement)
+        except PackageError:
+            return False
+        return True
+
+    def install_build(self, python: Path, requirement: str, on_line: OnLine) -> None:
+        """Install one build whose bytes differ from source to source: checked by version, not by hash."""
+        options = ("--no-deps", *_target(python), *_every_source())
+        self._run("pip", "install", *options, requirement, on_line=on_line)
+
+    def install_lock(self, python: Path, lock: Path, on_line: OnLine) -> None:
+        """Install exactly what the lock names, each file checked by its hash, and compile it all."""
+        options = ("--no-deps", "--require-hashes", "--compile-bytecode", *_target(python), *_main_sources())
+        self._run("pip", "install", *options, "-r", str(lock), on_line=on_line)
+
+    def _run(self, *arguments: str, on_line: OnLine = lambda line: None) -> None:
+        try:
+            self._runner.run([self._program, *arguments, "--color", "never"], on_line)
+        except CommandFailed as failure:
+            raise PackageError(_complaint(failure.said)) from failure
+
+
+def find_uv() -> str:
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if not found:
+        raise PackageError(f"uv is missing, which installs engines: {sys.executable} -m pip install uv")
+    return found
+
+
+def _complaint(said: list[str]) -> str:
+    """uv's error line and what explains it, without the progress before."""
+    start = next((place for place, line in enumerate(said) if line.startswith("error")), 0)
+    return "\n".join(said[start : start + COMPLAINT_LINES])
+
+
+def _target(python: Path) -> tuple[str, ...]:
+    return ("--python", str(python))
+
+
+def _main_sources() -> list[str]:
+    """A mirror of PyPI and folders of wheels; further indexes are asked only for builds that PyPI lacks."""
+    options = [word for place in _places() for word in ("--find-links", place)]
+    for url in _pip_settings()["index-url"][-1:]:
+        options += ["--default-index", url]
+    return options
+
+
+def source_variables() -> dict[str, str]:
+    """The same as variables that uv reads."""
+    found = {"UV_DEFAULT_INDEX": "".join(_pip_settings()["index-url"][-1:]), "UV_FIND_LINKS": ",".join(_places())}
+    return {name: value for name, value in found.items() if value}
+
+
+def _places() -> list[str]:
+    """Unlike pip, uv gives up where a folder is missing."""
+    return [place for place in _pip_settings()["find-links"] if "://" in place or Path(place).exists()]
+
+
+def _every_source() -> list[str]:
+    extra = [word for url in _pip_settings()["extra-index-url"] for word in ("--index", url)]
+    # pip takes the best version of all indexes; without this word uv takes the first index that has any.
+    return [*_main_sources(), *extra, "--index-strategy", "unsafe-best-match"]
+
+
+@functools.cache
+def _pip_settings() -> dict[str, list[str]]:
+    """Where pip looks, out of its files and its variables. Later ones override, except that places add up."""
+    found: dict[str, list[str]] = {"find-links": [], "index-url": [], "extra-index-url": []}
+    for name, value in _PIP_SETTING.findall(_pip_config_list()):
+        found[name] += [place for place in ast.literal_eval(value).split() if place not in found[name]]
+    return found
+
+
+def _pip_config_list() -> str:
+    """The environment of the platform may have been made without pip, so others are asked too."""
+    own = [sys.executable, "-m", "pip"]
+    base = [sys._base_executable, "-m", "pip"]
+    for pip in (own, base, [shutil.which("pip3") or "pip3"]):
+        try:
+            answer = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, timeout=60)
+        except OSError:
+            continue
+        if answer.returncode == 0:
+            return answer.stdout
+    return ""

@@ -1,0 +1,1 @@
+"""The inference routes of each protocol: what they accept, and how replies are rendered."""

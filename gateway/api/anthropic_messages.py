@@ -1,0 +1,156 @@
+"""/v1/messages and its token count, in the form of Anthropic's API, as vLLM and llama.cpp offer them."""
+
+from django.utils.translation import gettext_lazy as _
+
+from gateway.api import replies, validators
+from gateway.api.chat import MESSAGES, PARTS, TOOLS, description
+from gateway.api.generation import LONGEST_CONTEXT, limit_tokens
+from gateway.api.named_events import Dialect, NamedEventRelay
+from gateway.api.operation import Operation, Prepared
+from gateway.api.replies import read_uncounted
+from gateway.api.stream_relay import Usage, read_usage
+from gateway.api.validators import (
+    Fields,
+    boolean,
+    function_name,
+    integer,
+    listing,
+    mapping,
+    need,
+    number,
+    one_of,
+    record,
+    text,
+    variant,
+    wrong,
+)
+from gateway.routing.snapshot import ModelEntry
+
+# Images come inside the request: an engine never fetches an address that a caller wrote.
+source = record({"type": one_of("base64"), "media_type": text(100), "data": text()}, "type", "media_type", "data")
+
+
+PLAIN_BLOCKS = {"text": ({"text": text()}, ("text",)), "image": ({"source": source}, ("source",))}
+plain_blocks = listing(variant(PLAIN_BLOCKS), PARTS, least=0)
+
+
+def plain_content(value, param):
+    return value if type(value) is str else plain_blocks(value, param)
+
+
+call: Fields = {"id": text(256), "name": text(256, least=1), "input": mapping}
+result: Fields = {"tool_use_id": text(256), "content": plain_content, "is_error": boolean}
+blocks = listing(
+    variant(
+        PLAIN_BLOCKS
+        | {
+            "tool_use": (call, tuple(call)),
+            "tool_result": (result, ("tool_use_id",)),
+            "thinking": ({"thinking": text(), "signature": text()}, ("thinking",)),
+            "redacted_thinking": ({"data": text()}, ("data",)),
+        }
+    ),
+    PARTS,
+)
+
+
+def content(value, param):
+    return value if type(value) is str else blocks(value, param)
+
+
+message = record({"role": one_of("user", "assistant", "system"), "content": content}, "role", "content")
+tool = record(
+    {"name": function_name, "description": description, "input_schema": validators.schema, "strict": boolean},
+    "name",
+    "input_schema",
+)
+tool_choice = record(
+    {"type": one_of("auto", "any", "tool", "none"), "name": function_name, "disable_parallel_tool_use": boolean},
+    "type",
+)
+thinking = record(
+    {"type": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(1024, LONGEST_CONTEXT)}, "type"
+)
+output_config = record(
+    {
+        "effort": one_of("low", "medium", "high", "xhigh", "max"),
+        "format": record({"type": one_of("json_schema"), "schema": validators.schema}, "type", "schema"),
+    }
+)
+COUNT: Fields = {
+    "messages": listing(message, MESSAGES),
+    "system": plain_content,
+    "tools": listing(tool, TOOLS, least=0),
+    "tool_choice": tool_choice,
+    "thinking": thinking,
+}
+MESSAGE: Fields = COUNT | {
+    "max_tokens": integer(1, LONGEST_CONTEXT),
+    "stop_sequences": listing(text(256, least=1), 16, least=0),
+    "stream": boolean,
+    "temperature": number(0, 2),
+    "top_p": number(0, 1, above=True),
+    "top_k": integer(-1, 2**20),
+    "output_config": output_config,
+}
+
+
+def complete_message(prepared: Prepared, model: ModelEntry) -> None:
+    payload = prepared.payload
+    need(payload, "max_tokens")
+    _check_tools(prepared, model)
+    limit_tokens(payload, model, "max_tokens")
+    prepared.stream = payload.get("stream", False)
+
+
+def _check_tools(prepared: Prepared, _model: ModelEntry) -> None:
+    choice = prepared.payload.get("tool_choice", {"type": "none"})
+    if choice["type"] in ("any", "tool") and not prepared.payload.get("tools"):
+        raise wrong("tool_choice", _("needs tools."))
+    if choice["type"] == "tool":
+        need(choice, "name", "tool_choice.")
+
+
+# --- replies
+
+TOP_LEVEL = ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
+USAGE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def read_message(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    found = {"stop_reason": None, "stop_sequence": None} | replies.only(reply, TOP_LEVEL)
+    found["content"] = [replies.without_nulls(entry) for entry in replies.objects(reply["content"])]
+    found["usage"] = replies.only(reply["usage"], USAGE)
+    return found, read_counts(reply["usage"])
+
+
+def read_counts(usage: dict) -> Usage:
+    """Here the tokens read from the cache, or written to it, are not among the input tokens."""
+    cached, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
+    counts = {
+        "prompt_tokens": usage.get("input_tokens", 0) + cached + written,
+        "completion_tokens": usage.get("output_tokens", 0),
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    return read_usage(counts)
+
+
+def _read_event(data: dict) -> Usage:
+    return read_counts(data["message"]["usage"] if data["type"] == "message_start" else data["usage"])
+
+
+EVENTS = Dialect(
+    read=_read_event,
+    counted=frozenset({b"message_start", b"message_delta"}),
+    pieces=frozenset({b"content_block_delta"}),
+    last=frozenset({b"message_stop"}),
+)
+
+ANTHROPIC_MESSAGE = Operation(
+    "messages", "/v1/messages", MESSAGE, ("messages",), complete_message, read_message,
+    ours=("cache_salt",), relay=lambda _prepared: NamedEventRelay(EVENTS), named_events=True, optional=True,
+)  # fmt: skip
+TOKEN_COUNT = Operation(
+    "messages.count_tokens", "/v1/messages/count_tokens", COUNT, ("messages",), _check_tools, read_uncounted,
+    ours=(), optional=True,
+)  # fmt: skip

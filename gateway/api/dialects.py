@@ -1,0 +1,21 @@
+"""The gateway speaks vLLM's words; what other engines say otherwise is an operation of their own, by the same name."""
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from core.errors import NotFound
+from gateway.api import llamacpp
+from gateway.api.operation import Operation
+
+DIALECTS: dict[str, dict[str, Operation]] = {"llama.cpp": llamacpp.OPERATIONS}
+
+
+def spoken(operation: Operation, engine: str) -> Operation:
+    """The operation as this engine has it. Raises NotFound where it has none."""
+    if engine not in DIALECTS:
+        return operation
+    try:
+        return DIALECTS[engine][operation.name]
+    except KeyError:
+        message = _("The engine of this model does not offer {route}.")
+        raise NotFound(format_lazy(message, route=operation.engine_path)) from None

@@ -1,0 +1,187 @@
+"""From a request's bytes to what the engine gets: parsed once, checked, and never the client's own bytes."""
+
+import hmac
+from functools import lru_cache
+
+import orjson
+from django.utils.translation import gettext_lazy as _
+
+from core.errors import InvalidRequest
+from gateway.api import chat, replies, validators
+from gateway.api.operation import Operation, Prepared
+from gateway.api.validators import Fields, boolean, clean, integer, listing, mapping, number, record, text, wrong
+from gateway.routing.snapshot import ModelEntry
+from models_app.models import Mode
+
+CHOICES, PROMPTS, LONGEST_CONTEXT = 8, 32, 2**20
+ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
+
+
+def prompt(value, param):
+    """A text, token ids, or a list of either."""
+    if type(value) is str:
+        return value
+    if type(value) is not list or not value:
+        raise wrong(param, _("must be a text or a list that is not empty."))
+    if type(value[0]) is int:
+        return validators.token_ids(value, param)
+    entry = text() if type(value[0]) is str else validators.token_ids
+    return listing(entry, PROMPTS)(value, param)
+
+
+SAMPLING: Fields = {
+    "n": integer(1, CHOICES),
+    "max_tokens": integer(1, LONGEST_CONTEXT),
+    "min_tokens": integer(0, LONGEST_CONTEXT),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1, above=True),
+    "top_k": integer(-1, 2**20),
+    "min_p": number(0, 1),
+    "frequency_penalty": number(-2, 2),
+    "presence_penalty": number(-2, 2),
+    "repetition_penalty": number(0, 10, above=True),
+    "seed": integer(-validators.INT64, validators.INT64 - 1),
+    "stop": validators.stop,
+    "stop_token_ids": listing(integer(0, validators.TOKEN_IDS), 64, least=0),
+    "include_stop_str_in_output": boolean,
+    "ignore_eos": boolean,
+    "skip_special_tokens": boolean,
+    "logit_bias": validators.logit_bias,
+    "stream": boolean,
+    "stream_options": record({"include_usage": boolean, "continuous_usage_stats": boolean}),
+    "response_format": chat.response_format,
+    "structured_outputs": chat.structured_outputs,
+}
+CHAT: Fields = SAMPLING | {
+    "messages": chat.messages,
+    "max_completion_tokens": integer(1, LONGEST_CONTEXT),
+    "logprobs": boolean,
+    "top_logprobs": integer(0, 20),
+    "tools": chat.tools,
+    "tool_choice": chat.tool_choice,
+    "parallel_tool_calls": boolean,
+    "reasoning_effort": validators.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    "chat_template_kwargs": chat.template_switches,
+}
+COMPLETION: Fields = SAMPLING | {"prompt": prompt, "logprobs": integer(0, 20), "echo": boolean}
+TOKENIZE: Fields = {
+    "prompt": text(),
+    "messages": chat.messages,
+    "tools": chat.tools,
+    "add_special_tokens": boolean,
+    "add_generation_prompt": boolean,
+    "continue_final_message": boolean,
+    "return_token_strs": boolean,
+}
+DETOKENIZE: Fields = {"tokens": validators.token_ids}
+
+
+def parse(raw: bytes) -> dict:
+    """The body as an object; of two equal keys the last one counts, here as in the engine."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest(_("The body is not valid JSON."), status=400) from None
+    return mapping(body, "body")
+
+
+def model_ref(body: dict) -> str | None:
+    ref = body.get("model")
+    return None if ref is None else text(300, least=1)(ref, "model")
+
+
+def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes) -> Prepared:
+    """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
+    _check_mode(operation, model)
+    payload = clean(operation.fields, body)
+    if not any(name in payload for name in operation.required):
+        raise wrong(operation.required[0], _("this field is required."))
+    prepared = Prepared(payload)
+    operation.complete(prepared, model)
+    marks = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
+    payload |= {name: marks[name] for name in operation.ours}
+    return prepared
+
+
+def _check_mode(operation: Operation, model: ModelEntry) -> None:
+    """A model of another kind is not even started for a request that it could not answer."""
+    if model.mode not in operation.modes:
+        text = _("this model has the mode {mode}: send it requests for {route}.")
+        raise wrong("model", text, mode=model.mode, route=ROUTE_FOR[Mode(model.mode)])
+
+
+def _complete_generation(prepared: Prepared, model: ModelEntry) -> None:
+    payload = prepared.payload
+    _check_together(payload)
+    limit_tokens(payload, model, "max_completion_tokens", "max_tokens")
+    prepared.stream, prepared.choices = payload.get("stream", False), payload.get("n", 1)
+    _count_prompts(prepared)
+    _ask_for_usage(prepared)
+
+
+def _complete_nothing(_prepared: Prepared, _model: ModelEntry) -> None:
+    """These requests are forwarded as they are."""
+
+
+def _check_together(payload: dict) -> None:
+    if payload.get("top_logprobs") and not payload.get("logprobs"):
+        raise wrong("top_logprobs", _("needs logprobs to be true."))
+    if payload.get("min_tokens", 0) > payload.get("max_tokens", LONGEST_CONTEXT):
+        raise wrong("min_tokens", _("must not be greater than max_tokens."))
+    if payload.get("tool_choice") not in (None, "none") and not payload.get("tools"):
+        raise wrong("tool_choice", _("needs tools."))
+    if "response_format" in payload and "structured_outputs" in payload:
+        raise wrong("structured_outputs", _("cannot go together with response_format."))
+
+
+def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
+    """Hold the request against the context, and fill in the model's own sampling defaults.
+
+    `lengths` are the fields for the most tokens of an answer; a default goes into the last of them.
+    """
+    for name in (*lengths, "min_tokens"):
+        if model.context and payload.get(name, 0) > model.context:
+            raise wrong(name, _("must be between {low} and {high}."), low=1, high=model.context)
+    for name, value in model.sampling.items():
+        if name != "max_tokens":
+            payload.setdefault(name, value)
+        elif not any(length in payload for length in lengths):
+            payload[lengths[-1]] = value
+
+
+def _count_prompts(prepared: Prepared) -> None:
+    given = prepared.payload.get("prompt")
+    if type(given) is list and type(given[0]) is not int:
+        prepared.prompts = len(given)
+
+
+def _ask_for_usage(prepared: Prepared) -> None:
+    """Have the engine count in every chunk, so that a stream that is cut is still metered to the token."""
+    asked = prepared.payload.pop("stream_options", None) or {}
+    if not prepared.stream:
+        return
+    prepared.show_usage = asked.get("include_usage", False)
+    prepared.show_continuous = prepared.show_usage and asked.get("continuous_usage_stats", False)
+    prepared.payload["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@lru_cache(maxsize=4096)
+def cache_salt(tenant_id: str, key: bytes) -> str:
+    """Tenants never share cached prefixes, so that nobody can time another's prompts."""
+    return hmac.digest(key, tenant_id.encode(), "sha256").hex()
+
+
+CHAT_COMPLETION = Operation(
+    "chat.completions", "/v1/chat/completions", CHAT, ("messages",), _complete_generation, replies.read_generation
+)
+TEXT_COMPLETION = Operation(
+    "completions", "/v1/completions", COMPLETION, ("prompt",), _complete_generation, replies.read_generation
+)
+TOKENIZATION = Operation(
+    "tokenize", "/tokenize", TOKENIZE, ("prompt", "messages"), _complete_nothing, replies.read_uncounted,
+    modes=tuple(Mode), ours=(), optional=True,
+)  # fmt: skip
+DETOKENIZATION = Operation(
+    "detokenize", "/detokenize", DETOKENIZE, ("tokens",), _complete_nothing, replies.read_uncounted,
+    modes=tuple(Mode), ours=(), optional=True,
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""Embeddings, ranking and scoring: what may be asked of models that read without writing, and their replies."""
+
+from django.utils.translation import gettext_lazy as _
+
+from gateway.api import replies, validators
+from gateway.api.generation import LONGEST_CONTEXT
+from gateway.api.operation import Operation, Prepared
+from gateway.api.stream_relay import Usage, read_usage
+from gateway.api.validators import Fields, boolean, integer, listing, one_of, text, wrong
+from gateway.routing.snapshot import ModelEntry
+from models_app.models import Mode
+
+TEXTS = 2048  # in one request, as OpenAI has it
+DIMENSIONS = 2**16
+
+content = text(least=1)
+truncation = integer(-1, LONGEST_CONTEXT)
+
+
+def text_input(value, param):
+    """A text, token ids, or a list of either."""
+    if type(value) is str:
+        return content(value, param)
+    if type(value) is list and value and type(value[0]) is int:
+        return validators.token_ids(value, param)
+    entry = token_input if type(value) is list and value and type(value[0]) is list else content
+    return listing(entry, TEXTS)(value, param)
+
+
+def token_input(value, param):
+    if not value:
+        raise wrong(param, _("must be a list of token ids."))
+    return validators.token_ids(value, param)
+
+
+def document(value, param):
+    """A text, or, as some clients have it, an object with one."""
+    if type(value) is dict:
+        return content(value.get("text"), f"{param}.text")
+    return content(value, param)
+
+
+def one_or_more(value, param):
+    return [content(value, param)] if type(value) is str else listing(content, TEXTS)(value, param)
+
+
+EMBED: Fields = {
+    "input": text_input,
+    "encoding_format": one_of("float", "base64"),
+    "dimensions": integer(1, DIMENSIONS),
+    "truncate_prompt_tokens": truncation,
+}
+RERANK: Fields = {
+    "query": content,
+    "documents": listing(document, TEXTS),
+    "top_n": integer(1, TEXTS),
+    "return_documents": boolean,
+    "truncate_prompt_tokens": truncation,
+    "max_tokens_per_doc": integer(1, LONGEST_CONTEXT),
+}
+SCORE: Fields = {
+    "text_1": one_or_more,
+    "text_2": one_or_more,
+    "queries": one_or_more,
+    "documents": one_or_more,
+    "truncate_prompt_tokens": truncation,
+}
+PAIRS = {"text_1": "text_2", "queries": "documents"}
+
+
+def complete_embedding(prepared: Prepared, model: ModelEntry) -> None:
+    _limit_truncation(prepared, model)
+
+
+def complete_ranking(prepared: Prepared, model: ModelEntry) -> None:
+    """The engine ranks all documents; how many of them, and whether with their texts, is decided in the reply."""
+    payload = prepared.payload
+    for name in ("query", "documents"):
+        validators.need(payload, name)
+    _limit_truncation(prepared, model)
+    prepared.documents, prepared.show_documents = payload["documents"], payload.pop("return_documents", True)
+    prepared.top = payload.pop("top_n", None)
+
+
+def complete_scoring(prepared: Prepared, model: ModelEntry) -> None:
+    payload = prepared.payload
+    first = next(name for name in PAIRS if name in payload)
+    second = PAIRS[first]
+    validators.need(payload, second)
+    if len(payload[first]) not in (1, len(payload[second])):
+        raise wrong(second, _("must have as many entries as {first}, if that has more than one."), first=first)
+    _limit_truncation(prepared, model)
+
+
+def _limit_truncation(prepared: Prepared, model: ModelEntry) -> None:
+    if model.context and prepared.payload.get("truncate_prompt_tokens", 0) > model.context:
+        raise wrong("truncate_prompt_tokens", _("must be between {low} and {high}."), low=-1, high=model.context)
+
+
+# --- replies
+
+
+def read_embedding(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    usage = read_usage(reply.get("usage"))
+    data = [
+        {"object": "embedding", "index": entry["index"], "embedding": entry["embedding"]}
+        for entry in replies.objects(reply["data"])
+    ]
+    return {"object": "list", "data": data, "model": reply["model"], "usage": _counted(usage)}, usage
+
+
+def read_ranking(reply: dict, prepared: Prepared) -> tuple[dict, Usage]:
+    """The best first; engines differ in how they show a document, so its text is the client's own."""
+    usage = read_usage(reply.get("usage"))
+    best = sorted(replies.objects(reply["results"]), key=lambda result: result["relevance_score"], reverse=True)
+    results = [_ranked(result, prepared) for result in best[: prepared.top]]
+    return {"object": "rerank", "model": reply["model"], "results": results, "usage": _counted(usage)}, usage
+
+
+def _ranked(result: dict, prepared: Prepared) -> dict:
+    shown = {"document": prepared.documents[result["index"]]} if prepared.show_documents else {}
+    return {"index": result["index"], **shown, "relevance_score": result["relevance_score"]}
+
+
+def read_scores(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    usage = read_usage(reply.get("usage"))
+    data = [
+        {"object": "score", "index": entry["index"], "score": entry["score"]}
+        for entry in replies.objects(reply["data"])
+    ]
+    return {"object": "list", "data": data, "model": reply["model"], "usage": _counted(usage)}, usage
+
+
+def _counted(usage: Usage) -> dict:
+    return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
+
+
+EMBEDDING = Operation(
+    "embeddings", "/v1/embeddings", EMBED, ("input",), complete_embedding, read_embedding, modes=(Mode.EMBEDDING,)
+)
+RERANKING = Operation(
+    "rerank", "/v1/rerank", RERANK, ("documents",), complete_ranking, read_ranking,
+    modes=(Mode.RERANKER, Mode.EMBEDDING),
+)  # fmt: skip
+SCORING = Operation(
+    "score", "/v1/score", SCORE, tuple(PAIRS), complete_scoring, read_scores,
+    modes=(Mode.RERANKER, Mode.EMBEDDING), optional=True,
+)  # fmt: skip

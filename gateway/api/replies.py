@@ -1,0 +1,178 @@
+"""Whole replies of an engine, brought into the form of OpenAI's schema, and its refusals in our own words.
+
+Engines fill optional fields with null and add fields of their own; clients that check the schema trip over
+both. Nothing that an engine says in an error is passed on: it may name paths, addresses and versions.
+"""
+
+import re
+import uuid
+from collections.abc import Collection
+
+import orjson
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from core import errors
+from gateway.api.operation import Operation, Prepared
+from gateway.api.stream_relay import Usage, read_usage
+from gateway.errors import ContextTooLong
+from gateway.routing.snapshot import ModelEntry
+
+TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
+CHOICE = ("index", "message", "text", "logprobs", "finish_reason", "stop_reason")
+MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "function_call", "reasoning",
+           "reasoning_content")  # fmt: skip
+
+
+def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id: bool = False) -> tuple[bytes, Usage]:
+    """The reply for the client and its token counts. Raises EngineUnavailable for what is no such reply.
+
+    `generated_id` names it `gen-…`, as the REST API's `generate` does.
+    """
+    try:
+        reply, usage = operation.read(_object(raw), prepared)
+    except (LookupError, TypeError, ValueError):
+        raise unreadable() from None
+    if generated_id:
+        reply["id"] = f"gen-{uuid.uuid4()}"
+    return orjson.dumps(reply), usage
+
+
+def _object(raw: bytes) -> dict:
+    reply = orjson.loads(raw)
+    if type(reply) is not dict:
+        raise TypeError("a reply is an object")
+    return reply
+
+
+def read_generation(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    """A chat or text completion."""
+    choices, usage = objects(reply["choices"]), read_usage(reply.get("usage"))
+    found = only(reply, TOP_LEVEL)
+    found["choices"] = [_choice(choice) for choice in choices]
+    found["usage"] = _usage(reply.get("usage"), usage)
+    return found, usage
+
+
+def read_uncounted(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+    """Answers that cost no tokens."""
+    return without_nulls(reply), Usage()
+
+
+def unreadable() -> errors.EngineUnavailable:
+    return errors.EngineUnavailable(_("The engine's answer could not be read. Its log may tell why."))
+
+
+def objects(value) -> list[dict]:
+    """Raises TypeError for anything but a list of objects."""
+    if type(value) is not list or not all(type(entry) is dict for entry in value):
+        raise TypeError("a list of objects is expected")
+    return value
+
+
+def without_nulls(fields: dict) -> dict:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def only(fields: dict, names: tuple[str, ...]) -> dict:
+    return {name: fields[name] for name in names if fields.get(name) is not None}
+
+
+def _choice(choice: dict) -> dict:
+    """`logprobs`, `message.content` and `message.refusal` are required, if only as null."""
+    found = only(choice, CHOICE)
+    found["logprobs"] = _logprobs(choice)
+    if type(choice.get("message")) is dict:
+        found["message"] = {"content": None, "refusal": None, **only(choice["message"], MESSAGE)}
+    return found
+
+
+def _logprobs(choice: dict):
+    found = choice.get("logprobs")
+    if type(found) is dict and "content" in found:
+        return {"content": found["content"], "refusal": found.get("refusal")}
+    return found
+
+
+def _usage(given, usage: Usage) -> dict:
+    """The counts with how many tokens of the prompt were cached, and how many had to be computed."""
+    found = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "cache_n": usage.cached,
+        "prompt_n": usage.prompt - usage.cached,
+    }
+    if type(given) is dict:
+        for name in ("prompt_tokens_details", "completion_tokens_details"):
+            if type(given.get(name)) is dict:
+                found[name] = without_nulls(given[name])
+    return found
+
+
+# --- refusals
+
+TOO_LONG = re.compile(
+    r"^(?!truncate).*(maximum (context|model) length|max_model_len|exceeds the available context)",
+    re.IGNORECASE | re.DOTALL,
+)
+PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:input )?tokens")
+LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
+BINDING = ("response_format", "structured_outputs", "tools")
+NOT_OFFERED = (404, 405, 501)
+REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it
+    (r"tool", ("tools",), _("This model is not set up for these tools.")),
+    (r"matryoshka", ("dimensions",), _("This model's vectors have one length only.")),
+    (r"out of vocabulary", ("input", "prompt", "tokens"), _("A token id is none of the model's.")),
+    (r"truncate", ("truncate_prompt_tokens",), _("This is more than the model's context.")),
+    (r"schema|grammar|regex|structured", BINDING, _("The engine cannot hold to such a schema.")),
+    (r"multimodal|image|audio", ("messages",), _("This model does not take such content.")),
+    (r"chat template|roles?\b", ("messages",), _("The model cannot take this sequence of messages.")),
+)
+
+
+def refusal(
+    operation: Operation, asked: Collection[str], status: int, raw: bytes, model: ModelEntry
+) -> errors.PlatformError:
+    """Our error for an engine's reply that is not 200, to a request with the fields `asked`."""
+    if operation.optional and status in NOT_OFFERED:
+        message = format_lazy(_("The engine of this model does not offer {route}."), route=operation.engine_path)
+        return errors.NotFound(message)
+    if status in (429, 503):
+        return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
+    if status not in (400, 413, 422):
+        return errors.EngineUnavailable(_("The engine failed at this request. Its log tells why."))
+    message, param = _engine_error(raw)
+    known = param if param in operation.fields else None
+    if TOO_LONG.search(message):
+        return _too_long(message, known or operation.required[0], model)
+    for about, fields, ours in REFUSALS:
+        if re.search(about, message, re.IGNORECASE):
+            return errors.InvalidRequest(ours, param=next((field for field in fields if field in asked), None))
+    return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
+
+
+def _engine_error(raw: bytes) -> tuple[str, str | None]:
+    """Message and parameter of an error in vLLM's form, for us to look at only."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return "", None
+    error = body.get("error", body) if type(body) is dict else None
+    if type(error) is not dict:
+        return "", None
+    param = error.get("param")
+    return str(error.get("message", "")), param if type(param) is str else None
+
+
+def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
+    """Only numbers are taken over from the engine's words."""
+    limit, given = LIMIT_TOKENS.search(message), PROMPT_TOKENS.search(message)
+    most = int(limit[1]) if limit else model.context
+    text = _("This request is too long for the model.")
+    if most and given:
+        text = _("The model's context has {limit} tokens; the prompt has {given}, the answer needs room too.")
+    elif most:
+        text = _("The prompt and the answer do not fit in the model's {limit} tokens.")
+    text = format_lazy(text, limit=most, given=given and given[1])
+    return ContextTooLong(text, param=param, details={"context": most} if most else None)

@@ -1,0 +1,271 @@
+"""The data plane as an ASGI application: its routes, and what the requests of one process share."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from accounts import tokens
+from accounts.policy import Permission
+from accounts.tokens import Claims
+from core import errors
+from core.periodic import Level, Periodic
+from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
+from gateway.api.generation import CHAT_COMPLETION, DETOKENIZATION, TEXT_COMPLETION, TOKENIZATION
+from gateway.api.openai_responses import RESPONSES
+from gateway.api.operation import Operation
+from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
+from gateway.config import Config
+from gateway.errors import NotAllowed
+from gateway.exchange import Exchange
+from gateway.metering.meter import Sink
+from gateway.responder import Responder
+from gateway.routing import model_lookup
+from gateway.routing.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, SnapshotSource
+from gateway.routing.start_queue import RequestStart, Starts
+from gateway.routing.traffic import Traffic
+from gateway.upstream import Client
+
+SWEEP_SECONDS = 1.0
+KNOWN_TOKENS = 4096
+
+OPERATIONS = {
+    "/v1/chat/completions": CHAT_COMPLETION,
+    "/v1/completions": TEXT_COMPLETION,
+    "/v1/embeddings": EMBEDDING,
+    "/v1/rerank": RERANKING,
+    "/v1/score": SCORING,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": ANTHROPIC_MESSAGE,
+    "/v1/messages/count_tokens": TOKEN_COUNT,
+    "/tokenize": TOKENIZATION,
+    "/detokenize": DETOKENIZATION,
+}
+MODEL_OPERATIONS = {
+    "/generate": TEXT_COMPLETION,
+    "/chat/completions": CHAT_COMPLETION,
+    "/embeddings": EMBEDDING,
+}
+MODEL_PREFIXES = ("/api/models/", "/api/v1/models/")
+LISTING = "/v1/models"
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    operation: Operation
+    ref: str | None = None
+
+
+def target_of(path: str) -> Target | None:
+    """The inference route that a (decoded) path means; a model's name in it may hold slashes."""
+    if operation := OPERATIONS.get(path):
+        return Target(operation)
+    for prefix in MODEL_PREFIXES:
+        if not path.startswith(prefix):
+            continue
+        for suffix, operation in MODEL_OPERATIONS.items():
+            ref = path[len(prefix) : -len(suffix)]
+            if path.endswith(suffix) and ref:
+                return Target(operation, ref)
+    return None
+
+
+def handles(scope: Mapping) -> bool:
+    """Whether the data plane, not Django, answers this connection."""
+    if scope["type"] != "http":
+        return False
+    path = scope["path"]
+    return path.startswith("/v1/") or path == "/v1" or target_of(path) is not None
+
+
+class TokenVerifier:
+    """Remembers tokens whose signature held, until they expire: checking one costs more than a request."""
+
+    def __init__(self, verify=tokens.verify):
+        self._verify = verify
+        self._known: dict[str, Claims] = {}
+
+    def __call__(self, token: str) -> Claims:
+        claims = self._known.get(token)
+        if claims is None or claims.expires_at <= time.time():
+            claims = self._verify(token)
+            if len(self._known) >= KNOWN_TOKENS:
+                self._known.clear()
+            self._known[token] = claims
+        return claims
+
+
+class Gateway:
+    """Everything that the requests of one process share. `request_start(model_id)` asks for an instance."""
+
+    def __init__(
+        self,
+        source: SnapshotSource,
+        request_start: RequestStart,
+        sink: Sink,
+        config: Config,
+        verify: model_lookup.Verify = tokens.verify,
+    ):
+        self.source, self.sink, self.config = source, sink, config
+        self.client = Client(config.connect_timeout)
+        self.traffic = Traffic()
+        self.starts = Starts(source, request_start, config.queue_limit)
+        self._verify = TokenVerifier(verify)
+        self._active: set[tuple[Exchange, Responder]] = set()
+        self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: bytes, since when
+        self._sweeper: asyncio.Task | None = None
+        self._loop = Periodic("gateway clients", Level.HIGH, SWEEP_SECONDS)
+        source.subscribe(self._follow)
+
+    async def __call__(self, scope, receive, send) -> None:
+        out = Responder(scope, send)
+        target = target_of(out.path)
+        if target and scope["method"] == "POST":
+            return await self._exchange(out, receive, target)
+        try:
+            await self._other(out, scope["method"], target)
+        except errors.PlatformError as error:
+            await out.error(error)
+        except Exception:  # a bug of ours: answered in its surface's form, as those of inference are
+            await out.error(out.bug())
+
+    async def _exchange(self, out: Responder, receive, target: Target) -> None:
+        exchange = Exchange(self, out, receive, target.operation, target.ref)
+        entry = (exchange, out)
+        self._active.add(entry)
+        try:
+            await exchange.run()
+        finally:
+            self._active.discard(entry)
+            if unsent := out.unsent():
+                self._lingering[out] = (unsent, time.monotonic())
+
+    async def _other(self, out: Responder, method: str, target: Target | None) -> None:
+        listed = out.path == LISTING or out.path.startswith(LISTING + "/")
+        if method == "OPTIONS" and b"access-control-request-method" in out.headers:
+            await out.preflight()
+        elif target or (listed and method != "GET"):
+            raise NotAllowed()
+        elif listed:
+            await out.json(await self._models(out))
+        else:
+            raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
+
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
+        known = model_lookup.credential(headers) is not None
+        return await self.source.decide(partial(self._authenticate, headers), patient=known)
+
+    def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Principal:
+        config = self.config
+        return model_lookup.authenticate(
+            headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
+        )
+
+    async def _models(self, out: Responder) -> dict:
+        principal = await self.authenticate(out.headers)
+        model_lookup.require(principal, Permission.LIST_MODELS)
+        if out.path == LISTING:
+            snapshot = self.source.current()
+            found = model_lookup.visible_models(principal, snapshot)
+            return {"object": "list", "data": [_card(model, snapshot) for model in found]}
+        ref = out.path[len(LISTING) + 1 :]
+        find = partial(model_lookup.resolve, principal, ref)
+        return _card(await self.source.decide(find, patient=True), self.source.current())
+
+    # --- life
+
+    def start(self) -> None:
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        self._loop.end()
+        self._sweeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._sweeper
+        self.client.close()
+
+    def describe(self) -> dict:
+        """For the heartbeat. With an outdated snapshot nothing is routed any more."""
+        routable: list[InstanceEntry] = []
+        with suppress(errors.ServiceUnavailable):
+            routable = self.source.current().routable()
+        return {
+            "routes": [entry.id for entry in routable],
+            "inflight": self.traffic.instances.busy(),
+            "idle": self.traffic.instances.idle(),
+            "waiting": self.starts.waiting(),
+            "adapters": {
+                "routes": {entry.id: sorted(entry.adapters) for entry in routable if entry.adapters},
+                "inflight": _by_instance(self.traffic.adapters.busy()),
+                "idle": _by_instance(self.traffic.adapters.idle()),
+                "waiting": self.starts.waiting_for_adapters(),
+            },
+        }
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        self.client.retain(snapshot.endpoints())
+        routable = snapshot.routable()
+        self.traffic.instances.retain(entry.id for entry in routable)
+        self.traffic.adapters.retain((entry.id, version) for entry in routable for version in entry.adapters)
+
+    async def _sweep(self) -> None:
+        """Let go of clients that do not read, and of streams whose key or user is no longer good."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with self._loop.turn():
+                self._let_go()
+
+    def _let_go(self) -> None:
+        too_long = time.monotonic() - self.config.send_timeout
+        for exchange, out in list(self._active):
+            if 0 < out.sending_since < too_long:
+                out.abandon()
+                exchange.leave()
+            elif exchange.principal and not self._still_good(exchange.principal):
+                exchange.cut(errors.Unauthenticated())
+        self._let_go_of_lingering(too_long)
+
+    def _let_go_of_lingering(self, too_long: float) -> None:
+        for out, (unsent, since) in list(self._lingering.items()):
+            left = out.unsent()
+            if not left:
+                del self._lingering[out]
+            elif left < unsent:
+                self._lingering[out] = (left, time.monotonic())
+            elif since < too_long:
+                out.abandon()
+
+    def _still_good(self, principal: Principal) -> bool:
+        with suppress(errors.ServiceUnavailable):
+            snapshot = self.source.current()
+            if principal.key_id:
+                return principal.key_id in snapshot.key_ids
+            return principal.user_id is None or principal.user_id in snapshot.users
+        return True
+
+
+def _card(model: ModelEntry, snapshot: Snapshot) -> dict:
+    """A model as OpenAI lists it, with its aliases; `owned_by` is the tenant's slug."""
+    owner = snapshot.tenants.get(model.tenant_id)
+    card = {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": owner.slug if owner else "",
+        "aliases": list(model.aliases),
+    }
+    if model.parent:
+        card["parent"] = model.parent
+    return card | ({"max_model_len": model.context} if model.context else {})
+
+
+def _by_instance(figures: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for (instance_id, version), figure in figures.items():
+        found.setdefault(instance_id, {})[version] = figure
+    return found

@@ -1,0 +1,1 @@
+"""What each request used: written to a journal on disk, then to Postgres."""

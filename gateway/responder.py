@@ -1,0 +1,93 @@
+"""The data plane's answers as ASGI messages: JSON, event streams, and errors in the form of their surface."""
+
+import logging
+import time
+import uuid
+
+import orjson
+
+from core import cors
+from core.errors import PlatformError
+from core.language import language_of
+from core.middleware import request_id_from
+from core.transport import abandon, transport_of
+from gateway.errors import headers_for, render, render_event, status_for
+
+logger = logging.getLogger(__name__)
+
+JSON = (b"content-type", b"application/json")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Responder:
+    """`status` is 0 until the answer has begun; `sending_since` is the moment at which a slow client blocked us.
+
+    `request_id` is the ledger's, `shown_request_id` the client's own if it sent a harmless one.
+    """
+
+    def __init__(self, scope: dict, send):
+        self._send = send
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = str(uuid.uuid4())
+        given = self.headers.get(b"x-request-id")
+        self.shown_request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
+        self.status = 0
+        self._named = False
+        self.sending_since = 0.0
+
+    async def json(self, body, status: int = 200, headers: list[tuple[bytes, bytes]] = ()) -> None:
+        """`body` is JSON already, or something that orjson can write."""
+        data = body if type(body) is bytes else orjson.dumps(body)
+        length = (b"content-length", b"%d" % len(data))
+        await self._start(status, [JSON, length, *headers])
+        await self._body(data, more=False)
+
+    async def preflight(self) -> None:
+        """What a browser asks before it sends a request of another origin's page; without a credential."""
+        await self._start(204, [], preflight=True)
+        await self._body(b"", more=False)
+
+    async def begin_events(self, *, named: bool = False) -> None:
+        self._named = named
+        await self._start(200, EVENTS)
+
+    async def events(self, data: bytes, *, more: bool) -> None:
+        await self._body(data, more=more)
+
+    async def error(self, error: PlatformError) -> None:
+        """As a whole answer; or, in a stream, as its last event, without `[DONE]`."""
+        language = language_of(self.headers.get(b"accept-language"))
+        if self.status:
+            return await self._body(render_event(error, self.path, language, named=self._named), more=False)
+        headers = headers_for(error)
+        if error.status in (408, 413):
+            headers.append((b"connection", b"close"))  # rather than read the rest
+        await self.json(render(error, self.path, language), status_for(error, self.path), headers)
+
+    def bug(self) -> PlatformError:
+        """While a bug of ours is being handled: the log gets it, the client only the request id."""
+        logger.exception("request %s (%s)", self.request_id, self.shown_request_id)
+        return PlatformError(details={"request_id": self.shown_request_id})
+
+    def unsent(self) -> int:
+        """Bytes that the server still holds for the client."""
+        transport = transport_of(self._send)
+        return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
+
+    def abandon(self) -> None:
+        """Drop a client that does not read."""
+        abandon(self._send)
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *, preflight: bool = False) -> None:
+        headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]
+        if origin := self.headers.get(b"origin"):
+            allowed = cors.headers_for(origin.decode("latin-1"), preflight=preflight)
+            headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        self.sending_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.sending_since = 0.0

@@ -1,0 +1,80 @@
+"""What this process has in flight, told to the agents every second: they stop an engine only when it is let go."""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+
+from django.db import DatabaseError, close_old_connections, connection
+from django.db.utils import InterfaceError
+
+from core.periodic import Level, Periodic
+from inference.models import GatewayHeartbeat
+from node_agent import processes
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+GOODBYE_SECONDS = 3.0
+FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
+
+
+class Heartbeat:
+    """Writes what `describe` returns (routes, inflight, idle, waiting, adapters) until `stop`; Postgres may be away."""
+
+    def __init__(self, describe: Callable[[], dict]):
+        self._describe = describe
+        self._loop = Periodic("gateway heartbeat", Level.CRITICAL, BEAT_SECONDS)
+        self._id = uuid.uuid4()
+        self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": processes.identity()}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
+        self._task: asyncio.Task | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        self._loop.end()
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(self._thread, self._leave), GOODBYE_SECONDS)
+        self._thread.shutdown(wait=False)
+
+    async def _beat(self) -> None:
+        while True:
+            with self._loop.turn():
+                await self.once()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def once(self) -> None:
+        """The time is taken before the look: a beat must never seem to know of what came after it."""
+        loop = asyncio.get_running_loop()
+        try:
+            at = await loop.run_in_executor(self._thread, self._clock)
+            await loop.run_in_executor(self._thread, self._write, at, self._describe())
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("heartbeat not written: %s", type(error).__name__)
+
+    def _clock(self) -> datetime:
+        """The database's, to which all agents hold it."""
+        close_old_connections()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            return cursor.fetchone()[0]
+
+    def _write(self, at: datetime, state: dict) -> None:
+        row = GatewayHeartbeat(id=self._id, beat_at=at, **self._process, **state)
+        GatewayHeartbeat.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS)
+
+    def _leave(self) -> None:
+        with suppress(DatabaseError, InterfaceError):
+            GatewayHeartbeat.objects.filter(pk=self._id).delete()
+        connection.close()

@@ -1,0 +1,93 @@
+"""Keeps the snapshot true: listens for Postgres's notifications and reads what they name.
+
+A thread with one connection of its own listens on channel `serai`. Notifications are gathered for 50 ms;
+every ten seconds everything is read anyway, so a lost one does no lasting harm.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psycopg
+from django.db import connections
+
+from core.notify import CHANNEL
+from core.periodic import Level, Periodic
+from gateway.routing import snapshot_loader
+from gateway.routing.snapshot import Snapshot, SnapshotSource
+
+logger = logging.getLogger(__name__)
+
+DEBOUNCE_SECONDS, RELOAD_SECONDS, LOOK_SECONDS = 0.05, 10.0, 0.5
+RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
+NOT_FOR_PSYCOPG = ("context", "cursor_factory")  # Django's own adaptation would leave JSON as text
+
+
+def connect() -> psycopg.Connection:
+    parameters = connections["default"].get_connection_params()
+    for name in NOT_FOR_PSYCOPG:
+        parameters.pop(name, None)
+    return psycopg.connect(**parameters, autocommit=True)
+
+
+class Refresher(threading.Thread):
+    """Publishes to `source` on `loop` until `stop`."""
+
+    def __init__(self, source: SnapshotSource, loop: asyncio.AbstractEventLoop):
+        super().__init__(name="snapshot-refresher", daemon=True)
+        self._source, self._loop = source, loop
+        self._turns = Periodic("snapshot refresher", Level.CRITICAL, LOOK_SECONDS)
+        self._ending = threading.Event()
+        self._parts: dict = {}
+
+    def stop(self, timeout: float = 2.0) -> None:
+        self._ending.set()
+        self.join(timeout)
+
+    def run(self) -> None:
+        failures = 0
+        while not self._ending.is_set():
+            try:
+                with connect() as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._load(connection, set(snapshot_loader.READERS))
+                    failures = 0
+                    self._follow(connection)
+            except psycopg.Error as error:
+                logger.warning("the snapshot cannot be refreshed: %s", type(error).__name__)
+                self._ending.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                failures += 1
+
+    def _follow(self, connection: psycopg.Connection) -> None:
+        loaded_at = time.monotonic()
+        while not self._ending.is_set():
+            with self._turns.turn():
+                changed = self._changes(connection)
+                if time.monotonic() - loaded_at > RELOAD_SECONDS:
+                    changed = set(snapshot_loader.READERS)
+                    loaded_at = time.monotonic()
+                if changed:
+                    self._load(connection, changed)
+        self._turns.end()
+
+    def _changes(self, connection: psycopg.Connection) -> set[str]:
+        """The parts whose tables changed, once something has and the dust has settled."""
+        tables = {notice.payload for notice in connection.notifies(timeout=LOOK_SECONDS, stop_after=1)}
+        if tables:
+            self._tell(self._source.expect)
+            tables |= {notice.payload for notice in connection.notifies(timeout=DEBOUNCE_SECONDS)}
+        return set().union(*(snapshot_loader.AFFECTED.get(table, ()) for table in tables))
+
+    def _load(self, connection: psycopg.Connection, parts: set[str]) -> None:
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            for part in parts:
+                self._parts[part] = snapshot_loader.READERS[part](connection.execute)
+        self._tell(self._source.publish, Snapshot(**self._parts))
+
+    def _tell(self, what: Callable, *arguments) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(what, *arguments)

@@ -1,0 +1,188 @@
+"""Requests for a model that is not running: one start for all of them, a bounded queue, a limited wait."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from core import errors
+from core.errors import ModelNotRunning
+from gateway.routing import adapter_lookup
+from gateway.routing.snapshot import InstanceEntry, ModelEntry, Snapshot, SnapshotSource
+from inference.crashes import advice
+
+logger = logging.getLogger(__name__)
+
+USUAL_START_SECONDS = 60
+STOPPED_SECONDS = 30  # so that clients which try again by themselves do not undo a stop at once
+ROOM_SECONDS = 1.0  # between two questions whether there is room now
+
+STOPPED = _("Somebody stopped the model before it was ready. The next request starts it again.")
+CROWDED = _("Too many requests wait for the model already. Send fewer at a time, or come back once it runs.")
+NOT_YET = _("The model is not ready yet. Try again later; how long requests wait for it is its wait_timeout.")
+
+RequestStart = Callable[[str], Awaitable[object]]
+
+
+class Queue:
+    """The requests that wait for one model, or for one version of an adapter on it."""
+
+    def __init__(self, model: ModelEntry, now: float, old: set[str]):
+        """`old` are the ids of instances whose end is not news to those who wait here."""
+        self.model, self.since, self.old = model, now, old
+        self.waiters: set[asyncio.Future] = set()
+        self.start: asyncio.Task | None = None
+        self.no_room: errors.NoRoomYet | None = None  # what the last question was answered with
+        self.seen_coming = False
+
+    @property
+    def start_is_over(self) -> bool:
+        return self.start is None or self.start.done()
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class Starts:
+    """`request_start(model_id)` asks for an instance, once for all who wait; snapshots tell how it goes."""
+
+    def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256):
+        self._source, self._request_start, self._limit = source, request_start, queue_limit
+        self._queues: dict[str, Queue] = {}  # by what is waited for
+        source.subscribe(self._look)
+
+    async def ready(self, model: ModelEntry, deadline: float) -> None:
+        """Until the model can serve. `deadline` is in the loop's time. Raises the reason why it cannot."""
+        loop = asyncio.get_running_loop()
+        queue = self._queues.get(model.target) or self._begin(model, loop)
+        if len(queue.waiters) >= self._limit:
+            raise self._not_ready(queue, CROWDED)
+        waiter = loop.create_future()
+        queue.waiters.add(waiter)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiter
+        except TimeoutError:
+            raise self._not_ready(queue, NOT_YET) from None
+        finally:
+            queue.waiters.discard(waiter)
+            self._tidy(queue)
+
+    def waiting(self) -> dict[str, int]:
+        """By model, those for its adapters included."""
+        counts: Counter[str] = Counter()
+        for queue in self._queues.values():
+            if queue.waiters:
+                counts[queue.model.id] += len(queue.waiters)
+        return dict(counts)
+
+    def waiting_for_adapters(self) -> dict[str, int]:
+        """By version."""
+        queues = [queue for queue in self._queues.values() if queue.model.adapter and queue.waiters]
+        return {queue.model.adapter: len(queue.waiters) for queue in queues}
+
+    def _begin(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
+        entries = self._source.current().of_model(model.id)
+        old = {entry.id for entry in entries if not entry.expected}
+        if error := adapter_lookup.refusal(model, entries):
+            raise error
+        queue = self._queues[model.target] = Queue(model, loop.time(), old)
+        if any(entry.coming or entry.routable for entry in entries):
+            queue.seen_coming = True
+        else:
+            self._ask(queue)
+        return queue
+
+    def _ask(self, queue: Queue) -> None:
+        queue.start = asyncio.get_running_loop().create_task(self._request_start(queue.model.id))
+        queue.start.add_done_callback(lambda task: self._asked(queue, task))
+
+    def _ask_again(self, queue: Queue) -> None:
+        """As long as somebody waits for it."""
+        if self._queues.get(queue.model.target) is queue and queue.waiters:
+            self._ask(queue)
+
+    def _asked(self, queue: Queue, task: asyncio.Task) -> None:
+        if task.cancelled():
+            return
+        queue.no_room = task.exception() if isinstance(task.exception(), errors.NoRoomYet) else None
+        if queue.no_room:
+            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._ask_again, queue)
+            return self._tidy(queue)
+        if task.exception() is None:
+            return
+        error = errors.as_platform_error(task.exception())
+        if error is None:
+            logger.error("start of %s", queue.model.id, exc_info=task.exception())
+        self._end(queue, error or errors.PlatformError())
+
+    def _end(self, queue: Queue, error: errors.PlatformError) -> None:
+        """Whoever comes next starts afresh."""
+        self._drop(queue)
+        queue.fail(error)
+
+    def _tidy(self, queue: Queue) -> None:
+        """A start stays the only one, even when nobody is waiting for it any more."""
+        if not queue.waiters and queue.start_is_over:
+            self._drop(queue)
+
+    def _drop(self, queue: Queue) -> None:
+        if self._queues.get(queue.model.target) is queue:
+            del self._queues[queue.model.target]
+
+    def _look(self, snapshot: Snapshot) -> None:
+        for queue in list(self._queues.values()):
+            entries = snapshot.of_model(queue.model.id)
+            if any(entry.serves(queue.model) for entry in entries):
+                queue.wake()
+                self._drop(queue)  # whoever finds it stopped again begins anew
+            elif error := adapter_lookup.refusal(queue.model, entries):
+                self._end(queue, error)
+            elif expected := {entry.id for entry in entries if entry.expected}:
+                queue.seen_coming = True
+                queue.old -= expected
+            else:
+                self._gone(queue, [entry for entry in entries if entry.id not in queue.old], snapshot)
+            self._tidy(queue)
+
+    def _gone(self, queue: Queue, ended: list[InstanceEntry], snapshot: Snapshot) -> None:
+        """Nothing is on its way. What the platform itself ended is asked for again; a person's word counts."""
+        if failed := next((entry for entry in ended if entry.state == "failed"), None):
+            self._end(queue, _failed(failed))
+        elif any(entry.stopped_by_somebody for entry in ended):
+            self._end(queue, ModelNotRunning(STOPPED, details={"state": "stopped"}, retry_after=STOPPED_SECONDS))
+        elif queue.model.id not in snapshot.models:
+            self._end(queue, errors.ModelNotFound())
+        elif queue.seen_coming and queue.start_is_over:
+            queue.seen_coming = False
+            self._ask(queue)
+
+    def _not_ready(self, queue: Queue, text) -> errors.PlatformError:
+        """What to tell a client that is sent away: the state, and in how many seconds to come back."""
+        if queue.no_room:
+            return queue.no_room
+        entries = self._source.current().of_model(queue.model.id)
+        if error := adapter_lookup.not_loaded(queue.model, entries):
+            return error
+        states = [entry.state for entry in entries if entry.coming]
+        usual = queue.model.start_seconds or USUAL_START_SECONDS
+        elapsed = asyncio.get_running_loop().time() - queue.since
+        expected = max(1, round(usual - elapsed))
+        details = {"state": states[0] if states else "stopped", "expected_seconds": expected}
+        return ModelNotRunning(text, details=details, retry_after=expected)
+
+
+def _failed(entry: InstanceEntry) -> ModelNotRunning:
+    text = format_lazy(_("The model failed to start: {reason}"), reason=advice.told(entry))
+    details = {"state": "failed", "failure_reason": entry.failure_reason}
+    return ModelNotRunning(text, details=details, retry_after=USUAL_START_SECONDS)

@@ -1,0 +1,1 @@
+"""The states of an instance, and who moves it from one to the next."""

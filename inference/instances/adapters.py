@@ -1,0 +1,52 @@
+"""Adapters in running engines, as rows tell: what a base takes, which version is where, and what is in use."""
+
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from core.errors import Conflict
+from inference.instances.retention import DEAD_GATEWAY
+from inference.models import GatewayHeartbeat, Instance
+from models_app import options
+from models_app.models import Model
+
+LOADED, LEAVING, REFUSED = "loaded", "leaving", "refused"
+
+
+def require(model: Model, rank: int) -> None:
+    """Raises Conflict where the model, as it runs or would be started, takes no adapter of this rank."""
+    limits = options.adapter_limits(model.config)
+    running = list(model.instances.wanted().exclude(running_generation=0).values_list("adapter_slots", "adapter_rank"))
+    names = {"base": model.name, "rank": rank, "most": limits.rank if limits else 0}
+    if limits is None:
+        raise Conflict(_("%(base)s takes no adapters: set its config.enable_lora to true and restart it.") % names)
+    if rank > limits.rank:
+        problem = _(
+            "The adapter's rank is %(rank)d, and %(base)s takes at most %(most)d: raise its config.max_lora_rank."
+        )
+        raise Conflict(problem % names)
+    if not all(slots and rank <= highest for slots, highest in running):
+        problem = _("%(base)s was started before its options for adapters were changed: restart it.")
+        raise Conflict(problem % names)
+
+
+def loaded(version_ids: list[str]) -> dict[str, list[dict]]:
+    """Version id → a word from each active replica that knows of it."""
+    found: dict[str, list[dict]] = {}
+    for known in (
+        Instance.objects.active().filter(adapters__has_any_keys=version_ids).values_list("adapters", flat=True)
+    ):
+        for version_id in known.keys() & set(version_ids):
+            found.setdefault(version_id, []).append(known[version_id])
+    return found
+
+
+def in_use(version_ids: list[str]) -> bool:
+    """Whether a gateway has requests for one of them in flight or waiting, by its last word."""
+    words = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - DEAD_GATEWAY).values_list("adapters", flat=True)
+    wanted = set(version_ids)
+    return any(_names(word) & wanted for word in words)
+
+
+def _names(word: dict) -> set[str]:
+    in_flight = (version for each in word.get("inflight", {}).values() for version in each)
+    return {*in_flight, *word.get("waiting", {})}

@@ -1,0 +1,1 @@
+"""What people ask about models that run: start, stop, replicas, and the answers of REST."""

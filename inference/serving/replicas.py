@@ -1,0 +1,122 @@
+"""How many instances a model has: more until it has what it wants, fewer when it wants less."""
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models import Count, F, Max, Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from core.errors import ModelNotFound, PlatformError
+from inference import memory_ledger
+from inference.models import ACTIVE_STATES, Desired, Instance, Reservation, State
+from inference.placement import claim
+from models_app import services as catalogue
+from models_app.models import Model
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 60  # that draining may take where nobody says otherwise
+FAILURES_COUNT_FOR = timedelta(hours=1)
+FIRST_PAUSE, LONGEST_PAUSE, MOST_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
+NO_ROOM_PAUSE = 10.0  # seconds until a replica that found no room is tried again
+
+
+@dataclass
+class Filled:
+    """The instances that are wanted now, and what kept the missing ones away."""
+
+    instances: list[Instance]
+    shortfall: PlatformError | None = None
+
+    def warning(self, model: Model) -> str:
+        if self.shortfall is None:
+            return ""
+        text = _("%(placed)d of %(wanted)d replicas have found a place: %(reason)s")
+        return text % {"placed": len(self.instances), "wanted": model.replicas, "reason": self.shortfall.message}
+
+
+def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, standing: bool = False) -> Filled:
+    """Ask for the instances that are missing, at the cost of idle ones. `model` is locked by the caller.
+
+    Raises what placing raises where nothing of the model would run; a later one that finds no place is tried again.
+    """
+    instances = list(model.instances.wanted().order_by("replica"))
+    for leaving in _revivable(model)[: max(0, model.replicas - len(instances))]:
+        with suppress(memory_ledger.NoRoom):  # promised away at this moment
+            memory_ledger.reclaim(leaving)
+            leaving.ask(desired=Desired.RUNNING, generation=leaving.running_generation + 1, on_demand=on_demand)
+            instances.append(leaving)
+    while len(instances) < model.replicas:
+        try:
+            with transaction.atomic():
+                placed = claim.place(model, timeout, on_demand, replica=_free_number(model), standing=standing)
+            instances.append(placed)
+        except PlatformError as error:
+            if not instances:
+                raise
+            claim.note(error)
+            return Filled(instances, error)
+    return Filled(instances)
+
+
+def trim(model: Model) -> None:
+    """Stop what is more than wanted, after its requests in flight: first what does not serve yet."""
+    instances = sorted(model.instances.wanted(), key=lambda each: (each.state != State.READY, each.replica))
+    for instance in instances[model.replicas :]:
+        instance.ask(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_SECONDS)
+
+
+def pause_after(failures: int) -> timedelta:
+    """How long a model whose replicas failed so often is left as it is: twice as long each time."""
+    return min(FIRST_PAUSE * 2 ** min(failures - 1, MOST_DOUBLINGS), LONGEST_PAUSE) if failures else timedelta()
+
+
+class Keeper:
+    """Brings running models back to the replicas that they want. It looks at rows only, so nothing is lost with it."""
+
+    def __init__(self):
+        self._not_before: dict[str, float] = {}  # model id → when to look for room again, of the monotonic clock
+
+    def work(self) -> None:
+        wanted = Count("instances", filter=Q(instances__state__in=ACTIVE_STATES, instances__desired=Desired.RUNNING))
+        models = Model.objects.annotate(running=wanted).filter(running__gt=0).exclude(running=F("replicas"))
+        for model in models:
+            if self._not_before.get(model.pk, 0.0) <= time.monotonic():
+                with suppress(ModelNotFound):
+                    self._bring_to_size(model)
+
+    @transaction.atomic
+    def _bring_to_size(self, model: Model) -> None:
+        model = catalogue.lock(model)
+        wanted = list(model.instances.wanted())
+        if len(wanted) > model.replicas:
+            trim(model)
+        elif wanted and not _failed_lately(model):
+            filled = fill(model, on_demand=all(each.on_demand for each in wanted), standing=True)
+            if filled.shortfall:
+                self._not_before[model.pk] = time.monotonic() + NO_ROOM_PAUSE
+            logger.info("%s: %d of %d replicas", model.name, len(filled.instances), model.replicas)
+
+
+def _failed_lately(model: Model) -> bool:
+    since = timezone.now() - FAILURES_COUNT_FOR
+    failures = model.instances.filter(state=State.FAILED, state_since__gt=since)
+    last = failures.aggregate(last=Max("state_since"))["last"]
+    return last is not None and timezone.now() < last + pause_after(failures.count())
+
+
+def _revivable(model: Model) -> list[Instance]:
+    """Those on their way out whose memory is not promised to anybody yet."""
+    leaving = model.instances.active().filter(desired=Desired.STOPPED)
+    promised_away = Reservation.objects.leaving().owners()
+    return list(leaving.exclude(pk__in=promised_away).order_by("replica"))
+
+
+def _free_number(model: Model) -> int:
+    taken = set(model.instances.active().values_list("replica", flat=True))
+    return next(number for number in range(len(taken) + 1) if number not in taken)

@@ -1,0 +1,142 @@
+"""What users ask of models that run: start, stop, restart, scale. Rows say what should be; agents make it so."""
+
+from collections.abc import Callable
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from accounts.actor import Actor
+from core.errors import ModelNotFound, ModelNotRunning, PlatformError
+from inference.crashes import advice
+from inference.instances import operations
+from inference.models import Desired, Instance, State, StopReason, Task, TaskKind
+from inference.placement import claim
+from inference.serving import replicas
+from models_app import services as catalogue
+from models_app.models import Model, ModelQuerySet
+
+
+@claim.keeps_refusals
+@transaction.atomic
+def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
+    """Ask for the model's replicas. What runs or starts already is left as it is.
+
+    `force` replaces one that failed a moment ago. Raises InsufficientResources, EngineUnavailable,
+    ModelNotRunning (failed a moment ago, to be tried again later) or InvalidRequest (the files), where not even
+    one replica can be had.
+    """
+    model = catalogue.lock(model)
+    if not force and not model.instances.active().exists():
+        _refuse_right_after_failure(model, on_demand)
+    if not on_demand:
+        model.instances.wanted().update(on_demand=False)
+    filled = replicas.fill(model, timeout=timeout, on_demand=on_demand)
+    return operations.begin(TaskKind.START, model, _runs(filled.instances), filled.warning(model))
+
+
+def start_on_demand(model_id: str) -> Task:
+    """The first request for a stopped model; racing callers in all processes get the same instances."""
+    model = Model.objects.filter(pk=model_id).first()
+    if model is None:
+        raise ModelNotFound(details={"model_id": model_id})
+    return start(model, on_demand=True)
+
+
+@transaction.atomic
+def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
+    """Ask for the end of the model's instances, after their requests in flight unless `force`."""
+    model = catalogue.lock(model)
+    active = model.instances.active()
+    runs = dict(active.values_list("pk", "running_generation"))
+    limit = replicas.STOP_SECONDS if timeout is None else timeout
+    active.update(desired=Desired.STOPPED, stop_reason="", force_stop=force, stop_timeout=limit)
+    return operations.begin(TaskKind.STOP, model, runs)
+
+
+@claim.keeps_refusals
+@transaction.atomic
+def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
+    """Ask for a new run of each replica, one after the other; a stopped model is started."""
+    model = catalogue.lock(model)
+    wishes = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
+    running = model.instances.wanted()
+    runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
+    running.update(**wishes)
+    filled = replicas.fill(model, timeout=timeout)
+    return operations.begin(TaskKind.RESTART, model, _runs(filled.instances) | runs, filled.warning(model))
+
+
+def scale(model: Model) -> list[str]:
+    """The model wants another number of replicas: if it runs, make it so. Returns warnings."""
+    model = catalogue.lock(model)
+    running = model.instances.wanted().count()
+    if running == 0 or running == model.replicas:
+        return []
+    if running > model.replicas:
+        replicas.trim(model)
+        return []
+    on_demand = not model.instances.wanted().filter(on_demand=False).exists()
+    warning = replicas.fill(model, on_demand=on_demand).warning(model)
+    return [warning] if warning else []
+
+
+@transaction.atomic
+def unload(model: Model) -> bool:
+    """Give an idle model's memory back, all replicas at once: one alone would be replaced.
+
+    False where somebody has just asked for more of it.
+    """
+    wanted = catalogue.lock(model).instances.wanted()
+    if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
+        return False
+    wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
+    wanted.update(**wish, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
+    return True
+
+
+def restart_autostart(actor: Actor) -> tuple[list[Model], dict[str, str]]:
+    """Restart, or start, what starts with the worker. Returns what came of it: models, and name → why not."""
+    return _each(_run_by(actor).filter(auto_start=True), restart)
+
+
+def stop_all(actor: Actor, **options) -> tuple[list[Model], dict[str, str]]:
+    """Stop all that runs of the actor's tenant; of all tenants for an operator who names none."""
+    running = Instance.objects.active().values("model_id")
+    return _each(_run_by(actor).filter(pk__in=running), lambda model: stop(model, **options))
+
+
+def _run_by(actor: Actor) -> ModelQuerySet:
+    """The tenant's own models, those that a key is limited to; all for an operator without a tenant."""
+    return Model.objects.usable_by(actor).visible_to(actor)
+
+
+def _each(models: ModelQuerySet, verb: Callable[[Model], Task]) -> tuple[list[Model], dict[str, str]]:
+    done, failed = [], {}
+    for model in models.order_by("-priority", "created_at"):
+        try:
+            verb(model)
+            done.append(model)
+        except ModelNotFound:
+            continue  # deleted meanwhile
+        except PlatformError as error:
+            failed[model.name] = str(error.message)
+    return done, failed
+
+
+def _runs(instances: list[Instance]) -> dict[str, int]:
+    return {instance.pk: instance.generation for instance in instances}
+
+
+def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:
+    """Requests must not start a broken model over and over; a person may, after looking."""
+    last = model.instances.filter(state=State.FAILED).order_by("-state_since").first()
+    if not on_demand or last is None or last.retry_at is None or last.retry_at <= timezone.now():
+        return
+    wait = max(1, int((last.retry_at - timezone.now()).total_seconds()))
+    raise ModelNotRunning(
+        _("The model failed to start: %(reason)s") % {"reason": advice.told(last)},
+        retry_after=wait,
+        details={"state": State.FAILED, "failure_reason": last.failure_reason},
+    )

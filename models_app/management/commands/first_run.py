@@ -1,0 +1,82 @@
+"""manage.py first_run: the first tenant, account, key and models, once; and the record of them at every start."""
+
+import json
+import secrets
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from django.db import transaction
+
+from accounts import services as accounts
+from accounts.models import Role, Scope, Tenant, User
+from launcher import private_files
+from models_app import packaged_models
+from models_app.models import Mode, Model
+
+TENANT, ACCOUNT = "default", "admin"
+DEMO, EMBEDDER = "serai-demo", "minilm"
+RECORD = "first-run.json"
+SCOPES = [scope for scope in Scope if scope != Scope.METRICS]  # all that a tenant can do
+
+
+class Command(BaseCommand):
+    help = "Creates the first tenant, account, key and models if there is none, and prints how to log in, as JSON."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--base-url", default=settings.BASE_URL)
+
+    def handle(self, *, base_url, **options):
+        first = not Tenant.objects.exists()
+        record = {**self._addresses(base_url), **(create() if first else self._kept())}
+        private_files.write(settings.DATA_DIR / RECORD, json.dumps(record, indent=2))
+        link = f"{base_url}/console/enter/{accounts.one_time_link(self._operator(record))}"
+        self.stdout.write(json.dumps({**record, "login_link": link, "first": first}))
+
+    def _addresses(self, base_url: str) -> dict:
+        return {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
+
+    def _kept(self) -> dict:
+        """What an earlier start wrote. It may have been deleted, as a careful operator would."""
+        try:
+            kept = json.loads((settings.DATA_DIR / RECORD).read_text())
+        except (OSError, ValueError):
+            kept = {}
+        names = ("username", "password", "tenant", "api_key", "model")
+        return {name: kept.get(name) for name in names}
+
+    def _operator(self, record: dict) -> User:
+        operators = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined")
+        return operators.filter(username=record["username"]).first() or operators.first()
+
+
+@transaction.atomic
+def create() -> dict:
+    """Returns the credentials; the password and the key exist nowhere else in the clear."""
+    tenant = accounts.create_tenant(slug=TENANT, name="Default")
+    password = secrets.token_urlsafe(12)
+    user = User.objects.create_superuser(ACCOUNT, password=password, default_tenant=tenant)
+    accounts.add_member(tenant, user, Role.OWNER)
+    _key, secret = accounts.issue_key(tenant, name="first key", maker=user, role=Role.OWNER, scopes=SCOPES)
+    model = Model.objects.create(
+        tenant=tenant,
+        name=DEMO,
+        display_name="Serai demo",
+        framework="vllm",
+        created_by=user,
+        description="A small chat model trained on a CPU: capitals, sums, JSON, tools.",
+        config={"model_path": DEMO, "enable_lora": True},  # what is trained on it answers without a restart
+        tags=["demo"],
+    )
+    Model.objects.create(
+        tenant=tenant,
+        name=EMBEDDER,
+        display_name="all-MiniLM-L6-v2",
+        framework="vllm",
+        mode=Mode.EMBEDDING,
+        description="Vectors of sentences and ranking; its files (84 MB) are fetched at the first request.",
+        config={"model_path": packaged_models.MINILM.name},
+        tags=["demo"],
+        created_by=user,
+    )
+    Tenant.objects.filter(pk=tenant.pk).update(default_model=model.name)
+    return {"username": ACCOUNT, "password": password, "tenant": tenant.slug, "api_key": secret, "model": model.name}

@@ -1,0 +1,1 @@
+"""Metrics: their catalogue, samples, roll-ups and queries."""

@@ -1,0 +1,190 @@
+"""From samples and the usage ledger to minutes, from minutes to five minutes, hours and days.
+
+`look` finds which minutes have something new, in the order in which it was written; `roll` makes a level's stale
+buckets anew out of what lies below and marks the buckets above. Both can be repeated, or cut at any point, without
+harm: a bucket is always made whole, and its mark goes in the same transaction.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+
+from django.db import connection, transaction
+
+from core.partitions import Partitioned
+from inference.instances.retention import USAGE
+from monitoring.figures import samples, usage
+from monitoring.figures.levels import LEVELS, MINUTE, SAMPLES, Level
+from monitoring.figures.samples import Summary
+from monitoring.models import Stale, Watermark
+
+LOOK_SECONDS = 5
+BATCH = 60  # buckets; what an outage has left is caught up in transactions of this size,
+BATCHES = 20  # and so many of them before it is another duty's turn
+
+NEWEST = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+# Less than the snapshot's own xmin, which the transactions of all databases of the server hold back
+OPEN = """
+SELECT coalesce(max(behind), 0)
+FROM pg_stat_activity, mod(%s - backend_xid::text::bigint + (1::bigint << 32), 1::bigint << 32) AS behind
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND behind < 1::bigint << 31
+"""
+MARK = """
+INSERT INTO monitoring_stale (level, bucket)
+SELECT DISTINCT %(level)s, date_bin(%(width)s, {at}, 'epoch'::timestamptz) FROM {table}
+WHERE written_in >= %(seen)s AND written_in < %(final)s AND {at} >= %(oldest)s
+ON CONFLICT DO NOTHING
+"""
+MARK_ABOVE = """
+INSERT INTO monitoring_stale (level, bucket)
+SELECT DISTINCT %(level)s, above
+FROM unnest(%(buckets)s::timestamptz[]) AS bucket, date_bin(%(width)s, bucket, 'epoch'::timestamptz) AS above
+WHERE above >= %(oldest)s
+ON CONFLICT DO NOTHING
+"""
+UPSERT = """
+INSERT INTO {table} (series_id, bucket, count, sum, min, max, last, buckets)
+{select}
+ON CONFLICT (series_id, bucket) DO UPDATE SET
+    count = excluded.count, sum = excluded.sum, min = excluded.min, max = excluded.max, last = excluded.last,
+    buckets = excluded.buckets
+"""
+FROM_SUMMARIES = """
+SELECT series_id, bucket, count, sum, min, max, last, buckets::bigint[]
+FROM unnest(%s::int[], %s::timestamptz[], %s::bigint[], %s::float8[], %s::float8[], %s::float8[], %s::float8[],
+    %s::text[]) AS summary (series_id, bucket, count, sum, min, max, last, buckets)
+"""
+# Per stale bucket, so that only what lies in it is read, however far apart they are
+FROM_SAMPLES = """
+SELECT made.* FROM unnest(%(buckets)s::timestamptz[]) AS stale (bucket) CROSS JOIN LATERAL (
+    SELECT series_id, stale.bucket, sum(count), sum(value), min(value / count), max(value / count),
+        (array_agg(value / count ORDER BY at DESC))[1], serai_sum(buckets)
+    FROM monitoring_sample WHERE at >= stale.bucket AND at < stale.bucket + %(width)s AND count > 0
+    GROUP BY series_id
+) AS made
+"""
+FROM_BELOW = """
+SELECT made.* FROM unnest(%(buckets)s::timestamptz[]) AS stale (bucket) CROSS JOIN LATERAL (
+    SELECT series_id, stale.bucket, sum(count), sum(sum), min(min), max(max),
+        (array_agg(last ORDER BY bucket DESC))[1], serai_sum(buckets)
+    FROM {below} AS below WHERE below.bucket >= stale.bucket AND below.bucket < stale.bucket + %(width)s
+    GROUP BY series_id
+) AS made
+"""
+NEW_TOTALS = """
+INSERT INTO monitoring_series (metric, node_id, device, model_id, replica, tenant_id, cause)
+SELECT DISTINCT metric, '', '', '', 0, '', '' FROM monitoring_series AS single
+WHERE NOT EXISTS (SELECT 1 FROM monitoring_series AS total
+    WHERE total.metric = single.metric AND total.node_id = '' AND total.model_id = '')
+ON CONFLICT DO NOTHING
+"""
+TOTALS = """
+SELECT made.* FROM unnest(%(buckets)s::timestamptz[]) AS stale (bucket) CROSS JOIN LATERAL (
+    SELECT total.id, stale.bucket, sum(count), sum(sum), min(min), max(max), avg(last), serai_sum(buckets)
+    FROM monitoring_rollup1m AS minute
+    JOIN monitoring_series AS single ON single.id = minute.series_id AND (single.node_id, single.model_id) <> ('', '')
+    JOIN monitoring_series AS total ON (total.metric, total.node_id, total.model_id) = (single.metric, '', '')
+    WHERE minute.bucket = stale.bucket
+    GROUP BY total.id
+) AS made
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of raw rows: the time that a row counts for, and the table whose age it must not exceed to count."""
+
+    table: Partitioned
+    at: str
+    as_old_as: Partitioned
+
+
+SOURCES = [Source(SAMPLES, "at", SAMPLES), Source(USAGE, "started_at", MINUTE.table)]
+
+
+def look() -> None:
+    """Mark the minutes of everything that was written since the last look."""
+    for source in SOURCES:
+        _look(source)
+
+
+@transaction.atomic
+def _look(source: Source) -> None:
+    Watermark.objects.get_or_create(source=source.table.table)
+    mark = Watermark.objects.select_for_update().get(source=source.table.table)
+    with connection.cursor() as cursor:
+        final = _final(cursor)
+        seen = mark.seen if mark.seen <= final else 0  # a restored database counts its transactions anew
+        bounds = {"level": MINUTE.name, "width": MINUTE.width, "seen": seen, "final": final}
+        oldest = _oldest(source.as_old_as)
+        cursor.execute(MARK.format(at=source.at, table=source.table.table), {**bounds, "oldest": oldest})
+    mark.seen = final
+    mark.save(update_fields=["seen"])
+
+
+def _final(cursor) -> int:
+    """No transaction of ours below this number is still open. In this order: what ends in between is seen later."""
+    cursor.execute(NEWEST)
+    (newest,) = cursor.fetchone()
+    cursor.execute(OPEN, [newest])
+    return newest - cursor.fetchone()[0]
+
+
+def roll(level: Level) -> None:
+    """Roll the stale buckets of a level."""
+    for _ in range(BATCHES):
+        if _roll_batch(level) < BATCH:
+            break
+
+
+@transaction.atomic
+def _roll_batch(level: Level) -> int:
+    """The newest first: after an outage what is shown now comes before what was."""
+    stale = Stale.objects.filter(level=level.name).order_by("-bucket").select_for_update()
+    buckets = list(stale.values_list("bucket", flat=True)[:BATCH])
+    if buckets:
+        Stale.objects.filter(level=level.name, bucket__in=buckets).delete()
+        _make(level, buckets)
+        _mark_above(level, buckets)
+    return len(buckets)
+
+
+def _make(level: Level, buckets: list[datetime]) -> None:
+    if level is not MINUTE:
+        below = LEVELS[LEVELS.index(level) - 1]
+        _fill(level, FROM_BELOW.format(below=below.table.table), buckets)
+        return
+    _fill(level, FROM_SAMPLES, buckets)
+    _insert(level, list(usage.summaries(buckets)))
+    _execute(NEW_TOTALS)
+    _fill(level, TOTALS, buckets)
+
+
+def _mark_above(level: Level, buckets: list[datetime]) -> None:
+    """But nothing above of which a part is no longer kept: it would be made out of the rest alone."""
+    if level is not LEVELS[-1]:
+        above = LEVELS[LEVELS.index(level) + 1]
+        oldest = _oldest(level.table)
+        _execute(MARK_ABOVE, {"level": above.name, "width": above.width, "buckets": buckets, "oldest": oldest})
+
+
+def _fill(level: Level, select: str, buckets: list[datetime]) -> None:
+    _execute(UPSERT.format(table=level.table.table, select=select), {"buckets": buckets, "width": level.width})
+
+
+def _insert(level: Level, summaries: list[Summary]) -> None:
+    ids = samples.series_ids({each.key for each in summaries})
+    rows = [
+        (ids[each.key], each.bucket, each.count, each.sum, each.min, each.max, each.last, samples.array(each.buckets))
+        for each in summaries
+    ]
+    if rows:
+        _execute(UPSERT.format(table=level.table.table, select=FROM_SUMMARIES), samples.columns(rows))
+
+
+def _oldest(table: Partitioned) -> datetime:
+    return datetime.combine(table.oldest_kept(), time(), UTC)
+
+
+def _execute(sql: str, parameters: dict | list | None = None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)

@@ -1,0 +1,1 @@
+"""WebSockets: subscriptions, the latest state of each object, slow readers."""

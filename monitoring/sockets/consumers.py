@@ -1,0 +1,242 @@
+"""/ws/monitor: the latest state of what a tenant may see, pushed. Every message is checked before it is obeyed."""
+
+import asyncio
+import logging
+
+import orjson
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.db import DatabaseError, InterfaceError
+
+from accounts import ticket_identity
+from accounts.actor import Actor
+from accounts.ticket_identity import Principal
+from core.errors import InvalidRequest, ModelNotFound, PlatformError, ServiceUnavailable
+from core.transport import abandon
+from models_app import services as catalogue
+from monitoring.sockets import credentials, hub, snapshots
+from monitoring.sockets.followed import Followed, wish
+from monitoring.sockets.outbox import Outbox
+from monitoring.topics import TOPICS
+
+logger = logging.getLogger(__name__)
+
+SIGN_IN_SECONDS = 5
+STUCK_SECONDS = 60  # how long a message may wait for a client that does not read
+MOST_CHARACTERS = 64 * 1024
+
+UNAUTHORISED, TOO_BIG, TRY_AGAIN = 4401, 1009, 1013
+
+
+class MonitorConsumer(AsyncJsonWebsocketConsumer):
+    """Answers go out at once; events by way of the outbox, which a writer of this socket empties."""
+
+    async def connect(self):
+        self.actor: Actor | None = None
+        self.credential: Principal | None = None
+        self.outbox: Outbox | None = None
+        self.writer: asyncio.Task | None = None
+        self.tasks: set[asyncio.Task] = set()
+        self.followed = Followed(self._push, lambda work: self._spawn(self._talk(work)))
+        if not credentials.origin_allowed(credentials.headers_of(self.scope)):
+            return await self.close()
+        try:
+            await self._sign_in(await database_sync_to_async(credentials.from_handshake)(self.scope))
+        except (DatabaseError, InterfaceError, ServiceUnavailable):
+            return await self.close(TRY_AGAIN)
+        except PlatformError:
+            return await self.close(UNAUTHORISED)
+        await self.accept()
+        if self.actor is None:
+            self._spawn(self._expect_sign_in())
+        else:
+            self._begin()
+
+    async def disconnect(self, code):
+        self._fall_silent()
+        for task in self.tasks:
+            task.cancel()
+
+    async def close(self, code=None, reason=None):
+        self._fall_silent()
+        await super().close(code, reason)
+
+    def _fall_silent(self) -> None:
+        """Nothing more may be sent: a server takes no word after the close."""
+        hub.here().leave(self)
+        self.followed.end(self.followed.models)
+        if self.writer:
+            self.writer.cancel()
+
+    async def receive(self, text_data=None, bytes_data=None, **kwargs):
+        if text_data is None or len(text_data) > MOST_CHARACTERS:
+            return await self.close(TOO_BIG)
+        try:
+            await super().receive(text_data=text_data)
+        except ValueError:
+            await self._refuse("The message is not JSON.")
+        except RecursionError:
+            await self._refuse("The message is nested too deeply.")
+        except PlatformError:
+            await self.close(UNAUTHORISED)
+        except (DatabaseError, InterfaceError):
+            await self.close(TRY_AGAIN)
+
+    async def receive_json(self, content, **kwargs):
+        message = content if isinstance(content, dict) else {}
+        action = message.get("action")
+        if action == "authenticate":
+            await self._authenticate(message.get("token"))
+        elif self.actor is None:
+            await self.close(UNAUTHORISED)
+        elif action == "subscribe":
+            await self._subscribe(message)
+        elif action == "unsubscribe":
+            await self._unsubscribe(message)
+        else:
+            await self._refuse("action must be subscribe, unsubscribe or authenticate.")
+
+    # --- who
+
+    async def _authenticate(self, token) -> None:
+        if self.actor is not None:
+            return await self._refuse("This socket is signed in already.")
+        if not isinstance(token, str) or not token:
+            return await self.close(UNAUTHORISED)
+        await self._sign_in(await database_sync_to_async(ticket_identity.for_credential)(token))
+        await self.send_json({"type": "authenticated"})
+        self._begin()
+
+    async def _sign_in(self, credential: Principal | None) -> None:
+        if credential is not None:
+            self.actor = await database_sync_to_async(credential.reader)()
+            self.credential, self.outbox = credential, Outbox(self.actor)
+
+    async def _expect_sign_in(self) -> None:
+        await asyncio.sleep(SIGN_IN_SECONDS)
+        if self.actor is None:
+            await self.close(UNAUTHORISED)
+
+    def _begin(self) -> None:
+        self.writer = self._spawn(self._talk(self._write()))
+        hub.here().join(self)
+
+    def rechecked(self, actor: Actor | None, readable: set[str]) -> None:
+        """From the hub. Whose credential ended, or acts for somebody else now, is let go."""
+        if actor is None or _acts_for(actor) != _acts_for(self.actor):
+            self._spawn(self._end(UNAUTHORISED))
+            return
+        self.actor = actor
+        self.outbox.act_for(actor)
+        for model_id in self.followed.models - readable:
+            self.followed.end([model_id])
+            self._spawn(self._talk(self._refuse_with(ModelNotFound(details={"model_id": model_id}))))
+
+    # --- what
+
+    async def _subscribe(self, message: dict) -> None:
+        topics = message.get("events")
+        if not await self._known(topics):
+            return
+        if "logs" in topics:
+            return await self._subscribe_to_logs(message)
+        await self.send_json({"type": "subscribed", "events": topics})
+        self.outbox.listen(self._events(topics))
+
+    async def _subscribe_to_logs(self, message: dict) -> None:
+        """Authorised as the model's log routes are; other topics may be asked for along with it."""
+        try:
+            wanted = wish(message)
+            model = await database_sync_to_async(catalogue.find_own)(self.actor, wanted.model)
+            self.followed.check_room(model.pk)
+        except PlatformError as error:
+            return await self._refuse_with(error)
+        await self.send_json({"type": "subscribed", "events": message["events"], "model_id": model.pk})
+        self.outbox.listen(self._events(message["events"]))
+        self.followed.begin(model.pk, wanted, whole=self.actor.is_operator)
+
+    async def _unsubscribe(self, message: dict) -> None:
+        """Of logs: the model's that is named by its id, else all."""
+        topics, model_id = message.get("events"), message.get("model_id")
+        if await self._known(topics):
+            self.outbox.ignore(self._events(topics))
+            if "logs" in topics:
+                self.followed.end([model_id] if isinstance(model_id, str) else self.followed.models)
+            await self.send_json({"type": "unsubscribed", "events": topics})
+
+    def _events(self, topics: list[str]) -> list[str]:
+        return [event for topic in topics for event in TOPICS[topic]]
+
+    async def _known(self, topics) -> bool:
+        known = isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics)
+        if not known:
+            await self._refuse(f"events must be a list of some of: {', '.join(TOPICS)}.")
+        return bool(known)
+
+    async def _refuse(self, message: str) -> None:
+        await self._refuse_with(InvalidRequest(message))
+
+    async def _refuse_with(self, error: PlatformError) -> None:
+        details = error.details or ({error.param: str(error.message)} if error.param else {})
+        told = {"code": error.code, "message": str(error.message), "details": details}
+        await self.send_json({"type": "error", "error": told})
+
+    # --- the writer
+
+    async def _write(self) -> None:
+        while True:
+            await self.outbox.ready()
+            await hub.here().listening()
+            await self._write_states(self.outbox.take_stale())
+            while text := self.outbox.take():
+                await self._push(text)
+
+    async def _talk(self, work) -> None:
+        """Something that sends of its own accord."""
+        try:
+            await work
+        except TimeoutError:
+            abandon(self.base_send)
+        except OSError:
+            pass  # the client has left; `disconnect` comes
+
+    async def _write_states(self, events: set[str]) -> None:
+        try:
+            messages = await database_sync_to_async(snapshots.read)(self.actor, events) if events else []
+        except (DatabaseError, InterfaceError):
+            return  # the next snapshot comes soon
+        for message in messages:
+            await self._push(orjson.dumps(message).decode())
+
+    async def _push(self, text: str) -> None:
+        """Raises TimeoutError for a client that does not read."""
+        async with asyncio.timeout(STUCK_SECONDS):
+            await self.send(text_data=text)
+
+    def overflowed(self) -> None:
+        """From the hub: so much has changed meanwhile that only a reader who reads can be told."""
+        abandon(self.base_send)
+
+    async def _end(self, code: int) -> None:
+        """A close frame for who reads; who does not is dropped."""
+        try:
+            async with asyncio.timeout(1):
+                await self.close(code)
+        except TimeoutError:
+            abandon(self.base_send)
+
+    def _spawn(self, work) -> asyncio.Task:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            logger.error("a socket broke", exc_info=task.exception())
+            abandon(self.base_send)
+
+
+def _acts_for(actor: Actor) -> tuple:
+    return actor.tenant, actor.sees_all, actor.is_operator

@@ -1,0 +1,65 @@
+"""Who opened a socket: ticket, header, console log-in with our own Origin, or the first message."""
+
+from collections.abc import Mapping
+
+from django.conf import settings
+from django.http import QueryDict, parse_cookie
+from django.http.request import split_domain_port, validate_host
+from django.utils.datastructures import CaseInsensitiveMapping
+
+from accounts import authentication, ticket_identity, tickets
+from accounts.actor import Actor
+from accounts.ticket_identity import Principal
+from core.errors import PlatformError
+from models_app import services as catalogue
+
+
+def standing(followed: Mapping[Principal, set[str]]) -> dict[Principal, tuple[Actor | None, set[str]]]:
+    """Who stands behind each now, None where the right has ended; and which of the models' logs he may read still."""
+    found = {}
+    for principal, model_ids in followed.items():
+        actor = _reader_or_none(principal)
+        found[principal] = actor, catalogue.own_ids(actor, model_ids) if actor and model_ids else set()
+    return found
+
+
+def _reader_or_none(principal: Principal) -> Actor | None:
+    try:
+        return principal.reader()
+    except PlatformError:
+        return None
+
+
+def headers_of(scope) -> Mapping[str, str]:
+    return CaseInsensitiveMapping({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+
+
+def from_handshake(scope) -> Principal | None:
+    """None if nothing came with the handshake: it may be in the first message.
+
+    Raises Unauthenticated, or ServiceUnavailable where tickets cannot be looked up.
+    """
+    headers = headers_of(scope)
+    tenant = headers.get(authentication.TENANT_HEADER)
+    if ticket := QueryDict(scope["query_string"]).get(tickets.PARAMETER):
+        return tickets.redeem(ticket)
+    if secret := authentication.credential_in(headers):
+        return ticket_identity.for_credential(secret, tenant)
+    session_key = parse_cookie(headers.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
+    if session_key and is_own_origin(headers):
+        return Principal(session_key=session_key, tenant=tenant)
+    return Principal() if settings.ANONYMOUS_TENANT else None
+
+
+def origin_allowed(headers: Mapping[str, str]) -> bool:
+    """Browsers always say where a page comes from; programs need not."""
+    return "Origin" not in headers or is_own_origin(headers) or headers["Origin"] in settings.CORS_ORIGINS
+
+
+def is_own_origin(headers: Mapping[str, str]) -> bool:
+    """Exactly the address that the page was asked from: a cookie also comes along from pages of others."""
+    host = headers.get("Host", "")
+    own = {settings.BASE_URL}
+    if validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS):
+        own |= {f"http://{host}", f"https://{host}"}
+    return headers.get("Origin") in own

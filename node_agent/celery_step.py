@@ -1,0 +1,65 @@
+"""The agent as a step of the Celery worker: beside the consumer, so that a lost broker does not restart it."""
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+
+from celery import bootsteps
+from django.conf import settings
+
+from node_agent.listener import Listener
+from node_agent.reconciler import Agent
+from node_agent.sampling import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class AnotherAgent(Exception):
+    """The data folder has an agent already."""
+
+
+def claim_data_folder() -> int:
+    """A lock that the kernel gives back when this process ends. Raises AnotherAgent."""
+    settings.PRIVATE_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(settings.PRIVATE_DIR / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AnotherAgent(f"A worker already runs on {settings.DATA_DIR}.") from None
+    return descriptor
+
+
+class AgentStep(bootsteps.StartStopStep):
+    """Starts the agent's threads with the worker and ends them with it; engines live on."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, parent, **kwargs):
+        super().__init__(parent, **kwargs)
+        self.agent = Agent()
+        self.listener = Listener(self.agent.look_now)
+        self.sampling = Sampling(lambda: self.agent.node)
+        self.thread = threading.Thread(target=self._run, name="agent", daemon=True)
+
+    def start(self, parent) -> None:
+        self.listener.start()
+        self.thread.start()
+        self.sampling.start()
+
+    def _run(self) -> None:
+        """A worker without its agent looks alive and starts nothing: it ends, and the next adopts the engines."""
+        try:
+            self.agent.run()
+        except Exception:
+            logger.exception("agent: it failed, so this worker ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    def stop(self, parent) -> None:
+        self.sampling.stop()
+        self.listener.stop()
+        self.agent.stop()
+        self.thread.join(10)

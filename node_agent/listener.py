@@ -1,0 +1,49 @@
+"""Wakes the agent when Postgres says that what it looks after changed. Missing a word costs one slow tick."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import psycopg
+from django.db import connection
+
+from core.notify import CHANNEL
+from core.periodic import Level, Periodic
+from node_agent import extra_workloads
+
+logger = logging.getLogger(__name__)
+
+INSTANCES = "inference_instance"
+PAUSE = 2.0
+LISTEN_SECONDS = 1.0
+
+
+class Listener(threading.Thread):
+    def __init__(self, wake: Callable[[], None]):
+        super().__init__(name="agent-listener", daemon=True)
+        self._wake = wake
+        self._loop = Periodic("agent listener", Level.MEDIUM, LISTEN_SECONDS)
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except psycopg.Error as error:
+                logger.debug("listener: %s", type(error).__name__)
+                self._stopping.wait(PAUSE)
+
+    def _listen(self) -> None:
+        parameters = connection.get_connection_params()
+        parameters.pop("cursor_factory", None)
+        parameters.pop("context", None)
+        with psycopg.connect(**parameters, autocommit=True) as link:
+            link.execute(f"LISTEN {CHANNEL}")
+            while not self._stopping.is_set():
+                with self._loop.turn():
+                    for notice in link.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                        if notice.payload == INSTANCES or notice.payload in extra_workloads.tables():
+                            self._wake()

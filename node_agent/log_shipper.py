@@ -1,0 +1,173 @@
+"""Carries the lines that engines and the like write from this node's files to streams. A thread of its own."""
+
+import heapq
+import logging
+import socket
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+
+from django.conf import settings
+
+from core import broker
+from core.periodic import Level, Periodic
+from inference.logs import stream
+from inference.logs.lines import Line, clean
+from inference.models import Instance
+from node_agent import folders
+from node_agent.log_tail import START, Read, read_on
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 0.25
+RETRY = 1.0
+BATCH = 500  # lines of one instance in one step
+LOSS_CHECK_TURNS = 20
+
+
+@dataclass
+class Source:
+    """The files of one owner of processes. `place` is None until Valkey was asked how far they have been read."""
+
+    owner: str
+    stream: str  # a model's id, or what else has a stream of its own
+    replica: int
+    since: float  # epoch seconds: what is older was cleared
+    folder: Path
+    place: str | None = None
+    wanted: bool = True  # false: it has ended, and goes once it was read to its end
+    seen: tuple = field(default=(), compare=False)
+
+    def has_changed(self) -> bool:
+        """Whether its newest file is another one, or longer, than at the last look."""
+        try:
+            status = (self.folder / "engine.log").stat()
+        except FileNotFoundError:
+            return False
+        seen, self.seen = self.seen, (status.st_ino, status.st_size)
+        return seen != self.seen
+
+
+class Shipper:
+    """`follow` says whose lines are wanted. Nobody waits for it, and it waits for nobody but Valkey."""
+
+    def __init__(self):
+        self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
+        self._loop = Periodic("logs", Level.MEDIUM, PAUSE)
+        self._sources: dict[str, Source] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self.wants_all = True  # also those that have ended: after a start, and when Valkey has lost its data
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(5)
+
+    def follow(self, sources: list[Source], *, all_there_are: bool) -> None:
+        """These; others that were followed are read to their end first."""
+        with self._lock:
+            wanted = {source.owner for source in sources}
+            for known in self._sources.values():
+                known.wanted = known.owner in wanted
+            for source in sources:
+                self._sources.setdefault(source.owner, source).since = source.since
+            if all_there_are:
+                self.wants_all = False
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            pause = PAUSE
+            try:
+                with self._loop.turn():
+                    if self._loop.turns % LOSS_CHECK_TURNS == 1:
+                        self._notice_loss()
+                    if self._ship_all():
+                        pause = 0
+            except broker.UNAVAILABLE as error:
+                logger.warning("logs wait for Valkey: %s", type(error).__name__)
+                self._doubt()
+                pause = RETRY
+            self._stopping.wait(pause)
+        self._loop.end()
+
+    def _notice_loss(self) -> None:
+        """The mark is as lasting as the streams: where it is gone they are."""
+        if broker.client().set(self._mark, 1, nx=True):
+            self._doubt()
+            self.wants_all = True
+
+    def _doubt(self) -> None:
+        """Ask again how far each has been read."""
+        with self._lock:
+            for source in self._sources.values():
+                source.place, source.seen = None, ()
+
+    def _ship_all(self) -> bool:
+        """One step for each stream; whether there is more."""
+        with self._lock:
+            sources = list(self._sources.values())
+        by_stream = defaultdict(list)
+        for source in sources:
+            if source.has_changed():
+                by_stream[source.stream].append(source)
+            elif not source.wanted:
+                self._drop(source)
+        more = [self._ship(name, group) for name, group in by_stream.items()]
+        return any(more)
+
+    def _drop(self, source: Source) -> None:
+        with self._lock:
+            if not source.wanted:
+                self._sources.pop(source.owner, None)
+
+    def _ship(self, name: str, sources: list[Source]) -> bool:
+        """Send what is new of a stream's sources, in the order of time. Whether there is more."""
+        self._find_places(name, sources)
+        reads = {source.owner: read_on(source.folder, source.place, BATCH) for source in sources}
+        full = [found for found in reads.values() if len(found) == BATCH]
+        until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
+        parts = [(source, _up_to(reads[source.owner], until)) for source in sources]
+        parts = [(source, part) for source, part in parts if part]
+        progress = [stream.Progress(source.owner, source.place, part[-1].place) for source, part in parts]
+        done = not parts or stream.append(name, progress, _merged(parts))
+        for source, part in parts:
+            source.place = part[-1].place if done else None
+        if full or not done:
+            for source in sources:
+                source.seen = ()
+        return bool(full) or not done
+
+    def _find_places(self, name: str, sources: list[Source]) -> None:
+        unknown = [source for source in sources if source.place is None]
+        if unknown:
+            found = stream.positions(name, [source.owner for source in unknown])
+            for source in unknown:
+                source.place = found[source.owner] or START
+
+
+def _up_to(reads: list[Read], until: float) -> list[Read]:
+    """Those before the moment from which on another source may have more."""
+    return list(takewhile(lambda read: read.line.timestamp <= until, reads))
+
+
+def _merged(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
+    sorted_parts = [
+        [
+            Line(read.line.timestamp, source.owner, source.replica, clean(read.line.text))
+            for read in part
+            if read.line.timestamp >= source.since
+        ]
+        for source, part in parts
+    ]
+    return list(heapq.merge(*sorted_parts, key=lambda line: line.time))
+
+
+def source_of(instance: Instance) -> Source:
+    since = instance.logs_since.timestamp() if instance.logs_since else 0.0
+    return Source(instance.pk, instance.model_id, instance.replica, since, folders.folder_of(instance.pk))

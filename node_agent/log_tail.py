@@ -1,0 +1,87 @@
+"""Reads an engine's output on from a remembered place, over files that the shim turns over meanwhile.
+
+A place is `<first line's time>:<inode>:<offset>`: the file it is in, whichever name that has by now, and the byte.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from node_agent.shims import LogLine, log_files, parse
+
+START = ""
+STAMP_BYTES = 32
+OPEN_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Read:
+    """A line and the place after it."""
+
+    line: LogLine
+    place: str
+
+
+def read_on(folder: Path, place: str, lines: int) -> list[Read]:
+    """The next lines after `place`, at most so many. From the oldest file where that place is gone."""
+    with ExitStack() as stack:
+        files = _open(folder, stack)
+        found = []
+        for name, file in _from(files, place):
+            for read in _lines(name, file):
+                found.append(read)
+                if len(found) == lines:
+                    return found
+        return found
+
+
+def _open(folder: Path, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
+    """All files with their lasting names, oldest first, as of one moment between two turns."""
+    files = []
+    for _try in range(OPEN_TRIES):
+        files = [stack.enter_context(file) for file in map(_open_if_there, log_files(folder)) if file]
+        if not files or _is_newest(folder, files[0]):
+            break
+    return [(name, file) for file in reversed(files) if (name := _name(file))]
+
+
+def _open_if_there(path: Path) -> BinaryIO | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+
+
+def _is_newest(folder: Path, file: BinaryIO) -> bool:
+    newest = next(log_files(folder))
+    try:
+        return newest.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _name(file: BinaryIO) -> str:
+    """Empty until the first line has begun. An inode alone is used again once its file has gone."""
+    stamp, space, _rest = file.read(STAMP_BYTES).partition(b" ")
+    file.seek(0)
+    return f"{stamp.decode('ascii', 'replace')}:{os.fstat(file.fileno()).st_ino}" if space else ""
+
+
+def _from(files: list[tuple[str, BinaryIO]], place: str) -> Iterator[tuple[str, BinaryIO]]:
+    """The file of this place, set to it, and those after; all of them where it is gone."""
+    name, _, offset = place.rpartition(":")
+    names = [each for each, _file in files]
+    if name in names:
+        files = files[names.index(name) :]
+        files[0][1].seek(int(offset))
+    yield from files
+
+
+def _lines(name: str, file: BinaryIO) -> Iterator[Read]:
+    """Whole lines; one that is being written is left for the next time."""
+    while (raw := file.readline()).endswith(b"\n"):
+        if line := parse(raw.decode("utf-8", "replace")):
+            yield Read(line, f"{name}:{file.tell()}")

@@ -1,0 +1,173 @@
+"""Questions to engines over their sockets: are they well, what do their counters say. One at a time per engine."""
+
+import http.client
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from node_agent import shims
+from node_agent.folders import SOCKET
+
+TIMEOUT = 5.0
+METRICS_EVERY = 5.0
+WHILE_STARTING = 0.05  # nobody listens yet: refused at once, at the cost of a system call
+WHILE_DRAINING = 0.2
+AFTER_FAILURE = 5.0  # an engine that did not answer is asked again sooner than one that did
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float):
+        super().__init__("localhost", timeout=timeout)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def get(path: Path, url: str, timeout: float = TIMEOUT) -> str | None:
+    """The body of a 200 answer; None for everything else, a refused connection included."""
+    connection = UnixConnection(path, timeout)
+    try:
+        connection.request("GET", url)
+        response = connection.getresponse()
+        body = response.read(8 * 1024 * 1024)
+        return body.decode(errors="replace") if response.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+@dataclass
+class Probe:
+    """What one run of an engine has answered. Times are of the monotonic clock."""
+
+    healthy: bool | None = None
+    failing_since: float | None = None
+    metrics: str | None = None  # as last read, until somebody has taken them
+    metrics_at: float = 0.0
+    busy: bool = False  # by the engine's own count of requests, out of the last metrics that were taken
+    ended: bool = False
+
+    def is_known_since(self, seconds: float) -> bool:
+        """Whether `busy` tells of a moment at most so many seconds ago."""
+        return self.metrics is None and time.monotonic() - self.metrics_at <= seconds
+
+    def unhealthy_for(self) -> float:
+        return time.monotonic() - self.failing_since if self.failing_since else 0.0
+
+
+@dataclass(kw_only=True)
+class Asked(Probe):
+    """The same with where and when to ask next."""
+
+    folder: Path
+    health_url: str
+    every: float = math.inf
+    metrics_every: float = math.inf
+    health_due: float = 0.0
+    is_waiting: bool = False
+
+    @property
+    def due_at(self) -> float:
+        if self.ended or self.is_waiting:
+            return math.inf
+        return min(self.health_due, self.metrics_due if self.healthy else math.inf)
+
+    @property
+    def metrics_due(self) -> float:
+        return self.metrics_at + self.metrics_every
+
+    def pace(self, every: float, metrics_every: float) -> None:
+        """A shorter interval than before holds for the question that waits already."""
+        self.every, self.metrics_every = every, metrics_every
+        self.health_due = min(self.health_due, time.monotonic() + every)
+
+
+class Probes:
+    """Asks every engine at its own pace, in threads, so that a hung one keeps no other from being asked.
+
+    `on_change` is called, from a thread, when an engine has become well or unwell or has ended.
+    """
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None, threads: int = 8):
+        self._on_change = on_change
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
+        self._probes: dict[tuple[str, int], Asked] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._clock = threading.Thread(target=self._keep_asking, name="probe-clock", daemon=True)
+
+    def look(
+        self, instance_id: str, generation: int, folder: Path, health_url: str, every: float, metrics_every: float
+    ) -> Probe:
+        """The latest answers of this run, which is asked every so many seconds from now on."""
+        with self._changed:
+            if (instance_id, generation) not in self._probes:
+                self._drop(instance_id)
+                self._probes[instance_id, generation] = Asked(folder=folder, health_url=health_url)
+            probe = self._probes[instance_id, generation]
+            probe.pace(every, metrics_every)
+            self._changed.notify()
+            if not self._clock.is_alive() and not self._closed:
+                self._clock.start()
+        return probe
+
+    def forget(self, instance_id: str) -> None:
+        with self._changed:
+            self._drop(instance_id)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _drop(self, instance_id: str) -> None:
+        for key in [key for key in self._probes if key[0] == instance_id]:
+            del self._probes[key]
+
+    def _keep_asking(self) -> None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for probe in self._probes.values():
+                    if probe.due_at <= now:
+                        probe.is_waiting = True
+                        self._pool.submit(self._ask, probe)
+                next_at = min((probe.due_at for probe in self._probes.values()), default=math.inf)
+                self._changed.wait(None if next_at == math.inf else max(0.0, next_at - now))
+
+    def _ask(self, probe: Asked) -> None:
+        before = (probe.healthy, probe.ended)
+        try:
+            if time.monotonic() >= probe.health_due:
+                self._ask_health(probe)
+            if probe.healthy and time.monotonic() >= probe.metrics_due:
+                self._ask_metrics(probe)
+        finally:
+            with self._changed:
+                probe.is_waiting = False
+                self._changed.notify()
+        if (probe.healthy, probe.ended) != before:
+            self._on_change()
+
+    def _ask_health(self, probe: Asked) -> None:
+        probe.healthy = get(probe.folder / SOCKET, probe.health_url) is not None
+        state = None if probe.healthy else shims.read(probe.folder)
+        probe.ended = state is not None and state.phase == "exited"
+        probe.failing_since = None if probe.healthy else probe.failing_since or time.monotonic()
+        probe.health_due = time.monotonic() + (probe.every if probe.healthy else min(probe.every, AFTER_FAILURE))
+
+    def _ask_metrics(self, probe: Asked) -> None:
+        probe.metrics = get(probe.folder / SOCKET, "/metrics")
+        probe.metrics_at = time.monotonic()
+        if probe.metrics is None:  # perhaps it is not well any more: no need to wait for the interval to end
+            probe.health_due = 0.0

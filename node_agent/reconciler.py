@@ -1,0 +1,388 @@
+"""The node agent: makes what exists on this machine equal to what the rows ask for, and writes what it sees."""
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
+from django.utils import timezone
+
+from accounts import configuration
+from accounts.models import Installation
+from core import logs
+from core.errors import PlatformError
+from core.periodic import Level, Periodic
+from engines import registry
+from inference import memory_ledger
+from inference.crashes import dossiers
+from inference.crashes.dossiers import Finding
+from inference.instances import gateway_reports, transitions
+from inference.models import Desired, EngineTokens, Instance, Node, State, StopReason
+from inference.serving import services
+from node_agent import extra_workloads, failure_diagnosis, folders, node, shims, workload
+from node_agent.adapter_loading import Adapters
+from node_agent.autostart import Autostart
+from node_agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
+from node_agent.device_memory import Memory
+from node_agent.log_shipper import Shipper, source_of
+from node_agent.orphans import Orphans
+from node_agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+BEAT_EVERY = 3.0
+MEASURE_EVERY = 15.0
+STABLE_AFTER = timedelta(minutes=5)
+BACK_OFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
+LOG_FILES_KEPT = timedelta(days=1)
+FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
+
+
+class Superseded(Exception):
+    """Another agent took this node over; this one must not write any more."""
+
+
+class Agent:
+    """One per node. `run` returns when `stop` was called; engines live on and the next agent adopts them."""
+
+    def __init__(self):
+        self._loop = Periodic("agent", Level.CRITICAL, TICK)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._logs = Shipper()
+        self._probes = Probes(on_change=self.look_now)
+        self._adapters = Adapters(on_change=self.look_now)
+        self._due: dict[str, float] = {}
+        self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
+        self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
+        self._node = None
+        self._autostart: Autostart | None = None
+
+    @property
+    def node(self) -> Node | None:
+        """This machine's row; None until it is registered."""
+        return self._node
+
+    def look_now(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        self._logs.start()
+        while not self._stopping.is_set():
+            try:
+                with self._loop.turn():
+                    self.tick()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
+            except Superseded:
+                logger.error("agent: another agent has taken over this data folder; this one ends")
+                self.stop()
+            finally:
+                close_old_connections()
+            self._wake.wait(TICK)
+            self._wake.clear()
+        self._probes.close()
+        self._adapters.close()
+        self._logs.stop()
+
+    def tick(self) -> None:
+        """One look at everything, and what follows from it."""
+        if self._node is None:
+            self._begin()
+        if self._every("memory", min(MEASURE_EVERY, configuration.current().gpu_monitor_interval)):
+            self._memory.measure()
+        if self._every("beat", BEAT_EVERY) and not node.beat(self._node):
+            raise Superseded
+        seen_traffic = gateway_reports.read()
+        active = self._active()
+        self._follow_logs(active)
+        for instance in active:
+            with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
+                self._reconcile(instance, seen_traffic)
+        for work in self._further:
+            work.look()
+        self._adapters.work(active, seen_traffic, self._node.fence)
+        if self._autostart and self._every("autostart", 5.0):
+            self._autostart.work()
+        if self._every("orphans", 10.0):
+            self._orphans.sweep()
+
+    def _every(self, name: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(name, 0.0):
+            return False
+        self._due[name] = now + seconds
+        return True
+
+    def _begin(self) -> None:
+        registered, new_session = node.register()
+        self._cluster = str(Installation.objects.get().cluster_id)
+        self._memory = Memory(registered)
+        self._further = [make(registered, self._cluster, self._memory) for make in extra_workloads.makers()]
+        self._orphans = Orphans(registered, self._cluster, self._further)
+        self._node = registered
+        if new_session:
+            self._after_boot()
+            self._autostart = Autostart()
+        logger.info("agent: node %s (%s) ready", registered.name, registered.pk)
+
+    def _active(self) -> list[Instance]:
+        rows = (
+            Instance.objects.on(self._node).active().select_related("model").order_by("-model__priority", "created_at")
+        )
+        return list(rows)
+
+    def _follow_logs(self, active: list[Instance]) -> None:
+        """Of the active ones, and at times of all whose files are still here."""
+        everything = self._logs.wants_all
+        recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_FILES_KEPT)
+        sources = [source_of(instance) for instance in (recent if everything else active)]
+        for work in self._further:
+            sources += work.log_sources(recent=everything)
+        self._logs.follow(sources, all_there_are=everything)
+
+    def _after_boot(self) -> None:
+        """Everything ended meanwhile. What requests had started waits for the next request; the rest comes back."""
+        for instance in self._active():
+            if self._process(instance)[0] == Process.RUNNING:
+                continue
+            if instance.desired == Desired.STOPPED:
+                self._end(instance, State.STOPPED)
+            elif instance.on_demand:
+                self._end(instance, State.STOPPED, desired=Desired.STOPPED, stop_reason=StopReason.RESTARTED)
+            else:
+                self._move(
+                    instance,
+                    State.PENDING,
+                    generation=max(instance.generation, instance.running_generation + 1),
+                    crashes=0,
+                )
+
+    # --- one instance
+
+    def _reconcile(self, instance: Instance, seen_traffic: gateway_reports.Traffic) -> None:
+        process, state = self._process(instance)
+        probe = self._probe(instance) if process == Process.RUNNING else Probe()
+        if process == Process.RUNNING:
+            shims.renew_lease(folders.folder_of(instance.pk))
+            self._note_readings(instance, probe)
+        step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
+        if step != Step.WAIT:
+            logger.info("%s (%s, %s): %s", instance.model.name, instance.pk, instance.state, step.value)
+            STEPS[step](self, instance, state, probe)
+
+    def _process(self, instance: Instance) -> tuple[Process, shims.ShimState | None]:
+        return workload.look(instance.pk, None if instance.state == State.PENDING else instance.running_generation)
+
+    def _probe(self, instance: Instance) -> Probe:
+        """Asked many times a second while it starts, so that nobody waits for a tick once it is ready."""
+        path = registry.get(instance.model.framework).health_path
+        every, metrics_every = configuration.current().health_check_interval, METRICS_EVERY
+        if instance.state == State.STARTING:
+            every = WHILE_STARTING
+        elif instance.state == State.DRAINING:
+            metrics_every = WHILE_DRAINING
+        folder = folders.folder_of(instance.pk)
+        return self._probes.look(instance.pk, instance.running_generation, folder, path, every, metrics_every)
+
+    def _seen(self, instance, process, state, probe: Probe, seen_traffic: gateway_reports.Traffic) -> Seen:
+        in_state_for = (timezone.now() - instance.state_since).total_seconds()
+        return Seen(
+            process=process,
+            killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # which was ours
+            healthy=probe.healthy,
+            unhealthy_for=probe.unhealthy_for(),
+            in_state_for=in_state_for,
+            let_go_for=self._let_go_for(instance, seen_traffic),
+            engine_busy=probe.busy or probe.healthy is not False and not probe.is_known_since(in_state_for),
+            idle=seen_traffic.idle(instance.model_id),
+            may_launch=self._may_launch(instance),
+        )
+
+    def _let_go_for(self, instance: Instance, seen_traffic: gateway_reports.Traffic) -> float | None:
+        """How long no gateway has used it any more; None while one does."""
+        run = (instance.pk, instance.running_generation)
+        if instance.state != State.DRAINING or not seen_traffic.drained(instance):
+            self._let_go.pop(run, None)
+            return None
+        return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
+
+    def _may_launch(self, instance: Instance) -> bool:
+        """One start per device at a time, when those who go for it are gone, and a crashed one after its pause."""
+        if instance.retry_at and instance.retry_at > timezone.now():
+            return False
+        return self._memory.may_start(instance.pk) and not memory_ledger.is_above_limit()
+
+    def _idle_timeout(self, instance: Instance) -> int:
+        return 0 if instance.model.pinned else instance.model.idle_timeout
+
+    def _note_readings(self, instance: Instance, probe: Probe) -> None:
+        """Keep the engine's own counters, to hold the usage ledger against, and whether it is at work."""
+        if probe.metrics is None:
+            return
+        readings = registry.get(instance.model.framework).readings(probe.metrics)
+        probe.metrics, probe.busy = None, bool(readings.running or readings.waiting)
+        if readings.prompt_tokens is not None and readings.generation_tokens is not None:
+            EngineTokens.objects.update_or_create(
+                instance=instance,
+                generation=instance.running_generation,
+                defaults={
+                    "prompt_tokens": readings.prompt_tokens,
+                    "generation_tokens": readings.generation_tokens,
+                },
+            )
+
+    # --- steps
+
+    def _move(self, instance: Instance, state: State, **fields) -> bool:
+        return transitions.move(instance, state, fence=self._node.fence, **fields)
+
+    def _launch(self, instance: Instance, _state, _probe) -> None:
+        now = timezone.now()
+        fields = {
+            "running_generation": instance.generation,
+            "started_at": now,
+            "ready_at": None,
+            "pid": None,
+            "exit_code": None,
+            "exit_signal": None,
+            "memory_bytes": None,
+            "peak_bytes": None,
+            "healthy": False,
+            "endpoint": "",
+            **workload.adapter_fields(instance),
+        }
+        if not self._move(instance, State.STARTING, **fields):
+            return
+        try:
+            command = workload.command_for(instance)
+            started = workload.launch(instance.pk, instance.running_generation, command, self._cluster)
+        except (PlatformError, OSError, shims.LaunchFailed) as error:
+            self._fail(instance, failure_diagnosis.before_start(error))
+            return
+        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.record(command))
+
+    def _ready(self, instance: Instance, _state, _probe) -> None:
+        endpoint = f"unix://{folders.socket_of(instance.pk)}"
+        self._move(
+            instance,
+            State.READY,
+            endpoint=endpoint,
+            healthy=True,
+            ready_at=timezone.now(),
+            failure_reason="",
+            failure_cause="",
+            log_tail=[],
+            retry_at=None,
+        )
+        self._due["memory"] = 0.0  # a new engine is measured soon
+
+    def _health(self, instance: Instance, _state, probe: Probe) -> None:
+        Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
+        instance.refresh_from_db()
+        transitions.announce(instance)
+
+    def _drain(self, instance: Instance, _state, _probe) -> None:
+        self._move(instance, State.DRAINING)
+
+    def _unload(self, instance: Instance, _state, _probe) -> None:
+        """Idle; what runs of the model elsewhere follows at its agents' next look."""
+        if services.unload(instance.model):
+            self._move(instance, State.DRAINING)
+
+    def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
+        """Ask the shim, again when the wish has become urgent; a tree that outlives its grace is killed without it."""
+        run = (instance.pk, instance.running_generation)
+        since, was_forced = self._asked.get(run, (None, False))
+        if since is None or instance.force_stop and not was_forced:
+            grace = 0 if instance.force_stop else workload.STOP_GRACE
+            shims.request_stop(folders.folder_of(instance.pk), state, grace)
+            self._asked[run] = (time.monotonic(), instance.force_stop)
+        elif time.monotonic() - since > workload.STOP_GRACE + KILL_SLACK:
+            self._sweep(instance, state, _probe)
+
+    def _sweep(self, instance: Instance, _state, _probe) -> None:
+        workload.sweep(instance.pk, self._cluster)
+
+    def _stopped(self, instance: Instance, state, _probe) -> None:
+        """Only once its memory is back: who hears of a stop may count on it."""
+        if self._memory.is_back(instance.pk, instance.running_generation):
+            self._end(instance, State.STOPPED, **_exit_of(state))
+
+    def _again(self, instance: Instance, _state, _probe) -> None:
+        self._memory.expect_back(instance.pk, instance.running_generation)
+        self._move(instance, State.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False)
+
+    def _crashed(self, instance: Instance, state, _probe) -> None:
+        self._memory.expect_back(instance.pk, instance.running_generation)
+        finding = failure_diagnosis.after_end(instance, state)
+        stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
+        crashes = 1 if stable else instance.crashes + 1
+        if crashes > MAX_CRASHES:
+            self._fail(instance, replace(finding, reason=f"It crashed {crashes} times in a row. {finding.reason}"))
+            return
+        dossiers.keep(instance, finding)
+        retry_at = timezone.now() + timedelta(seconds=BACK_OFF[crashes - 1])
+        self._move(
+            instance,
+            State.PENDING,
+            generation=instance.running_generation + 1,
+            crashes=crashes,
+            retry_at=retry_at,
+            healthy=False,
+            endpoint="",
+            **finding.on_instance,
+        )
+
+    def _failed(self, instance: Instance, state, _probe) -> None:
+        self._fail(instance, failure_diagnosis.after_end(instance, state))
+
+    def _fail(self, instance: Instance, finding: Finding) -> None:
+        logger.warning("%s failed: %s", instance.model.name, finding.reason)
+        self._memory.expect_back(instance.pk, instance.running_generation)
+        dossiers.keep(instance, finding)
+        self._end(
+            instance,
+            State.FAILED,
+            desired=Desired.STOPPED,
+            retry_at=timezone.now() + FAILURE_PAUSE,
+            **finding.on_instance,
+        )
+
+    def _end(self, instance: Instance, outcome: State, **fields) -> None:
+        """The tree is gone: free its memory and close the row."""
+        with transaction.atomic():
+            ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
+            if ended:
+                memory_ledger.release(instance.pk)
+        if ended:
+            self._probes.forget(instance.pk)
+            self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}
+            self._let_go = {run: since for run, since in self._let_go.items() if run[0] != instance.pk}
+
+
+STEPS = {
+    Step.LAUNCH: Agent._launch,
+    Step.READY: Agent._ready,
+    Step.HEALTH: Agent._health,
+    Step.DRAIN: Agent._drain,
+    Step.UNLOAD: Agent._unload,
+    Step.END: Agent._end_tree,
+    Step.SWEEP: Agent._sweep,
+    Step.STOPPED: Agent._stopped,
+    Step.AGAIN: Agent._again,
+    Step.CRASHED: Agent._crashed,
+    Step.FAILED: Agent._failed,
+    Step.TIMED_OUT: Agent._end_tree,  # seen at a later tick as a failure
+}
+
+
+def _exit_of(state: shims.ShimState | None) -> dict:
+    return {"exit_code": state.exit_code, "exit_signal": state.signal} if state else {}

@@ -1,0 +1,163 @@
+"""What the agent does with shims: launch one, read its state and its engine's output, ask it to stop."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from node_agent import processes, shim
+from node_agent.shim.proc import send_signal
+from node_agent.shim.records import Spec, write_atomically
+from node_agent.shim.records import State as ShimState
+
+__all__ = [
+    "LaunchFailed", "LogLine", "ShimState", "Spec",
+    "forget", "is_running", "launch", "log_files", "parse", "read", "renew_lease", "request_stop", "stop_requested_at",
+    "tail",
+]  # fmt: skip
+
+SHIM = Path(shim.__file__).parent
+LAUNCH_S = 5.0
+POLL_S = 0.01
+STALE = ("state.json", "stop.json", "engine.sock")  # vLLM leaves its socket behind and cannot bind it again
+STATE_FIELDS = {field.name for field in fields(ShimState)}
+
+
+class LaunchFailed(Exception):
+    """The shim did not come up; the message says why as far as it is known."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    timestamp: float  # epoch seconds
+    text: str
+
+
+def launch(folder: Path, spec: Spec) -> ShimState:
+    """Start a shim that outlives this process; returns once its engine's process exists, at most 5 s later.
+
+    The engine may still fail to begin; the state then says so. Raises LaunchFailed, or OSError for the files.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_running(read(folder)):
+        raise LaunchFailed(f"A shim is already running in {folder}.")
+    for name in STALE:
+        (folder / name).unlink(missing_ok=True)
+    renew_lease(folder)
+    write_atomically(folder / "spec.json", asdict(spec))
+    _spawn(folder, spec)
+    return _wait_for_state(folder, spec)
+
+
+def read(folder: Path) -> ShimState | None:
+    """None where there is no state, or none that can be read."""
+    try:
+        content = json.loads((folder / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    return ShimState(**{name: value for name, value in content.items() if name in STATE_FIELDS})
+
+
+def is_running(state: ShimState | None) -> bool:
+    """Whether the shim of this state is there and still has a tree. Its engine cannot outlive it for long."""
+    if state is None or state.phase == "exited":
+        return False
+    return processes.is_alive(state.shim_pid, state.shim_start)
+
+
+def request_stop(folder: Path, state: ShimState, grace: float) -> bool:
+    """Ask for the end of the tree, with SIGKILL after `grace` seconds. False where no shim is there."""
+    with suppress(OSError):  # on a full disk the signal alone ends the tree too, with the grace of the spec
+        write_atomically(folder / "stop.json", {"grace": grace})
+    return send_signal(state.shim_pid, state.shim_start, signal.SIGTERM)
+
+
+def stop_requested_at(folder: Path) -> float | None:
+    """Epoch seconds of the latest stop request to this run."""
+    try:
+        return (folder / "stop.json").stat().st_mtime
+    except OSError:
+        return None
+
+
+def renew_lease(folder: Path) -> None:
+    (folder / "lease").touch(mode=0o600)
+
+
+def forget(folder: Path) -> None:
+    """Drop what is known of a run whose shim and tree are gone; its output stays."""
+    for name in STALE:
+        (folder / name).unlink(missing_ok=True)
+
+
+def tail(folder: Path, lines: int, since: float = 0.0) -> list[LogLine]:
+    """The engine's last lines, oldest first, over all rotated files, none before `since` (epoch seconds)."""
+    found: list[LogLine] = []
+    for path in log_files(folder):
+        if len(found) >= lines:
+            break
+        found = _last_lines(path, lines - len(found)) + found
+    return [line for line in found if line.timestamp >= since]
+
+
+def _spawn(folder: Path, spec: Spec) -> None:
+    """The process started here ends at once; the shim is its child, in a session of its own."""
+    command = [sys.executable, "-I", "-S", str(SHIM), str(folder)]
+    with (folder / "shim.log").open("ab") as log:
+        starter = subprocess.Popen(
+            command, env=spec.markers(), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        starter.wait(LAUNCH_S)
+    except subprocess.TimeoutExpired as error:
+        starter.kill()
+        starter.wait()
+        raise LaunchFailed("The shim did not start in time.") from error
+
+
+def _wait_for_state(folder: Path, spec: Spec) -> ShimState:
+    deadline = time.monotonic() + LAUNCH_S
+    while time.monotonic() < deadline:
+        state = read(folder)
+        if state and state.generation == spec.generation:
+            return state
+        time.sleep(POLL_S)
+    raise LaunchFailed(f"The shim wrote no state: {_last_words(folder)}")
+
+
+def _last_words(folder: Path) -> str:
+    with (folder / "shim.log").open(errors="replace") as log:
+        return "".join(deque(log, maxlen=1)).strip() or "it said nothing"
+
+
+def log_files(folder: Path) -> Iterator[Path]:
+    """Newest first."""
+    yield folder / "engine.log"
+    older = (path for path in folder.glob("engine.log.*") if path.suffix[1:].isdigit())
+    yield from sorted(older, key=lambda path: int(path.suffix[1:]))
+
+
+def _last_lines(path: Path, count: int) -> list[LogLine]:
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            last = deque(file, maxlen=count)
+    except FileNotFoundError:  # not yet written, or just rotated away
+        return []
+    return [line for line in map(parse, last) if line]
+
+
+def parse(line: str) -> LogLine | None:
+    timestamp, _, text = line.rstrip("\n").partition(" ")
+    try:
+        return LogLine(float(timestamp), text)
+    except ValueError:
+        return None

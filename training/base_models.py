@@ -1,0 +1,71 @@
+"""What a model must be to be taught, as far as its files tell."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from django.utils.translation import gettext as _
+
+from accounts.actor import Actor
+from core.errors import InvalidRequest, ModelNotFound
+from models_app import artefacts, options, packaged_models
+from models_app import services as catalogue
+from models_app.models import Mode, Model
+from training import paths
+
+FIELD = "base_model"
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Base:
+    """`parameters` are weights, `context` the tokens that it takes at once (None where its files do not say).
+
+    `shape` are the numbers of its config.json, as an Artefact has them.
+    """
+
+    parameters: int
+    context: int | None
+    shape: dict = field(default_factory=dict)
+
+
+def find(actor: Actor, ref: str) -> Model:
+    """By id, name or alias; a path means the model with these files. Raises ModelNotFound, InvalidRequest."""
+    with suppress(ModelNotFound):
+        return catalogue.find(actor, ref)
+    path = str(paths.relative(ref, FIELD))
+    written = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
+    usable = Model.objects.usable_by(actor).filter(config__model_path__in=written).select_related("tenant")
+    own = [model for model in usable if actor.tenant and model.tenant_id == actor.tenant.pk]
+    found = next(iter(own or usable), None)
+    if found is None:
+        raise ModelNotFound(details={"model_id": ref})
+    return found
+
+
+def check(model: Model) -> Base:
+    """Raises InvalidRequest for what cannot be taught, artefacts.Missing or Refused for what is not there or unsafe."""
+    if problem := _problem(model):
+        raise InvalidRequest(problem, param=FIELD)
+    artefact = artefacts.check_startable(model)
+    if artefact.dtype not in BYTES:
+        raise InvalidRequest(
+            _("Quantised weights (%(dtype)s) cannot be trained.") % {"dtype": artefact.dtype}, param=FIELD
+        )
+    if artefact.mode != Mode.CHAT:
+        raise InvalidRequest(_not_generative(), param=FIELD)
+    context = options.context_length(model.config) or artefact.parameters.get("max_position_embeddings")
+    return Base(artefact.weight_bytes // BYTES[artefact.dtype], context, artefact.parameters)
+
+
+def _problem(model: Model) -> str:
+    if model.framework != "vllm":
+        return _("Weights in GGUF cannot be trained: name a model with safetensors.")
+    if model.mode != Mode.CHAT:
+        return _not_generative()
+    if model.config.get("model_path") in packaged_models.PACKAGED:
+        return _("This model comes as a package, which is not for training.")
+    return ""
+
+
+def _not_generative() -> str:
+    return _("Only models that write text can be trained, not those for embeddings or ranking.")

@@ -1,0 +1,1 @@
+"""Uploaded datasets: rows, splits, files and their tokens."""

@@ -1,0 +1,68 @@
+"""What people do with data sets."""
+
+from django.db import transaction
+from django.db.models import Max
+from django.utils.translation import gettext as _
+
+from accounts import audit
+from accounts.actor import Actor
+from accounts.models import Tenant
+from core.errors import Conflict, InvalidRequest
+from core.uploads import Draft
+from models_app import services as catalogue
+from training import base_models
+from training.datasets import rows, split, storage
+from training.models import Dataset
+
+
+def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", request=None) -> Dataset:
+    """A new version of the tenant's data set `name`, if every row is right. Raises InvalidRequest, ModelNotFound."""
+    context = base_models.check(catalogue.find(actor, base_model)).context if base_model else None
+    with draft.path.open("rb") as file:
+        found = rows.survey(file, context)
+    _require_right(found)
+    return _keep(actor, draft, name, found, request)
+
+
+def _require_right(found: rows.Survey) -> None:
+    if found.wrong:
+        details = {f"line {line}": problem for line, problem in found.errors.items()}
+        raise InvalidRequest(_("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}, details=details)
+    if not found.rows:
+        raise InvalidRequest(_("The file holds no rows."), param="file")
+
+
+@transaction.atomic
+def _keep(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) -> Dataset:
+    """The file moves last: what fails before it leaves nothing, and a row without its file is never seen."""
+    tenant = Tenant.objects.select_for_update().get(pk=actor.tenant.pk)  # one version number at a time
+    newest = Dataset.objects.of(tenant).filter(name=name).aggregate(newest=Max("version"))["newest"]
+    dataset = Dataset.objects.create(
+        tenant=tenant, name=name, version=(newest or 0) + 1, format=found.format, rows=found.rows,
+        characters=found.characters, size_bytes=draft.size, sha256=draft.sha256, created_by=actor.user,
+    )  # fmt: skip
+    audit.record(actor, "dataset.create", dataset, request=request, name=name, version=dataset.version)
+    draft.move_to(storage.path_of(dataset))
+    return dataset
+
+
+@transaction.atomic
+def delete_dataset(actor: Actor, dataset: Dataset, request=None) -> None:
+    """Raises Conflict while a job needs it."""
+    Dataset.objects.select_for_update().filter(pk=dataset.pk).first()  # no job begins with it from here on
+    if dataset.training_jobs.live().exists():
+        raise Conflict(_("A training job needs this data set. Cancel the job first."))
+    path = storage.path_of(dataset)
+    audit.record(actor, "dataset.delete", dataset, request=request, name=dataset.name, version=dataset.version)
+    dataset.delete()
+    transaction.on_commit(lambda: path.unlink(missing_ok=True))
+
+
+def preview(dataset: Dataset, count: int, seed: int) -> list[dict]:
+    """The first rows, and which of them would be kept from training by this seed. Raises NotFound."""
+    kept_back = split.held_out(dataset.rows, seed)
+    with storage.open_dataset(dataset) as file:
+        return [
+            {"line": row.line, "held_out": number in kept_back, "conversation": row.conversation}
+            for number, row in enumerate(rows.first(file, count))
+        ]
