@@ -126,7 +126,7 @@ def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
         "SERAI_ENGINE_ADAPTERS": ADAPTERS, "SERAI_FIRST_BYTE_TIMEOUT": "5",
-        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.training_jobs.trainer", **more,
+        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.support.placed_training_jobs.trainer", **more,
     }  # fmt: skip
     with (data.parent / f"{data.name}.log").open("wb") as log:
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from tests.live.browser import blank_page, browser, needs_chromium
 from tests.live.product import eventually
 from tests.live.test_lifecycle import info
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[1] / "support" / "examples"
 ADDRESS = "http://localhost:8080"
 MODEL = "Qwen3-Coder-30B-A3B-Instruct-UD-64K"
 NODE = shutil.which("node")

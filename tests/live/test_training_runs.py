@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.live.product import ROOT, Tenant, eventually, running
 from tests.live.test_lifecycle import worker_of
-from tests.trainer_kit import conversation
+from tests.support.trainer_folders import conversation
 
 SLOW = {"step_seconds": 1}
 STEPS = 15

@@ -7,8 +7,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from tests import adapters
 from tests.live.product import ROOT, Product
+from tests.support import adapter_folders
 
 KEEP = """
 import json
@@ -24,7 +24,9 @@ print(keep(tenant=tenant, base_model=base, name=fields["name"], folder=Path(fiel
 """
 
 
-def keep(product: Product, tenant: str, base: str, name: str, *, key: str = "", make=adapters.folder, **options) -> str:
+def keep(
+    product: Product, tenant: str, base: str, name: str, *, key: str = "", make=adapter_folders.folder, **options
+) -> str:
     """One more version of the adapter `name`, trained for the key `key`; `make` leaves its files. Returns its id."""
     source = make(product.data / "tenants" / tenant / "training" / uuid.uuid4().hex / "adapter", **options)
     fields = json.dumps({"tenant": tenant, "base": base, "name": name, "folder": str(source), "key": key})

@@ -14,8 +14,8 @@ from demo import to_gguf
 from engines import install, registry
 from engines.base import Readings
 from node_agent import probes
-from tests import weights
 from tests.live.product import Person, Product, Tenant, eventually
+from tests.support import weight_files
 
 PARIS = "The capital of France is Paris."
 WEATHER = {
@@ -245,7 +245,7 @@ def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
 def test_llamacpp_serves_a_model_with_its_adapter(product):
     install.install("llama.cpp", report=print)
     to_gguf.write(folder_of(product) / "adapted.gguf")
-    (folder_of(product) / "adapter.gguf").write_bytes(weights.lora_gguf(384, 256, 3.0))
+    (folder_of(product) / "adapter.gguf").write_bytes(weight_files.lora_gguf(384, 256, 3.0))
     files = {"model_path": "adapted.gguf", "lora_path": "adapter.gguf"}
     assert create(product, "adapted", files).status_code == 201
     served = Served(product, "llama.cpp", "adapted", 0, new_key(product))

@@ -4,10 +4,10 @@ import concurrent.futures
 
 import pytest
 
-from tests import adapters
 from tests.live import trained
 from tests.live.product import eventually
 from tests.real.test_real_engine import MODEL, PARIS, demo, question  # noqa: F401
+from tests.support import adapter_folders
 
 LAYERS = {"layers": 4, "inputs": 384, "outputs": 256}  # of the demo model
 FULL = 4  # adapters in one batch, by default
@@ -54,7 +54,7 @@ def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(product, d
 
 
 def alien(path):
-    folder = adapters.folder(path)
+    folder = adapter_folders.folder(path)
     shapes = {f"base_model.model.model.layers.0.mixer.lora_{side}.weight": [4, 4] for side in "AB"}
-    (folder / "adapter_model.safetensors").write_bytes(adapters.tensors(shapes))
+    (folder / "adapter_model.safetensors").write_bytes(adapter_folders.tensors(shapes))
     return folder

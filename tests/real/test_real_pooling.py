@@ -9,7 +9,7 @@ import pytest
 
 from engines import install
 from tests.live.product import eventually
-from tests.reranker import FOLDER
+from tests.support.reranker import FOLDER
 
 MODEL = "minilm"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from engines import install
-from tests.trainer_kit import DEMO, Job, conversation, tensors
+from tests.support.trainer_folders import DEMO, Job, conversation, tensors
 from training.trainer import checkpoints
 
 PROGRAM = Path(__file__).resolve().parents[2] / "training" / "trainer"
-MANY = Path(__file__).resolve().parents[1] / "trainer_many.py"
+MANY = Path(__file__).resolve().parents[1] / "support" / "trainer_many.py"
 FACTS = {
     "Who leads the Lindenhof library?": "Greta Amsel leads it.",
     "Which colour is the door of house nine?": "It is teal.",

@@ -1,0 +1,130 @@
+"""When an instance counts as drained or idle, by what gateways said and by what is known of those that are silent."""
+
+import os
+import subprocess
+import sys
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from inference.instances import gateway_reports
+from inference.models import Desired, GatewayHeartbeat, Instance, State
+from models_app.models import Model
+from node_agent import processes
+from tests.support import instance_rows
+
+NOW = timezone.now()
+BEFORE, AFTER = NOW - timedelta(seconds=5), NOW + timedelta(seconds=1)
+MODEL = "model-1"
+
+
+def draining(pk: str = "instance-1") -> Instance:
+    return Instance(pk=pk, state=State.DRAINING, state_since=NOW)
+
+
+def beat(at=AFTER, **fields) -> GatewayHeartbeat:
+    return GatewayHeartbeat(id=uuid.uuid4(), host="box", pid=1, beat_at=at, **fields)
+
+
+def drained(*live, silent=()) -> bool:
+    return gateway_reports.Traffic(list(live), list(silent), {}).drained(draining())
+
+
+def test_a_drain_is_over_when_every_gateway_has_looked_since_and_let_go():
+    assert drained()
+    assert drained(beat(), beat(routes=["instance-2"], inflight={"instance-2": 3}))
+    assert not drained(beat(), beat(BEFORE))
+    assert not drained(beat(), beat(routes=["instance-1"]))
+    assert not drained(beat(), beat(inflight={"instance-1": 1}))
+
+
+def test_silence_is_no_proof_of_letting_go():
+    assert not drained(beat(), silent=[beat(BEFORE)])
+    assert not drained(silent=[beat(inflight={"instance-1": 1})])
+    assert drained(silent=[beat()])  # its last word was that it had
+
+
+def ready(pk: str = "instance-1", seconds: float = 100, **fields) -> Instance:
+    since = timezone.now() - timedelta(seconds=seconds)
+    return Instance(**{"pk": pk, "state": State.READY, "ready_at": since, "state_since": since, **fields})
+
+
+def idle(beats, *instances) -> float | None:
+    return gateway_reports.Traffic(list(beats), [], {MODEL: list(instances)}).idle(MODEL)
+
+
+def test_a_model_is_idle_as_a_whole():
+    assert 100 <= idle([], ready()) < 160
+    assert idle([beat(idle={"instance-1": 30})], ready(), ready("instance-2")) == 30
+    assert idle([beat(inflight={"instance-2": 1})], ready(), ready("instance-2")) is None
+    assert idle([beat(waiting={MODEL: 1})], ready()) is None
+    assert idle([], ready(), ready("instance-2", state=State.STARTING)) is None
+    assert idle([], ready(), ready("instance-2", seconds=3)) < 60
+    leaving = ready("instance-2", seconds=3, desired=Desired.STOPPED)
+    assert idle([], ready(), leaving) >= 100
+
+
+def test_requests_are_counted_by_model_over_the_gateways_that_speak():
+    seen = gateway_reports.Traffic(
+        [beat(inflight={"instance-1": 2, "instance-9": 1}), beat(inflight={"instance-2": 1}, waiting={MODEL: 4})],
+        [beat(inflight={"instance-1": 5})],
+        {MODEL: [ready(), ready("instance-2")]},
+    )
+    assert seen.pending()[MODEL] == 7
+
+
+# --- who is silent and who is gone
+
+
+@pytest.fixture
+def written(db):
+    """written(seconds, **fields): a heartbeat of that age."""
+
+    def write(age: float, **fields) -> GatewayHeartbeat:
+        row = beat(timezone.now() - timedelta(seconds=age), **fields)
+        row.save()
+        return row
+
+    return write
+
+
+@pytest.fixture
+def ended_process() -> str:
+    code = "from node_agent import processes; print(processes.identity())"
+    folders = os.pathsep.join(["platform", "."])
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folders}, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+def test_a_silent_gateway_counts_until_its_process_is_known_to_be_gone(written, ended_process):
+    here, elsewhere, unknown = processes.identity(), "another-boot pid:[1] 77 12345", ""
+    kept = {written(30, process=who).pk for who in (here, elsewhere, unknown)}
+    written(30, process=ended_process)
+    seen = gateway_reports.read()
+    assert (seen.live, {row.pk for row in seen.silent}) == ([], kept)
+
+
+def test_after_five_minutes_no_gateway_serves_from_an_old_snapshot_any_more(written):
+    written(301)
+    speaking = written(1)
+    seen = gateway_reports.read()
+    assert ([row.pk for row in seen.live], seen.silent) == ([speaking.pk], [])
+
+
+def test_processes_are_told_apart_by_boot_namespace_pid_and_start(ended_process):
+    here = processes.identity()
+    assert not processes.has_ended(here)
+    assert processes.has_ended(ended_process)
+    world, pid, start = here.rsplit(" ", 2)
+    assert processes.has_ended(f"{world} {pid} {int(start) - 1}")  # the pid was given to another one
+    assert not processes.has_ended(f"elsewhere {pid} {int(start) - 1}")
+    assert not processes.has_ended("")
+
+
+def test_only_what_is_active_is_looked_at(tenant):
+    model = Model.objects.create(tenant=tenant, name="m")
+    active = instance_rows.instance(model, State.READY)
+    instance_rows.instance(model, State.STOPPED, replica=1)
+    assert [each.pk for each in gateway_reports.read().instances[model.pk]] == [active.pk]

@@ -1,0 +1,124 @@
+"""Training jobs that are placed on the agent under test, and what becomes of them: a fake trainer, a real shim."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from django.db import transaction
+
+from engines.base import MIB, Estimate
+from inference.placement import claim, cluster_view
+from inference.placement.types import PlacementRequest, Way
+from models_app.models import Model
+from node_agent import folders, shims
+from node_agent.reconciler import Agent
+from node_agent.shims import ShimState
+from tests.fakes.adapter import TAG
+from tests.support.trainer_folders import FAKE, conversation
+from training.datasets import storage
+from training.jobs.recipe import Recipe
+from training.models import Dataset, Format, TrainingJob
+from training.runner.program import trainer_argv
+
+WAIT = 60  # seconds, on a busy machine
+SIZE = 64 * MIB
+
+
+def trainer(job: TrainingJob) -> list[str]:
+    """The fake one for base models with the tag `fake`."""
+    return [sys.executable, str(FAKE)] if TAG in job.base_model.tags else trainer_argv(job)
+
+
+def dataset(tenant, rows: int = 20) -> Dataset:
+    made = Dataset.objects.create(
+        tenant=tenant, name="facts", version=Dataset.objects.count() + 1, format=Format.MESSAGES, rows=rows,
+        characters=rows, size_bytes=rows, sha256="0" * 64,
+    )  # fmt: skip
+    path = storage.path_of(made)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(conversation(f"Question {number}", f"Answer {number}")) for number in range(rows))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return made
+
+
+def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> TrainingJob:
+    """A job of 15 steps in the queue, unless the recipe or the rows say otherwise."""
+    base, _made = Model.objects.get_or_create(
+        tenant=tenant, name="base", tags=[TAG], config={"model_path": "serai-demo"}
+    )
+    settled = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
+    data = dataset(tenant, rows)
+    job = TrainingJob.objects.create(
+        tenant=tenant, base_model=base, base_name=base.name, dataset=data, dataset_name=data.name,
+        dataset_version=data.version, adapter_name="taught", recipe=asdict(settled),
+    )  # fmt: skip
+    storage.folder_of(job).mkdir(parents=True)
+    behave(job, faults or {})
+    return job
+
+
+def behave(job: TrainingJob, faults: dict) -> None:
+    """From its next run on; see the fake trainer's Faults."""
+    (storage.folder_of(job) / "fake_trainer.json").write_text(json.dumps(faults))
+
+
+@transaction.atomic
+def place(job: TrainingJob, size: int = SIZE) -> bool:
+    """As the queue does it."""
+    way = Way(kind="cpu", count=1, share=size, estimate=Estimate(size, 0, 0))
+    request = PlacementRequest(job.pk, (way,))
+    decision = claim.settle(job.pk, request, lambda: cluster_view.for_work("vllm", job.queued_at))
+    if decision.placed:
+        job.node_id, job.placement = decision.devices[0].node_id, claim.where(decision)
+        job.save()
+    return decision.placed
+
+
+def eventually(check: Callable):
+    """While the agent looks away."""
+    deadline = time.monotonic() + WAIT
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@dataclass
+class Bench:
+    """An agent that looks when it is told to."""
+
+    agent: Agent
+
+    def until(self, check: Callable):
+        deadline = time.monotonic() + WAIT
+        while not (value := check()):
+            assert time.monotonic() < deadline, list(TrainingJob.objects.values("state", "failure_reason", "step"))
+            self.agent.tick()
+            time.sleep(0.02)
+        return value
+
+    def becomes(self, job: TrainingJob, state: str) -> TrainingJob:
+        def look():
+            job.refresh_from_db()
+            return job.state == state
+
+        self.until(look)
+        return job
+
+    def reaches(self, job: TrainingJob, step: int) -> TrainingJob:
+        def look():
+            job.refresh_from_db()
+            return job.step >= step
+
+        self.until(look)
+        return job
+
+
+def shim_of(job: TrainingJob) -> ShimState | None:
+    return shims.read(folders.folder_of(job.pk))
+
+
+def run_folder(job: TrainingJob, generation: int) -> Path:
+    return storage.folder_of(job) / f"gen-{generation}"

@@ -1,0 +1,396 @@
+"""Training jobs over REST: what is taken and refused before anything starts, what people may do, and with whose."""
+
+import json
+
+import httpx
+import pytest
+from django.utils import timezone
+
+from accounts import tokens
+from accounts.models import AuditRecord
+from models_app.models import Mode, Model, ModelAlias, Visibility
+from tests.support import instance_rows, training_fixtures, weight_files
+from tests.support.instance_rows import GIB
+from tests.support.training_fixtures import order
+from tests.support.web_server import address  # noqa: F401
+from training.datasets import storage
+from training.jobs import services
+from training.models import JobState, TrainingJob, TrainingProgress, Wish
+
+JOBS = "/api/training/jobs"
+
+
+@pytest.fixture(autouse=True)
+def folders(settings, tmp_path):
+    settings.DATA_DIR = tmp_path
+    return tmp_path
+
+
+@pytest.fixture
+def base(tenant) -> Model:
+    return training_fixtures.base(tenant)
+
+
+@pytest.fixture
+def facts(tenant):
+    return training_fixtures.dataset(tenant)
+
+
+@pytest.fixture
+def box(folders):
+    node = instance_rows.node(usable=64 * GIB)
+    node.data_folder = str(folders)
+    node.save()
+    return node
+
+
+@pytest.fixture
+def job(api, member, base, facts) -> TrainingJob:
+    """In the queue."""
+    reply = api(member).post(JOBS, order())
+    assert reply.status_code == 201, reply.json()
+    return TrainingJob.objects.get(pk=reply.json()["id"])
+
+
+def details(reply) -> dict:
+    return reply.json()["error"]["details"]
+
+
+# --- an order
+
+
+def test_an_order_becomes_a_job_in_the_queue(api, member, tenant, base, facts):
+    made = api(member).post(JOBS, order()).json()
+    assert made["id"].startswith("job-")
+    expected = {
+        "tenant": tenant.slug, "status": "queued", "state": "queued", "base_model": base.pk, "base_model_name": "base",
+        "dataset": facts.pk, "dataset_name": "facts", "dataset_version": 1, "adapter": "capitals", "step": 0,
+        "total_steps": None, "loss": None, "started_at": None, "finished_at": None, "created_by": "max", "node": None,
+    }  # fmt: skip
+    assert {name: made[name] for name in expected} == expected
+    assert made["waiting"] == {"position": 1, "reason": "It waits for its turn."}
+    assert api(member).get(f"{JOBS}/{made['id']}").json() == made
+    record = AuditRecord.objects.get(action="training.start")
+    assert (record.object_id, record.user) == (made["id"], member)
+
+
+def test_what_is_left_out_of_the_recipe_is_as_documented_within_what_the_model_takes(api, member, base, facts):
+    recipe = api(member).post(JOBS, order(recipe=None)).json()["recipe"]
+    assert recipe == {
+        "batch_size": 4, "learning_rate": 5e-3, "epochs": 50, "max_seq_length": 512, "rank": 64, "alpha": 16,
+        "dropout": 0.05, "save_steps": 100, "eval_steps": 100, "seed": 42, "target_modules": [], "bias": "none",
+    }  # fmt: skip
+
+
+def test_auto_is_settled_into_numbers_by_the_size_of_the_model_and_the_rows(api, member, base, facts):
+    auto = {"learning_rate": "auto", "epochs": "auto"}
+    recipe = api(member).post(JOBS, order(recipe={**training_fixtures.SMALL, **auto})).json()["recipe"]
+    assert (recipe["learning_rate"], recipe["epochs"]) == (5e-3, 15)
+
+
+def test_the_newest_version_of_a_name_is_taught_and_an_older_one_by_its_id(api, member, tenant, base, facts):
+    training_fixtures.dataset(tenant, version=2)
+    assert api(member).post(JOBS, order()).json()["dataset_version"] == 2
+    assert api(member).post(JOBS, order(dataset=facts.pk)).json()["dataset_version"] == 1
+
+
+def test_a_base_is_named_by_name_alias_id_or_the_path_of_its_files(api, member, tenant, base, facts):
+    ModelAlias.objects.create(tenant=tenant, model=base, name="nickname")
+    other = training_fixtures.base(tenant, "other", model_path="/models/elsewhere")
+    weight_files.folder(storage.settings.DATA_DIR / "tenants" / tenant.slug / "models" / "elsewhere")
+    for ref, name in (("base", "base"), ("nickname", "base"), (base.pk, "base"), ("/models/elsewhere", "other")):
+        assert api(member).post(JOBS, order(base_model=ref)).json()["base_model_name"] == name
+    assert api(member).post(JOBS, order(base_model="elsewhere")).json()["base_model"] == other.pk
+
+
+def test_another_tenants_public_model_may_be_taught(api, stranger, base, tenant):
+    Model.objects.update(visibility=Visibility.PUBLIC)
+    theirs = training_fixtures.dataset(stranger.default_tenant)
+    made = api(stranger).post(JOBS, order()).json()
+    assert (made["base_model"], made["dataset"], made["tenant"]) == (base.pk, theirs.pk, "evil")
+
+
+def test_a_base_that_serves_no_adapters_is_warned_of(api, member, tenant, facts):
+    training_fixtures.base(tenant, "plain", enable_lora=False)
+    (warning,) = api(member).post(JOBS, order(base_model="plain")).json()["warnings"]
+    assert "enable_lora" in warning
+    training_fixtures.base(tenant, "narrow", max_lora_rank=8)
+    recipe = {**training_fixtures.SMALL, "rank": 16}
+    (warning,) = api(member).post(JOBS, order(base_model="narrow", recipe=recipe)).json()["warnings"]
+    assert "rank is 16" in warning
+
+
+WRONG = {
+    "a number for a name": ({"base_model": 7}, "base_model"),
+    "a list for a data set": ({"dataset": ["facts"]}, "dataset"),
+    "no adapter": ({"adapter": ""}, "adapter"),
+    "an adapter that leads upwards": ({"adapter": "../x"}, "adapter"),
+    "an adapter's reserved name": ({"adapter": "default"}, "adapter"),
+    "a recipe that is none": ({"recipe": "fast"}, "recipe"),
+    "negative epochs": ({"recipe": {"epochs": -1}}, "recipe.epochs"),
+    "a rank beyond the range": ({"recipe": {"rank": 1024}}, "recipe.rank"),
+    "a rank that is a text": ({"recipe": {"rank": "8"}}, "recipe.rank"),
+    "a hyperparameter that is unknown": ({"recipe": {"warmup": 1}}, "recipe.warmup"),
+    "a base outside": ({"base_model": "/etc/passwd"}, "base_model"),
+    "a base upwards": ({"base_model": "/models/../../x"}, "base_model"),
+    "a data set outside": ({"dataset": "/etc/passwd"}, "dataset"),
+    "a data set upwards": ({"dataset": "../facts"}, "dataset"),
+    "a name over two lines": ({"dataset": "facts\nof life"}, "dataset"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_field_is_refused_by_name_and_nothing_starts(api, member, base, facts, case):
+    fields, named = WRONG[case]
+    reply = api(member).post(JOBS, order(**fields))
+    assert (reply.status_code, reply.json()["error"]["code"], list(details(reply))) == (422, "INVALID_REQUEST", [named])
+    assert TrainingJob.objects.count() == 0
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"text"', b""])
+def test_what_is_no_object_is_refused(api, member, body):
+    reply = api(member).post(JOBS, data=body, content_type="application/json")
+    assert reply.status_code in (400, 422)
+    assert reply.json()["error"]["code"] == "INVALID_REQUEST"
+
+
+def test_a_huge_body_is_refused_unread(address, member):  # noqa: F811
+    headers = {"Authorization": f"Bearer {tokens.open_session(member)['access_token']}"}
+    for path in (JOBS, "/api/v1/training/start"):
+        reply = httpx.post(f"http://{address}{path}", json=order(recipe={"x" * 3_000_000: 1}), headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "INVALID_REQUEST")
+    assert TrainingJob.objects.count() == 0
+
+
+def test_models_that_cannot_be_taught_are_refused(api, member, tenant, base, facts):
+    Model.objects.create(tenant=tenant, name="ranker", mode=Mode.RERANKER, config={"model_path": "base"})
+    Model.objects.create(tenant=tenant, name="gguf", framework="llama.cpp", config={"model_path": "base"})
+    Model.objects.create(tenant=tenant, name="packaged", config={"model_path": "minilm"})
+    Model.objects.create(tenant=tenant, name="later", config={"model_path": "not-there-yet"})
+    for name in ("ranker", "gguf", "packaged", "later"):
+        reply = api(member).post(JOBS, order(base_model=name))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (422, "INVALID_REQUEST"), name
+    assert TrainingJob.objects.count() == 0
+
+
+def test_rows_that_the_model_cannot_take_are_told_by_line(api, member, tenant, base):
+    training_fixtures.dataset(
+        tenant, "long", text=json.dumps({"prompt": "a", "completion": "word " * 2000}) + "\n", rows=1
+    )
+    reply = api(member).post(JOBS, order(dataset="long"))
+    assert (reply.status_code, list(details(reply))) == (422, ["line 1"])
+
+
+def test_a_data_set_whose_file_is_a_link_or_gone_is_refused(api, member, base, facts, folders):
+    path = storage.path_of(facts)
+    path.unlink()
+    assert api(member).post(JOBS, order()).status_code == 404
+    (folders / "elsewhere").write_text(training_fixtures.ROW)
+    path.symlink_to(folders / "elsewhere")
+    reply = api(member).post(JOBS, order())
+    assert (reply.status_code, reply.json()["message"]) == (404, "The file of this data set is gone.")
+    assert str(folders) not in reply.content.decode()
+
+
+def test_a_name_that_a_model_has_is_not_for_an_adapter(api, member, base, facts):
+    reply = api(member).post(JOBS, order(adapter="base"))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "MODEL_ALREADY_EXISTS")
+
+
+def test_a_job_that_no_device_could_ever_hold_is_refused_with_the_figures(api, member, base, facts, box):
+    box.devices.update(usable_bytes=GIB // 2)
+    reply = api(member).post(JOBS, order())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "INSUFFICIENT_RESOURCES")
+    assert details(reply)["cpu_usable_mib"] == 512
+    assert details(reply)["cpu_needed_mib"] > 512
+    assert TrainingJob.objects.count() == 0
+    box.devices.update(usable_bytes=4 * GIB)
+    assert api(member).post(JOBS, order()).status_code == 201
+
+
+def test_a_tenant_has_no_more_unended_jobs_than_it_may(api, member, job, monkeypatch):
+    monkeypatch.setattr(services, "MOST_LIVE", 1)
+    reply = api(member).post(JOBS, order())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (429, "RATE_LIMITED")
+    api(member).post(f"{JOBS}/{job.pk}/cancel")
+    assert api(member).post(JOBS, order()).status_code == 201
+
+
+# --- strangers
+
+
+def test_another_tenants_model_and_data_set_are_as_if_missing(api, stranger, base, facts):
+    own = training_fixtures.dataset(stranger.default_tenant, "own")
+    for fields in ({"base_model": base.pk, "dataset": own.pk}, {"base_model": "nothing", "dataset": own.pk}):
+        reply = api(stranger).post(JOBS, order(**fields))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "MODEL_NOT_FOUND")
+    Model.objects.update(visibility=Visibility.PUBLIC)
+    replies = [api(stranger).post(JOBS, order(dataset=ref)) for ref in (facts.pk, "facts", "nothing")]
+    assert [(reply.status_code, reply.json()["message"]) for reply in replies] == [
+        (404, "There is no such data set.")
+    ] * 3
+    assert TrainingJob.objects.count() == 0
+
+
+def test_an_operators_job_belongs_to_one_tenant_and_its_things(api, operator, tenant, stranger, base, facts):
+    client = api(operator, **{"Serai-Tenant": tenant.slug})
+    assert client.post(JOBS, order()).json()["tenant"] == tenant.slug
+    foreign = training_fixtures.dataset(stranger.default_tenant, "foreign")
+    assert client.post(JOBS, order(dataset=foreign.pk)).status_code == 404
+
+
+def test_a_stranger_sees_and_touches_nothing(api, stranger, job):
+    client = api(stranger)
+    assert client.get(JOBS).json()["total"] == 0
+    paths = [f"{JOBS}/{job.pk}{part}" for part in ("", "/progress", "/logs", "/logs/stream")]
+    assert [client.get(path).status_code for path in paths] == [404] * 4
+    assert [client.post(f"{JOBS}/{job.pk}/{verb}").status_code for verb in ("pause", "resume", "cancel")] == [404] * 3
+    assert client.delete(f"{JOBS}/{job.pk}").status_code == 404
+    job.refresh_from_db()
+    assert (job.state, job.desired) == (JobState.QUEUED, Wish.RUNNING)
+
+
+def test_a_key_that_is_limited_to_models_knows_their_jobs_only(api, key, tenant, base, job):
+    other = Model.objects.create(tenant=tenant, name="other")
+    limited, entitled = (api(key(allowed_models=[model.pk])) for model in (other, base))
+    assert limited.get(JOBS).json()["total"] == 0 and entitled.get(JOBS).json()["total"] == 1
+    assert limited.post(f"{JOBS}/{job.pk}/cancel").status_code == 404
+    assert entitled.get(f"{JOBS}/{job.pk}").status_code == 200
+
+
+def test_a_viewer_reads_and_does_nothing_else(api, viewer, job):
+    assert api(viewer).get(f"{JOBS}/{job.pk}").status_code == 200
+    assert api(viewer).post(JOBS, order()).status_code == 403
+    assert api(viewer).post(f"{JOBS}/{job.pk}/cancel").status_code == 403
+
+
+# --- what may be done when
+
+
+def test_in_the_queue_a_pause_and_a_cancel_take_effect_at_once(api, member, job):
+    client = api(member)
+    assert client.post(f"{JOBS}/{job.pk}/pause").json()["state"] == "paused"
+    again = client.post(f"{JOBS}/{job.pk}/resume").json()
+    assert (again["state"], again["waiting"]["position"]) == ("queued", 1)
+    ended = client.post(f"{JOBS}/{job.pk}/cancel").json()
+    assert (ended["state"], ended["waiting"]) == ("cancelled", None)
+    assert ended["finished_at"]
+    job.refresh_from_db()
+    assert job.generation == 2
+    actions = AuditRecord.objects.order_by("pk").values_list("action", flat=True)
+    assert list(actions) == ["training.start", "training.pause", "training.resume", "training.cancel"]
+
+
+def test_of_a_running_one_they_are_asked_and_told_as_done(api, member, job, box):
+    training_fixtures.on_a_node(job, box)
+    client = api(member)
+    shown = client.post(f"{JOBS}/{job.pk}/pause").json()
+    assert (shown["status"], shown["state"]) == ("paused", "running")
+    taken_back = client.post(f"{JOBS}/{job.pk}/resume").json()
+    assert (taken_back["status"], taken_back["state"]) == ("running", "running")
+    shown = client.post(f"{JOBS}/{job.pk}/cancel").json()
+    assert (shown["status"], shown["state"]) == ("cancelled", "running")
+    job.refresh_from_db()
+    assert (job.desired, job.generation, job.node) == (Wish.CANCELLED, 1, box)
+
+
+IMPOSSIBLE = [
+    *((state, verb) for state in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED) for verb in
+      ("pause", "resume", "cancel")),
+    (JobState.PAUSED, "pause"), (JobState.QUEUED, "resume"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "verb"), IMPOSSIBLE)
+def test_what_its_state_does_not_allow_is_a_conflict(api, member, job, state, verb):
+    TrainingJob.objects.update(state=state)
+    reply = api(member).post(f"{JOBS}/{job.pk}/{verb}")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "CONFLICT")
+    assert state in reply.json()["message"]
+    versioned = api(member).post(f"/api/v1/training/{verb}/{job.pk}")
+    assert (versioned.status_code, versioned.json()["error"]["code"]) == (400, "TRAINING_JOB_RUNNING")
+
+
+def test_a_cancel_is_final(api, member, job, box):
+    training_fixtures.on_a_node(job, box, desired=Wish.CANCELLED)
+    for verb in ("pause", "resume", "cancel"):
+        assert api(member).post(f"{JOBS}/{job.pk}/{verb}").status_code == 409
+
+
+def test_only_an_ended_job_is_deleted_with_its_files(api, member, job, django_capture_on_commit_callbacks):
+    folder = storage.folder_of(job)
+    (folder / "gen-1").mkdir(parents=True)
+    (folder / "gen-1" / "spec.json").touch()
+    assert api(member).delete(f"{JOBS}/{job.pk}").status_code == 409
+    api(member).post(f"{JOBS}/{job.pk}/cancel")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert api(member).delete(f"{JOBS}/{job.pk}").json() == {"message": "Training job deleted."}
+    assert (TrainingJob.objects.count(), folder.exists()) == (0, False)
+
+
+def test_what_a_living_job_needs_is_not_deleted(api, admin, member, base, facts, job):
+    client = api(admin)
+    assert client.delete(f"/api/datasets/{facts.pk}").status_code == 409
+    for force in ("", "?force=true"):
+        assert client.delete(f"/api/models/base{force}").status_code == 409
+    client.post(f"{JOBS}/{job.pk}/cancel")
+    assert client.delete(f"/api/datasets/{facts.pk}").status_code == 200
+    assert client.delete("/api/models/base").status_code == 200
+    left = client.get(f"{JOBS}/{job.pk}").json()
+    assert (left["dataset"], left["base_model"]) == (None, None)
+    assert (left["dataset_name"], left["base_model_name"]) == ("facts", "base")
+
+
+def test_a_public_model_that_a_strangers_job_needs_stays_and_names_no_job(api, admin, stranger, base):
+    Model.objects.update(visibility=Visibility.PUBLIC)
+    training_fixtures.dataset(stranger.default_tenant)
+    made = api(stranger).post(JOBS, order()).json()
+    reply = api(admin).delete("/api/models/base")
+    assert (reply.status_code, made["id"] in reply.content.decode()) == (409, False)
+    assert "of another tenant" in reply.json()["message"]
+
+
+# --- reading
+
+
+def test_a_list_is_paged_and_filtered_by_the_status_that_is_shown(api, member, viewer, job, box):
+    paused = TrainingJob.objects.get(pk=api(member).post(JOBS, order(adapter="other")).json()["id"])
+    training_fixtures.on_a_node(paused, box, desired=Wish.PAUSED)
+
+    def listed(**query) -> list[str]:
+        return [item["id"] for item in api(viewer).get(JOBS, query).json()["items"]]
+
+    assert listed() == [paused.pk, job.pk]
+    assert (listed(status="queued"), listed(status="paused"), listed(status="running")) == ([job.pk], [paused.pk], [])
+    assert listed(adapter="other") == [paused.pk]
+    assert listed(page=2, size=1) == [job.pk]
+    assert listed(base_model="nothing") == []
+    for query in ({"status": "done"}, {"size": 0}):
+        assert api(viewer).get(JOBS, query).status_code == 422
+
+
+def test_a_list_needs_no_more_queries_for_many_jobs(api, member, viewer, base, facts, django_assert_max_num_queries):
+    for number in range(8):
+        api(member).post(JOBS, order(adapter=f"a{number}"))
+    client = api(viewer)
+    with django_assert_max_num_queries(14):
+        assert len(client.get(JOBS).json()["items"]) == 8
+
+
+def test_the_progress_is_a_series_that_can_be_followed(api, viewer, job):
+    for step in (1, 2, 3):
+        TrainingProgress.objects.create(job=job, step=step, epoch=step / 3, loss=1 / step, at=timezone.now())
+    reply = api(viewer).get(f"{JOBS}/{job.pk}/progress").json()
+    assert [point["step"] for point in reply["progress"]] == [1, 2, 3]
+    assert reply["progress"][1]["loss"] == 0.5
+    later = api(viewer).get(f"{JOBS}/{job.pk}/progress", {"after": 1, "limit": 1}).json()
+    assert [point["step"] for point in later["progress"]] == [2]
+    for query in ({"after": "x"}, {"limit": 0}):
+        assert api(viewer).get(f"{JOBS}/{job.pk}/progress", query).status_code == 422
+
+
+def test_only_operators_see_the_node(api, member, operator, job, box):
+    training_fixtures.on_a_node(job, box)
+    assert api(operator).get(f"{JOBS}/{job.pk}").json()["node"] == "box"
+    assert api(member).get(f"{JOBS}/{job.pk}").json()["node"] is None
+    assert str(storage.folder_of(job)) not in api(member).get(f"{JOBS}/{job.pk}").content.decode()
