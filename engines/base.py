@@ -7,8 +7,8 @@ from pathlib import Path
 from django.utils.translation import gettext_lazy as _
 
 from engines import install
+from engines.causes import Cause
 from engines.prometheus_parser import Histogram, Page
-from inference.models import Cause
 from models_app import options
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model

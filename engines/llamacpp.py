@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from engines import install
 from engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Readings, Symptom
+from engines.causes import Cause
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
-from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 

@@ -7,8 +7,8 @@ from django.conf import settings
 
 from engines import install
 from engines.base import GIB, MIB, AdapterRoutes, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
+from engines.causes import Cause
 from engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
-from inference.models import Cause
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 

@@ -12,9 +12,10 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
+from engines.causes import Cause
 from inference.crashes import advice
 from inference.instances import status_words
-from inference.models import Cause, CrashDossier, Device, Instance, Node, Task
+from inference.models import CrashDossier, Device, Instance, Node, Task
 from inference.placement import reason_messages
 from inference.serving import services
 from models_app import model_runtime

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
+from engines.causes import Cause
 from models_app.models import Model
 
 
@@ -111,19 +112,6 @@ class StopReason(models.TextChoices):
     EVICTED = "evicted", _("It made room for another model.")
     IDLE = "idle", _("Nobody had used it for its idle time.")
     RESTARTED = "restarted", _("Its machine or worker was started anew.")
-
-
-class Cause(models.TextChoices):
-    """Why an engine ended; what to do about each is in `inference/crashes/advice.py`."""
-
-    OUT_OF_MEMORY = "out_of_memory", _("Out of memory")
-    BAD_OPTION = "bad_option", _("An option that the engine refuses")
-    MISSING_FILE = "missing_file", _("A file is missing or unreadable")
-    BROKEN_WEIGHTS = "broken_weights", _("Broken or unfitting weights")
-    DISK_FULL = "disk_full", _("The disk is full")
-    KILLED = "killed", _("Killed from outside")
-    TIMED_OUT = "timed_out", _("Not ready in time")
-    UNKNOWN = "unknown", _("Unknown")
 
 
 class InstanceQuerySet(TenantQuerySet):

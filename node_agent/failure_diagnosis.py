@@ -5,9 +5,10 @@ import signal
 from core.errors import PlatformError
 from engines import registry
 from engines.base import Diagnosis
+from engines.causes import Cause
 from inference.crashes.dossiers import Finding
 from inference.logs.lines import clean, for_tenant
-from inference.models import Cause, Instance, State
+from inference.models import Instance, State
 from models_app.artefacts import Missing
 from node_agent import folders, shims
 

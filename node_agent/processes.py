@@ -3,15 +3,12 @@
 Linux only: elsewhere there is no /proc, nothing is found and nothing is killed.
 """
 
-import os
 import signal
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from node_agent.shim.proc import kill_groups, list_pids, read_process, send_signal
 
-BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 KILL_ROUNDS = 100
 ROUND_S = 0.02
 
@@ -25,35 +22,6 @@ class MarkedProcess:
     group: int = field(compare=False)
     instance: str
     generation: int
-
-
-def start_time(pid: int) -> int | None:
-    """Clock ticks since boot, None where there is no such process."""
-    process = read_process(pid)
-    return process.start if process else None
-
-
-def is_alive(pid: int, start: int) -> bool:
-    """Whether exactly this process runs. A zombie does not, nor does another one with a recycled pid."""
-    process = read_process(pid)
-    return process is not None and process.alive and process.start == start
-
-
-def identity() -> str:
-    """This process, named so that others can tell whether it has ended; empty where that cannot be told."""
-    start = start_time(os.getpid())
-    return "" if start is None else f"{_world()} {os.getpid()} {start}"
-
-
-def has_ended(who: str) -> bool:
-    """Whether the process that called itself `who` is known to be gone. Of one elsewhere that is never known."""
-    world, *process = who.rsplit(" ", 2)
-    return len(process) == 2 and world == _world() and not is_alive(int(process[0]), int(process[1]))
-
-
-def _world() -> str:
-    """Where pids mean the same: one boot of one machine, one namespace of pids."""
-    return f"{BOOT_ID.read_text().strip()} {os.readlink(NAMESPACE)}"
 
 
 def memory_of(pid: int) -> int:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from node_agent import processes, shim
+from core import process_identity
+from node_agent import shim
 from node_agent.shim.proc import send_signal
 from node_agent.shim.records import Spec, write_atomically
 from node_agent.shim.records import State as ShimState
@@ -70,7 +71,7 @@ def is_running(state: ShimState | None) -> bool:
     """Whether the shim of this state is there and still has a tree. Its engine cannot outlive it for long."""
     if state is None or state.phase == "exited":
         return False
-    return processes.is_alive(state.shim_pid, state.shim_start)
+    return process_identity.is_alive(state.shim_pid, state.shim_start)
 
 
 def request_stop(folder: Path, state: ShimState, grace: float) -> bool:

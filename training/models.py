@@ -6,7 +6,8 @@ from django.utils.translation import gettext_lazy as _
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
-from inference.models import Cause, Node
+from engines.causes import Cause
+from inference.models import Node
 from models_app.models import Model
 
 

@@ -13,9 +13,9 @@ from datetime import datetime
 from django.db import DatabaseError, close_old_connections, connection
 from django.db.utils import InterfaceError
 
+from core import process_identity
 from core.periodic import Level, Periodic
 from inference.models import GatewayHeartbeat
-from node_agent import processes
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Heartbeat:
         self._describe = describe
         self._loop = Periodic("gateway heartbeat", Level.CRITICAL, BEAT_SECONDS)
         self._id = uuid.uuid4()
-        self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": processes.identity()}
+        self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": process_identity.identity()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
         self._task: asyncio.Task | None = None
 

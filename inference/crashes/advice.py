@@ -5,7 +5,7 @@ from typing import Protocol
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from inference.models import Cause
+from engines.causes import Cause
 
 ADVICE = {
     Cause.OUT_OF_MEMORY: _(

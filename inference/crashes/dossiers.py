@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from accounts.actor import Actor
+from engines.causes import Cause
 from inference.crashes.advice import ADVICE
 from inference.logs.lines import clean, for_tenant
-from inference.models import Cause, CrashDossier, Device, Instance
+from inference.models import CrashDossier, Device, Instance
 from models_app.models import Model
 
 MOST_PER_MODEL = 20

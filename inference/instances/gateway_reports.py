@@ -12,8 +12,8 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from core import process_identity
 from inference.models import Desired, GatewayHeartbeat, Instance, State
-from node_agent import processes
 
 GATEWAY_SILENCE = timedelta(seconds=6)
 GATEWAY_DEATH = timedelta(minutes=5)  # after which none serves from its last snapshot any more
@@ -108,7 +108,7 @@ def read() -> Traffic:
     """Ages are by the database's clock."""
     known = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - GATEWAY_DEATH).annotate(age=Now() - F("beat_at"))
     live = [beat for beat in known if beat.age < GATEWAY_SILENCE]
-    silent = [beat for beat in known if beat.age >= GATEWAY_SILENCE and not processes.has_ended(beat.process)]
+    silent = [beat for beat in known if beat.age >= GATEWAY_SILENCE and not process_identity.has_ended(beat.process)]
     instances: dict[str, list[Instance]] = {}
     for instance in Instance.objects.active().only("model_id", "desired", "state", "state_since", "ready_at"):
         instances.setdefault(instance.model_id, []).append(instance)

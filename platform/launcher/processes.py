@@ -1,34 +1,22 @@
 """Find and end the processes of one `up`, also those that its children started, and nobody else's."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import psutil
+
+from core import process_identity
 
 SESSION = "SERAI_SESSION"  # a random id that every process of one `up` inherits
 GRACE_SECONDS = 8.0
 
 
 def start_time(pid: int) -> int:
-    """With the pid it names a process for good: clock ticks since boot on Linux (/proc/<pid>/stat, field 22).
-
-    Raises ProcessLookupError if there is none.
-    """
-    try:
-        if sys.platform == "linux":
-            return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        return int(psutil.Process(pid).create_time() * 100)
-    except (FileNotFoundError, psutil.Error) as error:
-        raise ProcessLookupError(pid) from error
-
-
-def is_alive(pid: int, start: int) -> bool:
-    try:
-        return start_time(pid) == start
-    except ProcessLookupError:
-        return False
+    """With the pid it names one process for good. Raises ProcessLookupError if there is none."""
+    found = process_identity.start_time(pid)
+    if found is None:
+        raise ProcessLookupError(pid)
+    return found
 
 
 def of_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]:

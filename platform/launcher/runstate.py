@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher import private_files, processes
+from core import process_identity
+from launcher import private_files
 from launcher.problems import CannotStart
 
 SERVERS = ("DATABASE_URL", "REDIS_URL")
@@ -44,7 +45,7 @@ def forget(data: Path) -> None:
 def use_servers_of_running(data: Path) -> None:
     """Let a command in another terminal talk to the embedded servers of the running `up`."""
     state = load(data)
-    if state and processes.is_alive(state["pid"], state["start"]):
+    if state and process_identity.is_alive(state["pid"], state["start"]):
         for name in SERVERS:
             if name in state["servers"] and f"{name}_FILE" not in os.environ:
                 os.environ.setdefault(name, state["servers"][name])

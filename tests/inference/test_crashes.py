@@ -11,10 +11,11 @@ import pytest
 from accounts.models import Installation
 from core import broker
 from engines import registry
+from engines.causes import Cause
 from engines.llamacpp import LlamaCppAdapter
 from engines.vllm import VllmAdapter
 from inference.crashes.dossiers import MOST_PER_MODEL, Finding, keep
-from inference.models import Cause, CrashDossier, Instance, State
+from inference.models import CrashDossier, Instance, State
 from inference.serving import services
 from models_app.models import Model
 from node_agent import folders, shims

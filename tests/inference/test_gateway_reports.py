@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from core import process_identity
 from inference.instances import gateway_reports
 from inference.models import Desired, GatewayHeartbeat, Instance, State
 from models_app.models import Model
-from node_agent import processes
 from tests.support import instance_rows
 
 NOW = timezone.now()
@@ -92,14 +92,14 @@ def written(db):
 
 @pytest.fixture
 def ended_process() -> str:
-    code = "from node_agent import processes; print(processes.identity())"
+    code = "from core.process_identity import identity; print(identity())"
     folders = os.pathsep.join(["platform", "."])
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": folders}, capture_output=True)
     return done.stdout.decode().strip()
 
 
 def test_a_silent_gateway_counts_until_its_process_is_known_to_be_gone(written, ended_process):
-    here, elsewhere, unknown = processes.identity(), "another-boot pid:[1] 77 12345", ""
+    here, elsewhere, unknown = process_identity.identity(), "another-boot pid:[1] 77 12345", ""
     kept = {written(30, process=who).pk for who in (here, elsewhere, unknown)}
     written(30, process=ended_process)
     seen = gateway_reports.read()
@@ -114,13 +114,13 @@ def test_after_five_minutes_no_gateway_serves_from_an_old_snapshot_any_more(writ
 
 
 def test_processes_are_told_apart_by_boot_namespace_pid_and_start(ended_process):
-    here = processes.identity()
-    assert not processes.has_ended(here)
-    assert processes.has_ended(ended_process)
+    here = process_identity.identity()
+    assert not process_identity.has_ended(here)
+    assert process_identity.has_ended(ended_process)
     world, pid, start = here.rsplit(" ", 2)
-    assert processes.has_ended(f"{world} {pid} {int(start) - 1}")  # the pid was given to another one
-    assert not processes.has_ended(f"elsewhere {pid} {int(start) - 1}")
-    assert not processes.has_ended("")
+    assert process_identity.has_ended(f"{world} {pid} {int(start) - 1}")  # the pid was given to another one
+    assert not process_identity.has_ended(f"elsewhere {pid} {int(start) - 1}")
+    assert not process_identity.has_ended("")
 
 
 def test_only_what_is_active_is_looked_at(tenant):

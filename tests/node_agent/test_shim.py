@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from core import process_identity
 from node_agent import processes, shims
 from node_agent.shim.proc import descendants, read_process, send_signal
 from tests.fakes import install_engine
@@ -111,7 +112,7 @@ def test_an_engine_serves_under_its_shim_and_ends_cleanly_when_asked(tree):
     started = tree.launch_fake()
     assert get(tree, "/health").status_code == 200
     assert shims.is_running(started)
-    assert processes.is_alive(started.pid, started.start)
+    assert process_identity.is_alive(started.pid, started.start)
 
     ended = tree.stop()
 
@@ -119,7 +120,7 @@ def test_an_engine_serves_under_its_shim_and_ends_cleanly_when_asked(tree):
     assert (ended.pid, ended.start, ended.generation) == (started.pid, started.start, 1)
     assert ended.started_at <= ended.ended_at
     assert not shims.is_running(ended)
-    assert not processes.is_alive(started.pid, started.start)
+    assert not process_identity.is_alive(started.pid, started.start)
 
 
 def test_an_engine_deaf_to_sigterm_is_killed_after_its_grace(tree):
@@ -174,7 +175,7 @@ def test_a_shim_that_is_killed_takes_its_engine_along_and_escapees_carry_their_m
     started = tree.launch_fake({"grandchildren": 2}, drop_privileges=True)
     assert send_signal(started.shim_pid, started.shim_start, signal.SIGKILL)
 
-    until(lambda: not processes.is_alive(started.pid, started.start))
+    until(lambda: not process_identity.is_alive(started.pid, started.start))
     assert not shims.is_running(tree.read())
     escaped = processes.scan(tree.cluster, "/data")
     assert [(found.instance, found.generation) for found in escaped] == [("instance-1", 1)] * 2
@@ -199,7 +200,7 @@ def test_an_engine_lives_while_its_lease_is_renewed_and_ends_when_it_is_not(tree
 
 def test_a_tree_ends_after_its_supervisor(tree):
     with subprocess.Popen(FOREVER) as supervisor:
-        watched = {"pid": supervisor.pid, "start": processes.start_time(supervisor.pid)}
+        watched = {"pid": supervisor.pid, "start": process_identity.start_time(supervisor.pid)}
         tree.launch(*FOREVER, supervisor=watched)
         supervisor.kill()
         supervisor.wait()
@@ -207,7 +208,7 @@ def test_a_tree_ends_after_its_supervisor(tree):
 
 
 def test_a_recycled_pid_is_no_supervisor(tree):
-    tree.launch(*FOREVER, supervisor={"pid": os.getpid(), "start": processes.start_time(os.getpid()) - 1})
+    tree.launch(*FOREVER, supervisor={"pid": os.getpid(), "start": process_identity.start_time(os.getpid()) - 1})
     assert tree.ended().reason == "supervisor"
 
 
@@ -246,7 +247,7 @@ def test_output_is_kept_in_files_of_limited_size_and_number(tree):
 def test_lines_carry_the_time_at_which_they_came_and_earlier_runs_can_be_cut_off(tree):
     first = tree.launch("echo", "first")
     tree.ended()
-    until(lambda: not processes.is_alive(first.shim_pid, first.shim_start))
+    until(lambda: not process_identity.is_alive(first.shim_pid, first.shim_start))
     second = tree.launch("printf", "10%%\\r50%%\\r\\nsecond, unfinished", generation=2)
     tree.ended()
 
@@ -317,7 +318,7 @@ def test_a_folder_holds_one_tree_at_a_time(tree):
     with pytest.raises(shims.LaunchFailed, match="already running"):
         tree.launch(*FOREVER, generation=2)
     assert tree.read().pid == first.pid
-    assert processes.is_alive(first.pid, first.start)
+    assert process_identity.is_alive(first.pid, first.start)
 
 
 def test_two_launchers_at_once_get_one_tree(tree):
@@ -400,20 +401,20 @@ def test_killing_marked_processes_never_touches_another_cluster_folder_instance_
     assert not shims.is_running(mine.read())
     for stranger in strangers:
         assert shims.is_running(stranger.read())
-        assert processes.is_alive(stranger.state.pid, stranger.state.start)
+        assert process_identity.is_alive(stranger.state.pid, stranger.state.start)
 
 
 def test_a_process_with_another_start_time_is_neither_alive_nor_signalled():
     with subprocess.Popen(FOREVER) as process:
-        start = processes.start_time(process.pid)
-        assert processes.is_alive(process.pid, start)
-        assert not processes.is_alive(process.pid, start + 1)
+        start = process_identity.start_time(process.pid)
+        assert process_identity.is_alive(process.pid, start)
+        assert not process_identity.is_alive(process.pid, start + 1)
         assert not send_signal(process.pid, start + 1, signal.SIGKILL)
         assert send_signal(process.pid, start, signal.SIGKILL)
-        until(lambda: not processes.is_alive(process.pid, start))  # a zombie is dead
-        assert processes.start_time(process.pid) == start
+        until(lambda: not process_identity.is_alive(process.pid, start))  # a zombie is dead
+        assert process_identity.start_time(process.pid) == start
         process.wait()
-        assert processes.start_time(process.pid) is None
+        assert process_identity.start_time(process.pid) is None
 
 
 def test_the_memory_of_the_whole_tree_is_seen_now_and_as_a_peak(tree):

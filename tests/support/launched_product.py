@@ -21,8 +21,8 @@ ALONE = {"DATABASE_URL": None, "REDIS_URL": None, "SERAI_SKIP_ENGINE_INSTALL": "
 
 def toy_checkout(folder: Path) -> Path:
     """The manage.py of a checkout that has our launcher and toys for services."""
-    shutil.copytree(ROOT / "platform" / "launcher", folder / "platform" / "launcher")
-    return Path(shutil.copy(ROOT / "tests" / "toy_manage.py", folder / "manage.py"))
+    shutil.copytree(ROOT / "platform", folder / "platform")
+    return Path(shutil.copy(ROOT / "tests" / "support" / "toy_manage.py", folder / "manage.py"))
 
 
 def small_disk(place: Path, size: str) -> list[str]:

@@ -4,9 +4,9 @@ import errno
 
 from core.errors import PlatformError
 from engines.base import Diagnosis, Symptom, diagnose
+from engines.causes import Cause
 from inference.crashes.dossiers import Finding
 from inference.logs.lines import clean, for_tenant
-from inference.models import Cause
 from node_agent import shims
 from node_agent.failure_diagnosis import ending, last_lines, was_killed
 

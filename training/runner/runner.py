@@ -14,9 +14,10 @@ from django.utils import timezone
 
 from core import logs
 from core.errors import PlatformError
+from engines.causes import Cause
 from inference import memory_ledger
 from inference.crashes.dossiers import Finding
-from inference.models import Cause, Node, Use
+from inference.models import Node, Use
 from node_agent import folders, shims, workload
 from node_agent.decide import KILL_SLACK, Process
 from node_agent.device_memory import Memory

@@ -1,0 +1,52 @@
+"""Which process exactly: a pid is given again and again, a pid with its start time never is."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+DEAD_STATES = "ZX"  # a zombie is one too
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks since boot on Linux, hundredths of a second elsewhere; None if there is no such process."""
+    found = _read(pid)
+    return found[1] if found else None
+
+
+def is_alive(pid: int, start: int) -> bool:
+    """Whether exactly this process runs. A zombie does not, nor does another process with a recycled pid."""
+    found = _read(pid)
+    return found is not None and found[0] not in DEAD_STATES and found[1] == start
+
+
+def identity() -> str:
+    """This process, named so that others can tell whether it has ended; empty where that cannot be told."""
+    start = start_time(os.getpid())
+    return "" if start is None or not BOOT_ID.exists() else f"{_pid_space()} {os.getpid()} {start}"
+
+
+def has_ended(who: str) -> bool:
+    """Whether the process with this `identity()` is known to be gone. That is never known of another machine's."""
+    space, *process = who.rsplit(" ", 2)
+    return len(process) == 2 and space == _pid_space() and not is_alive(int(process[0]), int(process[1]))
+
+
+def _pid_space() -> str:
+    """Where pids mean the same: one boot of one machine, one namespace of pids."""
+    return f"{BOOT_ID.read_text().strip()} {os.readlink(NAMESPACE)}"
+
+
+def _read(pid: int) -> tuple[str, int] | None:
+    """State letter and start time: fields 3 and 22 of /proc/<pid>/stat."""
+    try:
+        if sys.platform == "linux":
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            return fields[0], int(fields[19])
+        process = psutil.Process(pid)
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return "Z" if dead else "R", int(process.create_time() * 100)
+    except (OSError, psutil.Error):
+        return None
