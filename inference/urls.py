@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from inference import views
+from inference.crashes.views import CrashesView
 from inference.logs import views as logs
 
 router = SimpleRouter(trailing_slash=False)
@@ -20,7 +21,7 @@ urlpatterns = [
     path("models/<path:ref>/stop", views.StopView.as_view()),
     path("models/<path:ref>/restart", views.RestartView.as_view()),
     path("devices/info", views.DevicesView.as_view()),
-    path("models/<path:ref>/crashes", logs.CrashesView.as_view()),
+    path("models/<path:ref>/crashes", CrashesView.as_view()),
     path("models/<path:ref>/logs", logs.LogsView.as_view()),
     path("models/<path:ref>/logs/stream", logs.LogStreamView.as_view()),
     path("logs/stats", logs.LogStatsView.as_view()),

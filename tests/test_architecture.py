@@ -1,31 +1,80 @@
-"""Rules that no single feature test would catch."""
+"""Rules of the whole tree that no test of a feature would catch."""
 
 import ast
 import platform
 import sys
 import sysconfig
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Each app may import itself and what stands before it.
-ORDER = ["core", "accounts", "models_app", "inference", "training", "monitoring"]
-FOLDERS = {"core": "platform/core", "accounts": "platform/accounts"}
-SOURCES = ["platform", "models_app", "inference", "training", "monitoring"]
+# Each app may import itself and the apps of earlier lines; apps of one line do not know each other.
+LAYERS = [
+    ["core"],
+    ["launcher"],
+    ["accounts"],
+    ["models_app"],
+    ["engines"],
+    ["inference"],
+    ["gateway", "node_agent"],
+    ["training"],
+    ["monitoring"],
+    ["config"],
+    ["benchmarks"],
+    ["verification"],
+]
+APPS = [app for layer in LAYERS for app in layer]
+FOLDERS = {"core": "platform/core", "accounts": "platform/accounts", "launcher": "platform/launcher"}
+# Programs of their own, which other programs start: they run without Django, some in another environment.
+PROGRAMS = {"shim", "launchers", "trainer", "site", "plain_trl.py"}
+# Where an import inside a function is meant: the app registry must be full first, or torch takes seconds to load.
+LATE_IMPORTS = {"apps.py", "manage.py", "__main__.py", "counting.py", "serai_torchvision.py"}
+MIGRATION_HELPERS = {"core.ids", "core.notify", "core.partitions"}
 
 
-def modules(folder):
-    return [path for path in (ROOT / folder).rglob("*.py") if "migrations" not in path.parts]
+def modules(app):
+    return [path for path in sorted((ROOT / FOLDERS.get(app, app)).rglob("*.py")) if "migrations" not in path.parts]
 
 
-def imported(path):
-    """The first parts of the names that a module imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+ALL = [path for app in APPS for path in modules(app)]
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def shown(path, node):
+    return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def imports(path):
+    """(node, dotted module) of each import, `from a import b` as a.b where b is a module."""
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.split(".")[0]
+            targets = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from {(node, target if target in names() else node.module) for target in targets}
+
+
+@cache
+def names():
+    """Dotted module → its file."""
+    found = {}
+    for path in ALL:
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        parts = parts[1:] if parts[0] == "platform" else parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(app, module):
+    """The direct part of an app that a module lies in: a folder of it, or a file."""
+    return module.split(".")[1] if module.startswith(f"{app}.") else ""
 
 
 def test_platform_is_the_standard_librarys_and_no_package_of_ours():
@@ -33,56 +82,116 @@ def test_platform_is_the_standard_librarys_and_no_package_of_ours():
     assert not (ROOT / "platform/__init__.py").exists()
 
 
-@pytest.mark.parametrize("app", ORDER)
+@pytest.mark.parametrize("app", APPS)
 def test_imports_point_one_way(app):
-    above = set(ORDER[ORDER.index(app) + 1 :])
+    level = next(number for number, layer in enumerate(LAYERS) if app in layer)
+    allowed = {app, *(name for layer in LAYERS[:level] for name in layer)}
     upward = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in modules(FOLDERS.get(app, app))
-        for name in imported(path)
-        if name in above
+        f"{shown(path, node)} imports {module}"
+        for path in modules(app)
+        for node, module in imports(path)
+        if module.split(".")[0] in {*APPS} - allowed
     ]
     assert upward == []
 
 
+@pytest.mark.parametrize("app", APPS)
+def test_no_circle_runs_through_the_parts_of_an_app(app):
+    """Parts are its folders and its files; what a circle needs is named line by line."""
+    arrows, lines = defaultdict(set), defaultdict(list)
+    for module, path in names().items():
+        if module.split(".")[0] != app:
+            continue
+        for node, target in imports(path):
+            start, end = room(app, module), room(app, target)
+            if target.split(".")[0] == app and target in names() and start and end and start != end:
+                arrows[start].add(end)
+                lines[start, end].append(shown(path, node))
+    circle = circle_in(arrows)
+    assert circle == [], [f"{a} -> {b}: {lines[a, b]}" for a, b in zip(circle, circle[1:], strict=False)]
+
+
+def circle_in(arrows):
+    done = set()
+
+    def visit(name, way):
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        found = next((circle for target in sorted(arrows.get(name, ())) if (circle := visit(target, [*way, name]))), [])
+        done.add(name)
+        return found
+
+    return next((circle for name in sorted(arrows) if (circle := visit(name, []))), [])
+
+
+def test_imports_stand_at_the_top():
+    late = [
+        shown(path, node)
+        for path in ALL
+        if path.name not in LATE_IMPORTS
+        for function in ast.walk(tree_of(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert late == []
+
+
+def test_migrations_import_only_their_helpers():
+    """A migration is a record of its day: one that calls today's code breaks the fresh installs of tomorrow."""
+    live = [
+        f"{shown(path, node)} imports {module}"
+        for path in ROOT.rglob("migrations/*.py")
+        if ".venv" not in path.parts
+        for node, module in imports(path)
+        if module.split(".")[0] in APPS and module not in MIGRATION_HELPERS
+    ]
+    assert live == []
+
+
 def test_the_trainer_knows_nothing_of_the_tree_and_lends_it_only_what_needs_no_torch():
-    trainer = {path.stem: set(imported(path)) for path in modules("training/trainer")}
-    assert not set().union(*trainer.values()) & {*ORDER, "config", "django"}
+    trainer = {path.stem: {module.split(".")[0] for _node, module in imports(path)} for path in trainer_modules()}
+    assert not set().union(*trainer.values()) & {*APPS, "django"}
     lent = {"checkpoints", "conversation", "failures", "progress", "spans", "spec"}
     assert set().union(*(trainer[name] for name in lent)) <= sys.stdlib_module_names
-    assert {name for path in modules("training") for name in borrowed(path)} <= lent
+    outside = [path for path in modules("training") if "trainer" not in path.parts]
+    borrowed = {module for path in outside for _node, module in imports(path) if module.startswith("training.trainer.")}
+    assert borrowed <= {f"training.trainer.{name}" for name in lent}
 
 
-def borrowed(path):
-    """Modules of the trainer that one outside of it imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("training.trainer"):
-            name = node.module.removeprefix("training.trainer").strip(".")
-            yield from [name] if name else (alias.name for alias in node.names)
+def trainer_modules():
+    return [path for path in modules("training") if "trainer" in path.parts]
+
+
+def test_the_shim_is_of_the_standard_library():
+    shim = [path for path in modules("node_agent") if "shim" in path.parts]
+    own = {path.stem for path in shim}
+    found = {module.split(".")[0] for path in shim for _node, module in imports(path)}
+    assert found - own - {"node_agent"} <= sys.stdlib_module_names
 
 
 def test_functions_and_modules_stay_short():
     long = []
-    for path in (path for folder in SOURCES for path in modules(folder)):
-        text = path.read_text()
-        if text.count("\n") > 500:
-            long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
+    for path in ALL:
+        lines = path.read_text().count("\n")
+        if lines > 500:
+            long.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 50:
-                long.append(f"{path.relative_to(ROOT)}: {node.name}")
+                long.append(f"{shown(path, node)}: {node.name}")
     assert long == []
 
 
 def test_the_environment_is_read_in_the_settings_only():
-    """Outside of Django are the launcher, the shim and what runs in engines; everything else asks the settings."""
+    """Outside of Django are the launcher, programs of their own and what measures; the rest asks the settings."""
+    outside = {"launcher", "config", "benchmarks", "verification"}
     readers = [
         str(path.relative_to(ROOT))
-        for path in (
-            path
-            for folder in ["models_app", "inference", "training", "monitoring", "platform/accounts", "platform/core"]
-            for path in modules(folder)
-        )
-        if not {"shim", "launchers", "trainer"} & {*path.parts}
-        and any(word in path.read_text() for word in ("os.environ", "os.getenv"))
+        for app in APPS
+        if app not in outside
+        for path in modules(app)
+        if not PROGRAMS & {*path.parts} and any(word in path.read_text() for word in ("os.environ", "os.getenv"))
     ]
     assert readers == []

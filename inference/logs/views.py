@@ -1,4 +1,4 @@
-"""REST of the engines' output: the last lines, streams of them, figures, their end; and dossiers of crashes."""
+"""REST of the engines' output: the last lines, streams of them, figures, their end."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,12 @@ from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
 from core.inputs import checked
 from core.streaming import EventStream, JsonWhateverIsAccepted
-from inference.crashes import dossiers
 from inference.logs import services
 from inference.logs.feed import Reader, follow, resume_id
 from inference.logs.log_responses import ManagerForm, ServiceForm, service_line
 from inference.logs.serializers import (
     ClearedSerializer,
     ClearQuerySerializer,
-    CrashesSerializer,
     LogQuerySerializer,
     LogsSerializer,
     LogStatsReplySerializer,
@@ -96,12 +94,3 @@ class ClearLogsView(APIView):
         if minutes:
             return _("Model '%(model)s': logs older than %(minutes)d minutes cleared, %(count)d lines.") % values
         return _("Model '%(model)s': all logs cleared, %(count)d lines.") % values
-
-
-class CrashesView(APIView):
-    permissions = {"GET": Permission.READ}
-
-    @extend_schema(responses=CrashesSerializer)
-    def get(self, request, ref):
-        found = dossiers.overview(catalogue.find_own(request.auth, ref), request.auth)
-        return Response(CrashesSerializer(found).data)
