@@ -1,4 +1,4 @@
-"""The data plane as an ASGI application: its routes, and what the requests of one process share."""
+"""The data plane as an ASGI application: its routes, and the objects that all requests of one process share."""
 
 import asyncio
 import time
@@ -62,7 +62,7 @@ class Target:
 
 
 def target_of(path: str) -> Target | None:
-    """The inference route that a (decoded) path means; a model's name in it may hold slashes."""
+    """The inference route that a (decoded) path means; a model's name in it may contain slashes."""
     if operation := OPERATIONS.get(path):
         return Target(operation)
     for prefix in MODEL_PREFIXES:
@@ -84,24 +84,24 @@ def handles(scope: Mapping) -> bool:
 
 
 class TokenVerifier:
-    """Remembers tokens whose signature held, until they expire: checking one costs more than a request."""
+    """Caches verified tokens until they expire: verifying one costs more than handling a request."""
 
     def __init__(self, verify=tokens.verify):
         self._verify = verify
-        self._known: dict[str, Claims] = {}
+        self._claims: dict[str, Claims] = {}
 
     def __call__(self, token: str) -> Claims:
-        claims = self._known.get(token)
+        claims = self._claims.get(token)
         if claims is None or claims.expires_at <= time.time():
             claims = self._verify(token)
-            if len(self._known) >= KNOWN_TOKENS:
-                self._known.clear()
-            self._known[token] = claims
+            if len(self._claims) >= KNOWN_TOKENS:
+                self._claims.clear()
+            self._claims[token] = claims
         return claims
 
 
 class Gateway:
-    """Everything that the requests of one process share. `request_start(model_id)` asks for an instance."""
+    """Everything that the requests of one process share. `request_start(model_id)` requests an instance."""
 
     def __init__(
         self,
@@ -117,24 +117,24 @@ class Gateway:
         self.starts = Starts(source, request_start, config.queue_limit)
         self._verify = TokenVerifier(verify)
         self._active: set[tuple[Exchange, Responder]] = set()
-        self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: bytes, since when
+        self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: unsent bytes, since when
         self._sweeper: asyncio.Task | None = None
         self._loop = Periodic("gateway clients", Level.HIGH, SWEEP_SECONDS)
-        source.subscribe(self._follow)
+        source.subscribe(self._on_snapshot)
 
     async def __call__(self, scope, receive, send) -> None:
         out = Responder(scope, send)
         target = target_of(out.path)
         if target and scope["method"] == "POST":
-            return await self._exchange(out, receive, target)
+            return await self._run_exchange(out, receive, target)
         try:
-            await self._other(out, scope["method"], target)
+            await self._answer_other(out, scope["method"], target)
         except errors.PlatformError as error:
             await out.error(error)
-        except Exception:  # a bug of ours: answered in its surface's form, as those of inference are
+        except Exception:  # a bug of ours: answered in its surface's form, as for inference
             await out.error(out.bug())
 
-    async def _exchange(self, out: Responder, receive, target: Target) -> None:
+    async def _run_exchange(self, out: Responder, receive, target: Target) -> None:
         exchange = Exchange(self, out, receive, target.operation, target.ref)
         entry = (exchange, out)
         self._active.add(entry)
@@ -145,14 +145,14 @@ class Gateway:
             if unsent := out.unsent():
                 self._lingering[out] = (unsent, time.monotonic())
 
-    async def _other(self, out: Responder, method: str, target: Target | None) -> None:
+    async def _answer_other(self, out: Responder, method: str, target: Target | None) -> None:
         listed = out.path == LISTING or out.path.startswith(LISTING + "/")
         if method == "OPTIONS" and b"access-control-request-method" in out.headers:
             await out.preflight()
         elif target or (listed and method != "GET"):
             raise NotAllowed()
         elif listed:
-            await out.json(await self._models(out))
+            await out.json(await self._list_models(out))
         else:
             raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
 
@@ -166,18 +166,18 @@ class Gateway:
             headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
         )
 
-    async def _models(self, out: Responder) -> dict:
-        principal = await self.authenticate(out.headers)
-        model_lookup.require(principal, Permission.LIST_MODELS)
+    async def _list_models(self, out: Responder) -> dict:
+        caller = await self.authenticate(out.headers)
+        model_lookup.require(caller, Permission.LIST_MODELS)
         if out.path == LISTING:
             snapshot = self.source.current()
-            found = model_lookup.visible_models(principal, snapshot)
-            return {"object": "list", "data": [_card(model, snapshot) for model in found]}
+            found = model_lookup.visible_models(caller, snapshot)
+            return {"object": "list", "data": [_model_card(model, snapshot) for model in found]}
         ref = out.path[len(LISTING) + 1 :]
-        find = partial(model_lookup.resolve, principal, ref)
-        return _card(await self.source.decide(find, patient=True), self.source.current())
+        find = partial(model_lookup.resolve, caller, ref)
+        return _model_card(await self.source.decide(find, patient=True), self.source.current())
 
-    # --- life
+    # --- lifecycle
 
     def start(self) -> None:
         self._sweeper = asyncio.create_task(self._sweep())
@@ -190,7 +190,7 @@ class Gateway:
         self.client.close()
 
     def describe(self) -> dict:
-        """For the heartbeat. With an outdated snapshot nothing is routed any more."""
+        """The fields of the heartbeat. With a stale snapshot nothing is routed."""
         routable: list[InstanceEntry] = []
         with suppress(errors.ServiceUnavailable):
             routable = self.source.current().routable()
@@ -201,55 +201,55 @@ class Gateway:
             "waiting": self.starts.waiting(),
             "adapters": {
                 "routes": {entry.id: sorted(entry.adapters) for entry in routable if entry.adapters},
-                "inflight": _by_instance(self.traffic.adapters.busy()),
-                "idle": _by_instance(self.traffic.adapters.idle()),
+                "inflight": _group_by_instance(self.traffic.adapters.busy()),
+                "idle": _group_by_instance(self.traffic.adapters.idle()),
                 "waiting": self.starts.waiting_for_adapters(),
             },
         }
 
-    def _follow(self, snapshot: Snapshot) -> None:
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
         self.client.retain(snapshot.endpoints())
         routable = snapshot.routable()
         self.traffic.instances.retain(entry.id for entry in routable)
         self.traffic.adapters.retain((entry.id, version) for entry in routable for version in entry.adapters)
 
     async def _sweep(self) -> None:
-        """Let go of clients that do not read, and of streams whose key or user is no longer good."""
+        """Drop clients that do not read, and end requests whose key or user is no longer valid."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             with self._loop.turn():
-                self._let_go()
+                self._drop_clients()
 
-    def _let_go(self) -> None:
-        too_long = time.monotonic() - self.config.send_timeout
+    def _drop_clients(self) -> None:
+        cutoff = time.monotonic() - self.config.send_timeout
         for exchange, out in list(self._active):
-            if 0 < out.sending_since < too_long:
+            if 0 < out.sending_since < cutoff:
                 out.abandon()
                 exchange.leave()
-            elif exchange.principal and not self._still_good(exchange.principal):
+            elif exchange.principal and not self._is_still_valid(exchange.principal):
                 exchange.cut(errors.Unauthenticated())
-        self._let_go_of_lingering(too_long)
+        self._drop_slow_readers(cutoff)
 
-    def _let_go_of_lingering(self, too_long: float) -> None:
+    def _drop_slow_readers(self, cutoff: float) -> None:
         for out, (unsent, since) in list(self._lingering.items()):
             left = out.unsent()
             if not left:
                 del self._lingering[out]
             elif left < unsent:
                 self._lingering[out] = (left, time.monotonic())
-            elif since < too_long:
+            elif since < cutoff:
                 out.abandon()
 
-    def _still_good(self, principal: Principal) -> bool:
+    def _is_still_valid(self, caller: Principal) -> bool:
         with suppress(errors.ServiceUnavailable):
             snapshot = self.source.current()
-            if principal.key_id:
-                return principal.key_id in snapshot.key_ids
-            return principal.user_id is None or principal.user_id in snapshot.users
+            if caller.key_id:
+                return caller.key_id in snapshot.key_ids
+            return caller.user_id is None or caller.user_id in snapshot.users
         return True
 
 
-def _card(model: ModelEntry, snapshot: Snapshot) -> dict:
+def _model_card(model: ModelEntry, snapshot: Snapshot) -> dict:
     """A model as OpenAI lists it, with its aliases; `owned_by` is the tenant's slug."""
     owner = snapshot.tenants.get(model.tenant_id)
     card = {
@@ -264,8 +264,8 @@ def _card(model: ModelEntry, snapshot: Snapshot) -> dict:
     return card | ({"max_model_len": model.context} if model.context else {})
 
 
-def _by_instance(figures: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+def _group_by_instance(values: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    for (instance_id, version), figure in figures.items():
-        found.setdefault(instance_id, {})[version] = figure
+    for (instance_id, version), value in values.items():
+        found.setdefault(instance_id, {})[version] = value
     return found

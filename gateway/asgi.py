@@ -23,7 +23,7 @@ START_THREADS = 4
 class DataPlane:
     """An ASGI application for HTTP and lifespan, which starts and stops what the requests need.
 
-    Under a server without lifespan, as daphne is one, the first request starts it.
+    Under a server without lifespan, such as daphne, the first request starts it.
     """
 
     handles = staticmethod(handles)
@@ -37,7 +37,7 @@ class DataPlane:
 
     @property
     def can_serve(self) -> bool:
-        """Whether it knows keys and models that are not too old. Before its first request it has nothing to know."""
+        """Whether its snapshot is fresh. True before the first request, which loads the first snapshot."""
         return self._gateway is None or self._source.is_fresh()
 
     async def start(self) -> None:
@@ -45,7 +45,7 @@ class DataPlane:
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())
         gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
         self._heartbeat = Heartbeat(gateway.describe)
-        await self._heartbeat.once()  # before there is a route: agents must know of everybody who could use one
+        await self._heartbeat.once()  # before the first route: agents must know every process that may use one
         self._refresher = Refresher(self._source, self.loop)
         self._refresher.start()
         await self._source.following(FIRST_SNAPSHOT_SECONDS)
@@ -54,7 +54,7 @@ class DataPlane:
         self._heartbeat.start()
         self._gateway = gateway
         gc.collect()
-        gc.freeze()  # what is here now stays; collections need not walk it
+        gc.freeze()  # objects that exist now stay; the garbage collector need not visit them
 
     async def stop(self) -> None:
         await self._heartbeat.stop()

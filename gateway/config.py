@@ -7,7 +7,7 @@ from django.conf import settings
 
 @dataclass(slots=True, frozen=True)
 class Config:
-    """Sizes are in bytes, times in seconds. `reply_timeout` is for whole replies, which come only at their end."""
+    """Sizes are in bytes, times in seconds. `reply_timeout` is for replies that are not streamed."""
 
     pepper: bytes
     salt_key: bytes

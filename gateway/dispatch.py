@@ -1,4 +1,4 @@
-"""The engine's side of one request: a replica, one more try before the first byte, and what comes back."""
+"""The engine side of one request: choose a replica, retry once before the first byte, pass on the reply."""
 
 import asyncio
 
@@ -14,12 +14,12 @@ from gateway.routing import model_lookup, replica_choice
 from gateway.routing.snapshot import InstanceEntry, ModelEntry
 from gateway.upstream import Connection, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
 
-NEWS_SECONDS = 1.0  # how long word of a dead engine's successor is waited for
+NEWS_SECONDS = 1.0  # wait for news of a dead engine's next run
 LEFTOVER_SECONDS = 1.0  # from `[DONE]` to the end of the engine's reply
 ERROR_BYTES = 64 * 1024
 RETRY_AFTER = 5
-GIVEN_UP = (502, 503)  # an engine's own word that it cannot serve now
-MOST_SENT = 2  # times that a request goes out, if it was not answered
+GIVEN_UP = (502, 503)  # an engine says itself that it cannot serve now
+MOST_SENT = 2  # how often a request is sent if it gets no answer
 
 DIED = _("The engine died while answering. Try again; its crashes tell why.")
 SILENT = _("The engine does not answer. Try again; its crashes and log tell why.")
@@ -27,14 +27,14 @@ BROKEN_OFF = _("The engine broke off while answering. Try again; its crashes tel
 
 
 class Dispatch:
-    """Forwards `prepared` for `record`, in which it notes the instance; `close` must follow, whatever happens."""
+    """Forwards `prepared` and sets the instance in `record`; `close` must be called in every case."""
 
     def __init__(self, gateway, operation: Operation, model: ModelEntry, prepared: Prepared, record: Record):
         self._gateway, self._config = gateway, gateway.config
         self._operation, self._model, self._prepared, self._record = operation, model, prepared, record
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._deadline = self._began + self._config.total_timeout
+        self._started_at = self._loop.time()
+        self._deadline = self._started_at + self._config.total_timeout
         self._instance: InstanceEntry | None = None
         self._connection: Connection | None = None
         self._usage = Usage()
@@ -42,7 +42,7 @@ class Dispatch:
         self.forwarded_at: float | None = None  # in the loop's time
 
     def usage(self) -> Usage:
-        """What the engine has counted, by the last word of it that has come, delivered or not."""
+        """The engine's latest token counts among the bytes received, delivered to the client or not."""
         if self.relay is None:
             return self._usage
         if self._connection:
@@ -51,26 +51,26 @@ class Dispatch:
 
     @property
     def queue_ms(self) -> int:
-        """How long it waited for an engine."""
+        """Milliseconds until the request was first forwarded, or until now."""
         end = self._loop.time() if self.forwarded_at is None else self.forwarded_at
-        return int((end - self._began) * 1000)
+        return int((end - self._started_at) * 1000)
 
     async def whole(self, *, generated_id: bool) -> bytes:
         """The reply of a request that is not streamed."""
-        raw = await self._first()
+        raw = await self._send_with_retry()
         body, self._usage = replies.clean(self._operation, raw, self._prepared, generated_id=generated_id)
-        return self._named(body)
+        return self._with_adapter_name(body)
 
     async def first_events(self) -> bytes:
-        return await self._first()
+        return await self._send_with_retry()
 
     async def next_events(self) -> bytes:
-        """More of the stream. Raises EngineUnavailable or OperationTimeout where it breaks off."""
+        """The next events of the stream. Raises EngineUnavailable or OperationTimeout if it breaks off."""
         while True:
             if self.relay.failure:
                 raise self._relay_error()
             try:
-                chunk = await self._connection.chunk(self._limit(self._config.idle_timeout))
+                chunk = await self._connection.chunk(self._cap_timeout(self._config.idle_timeout))
             except UpstreamTimeout:
                 raise _too_slow() from None
             except UpstreamFailed:
@@ -78,7 +78,7 @@ class Dispatch:
             if chunk is None:
                 raise _broken_off()
             if out := self.relay.feed(chunk):
-                return self._named(out)
+                return self._with_adapter_name(out)
 
     async def leftover(self) -> None:
         """Read the reply to its end after `[DONE]`, so that the connection can be kept."""
@@ -97,44 +97,44 @@ class Dispatch:
             self._instance = None
 
     def abort(self) -> None:
-        """End it from outside; it is not tried again."""
+        """End the request from outside, without another try."""
         self._deadline = 0.0
         if self._connection:
             self._connection.abort()
 
-    async def _first(self) -> bytes:
-        """The whole body or the first events; a request that died unanswered is sent once more."""
+    async def _send_with_retry(self) -> bytes:
+        """The whole body or the first events; a request that failed without an answer is sent once more."""
         tried: set[model_lookup.Run] = set()
         sent = 0
         while sent < MOST_SENT:
             instance = await self._take_replica(tried, sent)
             self.forwarded_at = self.forwarded_at or self._loop.time()
             try:
-                return await self._attempt(instance, tried, fresh=sent > 0)
+                return await self._send_once(instance, tried, fresh=sent > 0)
             except UpstreamTimeout:
                 raise _too_slow() from None
             except UpstreamStale:
                 sent += 1
             except UpstreamUnreachable:
-                self._note_failure(instance, tried)
+                self._record_failure(instance, tried)
             except UpstreamFailed:
                 sent += 1
-                self._note_failure(instance, tried)
+                self._record_failure(instance, tried)
             self.close()
         raise errors.EngineUnavailable(DIED, retry_after=RETRY_AFTER)
 
-    def _note_failure(self, instance: InstanceEntry, tried: set[model_lookup.Run]) -> None:
+    def _record_failure(self, instance: InstanceEntry, tried: set[model_lookup.Run]) -> None:
         run = (instance.id, instance.generation)
         tried.add(run)
         self._gateway.traffic.doubt(run)
 
     async def _take_replica(self, tried: set[model_lookup.Run], sent: int) -> InstanceEntry:
-        """Once sent, a request does not wait for the next run of a dead engine: it may be what killed it."""
+        """A request that was sent does not wait for a dead engine's next run: it may have killed the engine."""
         instance = self._choose(tried)
         if instance is None and tried:
             await self._gateway.source.following(NEWS_SECONDS)
             instance = self._choose(tried)
-            if instance is None and (sent or not self._is_coming()):
+            if instance is None and (sent or not self._is_starting()):
                 raise errors.EngineUnavailable(SILENT, retry_after=RETRY_AFTER)
         deadline = self._loop.time() + self._model.wait_timeout
         while instance is None:
@@ -145,8 +145,8 @@ class Dispatch:
         self._record.instance_id, self._record.generation = instance.id, instance.generation
         return instance
 
-    def _is_coming(self) -> bool:
-        """Whether its agent has seen the end of what cannot be reached, and is at work on the next run."""
+    def _is_starting(self) -> bool:
+        """Whether an agent is already starting the model's next run."""
         return any(entry.coming for entry in self._gateway.source.current().of_model(self._model.id))
 
     def _choose(self, tried: set[model_lookup.Run]) -> InstanceEntry | None:
@@ -159,41 +159,41 @@ class Dispatch:
     def _prefix(self) -> bytes | None:
         return replica_choice.prefix_of(self._prepared.payload, self._model.target)
 
-    async def _attempt(self, instance: InstanceEntry, tried: set[model_lookup.Run], *, fresh: bool) -> bytes:
+    async def _send_once(self, instance: InstanceEntry, tried: set[model_lookup.Run], *, fresh: bool) -> bytes:
         config, stream = self._config, self._prepared.stream
-        limit = self._limit(config.first_byte_timeout if stream else config.reply_timeout)
+        timeout = self._cap_timeout(config.first_byte_timeout if stream else config.reply_timeout)
         body = self._prepared.body(self._model.adapter or instance.served_name)
         connection = self._connection = await self._gateway.client.post(
-            instance.endpoint, self._operation.engine_path, self._record.request_id, body, limit, fresh=fresh
+            instance.endpoint, self._operation.engine_path, self._record.request_id, body, timeout, fresh=fresh
         )
         if connection.status in GIVEN_UP and self._choose({*tried, (instance.id, instance.generation)}):
             raise UpstreamFailed(f"status {connection.status}")
         if connection.status != 200:
-            raw = await connection.read(limit, most=ERROR_BYTES)
+            raw = await connection.read(timeout, max_bytes=ERROR_BYTES)
             raise self._refusal(connection.status, raw)
         if not stream:
-            return await connection.read(limit)
-        return await self._begin_stream(connection, limit)
+            return await connection.read(timeout)
+        return await self._begin_stream(connection, timeout)
 
-    async def _begin_stream(self, connection: Connection, limit: float) -> bytes:
+    async def _begin_stream(self, connection: Connection, timeout: float) -> bytes:
         self.relay = self._operation.relay(self._prepared)
         while True:
-            chunk = await connection.chunk(limit)
+            chunk = await connection.chunk(timeout)
             if chunk is None:
                 raise UpstreamFailed("a stream without an event")
             if out := self.relay.feed(chunk):
-                return self._named(out)
+                return self._with_adapter_name(out)
             if self.relay.failure:
                 raise self._relay_error()
 
-    def _named(self, body: bytes) -> bytes:
-        """An engine knows an adapter by its version's id, the caller by its name. `body` holds whole events."""
+    def _with_adapter_name(self, body: bytes) -> bytes:
+        """Replace an adapter's version id, the engine's name for it, by its name. `body` holds whole events."""
         if not self._model.adapter:
             return body
         return body.replace(b'"%s"' % self._model.adapter.encode(), orjson.dumps(self._model.name))
 
     def _relay_error(self) -> errors.PlatformError:
-        """An engine's error event in our words."""
+        """Our error for an engine's error event."""
         if not self.relay.error:
             return replies.unreadable()
         try:
@@ -206,8 +206,8 @@ class Dispatch:
     def _refusal(self, status: int, raw: bytes) -> errors.PlatformError:
         return replies.refusal(self._operation, self._prepared.payload, status, raw, self._model)
 
-    def _limit(self, seconds: float) -> float:
-        """No longer than what is left of the request's total time."""
+    def _cap_timeout(self, seconds: float) -> float:
+        """`seconds`, or what is left of the request's total time if that is less."""
         left = self._deadline - self._loop.time()
         if left <= 0:
             raise _too_slow()

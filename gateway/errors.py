@@ -1,7 +1,7 @@
-"""The platform's errors as the data plane tells them: in OpenAI's form, or in that of the REST API.
+"""The platform's errors as the data plane renders them: in OpenAI's form or in that of the REST API.
 
 ContextTooLong   an InvalidRequest with OpenAI's own code
-NotAllowed       405: a known path, another method
+NotAllowed       405: the path exists, but not with this method
 """
 
 import orjson
@@ -37,7 +37,7 @@ def render(error: errors.PlatformError, path: str, language: str = "en") -> byte
 
 
 def render_event(error: errors.PlatformError, path: str, language: str = "en", *, named: bool = False) -> bytes:
-    """The same as the last event of a stream that broke off; with `named` one of the name `error`."""
+    """The same as the last event of a broken stream; with `named`, as an event named `error`."""
     with translation.override(language):
         body = errors.openai_form(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
     if named:

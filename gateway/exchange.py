@@ -1,4 +1,4 @@
-"""One request's way through the data plane, from its first byte to its settlement, which nothing can skip."""
+"""One request in the data plane, from its first byte to its usage record, which is finished in every case."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from gateway.routing import model_lookup
 from gateway.routing.snapshot import Principal
 from inference import usage
 
-CLIENT_CLOSED_REQUEST = 499  # for the ledger: nobody is left to be told
+CLIENT_CLOSED_REQUEST = 499  # only for the usage record: the client is gone
 
 
 class ClientGone(Exception):
@@ -24,18 +24,18 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """`ref` is the model named in the path, None where the body names it."""
+    """One request. `ref` is the model named in the path, None where the body names it."""
 
     def __init__(self, gateway, out: Responder, receive, operation: generation.Operation, ref: str | None):
         self._gateway, self._out, self._receive = gateway, out, receive
         self._operation, self._ref = operation, ref
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._task = asyncio.current_task()
-        self._watch: asyncio.Task | None = None
+        self._client_watch: asyncio.Task | None = None
         self._record: Record | None = None
         self._dispatch: Dispatch | None = None
-        self._left = self._finished = False
-        self._cut: errors.PlatformError | None = None
+        self._client_left = self._finished = False
+        self._end_error: errors.PlatformError | None = None
         self.principal: Principal | None = None
 
     async def run(self) -> None:
@@ -43,51 +43,51 @@ class Exchange:
         try:
             await self._answer()
         except asyncio.CancelledError:
-            if not self._left:
+            if not self._client_left:
                 raise
             self._task.uncancel()
         except ClientGone:
             pass
         finally:
-            self._settle()
+            self._finish_usage()
 
     async def _answer(self) -> None:
         try:
             await self._serve()
         except errors.PlatformError as error:
-            await self._refuse(self._cut or error)
+            await self._answer_error(self._end_error or error)
         except ClientGone:
             raise
-        except Exception:  # a bug of ours: the client gets an answer in its surface's form, the log the rest
-            await self._refuse(self._out.bug())
+        except Exception:  # a bug of ours: the client gets an error in its surface's form, the log the rest
+            await self._answer_error(self._out.bug())
 
     async def _serve(self) -> None:
         source = self._gateway.source
         self.principal = await self._gateway.authenticate(self._out.headers)
         logs.bind(tenant=self.principal.tenant_id)
         model_lookup.require(self.principal, Permission.INFER)
-        body = generation.parse(await self._body())
+        body = generation.parse(await self._read_body())
         ref = self._ref if self._ref is not None else generation.model_ref(body)
         model = await source.decide(lambda snapshot: model_lookup.resolve(self.principal, ref, snapshot), patient=True)
         self._operation = dialects.spoken(self._operation, model.engine)
         salt_key = self._gateway.config.salt_key
         prepared = generation.prepare(self._operation, body, model, self.principal.tenant_id, salt_key)
         self._admit(model, prepared)
-        self._watch = asyncio.create_task(self._watch_client())
+        self._client_watch = asyncio.create_task(self._watch_client())
         self._dispatch = Dispatch(self._gateway, self._operation, model, prepared, self._record)
-        await (self._stream() if prepared.stream else self._whole())
+        await (self._answer_stream() if prepared.stream else self._answer_whole())
 
-    async def _body(self) -> bytes:
-        most = self._gateway.config.max_body
-        if int(self._out.headers.get(b"content-length", b"0")) > most:
+    async def _read_body(self) -> bytes:
+        max_bytes = self._gateway.config.max_body
+        if int(self._out.headers.get(b"content-length", b"0")) > max_bytes:
             raise errors.TooLarge()
         try:
             async with asyncio.timeout(self._gateway.config.body_timeout):
-                return await self._parts(most)
+                return await self._read_parts(max_bytes)
         except TimeoutError:
             raise errors.InvalidRequest(_("The body did not arrive in time."), status=408) from None
 
-    async def _parts(self, most: int) -> bytes:
+    async def _read_parts(self, max_bytes: int) -> bytes:
         parts, size, more = [], 0, True
         while more:
             message = await self._receive()
@@ -95,62 +95,62 @@ class Exchange:
                 raise ClientGone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > most:
+            if size > max_bytes:
                 raise errors.TooLarge()
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _admit(self, model, prepared: generation.Prepared) -> None:
-        principal = self.principal
+        caller = self.principal
         self._record = Record(
-            tenant_id=principal.tenant_id, key_id=principal.key_id, user_id=principal.user_id,
+            tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,
             model_id=model.id, model_name=model.name, route=self._operation.name, stream=prepared.stream,
             request_id=self._out.request_id,
         )  # fmt: skip
         self._gateway.sink.admit(self._record)
 
-    async def _whole(self) -> None:
+    async def _answer_whole(self) -> None:
         generated_id = self._out.path.endswith("/generate")
         body = await self._dispatch.whole(generated_id=generated_id)
-        self._finish(usage.OK, 200)
+        self._set_outcome(usage.OK, 200)
         await self._out.json(body)
 
-    async def _stream(self) -> None:
+    async def _answer_stream(self) -> None:
         events = await self._dispatch.first_events()
         self._record.ttft_ms = self._elapsed_ms()
         await self._out.begin_events(named=self._operation.named_events)
         while not self._dispatch.relay.done:
             await self._out.events(events, more=True)
             events = await self._dispatch.next_events()
-        self._finish(usage.OK, 200)
+        self._set_outcome(usage.OK, 200)
         await self._out.events(events, more=False)
         await self._dispatch.leftover()
 
-    async def _refuse(self, error: errors.PlatformError) -> None:
+    async def _answer_error(self, error: errors.PlatformError) -> None:
         if self._record:
-            self._finish(self._outcome(error), self._out.status or status_for(error, self._out.path))
+            self._set_outcome(self._outcome(error), self._out.status or status_for(error, self._out.path))
         self._finished = True
         await self._out.error(error)
 
     def _outcome(self, error: errors.PlatformError) -> str:
-        """Whose fault it was: a request that an engine never took, or refused, is `rejected`."""
+        """A request that was not forwarded, or that an engine refused, is `rejected`."""
         if error.status < 500 or self._dispatch is None or self._dispatch.forwarded_at is None:
             return usage.REJECTED
         return usage.TIMEOUT if isinstance(error, errors.OperationTimeout) else usage.UPSTREAM_ERROR
 
-    def _finish(self, status: str, http_status: int) -> None:
-        """From here on the client's leaving changes nothing."""
+    def _set_outcome(self, status: str, http_status: int) -> None:
+        """From here on a disconnect of the client changes nothing."""
         self._finished = True
         self._record.status, self._record.http_status = status, http_status
 
-    def _settle(self) -> None:
-        if self._watch:
-            self._watch.cancel()
+    def _finish_usage(self) -> None:
+        if self._client_watch:
+            self._client_watch.cancel()
         record, dispatch = self._record, self._dispatch
         if record is None:
             return
         if not self._finished:
-            record.status = usage.CLIENT_CLOSED if self._left else usage.UPSTREAM_ERROR
+            record.status = usage.CLIENT_CLOSED if self._client_left else usage.UPSTREAM_ERROR
             record.http_status = self._out.status or CLIENT_CLOSED_REQUEST
         record.duration_ms = self._elapsed_ms()
         if dispatch:
@@ -159,7 +159,7 @@ class Exchange:
         self._gateway.sink.settle(record)
 
     def _elapsed_ms(self) -> int:
-        return int((time.monotonic() - self._began) * 1000)
+        return int((time.monotonic() - self._started_at) * 1000)
 
     # --- the client
 
@@ -169,13 +169,13 @@ class Exchange:
         self.leave()
 
     def leave(self) -> None:
-        """The client is gone: whatever is waited for is no longer wanted."""
-        if not self._finished and not self._left:
-            self._left = True
+        """The client has disconnected: cancel the request."""
+        if not self._finished and not self._client_left:
+            self._client_left = True
             self._task.cancel()
 
     def cut(self, error: errors.PlatformError) -> None:
-        """End a stream from outside, as when its key was revoked."""
+        """End the request from outside, for example when its key was revoked."""
         if self._dispatch and not self._finished:
-            self._cut = error
+            self._end_error = error
             self._dispatch.abort()

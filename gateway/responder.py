@@ -1,4 +1,4 @@
-"""The data plane's answers as ASGI messages: JSON, event streams, and errors in the form of their surface."""
+"""The data plane's answers as ASGI messages: JSON, event streams, and errors in their surface's form."""
 
 import logging
 import time
@@ -20,9 +20,9 @@ EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-contr
 
 
 class Responder:
-    """`status` is 0 until the answer has begun; `sending_since` is the moment at which a slow client blocked us.
+    """`status` is 0 until the answer has begun; `sending_since` is when the send in progress began, 0 without one.
 
-    `request_id` is the ledger's, `shown_request_id` the client's own if it sent a harmless one.
+    `request_id` is the usage record's, `shown_request_id` the client's own if it sent a valid one.
     """
 
     def __init__(self, scope: dict, send):
@@ -30,10 +30,10 @@ class Responder:
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = str(uuid.uuid4())
-        given = self.headers.get(b"x-request-id")
-        self.shown_request_id = request_id_from(given.decode("latin-1")) if given else self.request_id
+        client_id = self.headers.get(b"x-request-id")
+        self.shown_request_id = request_id_from(client_id.decode("latin-1")) if client_id else self.request_id
         self.status = 0
-        self._named = False
+        self._named_events = False
         self.sending_since = 0.0
 
     async def json(self, body, status: int = 200, headers: list[tuple[bytes, bytes]] = ()) -> None:
@@ -41,32 +41,32 @@ class Responder:
         data = body if type(body) is bytes else orjson.dumps(body)
         length = (b"content-length", b"%d" % len(data))
         await self._start(status, [JSON, length, *headers])
-        await self._body(data, more=False)
+        await self._send_body(data, more=False)
 
     async def preflight(self) -> None:
-        """What a browser asks before it sends a request of another origin's page; without a credential."""
+        """Answer a browser's CORS preflight, which has no credential."""
         await self._start(204, [], preflight=True)
-        await self._body(b"", more=False)
+        await self._send_body(b"", more=False)
 
     async def begin_events(self, *, named: bool = False) -> None:
-        self._named = named
+        self._named_events = named
         await self._start(200, EVENTS)
 
     async def events(self, data: bytes, *, more: bool) -> None:
-        await self._body(data, more=more)
+        await self._send_body(data, more=more)
 
     async def error(self, error: PlatformError) -> None:
-        """As a whole answer; or, in a stream, as its last event, without `[DONE]`."""
+        """Send it as a whole answer or, in a stream, as the last event, without `[DONE]`."""
         language = language_of(self.headers.get(b"accept-language"))
         if self.status:
-            return await self._body(render_event(error, self.path, language, named=self._named), more=False)
+            return await self._send_body(render_event(error, self.path, language, named=self._named_events), more=False)
         headers = headers_for(error)
         if error.status in (408, 413):
-            headers.append((b"connection", b"close"))  # rather than read the rest
+            headers.append((b"connection", b"close"))  # instead of reading the rest
         await self.json(render(error, self.path, language), status_for(error, self.path), headers)
 
     def bug(self) -> PlatformError:
-        """While a bug of ours is being handled: the log gets it, the client only the request id."""
+        """Log the exception being handled, a bug of ours; the client gets only the request id."""
         logger.exception("request %s (%s)", self.request_id, self.shown_request_id)
         return PlatformError(details={"request_id": self.shown_request_id})
 
@@ -87,7 +87,7 @@ class Responder:
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _body(self, data: bytes, *, more: bool) -> None:
+    async def _send_body(self, data: bytes, *, more: bool) -> None:
         self.sending_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self.sending_since = 0.0

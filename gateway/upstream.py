@@ -1,9 +1,9 @@
-"""HTTP/1.1 client for engines: callbacks over httptools, keep-alive without a cap, Unix sockets and TCP.
+"""HTTP/1.1 client for engines: callbacks over httptools, keep-alive without a limit, Unix sockets and TCP.
 
-UpstreamFailed           the connection broke, or spoke no HTTP
+UpstreamFailed           the connection broke, or the reply was not HTTP
 ├── UpstreamUnreachable  no connection could be made: the engine has seen nothing of the request
-├── UpstreamStale        a kept connection broke before a word of reply: most likely closed by then
-└── UpstreamTimeout      nothing came within the limit
+├── UpstreamStale        a kept connection broke before any reply: most likely the engine had closed it
+└── UpstreamTimeout      nothing arrived within the timeout
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class UpstreamTimeout(UpstreamFailed):
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time: after `send` it is that request's reply, until `finish`."""
+    """One connection, one request at a time: from `send` to `finish` it stands for that request's reply."""
 
     def __init__(self, pool: "Pool"):
         self._pool, self._loop = pool, asyncio.get_running_loop()
@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     def _clear(self) -> None:
         self._buffer, self._size = [], 0
-        self._complete = self._keep = self._excess = False
+        self._complete = self._keep_alive = self._excess = False
         self.status, self.content_type = 0, b""
 
     # --- called by the event loop
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._busy or self._complete:
-            return self.abort()  # bytes that nobody asked for must not become the next request's reply
+            return self.abort()  # bytes without a request must not become the next request's reply
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:  # a second reply to one request: none of it may count
-            self._excess, self._keep = True, False
+            self._excess, self._keep_alive = True, False
 
     def on_headers_complete(self) -> None:
         if not self._excess:
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.status >= 200 and not self._excess:  # 100 and 103 only announce the reply
-            self._complete, self._keep = True, self._parser.should_keep_alive()
+            self._complete, self._keep_alive = True, self._parser.should_keep_alive()
 
     # --- called by the request
 
@@ -107,18 +107,18 @@ class Connection(asyncio.Protocol):
         self._busy = True
         self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
 
-    async def headers(self, limit: float) -> int:
-        """Wait at most `limit` seconds for the status."""
+    async def headers(self, timeout: float) -> int:
+        """Wait at most `timeout` seconds for the status."""
         while not self.status or self.status < 200:
-            await self._wait(limit)
+            await self._wait(timeout)
         return self.status
 
-    async def chunk(self, limit: float) -> bytes | None:
-        """The next bytes of the body, None at its end. Raises UpstreamTimeout after `limit` seconds."""
+    async def chunk(self, timeout: float) -> bytes | None:
+        """The next bytes of the body, None at its end. Raises UpstreamTimeout after `timeout` seconds."""
         while not self._buffer:
             if self._complete:
                 return None
-            await self._wait(limit)
+            await self._wait(timeout)
         data = self.received()
         if self._paused and not self._transport.is_closing():
             self._paused = False
@@ -126,24 +126,24 @@ class Connection(asyncio.Protocol):
         return data
 
     def received(self) -> bytes:
-        """What is here already of the body and was not asked for yet."""
+        """The bytes of the body that have arrived and were not read yet."""
         parts, self._buffer, self._size = self._buffer, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def read(self, limit: float, most: int = REPLY_BYTES) -> bytes:
-        """The whole body. A longer one than `most` bytes is a failure of the engine."""
+    async def read(self, timeout: float, max_bytes: int = REPLY_BYTES) -> bytes:
+        """The whole body. More than `max_bytes` bytes are a failure of the engine."""
         parts, size = [], 0
-        while (part := await self.chunk(limit)) is not None:
+        while (part := await self.chunk(timeout)) is not None:
             parts.append(part)
             size += len(part)
-            if size > most:
+            if size > max_bytes:
                 raise UpstreamFailed("the reply is too large")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def finish(self) -> None:
         """Keep the connection if its reply was read to the end; closing it stops the engine's work."""
         self._busy = False
-        if self._complete and self._keep and not self._buffer and not self._transport.is_closing():
+        if self._complete and self._keep_alive and not self._buffer and not self._transport.is_closing():
             self._pool.keep(self)
         else:
             self.abort()
@@ -160,30 +160,30 @@ class Connection(asyncio.Protocol):
 
     # --- waiting
 
-    async def _wait(self, limit: float) -> None:
+    async def _wait(self, timeout: float) -> None:
         if self._error:
             raise self._error
         self._waiter = self._loop.create_future()
-        self._expires = self._loop.time() + limit
+        self._expires = self._loop.time() + timeout
         if self._timer is None or self._timer.when() > self._expires:
-            self._arm()
+            self._start_timer()
         try:
             await self._waiter
         finally:
             self._waiter, self._expires = None, NEVER
 
-    def _arm(self) -> None:
+    def _start_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._expires, self._tick)
+        self._timer = self._loop.call_at(self._expires, self._on_timer)
 
-    def _tick(self) -> None:
-        """The timer is left alone while data flows; only here is it held against the clock."""
+    def _on_timer(self) -> None:
+        """The timer is not reset while data arrives; only here is the deadline checked."""
         self._timer = None
         if self._expires == NEVER:
             return
         if self._loop.time() < self._expires:
-            self._arm()
+            self._start_timer()
         else:
             self._fail(UpstreamTimeout("nothing came in time"))
 
@@ -232,8 +232,8 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if self._unix:
-                    ready = await _connected(self._unix)
-                    return (await loop.create_unix_connection(lambda: Connection(self), sock=ready))[1]
+                    connected = await _connect_unix(self._unix)
+                    return (await loop.create_unix_connection(lambda: Connection(self), sock=connected))[1]
                 return (await loop.create_connection(lambda: Connection(self), *self._address))[1]
         except TimeoutError:
             raise UpstreamUnreachable("no connection in time") from None
@@ -252,8 +252,8 @@ class Pool:
             self._idle.pop().close()
 
 
-async def _connected(path: str) -> socket.socket:
-    """A Unix socket connects at once or, while the engine's backlog is full, says to try again."""
+async def _connect_unix(path: str) -> socket.socket:
+    """Connect a Unix socket, with retries while the engine's backlog is full."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
@@ -276,9 +276,9 @@ class Client:
         self._pools: dict[str, Pool] = {}
 
     async def post(
-        self, endpoint: str, path: str, request_id: str, body: bytes, limit: float, *, fresh: bool = False
+        self, endpoint: str, path: str, request_id: str, body: bytes, timeout: float, *, fresh: bool = False
     ) -> Connection:
-        """Send and wait at most `limit` seconds for the reply's head. `fresh` asks for a new connection.
+        """Send and wait at most `timeout` seconds for the reply's head. `fresh` forces a new connection.
 
         Raises UpstreamFailed in one of its forms.
         """
@@ -288,7 +288,7 @@ class Client:
         connection = await pool.take(fresh=fresh)
         try:
             connection.send(b"%b%b\r\ncontent-length: " % (pool.head(path), request_id.encode()), body)
-            await connection.headers(limit)
+            await connection.headers(timeout)
         except UpstreamTimeout:
             connection.abort()
             raise
@@ -296,13 +296,13 @@ class Client:
             if connection.reused and not connection.status:
                 raise UpstreamStale(str(error)) from error
             raise
-        except BaseException:  # cancelled: what may still come must not meet the next request
+        except BaseException:  # cancelled: a late reply must not reach the next request
             connection.abort()
             raise
         return connection
 
     def retain(self, endpoints: set[str]) -> None:
-        """Let go of engines that are no more."""
+        """Close the connections of all other endpoints."""
         for endpoint in self._pools.keys() - endpoints:
             self._pools.pop(endpoint).close()
 

@@ -26,19 +26,19 @@ from gateway.api.validators import (
 )
 from gateway.routing.snapshot import ModelEntry
 
-# Images come inside the request: an engine never fetches an address that a caller wrote.
+# Images must be part of the request: an engine never fetches a URL that a caller wrote.
 source = record({"type": one_of("base64"), "media_type": text(100), "data": text()}, "type", "media_type", "data")
 
 
 PLAIN_BLOCKS = {"text": ({"text": text()}, ("text",)), "image": ({"source": source}, ("source",))}
-plain_blocks = listing(variant(PLAIN_BLOCKS), PARTS, least=0)
+plain_blocks = listing(variant(PLAIN_BLOCKS), PARTS, min_length=0)
 
 
 def plain_content(value, param):
     return value if type(value) is str else plain_blocks(value, param)
 
 
-call: Fields = {"id": text(256), "name": text(256, least=1), "input": mapping}
+call: Fields = {"id": text(256), "name": text(256, min_length=1), "input": mapping}
 result: Fields = {"tool_use_id": text(256), "content": plain_content, "is_error": boolean}
 blocks = listing(
     variant(
@@ -80,16 +80,16 @@ output_config = record(
 COUNT: Fields = {
     "messages": listing(message, MESSAGES),
     "system": plain_content,
-    "tools": listing(tool, TOOLS, least=0),
+    "tools": listing(tool, TOOLS, min_length=0),
     "tool_choice": tool_choice,
     "thinking": thinking,
 }
 MESSAGE: Fields = COUNT | {
     "max_tokens": integer(1, LONGEST_CONTEXT),
-    "stop_sequences": listing(text(256, least=1), 16, least=0),
+    "stop_sequences": listing(text(256, min_length=1), 16, min_length=0),
     "stream": boolean,
     "temperature": number(0, 2),
-    "top_p": number(0, 1, above=True),
+    "top_p": number(0, 1, exclude_low=True),
     "top_k": integer(-1, 2**20),
     "output_config": output_config,
 }
@@ -125,7 +125,7 @@ def read_message(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
 
 
 def read_counts(usage: dict) -> Usage:
-    """Here the tokens read from the cache, or written to it, are not among the input tokens."""
+    """Anthropic's input tokens exclude those that were read from the cache or written to it."""
     cached, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
     counts = {
         "prompt_tokens": usage.get("input_tokens", 0) + cached + written,

@@ -1,4 +1,4 @@
-"""Checks of what only chat requests have: messages, their parts, tools and answer formats."""
+"""Checks of the fields of chat requests: messages, their parts, tools and answer formats."""
 
 from django.utils.translation import gettext_lazy as _
 
@@ -22,7 +22,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def data_url(value, param):
-    """Images come inside the request: an engine never fetches an address that a caller wrote."""
+    """Images must be part of the request: an engine never fetches a URL that a caller wrote."""
     if type(value) is not str or not value.startswith("data:"):
         raise wrong(param, _("must be a data: URL."))
     return value
@@ -48,7 +48,7 @@ call = record(
     {
         "id": text(256),
         "type": one_of("function"),
-        "function": record({"name": text(256, least=1), "arguments": text()}, "name", "arguments"),
+        "function": record({"name": text(256, min_length=1), "arguments": text()}, "name", "arguments"),
     },
     "function",
 )
@@ -56,7 +56,7 @@ MESSAGE_FIELDS = {
     "role": one_of(*ROLES),
     "content": content,
     "name": text(256),
-    "tool_calls": listing(call, TOOLS, least=0),
+    "tool_calls": listing(call, TOOLS, min_length=0),
     "tool_call_id": text(256),
     "reasoning": text(),
     "reasoning_content": text(),
@@ -82,7 +82,7 @@ function = record(
     "name",
 )
 tool = record({"type": one_of("function"), "function": function}, "type", "function")
-tools = listing(tool, TOOLS, least=0)
+tools = listing(tool, TOOLS, min_length=0)
 function_ref = record({"name": function_name}, "name")
 named_tool = record({"type": one_of("function"), "function": function_ref}, "type", "function")
 
@@ -113,13 +113,13 @@ STRUCTURE_FIELDS = {
     "json": validators.schema,
     "regex": validators.pattern,
     "grammar": validators.pattern,
-    "choice": listing(text(1024, least=1), CHOICES),
+    "choice": listing(text(1024, min_length=1), CHOICES),
     "json_object": boolean,
 }
 
 
 def structured_outputs(value, param):
-    """vLLM's own way to bind an answer; exactly one kind at a time."""
+    """vLLM's own field for constrained answers; exactly one kind at a time."""
     found = clean(STRUCTURE_FIELDS, mapping(value, param), f"{param}.")
     if len(found) != 1:
         raise wrong(param, _("must have exactly one of {allowed}."), allowed=", ".join(STRUCTURE_FIELDS))

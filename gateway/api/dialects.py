@@ -1,4 +1,4 @@
-"""The gateway speaks vLLM's words; what other engines say otherwise is an operation of their own, by the same name."""
+"""The gateway uses vLLM's API; an engine with another API has its own operations, under the same names."""
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
@@ -11,7 +11,7 @@ DIALECTS: dict[str, dict[str, Operation]] = {"llama.cpp": llamacpp.OPERATIONS}
 
 
 def spoken(operation: Operation, engine: str) -> Operation:
-    """The operation as this engine has it. Raises NotFound where it has none."""
+    """This engine's form of the operation. Raises NotFound if it has none."""
     if engine not in DIALECTS:
         return operation
     try:

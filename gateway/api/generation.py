@@ -1,4 +1,4 @@
-"""From a request's bytes to what the engine gets: parsed once, checked, and never the client's own bytes."""
+"""Turns a request's bytes into the engine's request: parsed once, checked, never the client's own bytes."""
 
 import hmac
 from functools import lru_cache
@@ -34,15 +34,15 @@ SAMPLING: Fields = {
     "max_tokens": integer(1, LONGEST_CONTEXT),
     "min_tokens": integer(0, LONGEST_CONTEXT),
     "temperature": number(0, 2),
-    "top_p": number(0, 1, above=True),
+    "top_p": number(0, 1, exclude_low=True),
     "top_k": integer(-1, 2**20),
     "min_p": number(0, 1),
     "frequency_penalty": number(-2, 2),
     "presence_penalty": number(-2, 2),
-    "repetition_penalty": number(0, 10, above=True),
+    "repetition_penalty": number(0, 10, exclude_low=True),
     "seed": integer(-validators.INT64, validators.INT64 - 1),
     "stop": validators.stop,
-    "stop_token_ids": listing(integer(0, validators.TOKEN_IDS), 64, least=0),
+    "stop_token_ids": listing(integer(0, validators.TOKEN_IDS), 64, min_length=0),
     "include_stop_str_in_output": boolean,
     "ignore_eos": boolean,
     "skip_special_tokens": boolean,
@@ -77,7 +77,7 @@ DETOKENIZE: Fields = {"tokens": validators.token_ids}
 
 
 def parse(raw: bytes) -> dict:
-    """The body as an object; of two equal keys the last one counts, here as in the engine."""
+    """The body as an object; of duplicate keys the last one counts, as in the engine."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -87,7 +87,7 @@ def parse(raw: bytes) -> dict:
 
 def model_ref(body: dict) -> str | None:
     ref = body.get("model")
-    return None if ref is None else text(300, least=1)(ref, "model")
+    return None if ref is None else text(300, min_length=1)(ref, "model")
 
 
 def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes) -> Prepared:
@@ -98,13 +98,13 @@ def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str,
         raise wrong(operation.required[0], _("this field is required."))
     prepared = Prepared(payload)
     operation.complete(prepared, model)
-    marks = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
-    payload |= {name: marks[name] for name in operation.ours}
+    tenant_fields = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
+    payload |= {name: tenant_fields[name] for name in operation.ours}
     return prepared
 
 
 def _check_mode(operation: Operation, model: ModelEntry) -> None:
-    """A model of another kind is not even started for a request that it could not answer."""
+    """A model of another mode must not be started for a request that it cannot answer."""
     if model.mode not in operation.modes:
         text = _("this model has the mode {mode}: send it requests for {route}.")
         raise wrong("model", text, mode=model.mode, route=ROUTE_FOR[Mode(model.mode)])
@@ -112,18 +112,18 @@ def _check_mode(operation: Operation, model: ModelEntry) -> None:
 
 def _complete_generation(prepared: Prepared, model: ModelEntry) -> None:
     payload = prepared.payload
-    _check_together(payload)
+    _check_combinations(payload)
     limit_tokens(payload, model, "max_completion_tokens", "max_tokens")
     prepared.stream, prepared.choices = payload.get("stream", False), payload.get("n", 1)
     _count_prompts(prepared)
-    _ask_for_usage(prepared)
+    _request_usage(prepared)
 
 
 def _complete_nothing(_prepared: Prepared, _model: ModelEntry) -> None:
     """These requests are forwarded as they are."""
 
 
-def _check_together(payload: dict) -> None:
+def _check_combinations(payload: dict) -> None:
     if payload.get("top_logprobs") and not payload.get("logprobs"):
         raise wrong("top_logprobs", _("needs logprobs to be true."))
     if payload.get("min_tokens", 0) > payload.get("max_tokens", LONGEST_CONTEXT):
@@ -135,9 +135,9 @@ def _check_together(payload: dict) -> None:
 
 
 def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
-    """Hold the request against the context, and fill in the model's own sampling defaults.
+    """Check the request against the context, and fill in the model's own sampling defaults.
 
-    `lengths` are the fields for the most tokens of an answer; a default goes into the last of them.
+    `lengths` are the fields that limit the tokens of an answer; a default goes into the last of them.
     """
     for name in (*lengths, "min_tokens"):
         if model.context and payload.get(name, 0) > model.context:
@@ -150,24 +150,24 @@ def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
 
 
 def _count_prompts(prepared: Prepared) -> None:
-    given = prepared.payload.get("prompt")
-    if type(given) is list and type(given[0]) is not int:
-        prepared.prompts = len(given)
+    prompts = prepared.payload.get("prompt")
+    if type(prompts) is list and type(prompts[0]) is not int:
+        prepared.prompts = len(prompts)
 
 
-def _ask_for_usage(prepared: Prepared) -> None:
-    """Have the engine count in every chunk, so that a stream that is cut is still metered to the token."""
-    asked = prepared.payload.pop("stream_options", None) or {}
+def _request_usage(prepared: Prepared) -> None:
+    """Make the engine count in every chunk, so that a broken stream is still metered to the token."""
+    options = prepared.payload.pop("stream_options", None) or {}
     if not prepared.stream:
         return
-    prepared.show_usage = asked.get("include_usage", False)
-    prepared.show_continuous = prepared.show_usage and asked.get("continuous_usage_stats", False)
+    prepared.show_usage = options.get("include_usage", False)
+    prepared.show_continuous = prepared.show_usage and options.get("continuous_usage_stats", False)
     prepared.payload["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
 
 
 @lru_cache(maxsize=4096)
 def cache_salt(tenant_id: str, key: bytes) -> str:
-    """Tenants never share cached prefixes, so that nobody can time another's prompts."""
+    """Tenants share no cached prefixes, so that none can detect another's prompts by timing."""
     return hmac.digest(key, tenant_id.encode(), "sha256").hex()
 
 

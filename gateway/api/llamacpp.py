@@ -1,7 +1,7 @@
-"""What llama.cpp's server says in other words than vLLM, and what it has no words for: that is refused by name.
+"""Where llama.cpp's API differs from vLLM's. A field that it does not have is refused by name.
 
-It counts in every chunk of a stream when asked for `timings_per_token`, so a stream that breaks off is metered to the
-token here, too. Of several prompts or choices it counts only one, so it is asked for one at a time.
+With `timings_per_token` it counts in every chunk of a stream, so a stream that breaks off is metered to the token
+here, too. Of several prompts or choices it counts only one, so a request may have only one.
 """
 
 import re
@@ -20,7 +20,7 @@ from models_app.models import Mode
 
 TIMINGS = re.compile(rb',"timings":(\{[^{}]*\})\}$')
 RENAMED = {"repetition_penalty": "repeat_penalty"}
-# Field of a request → the values that the engine can keep to; None: nothing but the field's absence.
+# Field of a request → the values that the engine supports; None: the field must be absent.
 UNKNOWN: dict[str, tuple | None] = {
     "n": (1,), "min_tokens": (0,), "stop_token_ids": ([],), "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,), "echo": (False,), "structured_outputs": None, "dimensions": None,
@@ -30,33 +30,33 @@ TEXT_ONLY = {"text"}
 
 
 class TimedRelay(StreamRelay):
-    """A relay of chunks that carry the engine's timings, in which it counts; they go to nobody else."""
+    """A relay of chunks with the engine's timings, which hold its token counts; they are cut out."""
 
     def __init__(self, *, show_usage: bool):
         super().__init__(show_usage=show_usage)
         self._timings = b""
 
-    def _one(self, event: bytes, out: list[bytes]) -> None:
+    def _relay_event(self, event: bytes, out: list[bytes]) -> None:
         if found := TIMINGS.search(event):
             self._timings = found[1]
             event = event[: found.start()] + b"}"
-        super()._one(event, out)
-        if self._last:  # a text completion is counted in its last chunk, whether or not that was asked for
-            self._final = self._last.pop(0)
+        super()._relay_event(event, out)
+        if self._last_usage:  # a text completion is counted in its last chunk, requested or not
+            self._final_usage = self._last_usage.pop(0)
             if self._show_usage:
                 out.append(_usage_event(event))
 
     def usage(self) -> Usage:
-        return super().usage() if self._final is not None else read_timings(self._timings)
+        return super().usage() if self._final_usage is not None else read_timings(self._timings)
 
 
 def _usage_event(event: bytes) -> bytes:
-    """The chunk of usage alone that OpenAI's clients wait for."""
+    """The chunk with nothing but usage that OpenAI's clients expect."""
     return b"data: " + orjson.dumps((parse(event[6:]) or {}) | {"choices": []})
 
 
 def read_timings(raw: bytes) -> Usage:
-    """The engine's timings, of which `prompt_n` leaves out what the cache answered."""
+    """Token counts from the engine's timings, whose `prompt_n` leaves out cached tokens."""
     timings = parse(raw) or {}
     cached, computed = timings.get("cache_n"), timings.get("prompt_n")
     if type(cached) is not int or type(computed) is not int:
@@ -65,7 +65,7 @@ def read_timings(raw: bytes) -> Usage:
     return read_usage(counts | {"prompt_tokens_details": {"cached_tokens": cached}})
 
 
-def _timed(prepared: Prepared) -> Relay:
+def _timed_relay(prepared: Prepared) -> Relay:
     return TimedRelay(show_usage=prepared.show_usage)
 
 
@@ -74,35 +74,35 @@ def _timed(prepared: Prepared) -> Relay:
 Complete = Callable[[Prepared, ModelEntry], None]
 
 
-def _generating(complete: Complete) -> Complete:
-    def complete_here(prepared: Prepared, model: ModelEntry) -> None:
+def _adapt_generation(complete: Complete) -> Complete:
+    def complete_adapted(prepared: Prepared, model: ModelEntry) -> None:
         complete(prepared, model)
         payload = prepared.payload
         _refuse_unknown(payload)
         _refuse_media(payload)
-        for theirs, ours in RENAMED.items():
-            if theirs in payload:
-                payload[ours] = payload.pop(theirs)
+        for name, engine_name in RENAMED.items():
+            if name in payload:
+                payload[engine_name] = payload.pop(name)
         payload["timings_per_token"] = prepared.stream
-        payload["cache_prompt"] = not model.public  # it knows no salt that would keep tenants' prefixes apart
+        payload["cache_prompt"] = not model.public  # it has no salt that would keep tenants' prefixes apart
 
-    return complete_here
+    return complete_adapted
 
 
-def _completing_text(prepared: Prepared, model: ModelEntry) -> None:
-    _generating(generation.TEXT_COMPLETION.complete)(prepared, model)
+def _complete_text(prepared: Prepared, model: ModelEntry) -> None:
+    _adapt_generation(generation.TEXT_COMPLETION.complete)(prepared, model)
     if prepared.prompts > 1:
         raise wrong("prompt", _("the engine of this model takes one prompt at a time."))
     if prepared.payload.get("logprobs"):
         raise _not_offered("logprobs")
 
 
-def _reading(complete: Complete) -> Complete:
-    def complete_here(prepared: Prepared, model: ModelEntry) -> None:
+def _adapt_pooling(complete: Complete) -> Complete:
+    def complete_adapted(prepared: Prepared, model: ModelEntry) -> None:
         _refuse_unknown(prepared.payload)
         complete(prepared, model)
 
-    return complete_here
+    return complete_adapted
 
 
 def _refuse_unknown(payload: dict) -> None:
@@ -112,7 +112,7 @@ def _refuse_unknown(payload: dict) -> None:
 
 
 def _refuse_media(payload: dict) -> None:
-    """No projector is loaded beside a model."""
+    """No multimodal projector is loaded with a model."""
     for message in payload.get("messages", ()):
         content = message.get("content")
         if type(content) is list and {part["type"] for part in content} - TEXT_ONLY:
@@ -123,7 +123,7 @@ def _not_offered(field: str):
     return wrong(field, _("the engine of this model does not offer this."))
 
 
-def _tokenizing(prepared: Prepared, _model: ModelEntry) -> None:
+def _complete_tokenization(prepared: Prepared, _model: ModelEntry) -> None:
     payload = prepared.payload
     if "prompt" not in payload:
         raise _not_offered("messages")
@@ -143,12 +143,17 @@ OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
         replace(
-            generation.CHAT_COMPLETION, relay=_timed, ours=(), complete=_generating(generation.CHAT_COMPLETION.complete)
+            generation.CHAT_COMPLETION,
+            relay=_timed_relay,
+            ours=(),
+            complete=_adapt_generation(generation.CHAT_COMPLETION.complete),
         ),
-        replace(generation.TEXT_COMPLETION, relay=_timed, ours=(), complete=_completing_text),
-        replace(pooling.EMBEDDING, ours=(), complete=_reading(pooling.EMBEDDING.complete)),
-        replace(pooling.RERANKING, ours=(), complete=_reading(pooling.RERANKING.complete), modes=(Mode.RERANKER,)),
-        replace(generation.TOKENIZATION, complete=_tokenizing, read=_read_tokens),
+        replace(generation.TEXT_COMPLETION, relay=_timed_relay, ours=(), complete=_complete_text),
+        replace(pooling.EMBEDDING, ours=(), complete=_adapt_pooling(pooling.EMBEDDING.complete)),
+        replace(
+            pooling.RERANKING, ours=(), complete=_adapt_pooling(pooling.RERANKING.complete), modes=(Mode.RERANKER,)
+        ),
+        replace(generation.TOKENIZATION, complete=_complete_tokenization, read=_read_tokens),
         replace(generation.DETOKENIZATION, read=_read_text),
     )
 }

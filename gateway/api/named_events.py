@@ -1,7 +1,7 @@
-"""Streams whose events have names, as those of /v1/responses and /v1/messages: they pass, and are counted.
+"""Relays streams of named events, as of /v1/responses and /v1/messages, and counts their tokens.
 
-Engines put token counts into few of these events. A stream that breaks off before the last of them is metered by
-the last count that came and the pieces of text since: at least one token each.
+Engines put token counts into few of these events. A stream that breaks off early is metered by the last count
+received, plus one token for each piece of text since then: it has at least one.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ NAME, DATA = b"event: ", b"data: "
 
 @dataclass(slots=True, frozen=True)
 class Dialect:
-    """What events mean by their names. `read` makes counts out of the data of one that is `counted`.
+    """The meaning of event names. `counted` events hold token counts; `read` gets them from an event's data.
 
-    `last` ends a stream, `failed` tells that the engine failed; one of `pieces` holds at least one token.
+    `last` events end a stream, `failed` ones report an engine failure, one of `pieces` holds at least one token.
     """
 
     read: Callable[[dict], Usage]
@@ -30,7 +30,7 @@ class Dialect:
 
 
 class NamedEventRelay:
-    """A relay (see Relay) of such a stream. Whole events are passed, and only those with counts are parsed."""
+    """A relay (see Relay) of such a stream. Only events with token counts are parsed."""
 
     def __init__(self, dialect: Dialect):
         self._dialect = dialect
@@ -48,32 +48,32 @@ class NamedEventRelay:
         for event in events:
             if self.done or self.failure:
                 break
-            self._one(event, out)
+            self._relay_event(event, out)
         if len(self._tail) > EVENT_BYTES and not self.done:
             self.failure = self.failure or "an event without end"
         return b"".join(out)
 
-    def _one(self, event: bytes, out: list[bytes]) -> None:
+    def _relay_event(self, event: bytes, out: list[bytes]) -> None:
         name, found, data = event.partition(b"\n" + DATA)
         if found and name.startswith(NAME):
-            self._named(name[len(NAME) :], data, event, out)
+            self._relay_named_event(name[len(NAME) :], data, event, out)
         elif event.startswith(b'data: {"error"'):
             self.failure, self.error = "an error of the engine", event[len(DATA) :]
         elif event and not event.startswith(b":") and event != b"data: [DONE]":
             self.failure = "not an event stream"
 
-    def _named(self, name: bytes, data: bytes, event: bytes, out: list[bytes]) -> None:
+    def _relay_named_event(self, name: bytes, data: bytes, event: bytes, out: list[bytes]) -> None:
         dialect = self._dialect
         if name in dialect.failed:
             self.failure, self.error = "an error of the engine", data
-        elif name in dialect.counted and not self._count(data):
+        elif name in dialect.counted and not self._update_usage(data):
             self.failure = "an event that cannot be read"
         else:
             self._pieces += name in dialect.pieces
             self.done = name in dialect.last
             out.append(event + b"\n\n")
 
-    def _count(self, data: bytes) -> bool:
+    def _update_usage(self, data: bytes) -> bool:
         try:
             self._usage, self._pieces = self._dialect.read(orjson.loads(data)), 0
         except (LookupError, TypeError, ValueError):

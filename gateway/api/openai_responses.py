@@ -1,4 +1,4 @@
-"""/v1/responses, OpenAI's newer form of a conversation, without what would have to be kept between requests."""
+"""/v1/responses, OpenAI's newer API for conversations, without the parts that store data between requests."""
 
 from django.utils.translation import gettext_lazy as _
 
@@ -33,7 +33,7 @@ FROM_SAMPLING = (
 
 
 def kept_by_nobody(value, param):
-    """A conversation is not kept here, so what refers to one is refused rather than overlooked."""
+    """Conversations are not stored, so a field that refers to one is refused, not ignored."""
     if value:
         raise wrong(param, _("is not offered: send the whole conversation as input."))
     return value
@@ -63,9 +63,9 @@ def content(value, param):
 identified: Fields = {"id": text(256), "status": one_of("in_progress", "completed", "incomplete")}
 reasoning_text = record({"type": one_of("summary_text", "reasoning_text"), "text": text()}, "type", "text")
 message: Fields = {"role": one_of("user", "assistant", "system", "developer"), "content": content}
-call: Fields = {"call_id": text(256), "name": text(256, least=1), "arguments": text()}
+call: Fields = {"call_id": text(256), "name": text(256, min_length=1), "arguments": text()}
 result: Fields = {"call_id": text(256), "output": content}
-thoughts = listing(reasoning_text, PARTS, least=0)
+thoughts = listing(reasoning_text, PARTS, min_length=0)
 item = variant(
     {
         "message": (identified | message, tuple(message)),
@@ -117,7 +117,7 @@ RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
     "input": conversation,
     "instructions": text(),
     "max_output_tokens": integer(1, LONGEST_CONTEXT),
-    "tools": listing(tool, TOOLS, least=0),
+    "tools": listing(tool, TOOLS, min_length=0),
     "tool_choice": tool_choice,
     "parallel_tool_calls": boolean,
     "text": record({"format": text_format, "verbosity": one_of("low", "medium", "high")}),
@@ -128,7 +128,7 @@ RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
         }
     ),
     "top_logprobs": integer(0, 20),
-    "include": listing(one_of("message.output_text.logprobs", "reasoning.encrypted_content"), 8, least=0),
+    "include": listing(one_of("message.output_text.logprobs", "reasoning.encrypted_content"), 8, min_length=0),
     "truncation": one_of("auto", "disabled"),
     "metadata": labels,
     "chat_template_kwargs": chat.template_switches,
@@ -142,10 +142,10 @@ def complete_response(prepared: Prepared, model: ModelEntry) -> None:
     payload = prepared.payload
     if payload.get("tool_choice") not in (None, "none", "auto") and not payload.get("tools"):
         raise wrong("tool_choice", _("needs tools."))
-    form = payload.get("text", {}).get("format", {})
-    if form.get("type") == "json_schema":
+    answer_format = payload.get("text", {}).get("format", {})
+    if answer_format.get("type") == "json_schema":
         for name in ("name", "schema"):
-            need(form, name, "text.format.")
+            need(answer_format, name, "text.format.")
     limit_tokens(payload, model, "max_output_tokens")
     payload["store"] = False
     prepared.stream = payload.get("stream", False)
@@ -164,7 +164,7 @@ DETAILS = {"input_tokens_details": ("cached_tokens",), "output_tokens_details": 
 
 def read_response(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
     replies.objects(reply["output"])
-    found = NULLABLE | {name: _tidied(value) for name, value in replies.only(reply, TOP_LEVEL).items()}
+    found = NULLABLE | {name: _without_nulls(value) for name, value in replies.only(reply, TOP_LEVEL).items()}
     usage = read_counts(reply["usage"])
     found["usage"] = {
         "input_tokens": usage.prompt,
@@ -175,13 +175,13 @@ def read_response(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
     return found, usage
 
 
-def _tidied(value):
-    """Without nulls, at any depth; texts have the lists that the schema requires, if only empty ones."""
+def _without_nulls(value):
+    """Without nulls at any depth; output texts get the lists that the schema requires, even if empty."""
     if type(value) is list:
-        return [_tidied(entry) for entry in value]
+        return [_without_nulls(entry) for entry in value]
     if type(value) is not dict:
         return value
-    found = {name: _tidied(entry) for name, entry in value.items() if entry is not None}
+    found = {name: _without_nulls(entry) for name, entry in value.items() if entry is not None}
     return {"annotations": [], "logprobs": []} | found if value.get("type") == "output_text" else found
 
 

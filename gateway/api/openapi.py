@@ -1,6 +1,6 @@
-"""The data plane's part of /openapi.json, merged in by drf-spectacular: its routes are none of Django's.
+"""The data plane's part of /openapi.json, merged in by drf-spectacular: Django does not know its routes.
 
-The properties are those that the modules of gateway take; a test holds the two against each other.
+The properties are those that the modules of gateway accept; a test compares the two.
 """
 
 from gateway.api.openai_responses import FROM_SAMPLING
@@ -8,7 +8,7 @@ from gateway.api.openai_responses import FROM_SAMPLING
 TEXT, FLAG, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
 
 
-def _whole(low: int, high: int) -> dict:
+def _integer(low: int, high: int) -> dict:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
@@ -39,12 +39,12 @@ MESSAGE = _object(
     ("role",),
 )
 SAMPLING = {
-    "n": _whole(1, 8),
-    "max_tokens": _whole(1, 2**20),
-    "min_tokens": _whole(0, 2**20),
+    "n": _integer(1, 8),
+    "max_tokens": _integer(1, 2**20),
+    "min_tokens": _integer(0, 2**20),
     "temperature": _number(0, 2),
     "top_p": _number(0, 1),
-    "top_k": _whole(-1, 2**20),
+    "top_k": _integer(-1, 2**20),
     "min_p": _number(0, 1),
     "frequency_penalty": _number(-2, 2),
     "presence_penalty": _number(-2, 2),
@@ -64,16 +64,16 @@ SAMPLING = {
 PROMPT = {"oneOf": [TEXT, _list(TEXT), _list({"type": "integer"}), _list(_list({"type": "integer"}))]}
 CHAT = SAMPLING | {
     "messages": _list(MESSAGE),
-    "max_completion_tokens": _whole(1, 2**20),
+    "max_completion_tokens": _integer(1, 2**20),
     "logprobs": FLAG,
-    "top_logprobs": _whole(0, 20),
+    "top_logprobs": _integer(0, 20),
     "tools": _list(OBJECT),
     "tool_choice": {"oneOf": [TEXT, OBJECT]},
     "parallel_tool_calls": FLAG,
     "reasoning_effort": TEXT,
     "chat_template_kwargs": OBJECT,
 }
-COMPLETION = SAMPLING | {"prompt": PROMPT, "logprobs": _whole(0, 20), "echo": FLAG}
+COMPLETION = SAMPLING | {"prompt": PROMPT, "logprobs": _integer(0, 20), "echo": FLAG}
 TOKENIZE = {
     "prompt": TEXT,
     "messages": _list(MESSAGE),
@@ -84,20 +84,20 @@ TOKENIZE = {
     "return_token_strs": FLAG,
 }
 DETOKENIZE = {"tokens": _list({"type": "integer"})}
-TRUNCATION = {**_whole(-1, 2**20), "description": "Cut longer texts; -1 means at the model's context."}
+TRUNCATION = {**_integer(-1, 2**20), "description": "Cut longer texts; -1 means at the model's context."}
 EMBED = {
     "input": PROMPT,
     "encoding_format": {**TEXT, "enum": ["float", "base64"]},
-    "dimensions": _whole(1, 2**16),
+    "dimensions": _integer(1, 2**16),
     "truncate_prompt_tokens": TRUNCATION,
 }
 RERANK = {
     "query": TEXT,
     "documents": _list({"oneOf": [TEXT, _object({"text": TEXT}, ("text",))]}),
-    "top_n": _whole(1, 2048),
+    "top_n": _integer(1, 2048),
     "return_documents": {**FLAG, "default": True},
     "truncate_prompt_tokens": TRUNCATION,
-    "max_tokens_per_doc": _whole(1, 2**20),
+    "max_tokens_per_doc": _integer(1, 2**20),
 }
 TEXTS = {"oneOf": [TEXT, _list(TEXT)]}
 SCORE = {
@@ -108,7 +108,7 @@ SCORE = {
     "truncate_prompt_tokens": TRUNCATION,
 }
 
-ANSWER_TOKENS, STREAMED = _whole(1, 2**20), {**FLAG, "description": "Server-sent events that have names."}
+ANSWER_TOKENS, STREAMED = _integer(1, 2**20), {**FLAG, "description": "Server-sent events that have names."}
 NOT_KEPT = {"description": "Refused: nothing is kept between requests."}
 RESPONSE = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
     "stream": STREAMED,
@@ -120,7 +120,7 @@ RESPONSE = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
     "parallel_tool_calls": FLAG,
     "text": OBJECT,
     "reasoning": OBJECT,
-    "top_logprobs": _whole(0, 20),
+    "top_logprobs": _integer(0, 20),
     "include": _list(TEXT),
     "truncation": TEXT,
     "metadata": OBJECT,
@@ -144,7 +144,7 @@ ANTHROPIC_MESSAGE = COUNT | {
     "stream": STREAMED,
     "temperature": _number(0, 2),
     "top_p": _number(0, 1),
-    "top_k": _whole(-1, 2**20),
+    "top_k": _integer(-1, 2**20),
     "output_config": OBJECT,
 }
 
@@ -179,7 +179,7 @@ REF = {"name": "ref", "in": "path", "required": True, "schema": TEXT, "descripti
 
 
 def _operation(name: str, summary: str, reply: dict, body: dict | None = None, path_ref: bool = False) -> dict:
-    described = {
+    operation = {
         "operationId": name,
         "summary": summary,
         "tags": ["inference"],
@@ -190,10 +190,10 @@ def _operation(name: str, summary: str, reply: dict, body: dict | None = None, p
         },
     }
     if body is not None:
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if path_ref:
-        described["parameters"] = [REF]
-    return described
+        operation["parameters"] = [REF]
+    return operation
 
 
 def _post(name: str, summary: str, fields: dict, required: tuple[str, ...], reply: dict) -> dict:

@@ -1,4 +1,4 @@
-"""What an engine can be asked for, and one checked request for it."""
+"""An operation that engines offer, and one checked request for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from models_app.models import Mode
 
 @dataclass(slots=True)
 class Prepared:
-    """A checked request. `show_usage` and `show_continuous` are what the client itself asked for.
+    """A checked request. `show_usage` and `show_continuous`: whether the client itself requested these counts.
 
-    `documents` are those to be ranked, of which the reply has the `top` best (None: all), shown with their texts
-    or not.
+    `documents` are to be ranked; the reply has the `top` best ones (None: all), with their texts if
+    `show_documents`.
     """
 
     payload: dict
@@ -45,12 +45,12 @@ def stream_relay(prepared: Prepared) -> Relay:
 
 @dataclass(slots=True, frozen=True)
 class Operation:
-    """A route of engines: the fields it takes, what is added to them, and how its answers are read.
+    """A route of engines: the fields it accepts, those that are added, and how its replies are read.
 
-    `required`: one of these fields. `complete` checks fields against each other and the model, and adds ours.
-    `read` makes the client's reply out of the engine's and tells the tokens used; it raises LookupError,
-    TypeError or ValueError for what is no such reply. `ours` are the fields that mark a request as its tenant's.
-    `named_events`: of its streams. `optional`: engines and models may lack the route.
+    `required`: at least one of these fields. `complete` checks fields against each other and the model, and adds
+    ours. `read` converts the engine's reply into the client's and returns the tokens used; it raises LookupError,
+    TypeError or ValueError for a reply of another form. `ours` are the fields that mark a request as its tenant's.
+    `named_events`: its streams have them. `optional`: engines and models may lack the route.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Embeddings, ranking and scoring: what may be asked of models that read without writing, and their replies."""
+"""Embeddings, reranking and scoring: requests to models that generate no text, and their replies."""
 
 from django.utils.translation import gettext_lazy as _
 
@@ -10,10 +10,10 @@ from gateway.api.validators import Fields, boolean, integer, listing, one_of, te
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
-TEXTS = 2048  # in one request, as OpenAI has it
+TEXTS = 2048  # in one request, as with OpenAI
 DIMENSIONS = 2**16
 
-content = text(least=1)
+content = text(min_length=1)
 truncation = integer(-1, LONGEST_CONTEXT)
 
 
@@ -34,7 +34,7 @@ def token_input(value, param):
 
 
 def document(value, param):
-    """A text, or, as some clients have it, an object with one."""
+    """A text or, as some clients send it, an object with one."""
     if type(value) is dict:
         return content(value.get("text"), f"{param}.text")
     return content(value, param)
@@ -68,16 +68,12 @@ SCORE: Fields = {
 PAIRS = {"text_1": "text_2", "queries": "documents"}
 
 
-def complete_embedding(prepared: Prepared, model: ModelEntry) -> None:
-    _limit_truncation(prepared, model)
-
-
 def complete_ranking(prepared: Prepared, model: ModelEntry) -> None:
-    """The engine ranks all documents; how many of them, and whether with their texts, is decided in the reply."""
+    """The engine ranks all documents; the reply then keeps the best ones, with or without their texts."""
     payload = prepared.payload
     for name in ("query", "documents"):
         validators.need(payload, name)
-    _limit_truncation(prepared, model)
+    _check_truncation(prepared, model)
     prepared.documents, prepared.show_documents = payload["documents"], payload.pop("return_documents", True)
     prepared.top = payload.pop("top_n", None)
 
@@ -89,10 +85,10 @@ def complete_scoring(prepared: Prepared, model: ModelEntry) -> None:
     validators.need(payload, second)
     if len(payload[first]) not in (1, len(payload[second])):
         raise wrong(second, _("must have as many entries as {first}, if that has more than one."), first=first)
-    _limit_truncation(prepared, model)
+    _check_truncation(prepared, model)
 
 
-def _limit_truncation(prepared: Prepared, model: ModelEntry) -> None:
+def _check_truncation(prepared: Prepared, model: ModelEntry) -> None:
     if model.context and prepared.payload.get("truncate_prompt_tokens", 0) > model.context:
         raise wrong("truncate_prompt_tokens", _("must be between {low} and {high}."), low=-1, high=model.context)
 
@@ -106,18 +102,18 @@ def read_embedding(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
         {"object": "embedding", "index": entry["index"], "embedding": entry["embedding"]}
         for entry in replies.objects(reply["data"])
     ]
-    return {"object": "list", "data": data, "model": reply["model"], "usage": _counted(usage)}, usage
+    return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
 def read_ranking(reply: dict, prepared: Prepared) -> tuple[dict, Usage]:
-    """The best first; engines differ in how they show a document, so its text is the client's own."""
+    """The best first. Engines return documents in different forms, so the text is taken from the request."""
     usage = read_usage(reply.get("usage"))
     best = sorted(replies.objects(reply["results"]), key=lambda result: result["relevance_score"], reverse=True)
-    results = [_ranked(result, prepared) for result in best[: prepared.top]]
-    return {"object": "rerank", "model": reply["model"], "results": results, "usage": _counted(usage)}, usage
+    results = [_ranked_document(result, prepared) for result in best[: prepared.top]]
+    return {"object": "rerank", "model": reply["model"], "results": results, "usage": _usage_fields(usage)}, usage
 
 
-def _ranked(result: dict, prepared: Prepared) -> dict:
+def _ranked_document(result: dict, prepared: Prepared) -> dict:
     shown = {"document": prepared.documents[result["index"]]} if prepared.show_documents else {}
     return {"index": result["index"], **shown, "relevance_score": result["relevance_score"]}
 
@@ -128,15 +124,15 @@ def read_scores(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
         {"object": "score", "index": entry["index"], "score": entry["score"]}
         for entry in replies.objects(reply["data"])
     ]
-    return {"object": "list", "data": data, "model": reply["model"], "usage": _counted(usage)}, usage
+    return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
-def _counted(usage: Usage) -> dict:
+def _usage_fields(usage: Usage) -> dict:
     return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
 
 
 EMBEDDING = Operation(
-    "embeddings", "/v1/embeddings", EMBED, ("input",), complete_embedding, read_embedding, modes=(Mode.EMBEDDING,)
+    "embeddings", "/v1/embeddings", EMBED, ("input",), _check_truncation, read_embedding, modes=(Mode.EMBEDDING,)
 )
 RERANKING = Operation(
     "rerank", "/v1/rerank", RERANK, ("documents",), complete_ranking, read_ranking,

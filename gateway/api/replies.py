@@ -1,7 +1,7 @@
-"""Whole replies of an engine, brought into the form of OpenAI's schema, and its refusals in our own words.
+"""Converts an engine's whole replies into the form of OpenAI's schema, and its refusals into our errors.
 
-Engines fill optional fields with null and add fields of their own; clients that check the schema trip over
-both. Nothing that an engine says in an error is passed on: it may name paths, addresses and versions.
+Engines fill optional fields with null and add fields of their own; clients that check the schema fail on
+both. No text of an engine's error is passed on: it may contain paths, addresses and versions.
 """
 
 import re
@@ -25,12 +25,12 @@ MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "
 
 
 def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id: bool = False) -> tuple[bytes, Usage]:
-    """The reply for the client and its token counts. Raises EngineUnavailable for what is no such reply.
+    """The reply for the client and its token counts. Raises EngineUnavailable for a reply of another form.
 
-    `generated_id` names it `gen-…`, as the REST API's `generate` does.
+    `generated_id` gives it an id `gen-…`, as in the REST API's `generate`.
     """
     try:
-        reply, usage = operation.read(_object(raw), prepared)
+        reply, usage = operation.read(_parse_object(raw), prepared)
     except (LookupError, TypeError, ValueError):
         raise unreadable() from None
     if generated_id:
@@ -38,7 +38,7 @@ def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id:
     return orjson.dumps(reply), usage
 
 
-def _object(raw: bytes) -> dict:
+def _parse_object(raw: bytes) -> dict:
     reply = orjson.loads(raw)
     if type(reply) is not dict:
         raise TypeError("a reply is an object")
@@ -49,13 +49,13 @@ def read_generation(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
     """A chat or text completion."""
     choices, usage = objects(reply["choices"]), read_usage(reply.get("usage"))
     found = only(reply, TOP_LEVEL)
-    found["choices"] = [_choice(choice) for choice in choices]
-    found["usage"] = _usage(reply.get("usage"), usage)
+    found["choices"] = [_clean_choice(choice) for choice in choices]
+    found["usage"] = _usage_fields(reply.get("usage"), usage)
     return found, usage
 
 
 def read_uncounted(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
-    """Answers that cost no tokens."""
+    """A reply that uses no tokens."""
     return without_nulls(reply), Usage()
 
 
@@ -78,24 +78,24 @@ def only(fields: dict, names: tuple[str, ...]) -> dict:
     return {name: fields[name] for name in names if fields.get(name) is not None}
 
 
-def _choice(choice: dict) -> dict:
-    """`logprobs`, `message.content` and `message.refusal` are required, if only as null."""
+def _clean_choice(choice: dict) -> dict:
+    """`logprobs`, `message.content` and `message.refusal` are required, even if null."""
     found = only(choice, CHOICE)
-    found["logprobs"] = _logprobs(choice)
+    found["logprobs"] = _clean_logprobs(choice)
     if type(choice.get("message")) is dict:
         found["message"] = {"content": None, "refusal": None, **only(choice["message"], MESSAGE)}
     return found
 
 
-def _logprobs(choice: dict):
+def _clean_logprobs(choice: dict):
     found = choice.get("logprobs")
     if type(found) is dict and "content" in found:
         return {"content": found["content"], "refusal": found.get("refusal")}
     return found
 
 
-def _usage(given, usage: Usage) -> dict:
-    """The counts with how many tokens of the prompt were cached, and how many had to be computed."""
+def _usage_fields(given, usage: Usage) -> dict:
+    """The counts, with the prompt tokens that were cached (`cache_n`) and computed (`prompt_n`)."""
     found = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
@@ -120,7 +120,7 @@ PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:inpu
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
 BINDING = ("response_format", "structured_outputs", "tools")
 NOT_OFFERED = (404, 405, 501)
-REFUSALS = (  # what an engine's message is about, the fields that it can mean, our words for it
+REFUSALS = (  # pattern of an engine's message, the fields that it can mean, our message
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
     (r"matryoshka", ("dimensions",), _("This model's vectors have one length only.")),
     (r"out of vocabulary", ("input", "prompt", "tokens"), _("A token id is none of the model's.")),
@@ -132,9 +132,9 @@ REFUSALS = (  # what an engine's message is about, the fields that it can mean, 
 
 
 def refusal(
-    operation: Operation, asked: Collection[str], status: int, raw: bytes, model: ModelEntry
+    operation: Operation, request_fields: Collection[str], status: int, raw: bytes, model: ModelEntry
 ) -> errors.PlatformError:
-    """Our error for an engine's reply that is not 200, to a request with the fields `asked`."""
+    """Our error for an engine's reply that is not 200. `request_fields` are the fields of the request."""
     if operation.optional and status in NOT_OFFERED:
         message = format_lazy(_("The engine of this model does not offer {route}."), route=operation.engine_path)
         return errors.NotFound(message)
@@ -146,14 +146,16 @@ def refusal(
     known = param if param in operation.fields else None
     if TOO_LONG.search(message):
         return _too_long(message, known or operation.required[0], model)
-    for about, fields, ours in REFUSALS:
-        if re.search(about, message, re.IGNORECASE):
-            return errors.InvalidRequest(ours, param=next((field for field in fields if field in asked), None))
+    for pattern, fields, our_message in REFUSALS:
+        if re.search(pattern, message, re.IGNORECASE):
+            return errors.InvalidRequest(
+                our_message, param=next((field for field in fields if field in request_fields), None)
+            )
     return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
 
 
 def _engine_error(raw: bytes) -> tuple[str, str | None]:
-    """Message and parameter of an error in vLLM's form, for us to look at only."""
+    """Message and parameter of an error in vLLM's form. The message is never shown to clients."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -166,13 +168,13 @@ def _engine_error(raw: bytes) -> tuple[str, str | None]:
 
 
 def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
-    """Only numbers are taken over from the engine's words."""
+    """Only numbers are taken from the engine's message."""
     limit, given = LIMIT_TOKENS.search(message), PROMPT_TOKENS.search(message)
-    most = int(limit[1]) if limit else model.context
+    max_tokens = int(limit[1]) if limit else model.context
     text = _("This request is too long for the model.")
-    if most and given:
+    if max_tokens and given:
         text = _("The model's context has {limit} tokens; the prompt has {given}, the answer needs room too.")
-    elif most:
+    elif max_tokens:
         text = _("The prompt and the answer do not fit in the model's {limit} tokens.")
-    text = format_lazy(text, limit=most, given=given and given[1])
-    return ContextTooLong(text, param=param, details={"context": most} if most else None)
+    text = format_lazy(text, limit=max_tokens, given=given and given[1])
+    return ContextTooLong(text, param=param, details={"context": max_tokens} if max_tokens else None)

@@ -1,4 +1,4 @@
-"""An engine's event stream on its way to the client: bytes pass, the token counts put in for us are cut out.
+"""Relays an engine's event stream to the client and cuts out the token counts that only we requested.
 
 Engines count in every chunk (`continuous_usage_stats`), so a stream that breaks off is metered to the token.
 No event is parsed; whole events are cut by slice, so the result does not depend on how TCP split the bytes.
@@ -22,7 +22,7 @@ INDEX = re.compile(rb'"index":\s?(\d{1,4})')
 
 @dataclass(slots=True, frozen=True)
 class Usage:
-    """Tokens of one request; `cached` of the prompt's came out of the prefix cache."""
+    """Token counts of one request; `cached` of the prompt's tokens came from the prefix cache."""
 
     prompt: int = 0
     completion: int = 0
@@ -30,7 +30,7 @@ class Usage:
 
 
 def read_usage(value) -> Usage:
-    """Usage as an engine wrote it, made safe: what is no plausible count is 0."""
+    """Usage from an engine's JSON; a value that is not a plausible count becomes 0."""
     if type(value) is not dict:
         return Usage()
     details = value.get("prompt_tokens_details")
@@ -47,7 +47,7 @@ class Relay(Protocol):
     """Feed it what the engine sends; what it returns goes to the client.
 
     `done` is set by the stream's last event; `failure` by an error event (its bytes are in `error`), or by bytes
-    that are no event stream. After either, nothing more comes out.
+    that are no event stream. After either, `feed` returns nothing more.
     """
 
     done: bool
@@ -66,8 +66,8 @@ class StreamRelay:
         self._show_usage, self._show_continuous = show_usage, show_continuous
         self._choices, self._several = choices, choices * prompts > 1
         self._tail = b""
-        self._last: dict[int, bytes] = {}
-        self._final: bytes | None = None
+        self._last_usage: dict[int, bytes] = {}
+        self._final_usage: bytes | None = None
         self.done = False
         self.failure: str | None = None
         self.error = b""
@@ -78,12 +78,12 @@ class StreamRelay:
         if self._tail:
             data = self._tail + data
         *events, self._tail = data.split(b"\n\n")
-        out = self._pass(events) if events else b""
+        out = self._relay_events(events) if events else b""
         if len(self._tail) > EVENT_BYTES and not self.done:
             self.failure = self.failure or "an event without end"
         return out
 
-    def _pass(self, events: list[bytes]) -> bytes:
+    def _relay_events(self, events: list[bytes]) -> bytes:
         out = []
         for event in events:
             if self.done or self.failure:
@@ -91,7 +91,7 @@ class StreamRelay:
             if len(event) > EVENT_BYTES:
                 self.failure = "an event without end"
             elif event.startswith(b"data: {") and event.endswith(b"}"):
-                self._one(event, out)
+                self._relay_event(event, out)
             elif event == b"data: [DONE]":
                 self.done = True
                 out.append(event)
@@ -102,7 +102,7 @@ class StreamRelay:
         out.append(b"")
         return b"\n\n".join(out)
 
-    def _one(self, event: bytes, out: list[bytes]) -> None:
+    def _relay_event(self, event: bytes, out: list[bytes]) -> None:
         if event.startswith(b'data: {"error"'):
             self.failure, self.error = "an error of the engine", event[6:]
             return
@@ -111,24 +111,24 @@ class StreamRelay:
         if found is None:
             out.append(event)
         elif NO_CHOICES.search(event):
-            self._final = found[1]
+            self._final_usage = found[1]
             if self._show_usage:
                 out.append(event)
         else:
-            self._note(event, found[1])
+            self._save_usage(event, found[1])
             out.append(event if self._show_continuous else event[: found.start()] + event[found.end() :])
 
-    def _note(self, event: bytes, usage: bytes) -> None:
+    def _save_usage(self, event: bytes, usage: bytes) -> None:
         index = INDEX.search(event) if self._several else None
-        self._last[int(index[1]) if index else 0] = usage
+        self._last_usage[int(index[1]) if index else 0] = usage
 
     def usage(self) -> Usage:
-        """The engine's own sum, or, where the stream broke off, the last counts of each choice together."""
-        if self._final is not None:
-            return read_usage(parse(self._final))
+        """The engine's own total or, if the stream broke off, the sum of the last counts of all choices."""
+        if self._final_usage is not None:
+            return read_usage(parse(self._final_usage))
         prompts: dict[int, int] = {}
         completion = 0
-        for index, raw in self._last.items():
+        for index, raw in self._last_usage.items():
             usage = read_usage(parse(raw))
             prompts[index // self._choices] = usage.prompt
             completion += usage.completion
@@ -136,7 +136,7 @@ class StreamRelay:
 
 
 def parse(raw: bytes):
-    """The value that an engine wrote; None for what is no JSON."""
+    """The value in an engine's JSON; None if it is not JSON."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:

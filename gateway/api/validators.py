@@ -25,7 +25,7 @@ def wrong(param: str, text, **values) -> InvalidRequest:
 
 
 def clean(fields: Fields, body: dict, where: str = "") -> dict:
-    """The checked fields of `body`; null counts as absent, and what is not listed is dropped."""
+    """The checked fields of `body`; null counts as absent, and unlisted fields are dropped."""
     found = {}
     for name, value in body.items():
         check = fields.get(name)
@@ -56,25 +56,25 @@ def integer(low: int, high: int) -> Check:
     return check
 
 
-def number(low: float, high: float, *, above: bool = False) -> Check:
-    """A number from `low` (with `above`: greater than it) to `high`."""
+def number(low: float, high: float, *, exclude_low: bool = False) -> Check:
+    """A number from `low` to `high`; with `exclude_low`, `low` itself is refused."""
 
     def check(value, param):
         if type(value) is not float and type(value) is not int:
             raise wrong(param, _("must be a number."))
-        if not low <= value <= high or (above and value == low):
+        if not low <= value <= high or (exclude_low and value == low):
             raise wrong(param, _("must be between {low} and {high}."), low=low, high=high)
         return value
 
     return check
 
 
-def text(most: int | None = None, *, least: int = 0) -> Check:
+def text(max_length: int | None = None, *, min_length: int = 0) -> Check:
     def check(value, param):
         if type(value) is not str:
             raise wrong(param, _("must be a text."))
-        if len(value) < least or (most is not None and len(value) > most):
-            raise wrong(param, _("must have between {low} and {high} characters."), low=least, high=most)
+        if len(value) < min_length or (max_length is not None and len(value) > max_length):
+            raise wrong(param, _("must have between {low} and {high} characters."), low=min_length, high=max_length)
         return value
 
     return check
@@ -89,12 +89,12 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
-def listing(check: Check, most: int, *, least: int = 1) -> Check:
+def listing(check: Check, max_length: int, *, min_length: int = 1) -> Check:
     def check_all(value, param):
         if type(value) is not list:
             raise wrong(param, _("must be a list."))
-        if not least <= len(value) <= most:
-            raise wrong(param, _("must have between {low} and {high} entries."), low=least, high=most)
+        if not min_length <= len(value) <= max_length:
+            raise wrong(param, _("must have between {low} and {high} entries."), low=min_length, high=max_length)
         return [check(entry, f"{param}[{index}]") for index, entry in enumerate(value)]
 
     return check_all
@@ -107,7 +107,7 @@ def mapping(value, param) -> dict:
 
 
 def record(fields: Fields, *required: str) -> Check:
-    """An object of which only `fields` are kept."""
+    """An object; only `fields` are kept."""
 
     def check(value, param):
         found = clean(fields, mapping(value, param), f"{param}.")
@@ -119,7 +119,7 @@ def record(fields: Fields, *required: str) -> Check:
 
 
 def variant(kinds: dict[str, tuple[Fields, tuple[str, ...]]], default: str | None = None) -> Check:
-    """An object whose `type` says which fields are kept of it, and which of those it needs."""
+    """An object whose `type` selects the fields that are kept and those that are required."""
 
     def check(value, param):
         kind = mapping(value, param).get("type", default)
@@ -140,7 +140,7 @@ def token_ids(value, param):
 def stop(value, param):
     if type(value) is str:
         value = [value]
-    return listing(text(256, least=1), 16, least=0)(value, param)
+    return listing(text(256, min_length=1), 16, min_length=0)(value, param)
 
 
 def logit_bias(value, param):
@@ -155,7 +155,7 @@ def logit_bias(value, param):
 
 
 def schema(value, param):
-    """A JSON schema small enough to be compiled: bounded in bytes, nesting and the length of its patterns."""
+    """A JSON schema small enough to be compiled: limited in bytes, nesting and the length of its patterns."""
     mapping(value, param)
     if len(orjson.dumps(value)) > SCHEMA_BYTES:
         raise wrong(param, _("must have at most {high} bytes."), high=SCHEMA_BYTES)
@@ -176,7 +176,7 @@ def _children(node: dict | list, param: str) -> list:
 
 
 def pattern(value, param):
-    return text(PATTERN_CHARS, least=1)(value, param)
+    return text(PATTERN_CHARS, min_length=1)(value, param)
 
 
 def function_name(value, param):

@@ -1,7 +1,7 @@
-"""Who used what: each request is written down when it is admitted and when it ends, and sent on in batches.
+"""Usage of requests: each one is recorded when it is admitted and when it ends, and stored in batches.
 
-A record's way: `Meter` (event loop) → spool (local disk) → `Flusher` (thread) → table inference_usagerecord.
-Postgres may be away for as long as the disk lasts. The same record can be sent twice and counts once.
+Path of a record: `Meter` (event loop) → spool (local disk) → `Flusher` (thread) → table inference_usagerecord.
+Postgres may be down until the disk is full. A record that is sent twice counts once.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 DAY = 86_400
 FLUSH_SECONDS, RECOVER_SECONDS, RETRY_SECONDS = 0.25, 30, 2
-KEY_USE_SECONDS = 60  # how exact `last_used_at` of a key is
+KEY_USE_SECONDS = 60  # resolution of a key's `last_used_at`
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Sink(Protocol):
 
 
 class Store(Protocol):
-    """Where the flusher sends rows: (admission, settlement) pairs as they lie in the spool."""
+    """Where the flusher sends rows: (admission, settlement) pairs as stored in the spool."""
 
     def insert(self, rows: list[tuple[list, list]]) -> None: ...
 
@@ -93,7 +93,7 @@ class Meter:
         self._flusher.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Send what is there; what cannot be sent in time stays on disk for the next process."""
+        """Send what is left; what cannot be sent in time stays on disk for the next process."""
         self._flusher.stop(timeout)
         self._spool.close()
 
@@ -109,12 +109,12 @@ class Meter:
 
 
 class Flusher(threading.Thread):
-    """Reads the spool as it grows and sends batches; also what killed processes left behind."""
+    """Sends the records of the spool in batches, also those that killed processes left."""
 
-    def __init__(self, own: spool.Spool, root: Path, store: Store):
+    def __init__(self, own_spool: spool.Spool, root: Path, store: Store):
         super().__init__(name="usage-flusher", daemon=True)
-        self._spool, self._root, self._store = own, root, store
-        self._reader = spool.SpoolReader(own.folder)
+        self._spool, self._root, self._store = own_spool, root, store
+        self._reader = spool.SpoolReader(own_spool.folder)
         self._unsent: list[tuple[list, list]] = []
         self._key_uses: dict[str, float] = {}
         self._loop = Periodic("usage flusher", Level.HIGH, FLUSH_SECONDS)
@@ -124,8 +124,8 @@ class Flusher(threading.Thread):
     def run(self) -> None:
         while not self._ending.is_set():
             with self._loop.turn():
-                pause = self._round()
-            self._ending.wait(pause)
+                wait_seconds = self._round()
+            self._ending.wait(wait_seconds)
         self._loop.end()
         if self._round() == FLUSH_SECONDS:
             self._spool.remove()
@@ -137,7 +137,7 @@ class Flusher(threading.Thread):
             self.join(timeout)
 
     def _round(self) -> float:
-        """Send all there is. Returns the seconds to wait until the next round."""
+        """Send all records. Returns the seconds to wait until the next round."""
         try:
             self._drain()
             if time.monotonic() >= self._recover_at and not self._ending.is_set():
@@ -172,13 +172,13 @@ class Flusher(threading.Thread):
             reader = spool.SpoolReader(folder)
             while rows := reader.settled(reader.end):
                 self._store.insert(rows)
-            lost = [(admission, _lost(admission)) for admission in reader.open.values()]
+            lost = [(admission, _lost_settlement(admission)) for admission in reader.open.values()]
             if lost:
                 self._store.insert(lost)
             spool.remove(folder)
 
 
-def _lost(admission: list) -> list:
+def _lost_settlement(admission: list) -> list:
     return ["s", admission[1], None, 0, LOST, 0, 0, 0, 0, 0, None, 0]
 
 
@@ -217,10 +217,10 @@ class UsageTable:
             self._execute(INSERT, _columns(rows))
         except (DataError, IntegrityError):
             for row in rows:
-                self._insert_alone(row)
+                self._insert_one(row)
 
-    def _insert_alone(self, row: tuple[list, list]) -> None:
-        """One row that no table takes must not hold up all others."""
+    def _insert_one(self, row: tuple[list, list]) -> None:
+        """One row that Postgres refuses must not block all others."""
         try:
             self._execute(INSERT, _columns([row]))
         except (DataError, IntegrityError) as error:

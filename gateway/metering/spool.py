@@ -1,4 +1,4 @@
-"""A process's journal of requests on local disk: it survives the process's kill and needs no database.
+"""A process's journal of requests on local disk: it survives a kill of the process and needs no database.
 
     <root>/<process>/lock               held (flock) as long as the process lives
     <root>/<process>/00000001.jsonl     a JSON list per line: admission ["a", id, …], settlement ["s", id, …]
@@ -27,7 +27,7 @@ COMPLAIN_SECONDS = 60
 
 
 def lock(folder: Path) -> int | None:
-    """Own the folder: a descriptor to keep open, or None if a living process has it."""
+    """Lock the folder. Returns a descriptor to keep open, or None if a living process holds it."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def lock(folder: Path) -> int | None:
 
 
 class Spool:
-    """The writing side, for one thread. A full disk is ridden out in memory; beyond that, `lost` counts."""
+    """The writing side, for one thread. While the disk is full, lines are kept in memory; `lost` counts the rest."""
 
     def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = BACKLOG_BYTES):
         name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
@@ -52,11 +52,11 @@ class Spool:
         self._backlog = bytearray()
         self._open: dict[str, bytes] = {}
         self._size, self._descriptor = 0, -1
-        self._complained = 0.0
+        self._logged_at = 0.0
         self._create(root / f".{name}")
 
     def _create(self, hidden: Path) -> None:
-        """Nobody sees the folder before it is locked."""
+        """The folder stays hidden until it is locked."""
         hidden.mkdir(mode=0o700, parents=True)
         self._lock = lock(hidden)
         hidden.rename(self.folder)
@@ -87,15 +87,15 @@ class Spool:
         try:
             written = os.write(self._descriptor, data)
         except OSError as error:
-            self._complain(error)
+            self._log_error(error)
             return 0
         self._size += written
         return written
 
-    def _complain(self, error: OSError) -> None:
+    def _log_error(self, error: OSError) -> None:
         now = time.monotonic()
-        if now - self._complained > COMPLAIN_SECONDS:
-            self._complained = now
+        if now - self._logged_at > COMPLAIN_SECONDS:
+            self._logged_at = now
             logger.error("usage journal: %s (%d records lost so far)", error.strerror, self.lost)
 
     def _next_segment(self) -> None:
@@ -103,7 +103,7 @@ class Spool:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
-            return self._complain(error)
+            return self._log_error(error)
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._size = descriptor, 0
@@ -112,12 +112,12 @@ class Spool:
         self.segment += 1
 
     def close(self) -> None:
-        """Let go of the folder; what is left in it is recovered by the next process."""
+        """Release the folder; the next process recovers what is left in it."""
         os.close(self._descriptor)
         os.close(self._lock)
 
     def remove(self) -> None:
-        """For a folder of which everything has been read and nothing is open."""
+        """Delete the folder, once everything was read, if no request is open."""
         if not self._open and not self._backlog:
             remove(self.folder)
 
@@ -130,29 +130,29 @@ class SpoolReader:
         segments = [int(path.stem) for path in folder.glob("*.jsonl")]
         self.end = max(segments, default=0) + 1
         self._segment, self._offset = min(segments, default=1), 0
-        self._read_out: list[Path] = []
+        self._read_segments: list[Path] = []
         self.open: dict[str, list] = {}
 
     def settled(self, sealed_below: int) -> list[tuple[list, list]]:
         """The next (admission, settlement) pairs; segments under `sealed_below` get no more lines."""
         while True:
             path = self._folder / f"{self._segment:08d}.jsonl"
-            lines = self._lines(path)
+            lines = self._read_lines(path)
             if pairs := list(self._join(lines)):
                 return pairs
             if lines:
                 continue
             if self._segment >= sealed_below:
                 return []
-            self._read_out.append(path)
+            self._read_segments.append(path)
             self._segment, self._offset = self._segment + 1, 0
 
     def discard(self) -> None:
-        """Delete what was read and is durable elsewhere by now."""
-        while self._read_out:
-            self._read_out.pop().unlink(missing_ok=True)
+        """Delete the segments that were read and whose records are stored elsewhere."""
+        while self._read_segments:
+            self._read_segments.pop().unlink(missing_ok=True)
 
-    def _lines(self, path: Path) -> list[bytes]:
+    def _read_lines(self, path: Path) -> list[bytes]:
         try:
             with path.open("rb") as file:
                 file.seek(self._offset)
@@ -174,9 +174,9 @@ class SpoolReader:
 
 
 def left_behind(root: Path) -> Iterator[Path]:
-    """Folders of processes that are no more, each locked while it is looked at."""
-    for gone in root.glob(".gone-*"):  # by a process that was killed over it
-        shutil.rmtree(gone, ignore_errors=True)
+    """Folders of processes that have ended, each locked while the caller uses it."""
+    for trash in root.glob(".gone-*"):  # left by a process that was killed while deleting it
+        shutil.rmtree(trash, ignore_errors=True)
     for folder in sorted(root.glob("[!.]*-*")):
         descriptor = lock(folder)
         if descriptor is not None:
@@ -187,8 +187,8 @@ def left_behind(root: Path) -> Iterator[Path]:
 
 
 def remove(folder: Path) -> None:
-    """In one step for others: with its lock file gone first, another process could own what is half deleted."""
-    gone = folder.with_name(f".gone-{folder.name}")
+    """Rename, then delete: if the lock file went first, another process could lock a half-deleted folder."""
+    trash = folder.with_name(f".gone-{folder.name}")
     with suppress(OSError):
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)

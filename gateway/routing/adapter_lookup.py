@@ -1,4 +1,4 @@
-"""Adapters in the data plane: which version a name means to whom, and why it may not be served.
+"""LoRA adapters in the data plane: which version a name means for a caller, and why it cannot be served.
 
 Names of an adapter: `<name>`, `<base>:<name>`, either with `@<number>` for one version; its id and a version's id.
 """
@@ -12,27 +12,27 @@ from core import errors
 from gateway.routing.snapshot import AdapterEntry, InstanceEntry, ModelEntry, Principal, Snapshot, VersionEntry
 
 
-def find(principal: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | None:
-    """What `ref` means to this caller, as a model: its base's entry with the adapter's name and version."""
-    own = snapshot.adapters.get(principal.tenant_id)
+def find(caller: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | None:
+    """The adapter that `ref` names for this caller, as a model: its base's entry with its own name and version."""
+    own = snapshot.adapters.get(caller.tenant_id)
     if not own:
         return None
-    name, _at, number = ref.rpartition("@")
-    adapter = _named(own, ref, snapshot)
+    name, _separator, number = ref.rpartition("@")
+    adapter = _find_by_name(own, ref, snapshot)
     if adapter is None and number.isdecimal():
-        adapter = _named(own, name, snapshot)
-        return adapter and _entry(principal, adapter, _of_number(adapter, int(number[:9])), snapshot)
+        adapter = _find_by_name(own, name, snapshot)
+        return adapter and _as_model(caller, adapter, _version_by_number(adapter, int(number[:9])), snapshot)
     if adapter is None:
-        return _by_version(principal, own, ref, snapshot)
-    return _entry(principal, adapter, _meant(principal, adapter), snapshot)
+        return _find_by_version_id(caller, own, ref, snapshot)
+    return _as_model(caller, adapter, _default_version(caller, adapter), snapshot)
 
 
-def visible(principal: Principal, snapshot: Snapshot) -> list[ModelEntry]:
-    """Published ones by their name, those on trial as `name@number`."""
+def visible(caller: Principal, snapshot: Snapshot) -> list[ModelEntry]:
+    """Adapters that the caller may use: published ones by name, versions on trial as `name@number`."""
     found = []
-    for adapter in snapshot.adapters.get(principal.tenant_id, {}).values():
+    for adapter in snapshot.adapters.get(caller.tenant_id, {}).values():
         for version in adapter.versions:
-            entry = _entry(principal, adapter, version, snapshot)
+            entry = _as_model(caller, adapter, version, snapshot)
             if entry and version.on_trial:
                 found.append(replace(entry, name=f"{adapter.name}@{version.number}", aliases=()))
             elif entry:
@@ -41,7 +41,7 @@ def visible(principal: Principal, snapshot: Snapshot) -> list[ModelEntry]:
 
 
 def refusal(model: ModelEntry, entries: list[InstanceEntry]) -> errors.PlatformError | None:
-    """Why waiting for the adapter is in vain: no replica that runs or comes will ever serve it."""
+    """The error if no running or starting replica can ever serve the adapter, so that waiting is useless."""
     if not model.adapter or any(entry.coming for entry in entries):
         return None
     running = [entry for entry in entries if entry.routable]
@@ -55,7 +55,7 @@ def refusal(model: ModelEntry, entries: list[InstanceEntry]) -> errors.PlatformE
 
 
 def not_loaded(model: ModelEntry, entries: list[InstanceEntry]) -> errors.ModelNotRunning | None:
-    """What to tell who has waited for an adapter in vain, though its base runs."""
+    """The error for a request that waited too long for an adapter although its base model runs."""
     running = [entry for entry in entries if entry.routable]
     if not model.adapter or not running:
         return None
@@ -65,44 +65,48 @@ def not_loaded(model: ModelEntry, entries: list[InstanceEntry]) -> errors.ModelN
     return errors.ModelNotRunning(format_lazy(text, base=model.parent), details={"state": "loading"}, retry_after=5)
 
 
-def _named(own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot) -> AdapterEntry | None:
+def _find_by_name(own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot) -> AdapterEntry | None:
     if adapter := own.get(ref):
         return adapter
     base, colon, name = ref.rpartition(":")
     if colon and (adapter := own.get(name)):
         model = snapshot.models.get(adapter.base_id)
         return adapter if model and base in (model.name, *model.aliases) else None
-    return next((each for each in own.values() if each.id == ref), None) if ref.startswith("adapter-") else None
+    if not ref.startswith("adapter-"):
+        return None
+    return next((adapter for adapter in own.values() if adapter.id == ref), None)
 
 
-def _by_version(principal: Principal, own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot) -> ModelEntry | None:
+def _find_by_version_id(
+    caller: Principal, own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot
+) -> ModelEntry | None:
     if not ref.startswith("version-"):
         return None
     for adapter in own.values():
         for version in adapter.versions:
             if version.id == ref:
-                return _entry(principal, adapter, version, snapshot)
+                return _as_model(caller, adapter, version, snapshot)
     return None
 
 
-def _of_number(adapter: AdapterEntry, number: int) -> VersionEntry | None:
+def _version_by_number(adapter: AdapterEntry, number: int) -> VersionEntry | None:
     return next((version for version in adapter.versions if version.number == number), None)
 
 
-def _meant(principal: Principal, adapter: AdapterEntry) -> VersionEntry | None:
-    """The version in use; of an adapter that is not published the newest one that its maker may try."""
+def _default_version(caller: Principal, adapter: AdapterEntry) -> VersionEntry | None:
+    """The version in use; for an unpublished adapter, the newest version that the caller had trained."""
     if adapter.current:
         return next((version for version in adapter.versions if version.id == adapter.current), None)
-    return next((version for version in adapter.versions if _is_maker(principal, version)), None)
+    return next((version for version in adapter.versions if _is_creator(caller, version)), None)
 
 
-def _entry(
-    principal: Principal, adapter: AdapterEntry, version: VersionEntry | None, snapshot: Snapshot
+def _as_model(
+    caller: Principal, adapter: AdapterEntry, version: VersionEntry | None, snapshot: Snapshot
 ) -> ModelEntry | None:
     base = snapshot.models.get(adapter.base_id)
-    if version is None or base is None or not (base.public or base.tenant_id == principal.tenant_id):
+    if version is None or base is None or not (base.public or base.tenant_id == caller.tenant_id):
         return None
-    if not _may_use(principal, adapter, version):
+    if not _may_use(caller, adapter, version):
         return None
     return replace(
         base, tenant_id=adapter.tenant_id, name=adapter.name, aliases=(f"{base.name}:{adapter.name}",), public=False,
@@ -110,19 +114,19 @@ def _entry(
     )  # fmt: skip
 
 
-def _may_use(principal: Principal, adapter: AdapterEntry, version: VersionEntry) -> bool:
-    """A key that is limited to some models must name the adapter, or try what it has trained of a model it names."""
-    if version.on_trial and not _is_maker(principal, version):
+def _may_use(caller: Principal, adapter: AdapterEntry, version: VersionEntry) -> bool:
+    """A key limited to some models must list the adapter or, for a version that it had trained, the base model."""
+    if version.on_trial and not _is_creator(caller, version):
         return False
-    allowed = principal.models
+    allowed = caller.models
     return allowed is None or adapter.id in allowed or (version.on_trial and adapter.base_id in allowed)
 
 
-def _is_maker(principal: Principal, version: VersionEntry) -> bool:
-    """The key that had it trained, or the person behind it: logged in, or, if no key was used, by a key of theirs."""
+def _is_creator(caller: Principal, version: VersionEntry) -> bool:
+    """Whether the caller had it trained: with the same key or, where a key is missing, as the same user."""
     if not version.on_trial:
         return False
-    if principal.key_id and version.key_id:
-        return principal.key_id == version.key_id
-    person = principal.maker_id if principal.key_id else principal.user_id
-    return person is not None and person == version.user_id
+    if caller.key_id and version.key_id:
+        return caller.key_id == version.key_id
+    user_id = caller.maker_id if caller.key_id else caller.user_id
+    return user_id is not None and user_id == version.user_id

@@ -1,4 +1,4 @@
-"""What this process has in flight, told to the agents every second: they stop an engine only when it is let go."""
+"""Reports the requests in flight to the agents every second: they stop an engine only when none uses it."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
 
 
 class Heartbeat:
-    """Writes what `describe` returns (routes, inflight, idle, waiting, adapters) until `stop`; Postgres may be away."""
+    """Writes the fields that `describe` returns until `stop`. An outage of Postgres is only logged."""
 
     def __init__(self, describe: Callable[[], dict]):
         self._describe = describe
@@ -36,7 +36,7 @@ class Heartbeat:
         self._task: asyncio.Task | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._beat())
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         self._loop.end()
@@ -45,26 +45,26 @@ class Heartbeat:
             await self._task
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            await asyncio.wait_for(loop.run_in_executor(self._thread, self._leave), GOODBYE_SECONDS)
+            await asyncio.wait_for(loop.run_in_executor(self._thread, self._delete_row), GOODBYE_SECONDS)
         self._thread.shutdown(wait=False)
 
-    async def _beat(self) -> None:
+    async def _run(self) -> None:
         while True:
             with self._loop.turn():
                 await self.once()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def once(self) -> None:
-        """The time is taken before the look: a beat must never seem to know of what came after it."""
+        """The time is read before the state: a heartbeat must never claim to include what happened later."""
         loop = asyncio.get_running_loop()
         try:
-            at = await loop.run_in_executor(self._thread, self._clock)
+            at = await loop.run_in_executor(self._thread, self._read_clock)
             await loop.run_in_executor(self._thread, self._write, at, self._describe())
         except (DatabaseError, InterfaceError) as error:
             logger.warning("heartbeat not written: %s", type(error).__name__)
 
-    def _clock(self) -> datetime:
-        """The database's, to which all agents hold it."""
+    def _read_clock(self) -> datetime:
+        """The database's clock, which all agents compare it with."""
         close_old_connections()
         with connection.cursor() as cursor:
             cursor.execute("SELECT clock_timestamp()")
@@ -74,7 +74,7 @@ class Heartbeat:
         row = GatewayHeartbeat(id=self._id, beat_at=at, **self._process, **state)
         GatewayHeartbeat.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS)
 
-    def _leave(self) -> None:
+    def _delete_row(self) -> None:
         with suppress(DatabaseError, InterfaceError):
             GatewayHeartbeat.objects.filter(pk=self._id).delete()
         connection.close()

@@ -1,4 +1,4 @@
-"""What the data plane knows: keys, people, models and engines as of one moment, in memory, never changed."""
+"""The data plane's copy of keys, users, models and instances at one moment: in memory, never changed."""
 
 import asyncio
 import time
@@ -11,15 +11,15 @@ from accounts import policy
 from accounts.policy import Permission
 from core.errors import ModelNotFound, ServiceUnavailable, Unauthenticated
 
-STALE_SECONDS = 300  # how long the data plane serves on while Postgres is away
-NOTICE_SECONDS, NEWS_SECONDS = 0.2, 2.0  # for word that something changed, and for what it is
+STALE_SECONDS = 300  # how long the data plane serves without Postgres
+NOTICE_SECONDS, NEWS_SECONDS = 0.2, 2.0  # wait for a change notification, and for the change itself
 
 Decision = TypeVar("Decision")
 
 
 @dataclass(slots=True, frozen=True)
 class Principal:
-    """Who acts, for which tenant, how far; `scopes` or `models` of None: all that the role allows."""
+    """The caller, its tenant and its rights; `scopes` or `models` of None: all that the role allows."""
 
     tenant_id: str
     role: str | None
@@ -28,7 +28,7 @@ class Principal:
     scopes: frozenset[str] | None = None
     models: frozenset[str] | None = None
     operator: bool = False
-    maker_id: str | None = None  # of a key: who made it
+    maker_id: str | None = None  # of a key: the user who created it
 
     def may(self, permission: Permission) -> bool:
         if self.scopes is not None:
@@ -69,27 +69,27 @@ class ModelEntry:
     context: int | None = None  # tokens, prompt and answer together
     sampling: dict = field(default_factory=dict)
     wait_timeout: float = 180
-    start_seconds: float | None = None  # what the last start took
+    start_seconds: float | None = None  # duration of the last start
     engine: str = "vllm"
-    adapter: str = ""  # the version to be asked for, where this is an adapter on the model
+    adapter: str = ""  # id of the version to request, if this is an adapter of the model
     adapter_id: str = ""
     parent: str = ""  # the name of the adapter's base
 
     @property
     def target(self) -> str:
-        """What requests wait for: the model, or one version of an adapter on it."""
+        """Id of what requests wait for: the model, or one version of an adapter of it."""
         return self.adapter or self.id
 
 
 @dataclass(slots=True, frozen=True)
 class VersionEntry:
-    """A version of an adapter that may answer somebody: the one in use, or one on trial."""
+    """A version of an adapter that can be requested: the one in use, or one on trial."""
 
     id: str
     number: int
     on_trial: bool = False
-    user_id: str | None = None  # who had it trained
-    key_id: str = ""  # and by which key, if by one
+    user_id: str | None = None  # who started its training
+    key_id: str = ""  # and with which key, if any
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,7 +112,7 @@ class InstanceEntry:
     endpoint: str = ""
     generation: int = 1
     healthy: bool = True
-    wanted: bool = True  # False once somebody asked for its stop
+    wanted: bool = True  # False once its stop was requested
     state_since: float = 0.0  # epoch seconds
     failure_reason: str = ""
     failure_cause: str = ""
@@ -134,17 +134,17 @@ class InstanceEntry:
 
     @property
     def expected(self) -> bool:
-        """It serves, or will: a restart may be draining its last run."""
+        """It serves or will serve: while draining, it may be restarting."""
         return self.state in ("pending", "starting", "ready", "draining") and self.wanted
 
     @property
     def stopped_by_somebody(self) -> bool:
-        """A person asked for it: the platform's own stops have a reason."""
+        """A user stopped it: the platform's own stops have a reason."""
         return self.state != "failed" and not self.wanted and not self.stop_reason
 
 
 class Snapshot:
-    """Look-ups by key digest, user, tenant, model id and name. Built once, then only read."""
+    """Lookups by key digest, user, tenant, model id and name. Built once, then only read."""
 
     __slots__ = (
         "adapters", "instances", "key_ids", "keys", "models", "names", "public", "revoked_sessions", "slugs", "tenants",
@@ -180,7 +180,7 @@ class Snapshot:
             self.adapters.setdefault(adapter.tenant_id, {})[adapter.name] = adapter
 
     def _index_names(self) -> None:
-        """A tenant's own names go before its aliases, and so do the public ones'."""
+        """Names take precedence over aliases, among a tenant's models and among public ones."""
         for model in self.models.values():
             self.names.setdefault(model.tenant_id, {})[model.name] = model
             if model.public:
@@ -202,7 +202,7 @@ class Snapshot:
 
 
 class SnapshotSource:
-    """The latest snapshot, and a bell for the next one. For the event loop's thread only."""
+    """The latest snapshot, with waiting for the next one. For the event loop's thread only."""
 
     def __init__(self, snapshot: Snapshot | None = None):
         self._current, self._read_at = snapshot, time.monotonic()
@@ -211,7 +211,7 @@ class SnapshotSource:
         self._expecting = False
 
     def current(self) -> Snapshot:
-        """Raises ServiceUnavailable if there is none, or only an old one."""
+        """Raises ServiceUnavailable if there is none, or only a stale one."""
         if not self.is_fresh():
             raise ServiceUnavailable(retry_after=5)
         return self._current
@@ -220,7 +220,7 @@ class SnapshotSource:
         return self._current is not None and time.monotonic() - self._read_at <= STALE_SECONDS
 
     def expect(self) -> None:
-        """Something has changed, and is being read."""
+        """A change was announced, and is being read."""
         self._expecting = True
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -236,22 +236,22 @@ class SnapshotSource:
         self._listeners.append(listener)
 
     async def decide(self, decide: Callable[[Snapshot], Decision], *, patient: bool) -> Decision:
-        """`decide(snapshot)`; with `patient`, what is unknown is looked up again as news comes in.
+        """`decide(snapshot)`; with `patient`, an unknown key or model is looked up again in the next ones.
 
-        A key or model can be so new that word of it is still on its way.
+        A key or model can be so new that its notification has not arrived yet.
         """
-        begun = time.monotonic()
+        started_at = time.monotonic()
         while True:
             try:
                 return decide(self.current())
             except (Unauthenticated, ModelNotFound):
-                left = begun + (NEWS_SECONDS if self._expecting else NOTICE_SECONDS) - time.monotonic()
+                left = started_at + (NEWS_SECONDS if self._expecting else NOTICE_SECONDS) - time.monotonic()
                 if not patient or left <= 0:
                     raise
             await self.following(left)
 
     async def following(self, timeout: float) -> None:
-        """Until the next snapshot is published, or `timeout` seconds are over."""
+        """Wait until the next snapshot is published, at most `timeout` seconds."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The parts of a snapshot as they are read from Postgres, and which table belongs to which part."""
+"""Reads the parts of a snapshot from Postgres; lists which parts depend on which table."""
 
 from collections.abc import Callable, Iterable
 
@@ -70,23 +70,23 @@ FROM inference_instance WHERE ready_at > started_at ORDER BY model_id, ready_at 
 Execute = Callable[..., Iterable[tuple]]
 
 
-def _tenants(execute: Execute) -> list[TenantEntry]:
+def _read_tenants(execute: Execute) -> list[TenantEntry]:
     return [TenantEntry(*row) for row in execute(TENANTS)]
 
 
-def _keys(execute: Execute) -> dict[bytes, KeyEntry]:
+def _read_keys(execute: Execute) -> dict[bytes, KeyEntry]:
     found = {}
     for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role, maker_id in execute(KEYS):
         allowed = frozenset(models) if models else None
         role = min(role, maker_role, key=ROLE_RANK.get)
-        principal = Principal(
+        caller = Principal(
             tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed, maker_id=maker_id
         )  # fmt: skip
-        found[bytes(digest)] = KeyEntry(principal, None if expires_at is None else float(expires_at))
+        found[bytes(digest)] = KeyEntry(caller, None if expires_at is None else float(expires_at))
     return found
 
 
-def _users(execute: Execute) -> list[UserEntry]:
+def _read_users(execute: Execute) -> list[UserEntry]:
     found = []
     for user_id, operator, default_tenant_id, tenant_ids, roles in execute(USERS):
         by_tenant = {tenant_id: role for tenant_id, role in zip(tenant_ids, roles, strict=True) if tenant_id}
@@ -94,16 +94,16 @@ def _users(execute: Execute) -> list[UserEntry]:
     return found
 
 
-def _revoked_sessions(execute: Execute) -> list[str]:
+def _read_revoked_sessions(execute: Execute) -> list[str]:
     return [row[0] for row in execute(REVOKED_SESSIONS, [settings.ACCESS_TOKEN_SECONDS])]
 
 
-def _models(execute: Execute) -> list[ModelEntry]:
+def _read_models(execute: Execute) -> list[ModelEntry]:
     start_seconds = {model_id: float(seconds) for model_id, seconds in execute(START_SECONDS)}
-    return [_model(row, start_seconds.get(row[0])) for row in execute(MODELS)]
+    return [_model_entry(row, start_seconds.get(row[0])) for row in execute(MODELS)]
 
 
-def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
+def _model_entry(row: tuple, start_seconds: float | None) -> ModelEntry:
     model_id, tenant_id, name, public, mode, created, config, wait_timeout, engine, aliases = row
     context = context_length(config)
     sampling = {option: config[option] for option in SAMPLING_DEFAULTS if config.get(option) is not None}
@@ -115,25 +115,27 @@ def _model(row: tuple, start_seconds: float | None) -> ModelEntry:
     )  # fmt: skip
 
 
-def _instances(execute: Execute) -> list[InstanceEntry]:
-    return [_instance(row) for row in execute(INSTANCES)]
+def _read_instances(execute: Execute) -> list[InstanceEntry]:
+    return [_instance_entry(row) for row in execute(INSTANCES)]
 
 
-def _instance(row: tuple) -> InstanceEntry:
-    known = row[12]
+def _instance_entry(row: tuple) -> InstanceEntry:
+    adapter_reports = row[12]
     return InstanceEntry(
         *row[:8],
         state_since=float(row[8]),
         failure_reason=row[9],
         failure_cause=row[10],
         stop_reason=row[11],
-        adapters=frozenset(version for version, word in known.items() if word["state"] == LOADED),
-        refused={version: word["reason"] for version, word in known.items() if word["state"] == REFUSED},
+        adapters=frozenset(version for version, report in adapter_reports.items() if report["state"] == LOADED),
+        refused={
+            version: report["reason"] for version, report in adapter_reports.items() if report["state"] == REFUSED
+        },
         adapter_slots=row[13],
     )
 
 
-def _adapters(execute: Execute) -> list[AdapterEntry]:
+def _read_adapters(execute: Execute) -> list[AdapterEntry]:
     versions: dict[str, list[VersionEntry]] = {}
     for adapter_id, *fields in execute(VERSIONS):
         versions.setdefault(adapter_id, []).append(VersionEntry(*fields))
@@ -141,15 +143,15 @@ def _adapters(execute: Execute) -> list[AdapterEntry]:
 
 
 READERS = {
-    "tenants": _tenants,
-    "keys": _keys,
-    "users": _users,
-    "revoked_sessions": _revoked_sessions,
-    "models": _models,
-    "instances": _instances,
-    "adapters": _adapters,
+    "tenants": _read_tenants,
+    "keys": _read_keys,
+    "users": _read_users,
+    "revoked_sessions": _read_revoked_sessions,
+    "models": _read_models,
+    "instances": _read_instances,
+    "adapters": _read_adapters,
 }
-AFFECTED = {  # table → what has to be read again
+AFFECTED = {  # table → the parts to read again when it changes
     "accounts_tenant": {"tenants", "keys"},
     "accounts_apikey": {"keys"},
     "accounts_user": {"users", "keys"},

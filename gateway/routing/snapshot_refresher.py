@@ -1,6 +1,6 @@
-"""Keeps the snapshot true: listens for Postgres's notifications and reads what they name.
+"""Keeps the snapshot up to date: listens for Postgres's notifications and reads the parts that they concern.
 
-A thread with one connection of its own listens on channel `serai`. Notifications are gathered for 50 ms;
+A thread with one connection of its own listens on channel `serai`. Notifications are collected for 50 ms;
 every ten seconds everything is read anyway, so a lost one does no lasting harm.
 """
 
@@ -55,17 +55,17 @@ class Refresher(threading.Thread):
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._load(connection, set(snapshot_loader.READERS))
                     failures = 0
-                    self._follow(connection)
+                    self._watch(connection)
             except psycopg.Error as error:
                 logger.warning("the snapshot cannot be refreshed: %s", type(error).__name__)
                 self._ending.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures += 1
 
-    def _follow(self, connection: psycopg.Connection) -> None:
+    def _watch(self, connection: psycopg.Connection) -> None:
         loaded_at = time.monotonic()
         while not self._ending.is_set():
             with self._turns.turn():
-                changed = self._changes(connection)
+                changed = self._changed_parts(connection)
                 if time.monotonic() - loaded_at > RELOAD_SECONDS:
                     changed = set(snapshot_loader.READERS)
                     loaded_at = time.monotonic()
@@ -73,11 +73,11 @@ class Refresher(threading.Thread):
                     self._load(connection, changed)
         self._turns.end()
 
-    def _changes(self, connection: psycopg.Connection) -> set[str]:
-        """The parts whose tables changed, once something has and the dust has settled."""
+    def _changed_parts(self, connection: psycopg.Connection) -> set[str]:
+        """The parts whose tables changed; after the first notification, more are collected for a moment."""
         tables = {notice.payload for notice in connection.notifies(timeout=LOOK_SECONDS, stop_after=1)}
         if tables:
-            self._tell(self._source.expect)
+            self._call_in_loop(self._source.expect)
             tables |= {notice.payload for notice in connection.notifies(timeout=DEBOUNCE_SECONDS)}
         return set().union(*(snapshot_loader.AFFECTED.get(table, ()) for table in tables))
 
@@ -86,8 +86,8 @@ class Refresher(threading.Thread):
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             for part in parts:
                 self._parts[part] = snapshot_loader.READERS[part](connection.execute)
-        self._tell(self._source.publish, Snapshot(**self._parts))
+        self._call_in_loop(self._source.publish, Snapshot(**self._parts))
 
-    def _tell(self, what: Callable, *arguments) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(what, *arguments)
+    def _call_in_loop(self, callback: Callable, *arguments) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is stopping
+            self._loop.call_soon_threadsafe(callback, *arguments)

@@ -17,8 +17,8 @@ from inference.crashes import advice
 logger = logging.getLogger(__name__)
 
 USUAL_START_SECONDS = 60
-STOPPED_SECONDS = 30  # so that clients which try again by themselves do not undo a stop at once
-ROOM_SECONDS = 1.0  # between two questions whether there is room now
+STOPPED_SECONDS = 30  # so that clients that retry automatically do not undo a stop at once
+ROOM_SECONDS = 1.0  # between two start requests while there is no room
 
 STOPPED = _("Somebody stopped the model before it was ready. The next request starts it again.")
 CROWDED = _("Too many requests wait for the model already. Send fewer at a time, or come back once it runs.")
@@ -30,12 +30,12 @@ RequestStart = Callable[[str], Awaitable[object]]
 class Queue:
     """The requests that wait for one model, or for one version of an adapter on it."""
 
-    def __init__(self, model: ModelEntry, now: float, old: set[str]):
-        """`old` are the ids of instances whose end is not news to those who wait here."""
-        self.model, self.since, self.old = model, now, old
+    def __init__(self, model: ModelEntry, now: float, ended_before: set[str]):
+        """`ended_before` are ids of instances that ended before: their end says nothing about this start."""
+        self.model, self.since, self.ended_before = model, now, ended_before
         self.waiters: set[asyncio.Future] = set()
         self.start: asyncio.Task | None = None
-        self.no_room: errors.NoRoomYet | None = None  # what the last question was answered with
+        self.no_room: errors.NoRoomYet | None = None  # why the last start request was refused
         self.seen_coming = False
 
     @property
@@ -54,17 +54,17 @@ class Queue:
 
 
 class Starts:
-    """`request_start(model_id)` asks for an instance, once for all who wait; snapshots tell how it goes."""
+    """`request_start(model_id)` requests an instance, once for all waiting requests; snapshots show its progress."""
 
     def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256):
         self._source, self._request_start, self._limit = source, request_start, queue_limit
-        self._queues: dict[str, Queue] = {}  # by what is waited for
-        source.subscribe(self._look)
+        self._queues: dict[str, Queue] = {}  # by model id or adapter version id
+        source.subscribe(self._on_snapshot)
 
     async def ready(self, model: ModelEntry, deadline: float) -> None:
-        """Until the model can serve. `deadline` is in the loop's time. Raises the reason why it cannot."""
+        """Wait until the model can serve. `deadline` is in the loop's time. Raises the reason if it cannot."""
         loop = asyncio.get_running_loop()
-        queue = self._queues.get(model.target) or self._begin(model, loop)
+        queue = self._queues.get(model.target) or self._open_queue(model, loop)
         if len(queue.waiters) >= self._limit:
             raise self._not_ready(queue, CROWDED)
         waiter = loop.create_future()
@@ -76,10 +76,10 @@ class Starts:
             raise self._not_ready(queue, NOT_YET) from None
         finally:
             queue.waiters.discard(waiter)
-            self._tidy(queue)
+            self._drop_if_done(queue)
 
     def waiting(self) -> dict[str, int]:
-        """By model, those for its adapters included."""
+        """Requests by model, those for its adapters included."""
         counts: Counter[str] = Counter()
         for queue in self._queues.values():
             if queue.waiters:
@@ -87,52 +87,52 @@ class Starts:
         return dict(counts)
 
     def waiting_for_adapters(self) -> dict[str, int]:
-        """By version."""
+        """Requests by adapter version."""
         queues = [queue for queue in self._queues.values() if queue.model.adapter and queue.waiters]
         return {queue.model.adapter: len(queue.waiters) for queue in queues}
 
-    def _begin(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
+    def _open_queue(self, model: ModelEntry, loop: asyncio.AbstractEventLoop) -> Queue:
         entries = self._source.current().of_model(model.id)
-        old = {entry.id for entry in entries if not entry.expected}
+        ended_before = {entry.id for entry in entries if not entry.expected}
         if error := adapter_lookup.refusal(model, entries):
             raise error
-        queue = self._queues[model.target] = Queue(model, loop.time(), old)
+        queue = self._queues[model.target] = Queue(model, loop.time(), ended_before)
         if any(entry.coming or entry.routable for entry in entries):
             queue.seen_coming = True
         else:
-            self._ask(queue)
+            self._send_start(queue)
         return queue
 
-    def _ask(self, queue: Queue) -> None:
+    def _send_start(self, queue: Queue) -> None:
         queue.start = asyncio.get_running_loop().create_task(self._request_start(queue.model.id))
-        queue.start.add_done_callback(lambda task: self._asked(queue, task))
+        queue.start.add_done_callback(lambda task: self._on_start_done(queue, task))
 
-    def _ask_again(self, queue: Queue) -> None:
-        """As long as somebody waits for it."""
+    def _retry_start(self, queue: Queue) -> None:
+        """If requests still wait for it."""
         if self._queues.get(queue.model.target) is queue and queue.waiters:
-            self._ask(queue)
+            self._send_start(queue)
 
-    def _asked(self, queue: Queue, task: asyncio.Task) -> None:
+    def _on_start_done(self, queue: Queue, task: asyncio.Task) -> None:
         if task.cancelled():
             return
         queue.no_room = task.exception() if isinstance(task.exception(), errors.NoRoomYet) else None
         if queue.no_room:
-            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._ask_again, queue)
-            return self._tidy(queue)
+            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._retry_start, queue)
+            return self._drop_if_done(queue)
         if task.exception() is None:
             return
         error = errors.as_platform_error(task.exception())
         if error is None:
             logger.error("start of %s", queue.model.id, exc_info=task.exception())
-        self._end(queue, error or errors.PlatformError())
+        self._fail_queue(queue, error or errors.PlatformError())
 
-    def _end(self, queue: Queue, error: errors.PlatformError) -> None:
-        """Whoever comes next starts afresh."""
+    def _fail_queue(self, queue: Queue, error: errors.PlatformError) -> None:
+        """The next request opens a new queue."""
         self._drop(queue)
         queue.fail(error)
 
-    def _tidy(self, queue: Queue) -> None:
-        """A start stays the only one, even when nobody is waiting for it any more."""
+    def _drop_if_done(self, queue: Queue) -> None:
+        """A queue stays until its start is over, even without waiting requests: a model has one start at a time."""
         if not queue.waiters and queue.start_is_over:
             self._drop(queue)
 
@@ -140,35 +140,35 @@ class Starts:
         if self._queues.get(queue.model.target) is queue:
             del self._queues[queue.model.target]
 
-    def _look(self, snapshot: Snapshot) -> None:
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
         for queue in list(self._queues.values()):
             entries = snapshot.of_model(queue.model.id)
             if any(entry.serves(queue.model) for entry in entries):
                 queue.wake()
-                self._drop(queue)  # whoever finds it stopped again begins anew
+                self._drop(queue)  # a request that finds it stopped again opens a new queue
             elif error := adapter_lookup.refusal(queue.model, entries):
-                self._end(queue, error)
+                self._fail_queue(queue, error)
             elif expected := {entry.id for entry in entries if entry.expected}:
                 queue.seen_coming = True
-                queue.old -= expected
+                queue.ended_before -= expected
             else:
-                self._gone(queue, [entry for entry in entries if entry.id not in queue.old], snapshot)
-            self._tidy(queue)
+                self._on_ended(queue, [entry for entry in entries if entry.id not in queue.ended_before], snapshot)
+            self._drop_if_done(queue)
 
-    def _gone(self, queue: Queue, ended: list[InstanceEntry], snapshot: Snapshot) -> None:
-        """Nothing is on its way. What the platform itself ended is asked for again; a person's word counts."""
+    def _on_ended(self, queue: Queue, ended: list[InstanceEntry], snapshot: Snapshot) -> None:
+        """No instance serves or starts. It is requested again if the platform stopped it, not if a user did."""
         if failed := next((entry for entry in ended if entry.state == "failed"), None):
-            self._end(queue, _failed(failed))
+            self._fail_queue(queue, _start_failed(failed))
         elif any(entry.stopped_by_somebody for entry in ended):
-            self._end(queue, ModelNotRunning(STOPPED, details={"state": "stopped"}, retry_after=STOPPED_SECONDS))
+            self._fail_queue(queue, ModelNotRunning(STOPPED, details={"state": "stopped"}, retry_after=STOPPED_SECONDS))
         elif queue.model.id not in snapshot.models:
-            self._end(queue, errors.ModelNotFound())
+            self._fail_queue(queue, errors.ModelNotFound())
         elif queue.seen_coming and queue.start_is_over:
             queue.seen_coming = False
-            self._ask(queue)
+            self._send_start(queue)
 
     def _not_ready(self, queue: Queue, text) -> errors.PlatformError:
-        """What to tell a client that is sent away: the state, and in how many seconds to come back."""
+        """The error for a client that waits no longer: the state, and after how many seconds to retry."""
         if queue.no_room:
             return queue.no_room
         entries = self._source.current().of_model(queue.model.id)
@@ -182,7 +182,7 @@ class Starts:
         return ModelNotRunning(text, details=details, retry_after=expected)
 
 
-def _failed(entry: InstanceEntry) -> ModelNotRunning:
+def _start_failed(entry: InstanceEntry) -> ModelNotRunning:
     text = format_lazy(_("The model failed to start: {reason}"), reason=advice.told(entry))
     details = {"state": "failed", "failure_reason": entry.failure_reason}
     return ModelNotRunning(text, details=details, retry_after=USUAL_START_SECONDS)

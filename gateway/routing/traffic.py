@@ -1,10 +1,10 @@
-"""What this process has in flight, how long something has had nothing to do, and which runs have failed it."""
+"""Requests in flight in this process, idle times, and runs that have failed recently."""
 
 import time
 from collections.abc import Collection, Hashable, Iterable
 from typing import Generic, TypeVar
 
-DOUBT_SECONDS = 10.0  # by then its agent has seen that it died; what is ready still is no longer doubted
+DOUBT_SECONDS = 10.0  # by then its agent has noticed a crash; a run that is still ready is used again
 
 Key = TypeVar("Key", bound=Hashable)
 Loaded = tuple[str, str]  # instance id and adapter version
@@ -40,12 +40,12 @@ class Counts(Generic[Key]):
 
 
 class Traffic:
-    """Counts by instance, and of adapters by instance and version; runs (instance id, generation) to be avoided."""
+    """Counts by instance and, for adapters, by instance and version; runs (instance id, generation) to avoid."""
 
     def __init__(self):
         self.instances: Counts[str] = Counts()
         self.adapters: Counts[Loaded] = Counts()
-        self._doubted_until: dict[tuple[str, int], float] = {}
+        self._suspect_until: dict[tuple[str, int], float] = {}
 
     @property
     def inflight(self) -> dict[str, int]:
@@ -62,11 +62,11 @@ class Traffic:
             self.adapters.end((instance_id, adapter))
 
     def doubt(self, run: tuple[str, int]) -> None:
-        """It broke a request off before the first byte, or could not be reached."""
-        self._doubted_until[run] = time.monotonic() + DOUBT_SECONDS
+        """Avoid the run for a while: it failed a request before the first byte, or could not be reached."""
+        self._suspect_until[run] = time.monotonic() + DOUBT_SECONDS
 
     def doubted(self) -> Collection[tuple[str, int]]:
-        if self._doubted_until:
+        if self._suspect_until:
             now = time.monotonic()
-            self._doubted_until = {run: until for run, until in self._doubted_until.items() if until > now}
-        return self._doubted_until
+            self._suspect_until = {run: until for run, until in self._suspect_until.items() if until > now}
+        return self._suspect_until

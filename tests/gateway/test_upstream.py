@@ -182,7 +182,7 @@ async def test_an_engine_is_not_read_faster_than_the_client_reads():
         await asyncio.sleep(0.3)
         first = await connection.chunk(5)
         assert len(first) < 4 * upstream.HIGH_WATER
-        rest = await connection.read(5, most=size)
+        rest = await connection.read(5, max_bytes=size)
         assert len(first) + len(rest) == size
         connection.finish()
 
@@ -192,7 +192,7 @@ async def test_a_reply_without_end_is_given_up():
     async with scripted([head, b"x" * 5000]) as (_script, client, endpoint):
         connection = await ask(client, endpoint)
         with pytest.raises(UpstreamFailed):
-            await connection.read(5, most=1000)
+            await connection.read(5, max_bytes=1000)
 
 
 async def test_an_informational_reply_only_announces_the_real_one():
