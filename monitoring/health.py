@@ -1,4 +1,4 @@
-"""Whether each part of the platform answers, as the engine document tells it. Public: no names, addresses, errors."""
+"""Health checks of the engine API (`/api/v1/health`). They are public: no names, addresses or error texts."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Component:
 
 
 def check() -> dict[str, Component]:
-    """Every component by name. Workers and queue are known from the database only."""
+    """All components by name. Workers and the queue are read from the database, so they are down when it is."""
     database = _database()
     return {
         "gateway": _gateway(),
@@ -44,7 +44,7 @@ def overall(components: dict[str, Component]) -> str:
 
 
 def _gateway() -> Component:
-    """This process's data plane: whether it knows enough to serve, and since when the process runs."""
+    """The data plane of this process: whether it has the configuration to serve, and how long the process has run."""
     started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
     uptime = datetime.now(UTC) - started
     details = {"startTime": started.strftime("%Y-%m-%dT%H:%M:%SZ"), "uptime": _duration(int(uptime.total_seconds()))}
@@ -58,9 +58,9 @@ def _duration(seconds: int) -> str:
 
 
 def _coordinator() -> Component:
-    """Machines that can run models, and requests that wait for one to start; `maxSize` is the limit per model."""
+    """Machines that can run models, and requests that wait for a model to start; `maxSize` is the limit per model."""
     total, healthy = Node.objects.count(), Node.objects.alive().count()
-    waiting = sum(sum(beat.waiting.values()) for beat in gateway_reports.read().beats)
+    waiting = sum(sum(heartbeat.waiting.values()) for heartbeat in gateway_reports.read().beats)
     details = {
         "workers": {"total": total, "healthy": healthy, "unhealthy": total - healthy},
         "queue": {"pendingTasks": waiting, "maxSize": settings.GATEWAY_QUEUE_LIMIT},
@@ -69,23 +69,23 @@ def _coordinator() -> Component:
 
 
 def _database() -> Component:
-    def ask() -> None:
+    def select_one() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
 
-    return _timed(ask, (DatabaseError, InterfaceError))
+    return _timed(select_one, (DatabaseError, InterfaceError))
 
 
 def _redis() -> Component:
-    limits = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
-    with redis.Redis.from_url(settings.REDIS_URL, **limits) as client:
+    timeouts = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+    with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
         return _timed(client.ping, redis.RedisError)
 
 
-def _timed(ask: Callable[[], object], failures: type[Exception] | tuple[type[Exception], ...]) -> Component:
-    begun = time.monotonic()
+def _timed(probe: Callable[[], object], failures: type[Exception] | tuple[type[Exception], ...]) -> Component:
+    started_at = time.monotonic()
     try:
-        ask()
+        probe()
     except failures:
         return Component(False, {"connected": False})
-    return Component(True, {"latencyMs": round((time.monotonic() - begun) * 1000), "connected": True})
+    return Component(True, {"latencyMs": round((time.monotonic() - started_at) * 1000), "connected": True})

@@ -1,6 +1,6 @@
-"""Figures over time: series, their raw samples, roll-ups of four widths, and what is still to be rolled.
+"""Metrics over time: series, their raw samples, roll-ups of four widths, and the buckets that must be rolled up.
 
-Samples and roll-ups are partitioned by time; their tables are made in SQL by the first migration.
+Samples and roll-ups are partitioned by time; the first migration creates their tables in SQL.
 """
 
 from django.contrib.postgres.fields import ArrayField
@@ -19,18 +19,19 @@ class SeriesQuerySet(models.QuerySet):
         return self.exclude(node_id="", model_id="")
 
     def of_models(self, model_ids, tenant=None):
-        """Of these models, whoever asked; of any other model what `tenant` itself has asked."""
+        """Series of these models for all tenants; of other models only the requests of `tenant` itself."""
         own = Q(model_id__in=model_ids)
         return self.filter(own | Q(tenant_id=tenant.pk) if tenant else own)
 
 
 class Series(models.Model):
-    """What one line of figures is about; samples and roll-ups name it by its small id. Empty means: not of any.
+    """What a sequence of values describes. Samples and roll-ups refer to its small id. An empty label does not apply.
 
-    An engine is named by node, model and replica, which outlive its restarts. No foreign keys: history outlives rows.
+    An engine is named by node, model and replica, which stay the same when it restarts. No foreign keys: history
+    stays when rows are deleted.
     """
 
-    id = models.AutoField(primary_key=True)  # four bytes in every row of every figure
+    id = models.AutoField(primary_key=True)  # four bytes in every sample and roll-up row
     metric = models.CharField(max_length=40)
     node_id = models.CharField(max_length=ids.LENGTH, default="")
     device = models.CharField(max_length=20, default="")
@@ -51,8 +52,8 @@ class Series(models.Model):
 
 
 class Sample(models.Model):
-    """One measurement. A gauge has its value, a counter its increase since the sample before (count 1 both); a
-    histogram has the sum of `count` new observations, and how many of them lie in each bucket.
+    """One measurement. A gauge stores its value, a counter its increase since the previous sample (count is 1 for
+    both); a histogram stores the sum of `count` new observations, and how many of them lie in each bucket.
     """
 
     pk = models.CompositePrimaryKey("series_id", "at")
@@ -68,9 +69,9 @@ class Sample(models.Model):
 
 
 class Rollup(models.Model):
-    """What a series did in the time that begins at `bucket`. The mean is sum / count; `last` is the latest value.
+    """All values of a series in the time that begins at `bucket`. The mean is sum / count; `last` is the latest value.
 
-    For histograms min and max are of means where only means are known.
+    For histograms, min and max are those of the sample means where only means are known.
     """
 
     pk = models.CompositePrimaryKey("series_id", "bucket")
@@ -113,14 +114,14 @@ class Rollup1d(Rollup):
 
 
 class Watermark(models.Model):
-    """How far a table of raw rows has been looked through: all that transactions before `seen` wrote."""
+    """How far a table of raw rows has been read: everything that transactions with ids below `seen` wrote."""
 
     source = models.CharField(max_length=40, primary_key=True)
     seen = models.BigIntegerField(default=0)
 
 
 class Stale(models.Model):
-    """A bucket of a level that must be rolled (again), since something below it is new."""
+    """A bucket of a level that must be rolled up (again), because there is new data below it."""
 
     pk = models.CompositePrimaryKey("level", "bucket")
     level = models.CharField(max_length=2)

@@ -1,4 +1,4 @@
-"""Questions and answers of the front door, the health routes and the figures. A component is `UP` or `DOWN`."""
+"""Requests and responses of the root, health and metrics routes. A component is `UP` or `DOWN`."""
 
 from datetime import UTC, datetime
 
@@ -19,14 +19,14 @@ class RootSerializer(serializers.Serializer):
 
 
 class HealthSerializer(serializers.Serializer):
-    """`healthy`, or `degraded` while the database is away."""
+    """`healthy`, or `degraded` while the database is unreachable."""
 
     status = serializers.CharField()
     models_count = serializers.IntegerField()
     running_models = serializers.IntegerField()
 
 
-class _Answer(serializers.Serializer):
+class _HealthReportSerializer(serializers.Serializer):
     status = serializers.CharField()
     timestamp = serializers.CharField()
 
@@ -38,7 +38,7 @@ class ComponentWordsSerializer(serializers.Serializer):
     database = serializers.CharField()
 
 
-class ComponentsSerializer(_Answer):
+class ComponentsSerializer(_HealthReportSerializer):
     components = ComponentWordsSerializer()
 
 
@@ -47,12 +47,12 @@ class ComponentSerializer(serializers.Serializer):
     details = serializers.DictField()
 
 
-class ComponentDetailsSerializer(_Answer):
+class ComponentDetailsSerializer(_HealthReportSerializer):
     components = serializers.DictField(child=ComponentSerializer())
 
 
 class MetricsQuerySerializer(serializers.Serializer):
-    """Without times the last hour. Without `interval` the finest roll-up that shows the range in 750 points."""
+    """Default range: the last hour. Default `interval`: the finest roll-up that covers the range in 750 points."""
 
     start_time = serializers.DateTimeField(required=False)
     end_time = serializers.DateTimeField(required=False)
@@ -61,8 +61,8 @@ class MetricsQuerySerializer(serializers.Serializer):
 
     def validate(self, attrs):
         start, end = attrs.get("start_time"), attrs.get("end_time")
-        for name, moment in (("start_time", start), ("end_time", end)):
-            if moment and moment < EARLIEST:
+        for name, value in (("start_time", start), ("end_time", end)):
+            if value and value < EARLIEST:
                 raise serializers.ValidationError({name: _("It lies before the year 2000.")})
         if start and end and start >= end:
             raise serializers.ValidationError({"end_time": _("It must lie after start_time.")})
@@ -71,7 +71,7 @@ class MetricsQuerySerializer(serializers.Serializer):
 
 class MetricsSerializer(serializers.Serializer):
     """Points and summary have a field for each metric, null where nothing was measured. `interval` is the one used:
-    what is older than a fine roll-up is kept comes from a coarser one."""
+    data that is older than the retention of a fine roll-up comes from a coarser one."""
 
     interval = serializers.CharField()
     metrics = serializers.ListField(child=serializers.DictField())
@@ -84,7 +84,7 @@ class PerformanceQuerySerializer(serializers.Serializer):
 
 
 class ModelPerformanceSerializer(serializers.Serializer):
-    """Times in seconds, null where there were no requests. Percentiles are exact to a histogram bucket's width."""
+    """Times in seconds, null without requests. Percentiles are exact to the width of a histogram bucket."""
 
     model_id = serializers.CharField()
     model_name = serializers.CharField()
@@ -121,7 +121,7 @@ class PerformanceReportSerializer(serializers.Serializer):
 
 
 class ModelCountsSerializer(serializers.Serializer):
-    """`stopped` are those that never ran, too."""
+    """`stopped` includes models that never ran."""
 
     total = serializers.IntegerField()
     running = serializers.IntegerField()
@@ -132,7 +132,7 @@ class ModelCountsSerializer(serializers.Serializer):
 
 
 class ResourcesSerializer(serializers.Serializer):
-    """Means over the machines; null before the first sample."""
+    """Means over all machines; null before the first sample."""
 
     cpu_percent = serializers.FloatField(allow_null=True)
     memory_percent = serializers.FloatField(allow_null=True)
@@ -140,7 +140,7 @@ class ResourcesSerializer(serializers.Serializer):
 
 
 class GpuGlanceSerializer(serializers.Serializer):
-    """Memory in MiB. For all but operators there is one, which stands for all together."""
+    """Memory in MiB. Only operators see single GPUs; others get one entry for all GPUs together."""
 
     id = serializers.IntegerField()
     name = serializers.CharField()
@@ -152,7 +152,7 @@ class GpuGlanceSerializer(serializers.Serializer):
 
 
 class SystemStatusSerializer(serializers.Serializer):
-    """`uptime` is in seconds, of the process that answers."""
+    """`uptime` is the age in seconds of the process that answers."""
 
     status = serializers.ChoiceField(choices=["healthy", "degraded"])
     version = serializers.CharField()
@@ -163,7 +163,7 @@ class SystemStatusSerializer(serializers.Serializer):
 
 
 class GpuProcessSerializer(serializers.Serializer):
-    """`name` is empty where the process is out of sight, `memory_usage` (MiB) null where the driver does not tell."""
+    """`name` is empty for processes in other containers. `memory_usage` (MiB) is null if not reported."""
 
     pid = serializers.IntegerField()
     name = serializers.CharField()
@@ -171,7 +171,7 @@ class GpuProcessSerializer(serializers.Serializer):
 
 
 class WholeGpuSerializer(GpuGlanceSerializer):
-    """Power in watts, temperature in °C; null is what the device does not tell."""
+    """Power in watts, temperature in °C; null for values that the device does not report."""
 
     driver_version = serializers.CharField()
     cuda_version = serializers.CharField()

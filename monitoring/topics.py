@@ -1,4 +1,4 @@
-"""What a socket can subscribe to: each topic with the events that it brings."""
+"""The topics that a socket can subscribe to, each with its events."""
 
 from inference.instances.transitions import EVENT as MODEL_STATUS
 from training.jobs.transitions import EVENT as TRAINING_PROGRESS
@@ -11,5 +11,5 @@ TOPICS = {
     "gpu_metrics": [GPU_METRICS, HOST_METRICS],
     "system_alerts": [SYSTEM_ALERT],
     "training_progress": [TRAINING_PROGRESS],
-    "logs": [],  # of the model that is named; lines are no latest state (monitoring/sockets/followed.py)
+    "logs": [],  # the named model's lines, which are not a latest state (monitoring/sockets/followed.py)
 }

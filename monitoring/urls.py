@@ -1,4 +1,4 @@
-"""REST routes of the figures, below /api/."""
+"""REST routes of system status and metrics, below /api/."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""REST routes that there are below /api/v1 only."""
+"""REST routes that exist only below /api/v1."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The front door: what this server is, and whether it is well; and the figures."""
+"""REST views: what this server is, its health, and its metrics."""
 
 import orjson
 from django.conf import settings
@@ -44,7 +44,7 @@ DESCRIPTION = {
 class RootView(PublicView):
     @extend_schema(auth=[], responses=RootSerializer)
     def get(self, request):
-        """JSON for programs; a browser is sent to the console."""
+        """JSON for programs; browsers are redirected to the console."""
         if "text/html" in request.headers.get("Accept", ""):
             return redirect("/console/")
         return Response(DESCRIPTION)
@@ -53,7 +53,7 @@ class RootView(PublicView):
 class HealthView(PublicView):
     @extend_schema(auth=[], responses={200: HealthSerializer, 503: OpenApiTypes.OBJECT})
     def get(self, request):
-        """Counts, no names. 503 and `degraded` while the database is away."""
+        """Counts, no names. 503 and `degraded` while the database is unreachable."""
         try:
             running = Instance.objects.serving().values("model").distinct().count()
             counts = {"models_count": Model.objects.count(), "running_models": running}
@@ -65,24 +65,26 @@ class HealthView(PublicView):
 class ComponentsView(PublicView):
     @extend_schema(auth=[], responses={200: ComponentsSerializer, 503: ComponentsSerializer})
     def get(self, request):
-        """Each part of the platform in a word; 503 if one is down."""
-        found = health.check()
-        return _told({name: each.word for name, each in found.items()}, found)
+        """The status of each component; 503 if one is down."""
+        components = health.check()
+        return _health_response({name: component.word for name, component in components.items()}, components)
 
 
 class ComponentDetailsView(PublicView):
     @extend_schema(auth=[], responses={200: ComponentDetailsSerializer, 503: ComponentDetailsSerializer})
     def get(self, request):
-        """Each part with counts and times; 503 if one is down."""
-        found = health.check()
-        shown = {name: {"status": each.word, "details": each.details} for name, each in found.items()}
-        return _told(shown, found)
+        """Each component with counts and times; 503 if one is down."""
+        components = health.check()
+        shown = {
+            name: {"status": component.word, "details": component.details} for name, component in components.items()
+        }
+        return _health_response(shown, components)
 
 
 class CheckHealthView(PublicView):
     @extend_schema(auth=[], responses=OpenApiTypes.OBJECT)
     def get(self, request):
-        """Whether this process answers at all."""
+        """Answers if this process runs."""
         return Response({"status": "ok"})
 
 
@@ -91,7 +93,7 @@ class SystemStatusView(APIView):
 
     @extend_schema(responses=SystemStatusSerializer)
     def get(self, request):
-        """A tenant's own models and the totals of the machines; all of it for operators."""
+        """A tenant's own models and machine totals; operators see everything."""
         return Response(system.overview(request.auth))
 
 
@@ -100,7 +102,7 @@ class SystemGpuView(APIView):
 
     @extend_schema(responses=GpuListSerializer)
     def get(self, request):
-        """Every GPU of every live machine, as it was last sampled."""
+        """The latest sample of every GPU of every machine that is online."""
         return Response({"gpus": system.gpus()})
 
 
@@ -109,7 +111,7 @@ class MetricsView(APIView):
 
     @extend_schema(parameters=[MetricsQuerySerializer], responses=MetricsSerializer)
     def get(self, request):
-        """Machines together, over time; models too: for a tenant its own."""
+        """Machine totals and model metrics over time. Of other tenants' models a tenant sees only its own requests."""
         return Response(reports.metrics(request.auth, **checked(MetricsQuerySerializer, request.query_params)))
 
 
@@ -118,10 +120,10 @@ class PerformanceView(APIView):
 
     @extend_schema(parameters=[PerformanceQuerySerializer], responses=PerformanceReportSerializer)
     def get(self, request):
-        """How long the requests of each model took, and how many failed."""
+        """Durations and failures of the requests of each model."""
         query = checked(PerformanceQuerySerializer, request.query_params)
-        ref = query.pop("model_id", None)
-        model = catalogue.find(request.auth, ref) if ref else None
+        model_ref = query.pop("model_id", None)
+        model = catalogue.find(request.auth, model_ref) if model_ref else None
         return Response(reports.performance(request.auth, model=model, **query))
 
 
@@ -138,12 +140,12 @@ class PrometheusView(APIView):
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     def get(self, request):
-        """All figures in Prometheus' text form, from the store: every process tells the same."""
+        """All metrics in Prometheus' text format. Every process gives the same answer."""
         text = prometheus.render(configuration.current().gpu_monitor_interval)
         return Response(text, content_type=prometheus.CONTENT_TYPE)
 
 
-def _told(components: dict, found: dict[str, health.Component]) -> Response:
-    status = health.overall(found)
-    body = {"status": status, "components": components, "timestamp": now_z()}
+def _health_response(shown: dict, components: dict[str, health.Component]) -> Response:
+    status = health.overall(components)
+    body = {"status": status, "components": shown, "timestamp": now_z()}
     return Response(body, status=200 if status == health.UP else 503)

@@ -1,4 +1,4 @@
-"""The one catalogue of what is measured. docs/monitoring.md lists it, and a test holds the two together."""
+"""The catalogue of all metrics. docs/monitoring.md lists the same ones; a test compares the two."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +13,7 @@ class Kind(StrEnum):
 
 
 class Subject(StrEnum):
-    """What a metric tells of, and thereby which labels its series have."""
+    """What a metric describes. This decides which labels its series have."""
 
     HOST = "host"  # node
     GPU = "gpu"  # node, device
@@ -30,7 +30,7 @@ class Metric:
     description: str
 
 
-# Upper bounds in seconds of the counts that a histogram keeps; one more count is for what lies above the last.
+# Upper bounds of the histogram buckets, in seconds; one more bucket counts what lies above the last bound.
 BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0,
     1.5, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0,

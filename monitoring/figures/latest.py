@@ -1,4 +1,4 @@
-"""What each machine and GPU was last seen to do: as agents write it, as sockets are told it, as routes show it."""
+"""The latest sample of each machine and GPU: written by agents, published to sockets, shown by routes."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -24,26 +24,26 @@ def record(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) ->
 
 
 def nodes() -> QuerySet:
-    """Live machines that were sampled."""
+    """Machines that are online and were sampled."""
     return Node.objects.alive().exclude(live={})
 
 
 def gpus() -> QuerySet:
-    """Devices that are there and were sampled."""
+    """GPUs that are present and were sampled."""
     rows = Device.objects.online().filter(kind=DeviceKind.CUDA).exclude(live={})
     return rows.select_related("node").order_by("node__name", "node_id", "index")
 
 
 def host_event(node: Node) -> dict:
-    shown = {name: node.live.get(name) for name in HOST_FIELDS}
-    return {"node": node.name, **shown, "timestamp": node.live.get("timestamp")}
+    values = {name: node.live.get(name) for name in HOST_FIELDS}
+    return {"node": node.name, **values, "timestamp": node.live.get("timestamp")}
 
 
 def total_event() -> dict:
-    """All machines together, for those who may not know of single ones: means, as of the latest sample."""
-    live = [node.live for node in nodes()]
-    shown = {name: _mean([one[name] for one in live if one.get(name) is not None]) for name in HOST_FIELDS}
-    return {"node": None, **shown, "timestamp": max((one["timestamp"] for one in live), default=None)}
+    """The mean of all machines, as of the latest sample, for users who may not see single machines."""
+    samples = [node.live for node in nodes()]
+    means = {name: _mean([sample[name] for sample in samples if sample.get(name) is not None]) for name in HOST_FIELDS}
+    return {"node": None, **means, "timestamp": max((sample["timestamp"] for sample in samples), default=None)}
 
 
 def _mean(values: list[float]) -> float | None:
@@ -51,12 +51,12 @@ def _mean(values: list[float]) -> float | None:
 
 
 def gpu_event(device: Device) -> dict:
-    shown = {name: device.live.get(name) for name in GPU_FIELDS}
-    return {"gpu_id": device.index, "node": device.node.name, **shown, "timestamp": device.live.get("timestamp")}
+    values = {name: device.live.get(name) for name in GPU_FIELDS}
+    return {"gpu_id": device.index, "node": device.node.name, **values, "timestamp": device.live.get("timestamp")}
 
 
 def host_events(actor: Actor) -> list[dict]:
-    """Single machines are the operators'."""
+    """Only operators see single machines."""
     if actor.sees_all:
         return [host_event(node) for node in nodes()]
     return [total_event()] if nodes().exists() else []

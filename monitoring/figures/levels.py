@@ -1,4 +1,4 @@
-"""The widths that figures are kept in, each with its table and how long it is kept."""
+"""The bucket widths of the roll-ups, each with its table and its retention."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ SAMPLES = Partitioned("monitoring_sample", "at", keep_days=2)
 
 @dataclass(frozen=True)
 class Level:
-    """A width of buckets. `roll_seconds` is how often its stale buckets are rolled."""
+    """A bucket width. Its stale buckets are rolled up every `roll_seconds`."""
 
     name: str
     seconds: int
@@ -25,7 +25,7 @@ class Level:
         return timedelta(seconds=self.seconds)
 
     def floor(self, at: datetime) -> datetime:
-        """The beginning of the bucket that `at` lies in. Buckets of all levels divide the day (UTC)."""
+        """The start of the bucket that contains `at`. The widths of all levels divide a day (UTC)."""
         return datetime.fromtimestamp(at.timestamp() // self.seconds * self.seconds, at.tzinfo)
 
 

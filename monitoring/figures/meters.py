@@ -1,4 +1,4 @@
-"""What measures: the host by psutil, GPUs by NVML, engines by their own pages of metrics."""
+"""Meters: the host through psutil, GPUs through NVML, engines through their own metrics endpoints."""
 
 import time
 from bisect import bisect_left
@@ -19,34 +19,34 @@ from monitoring.figures.catalogue import BOUNDS
 from node_agent import folders, probes
 
 MIB = 1024 * 1024
-FIRST_SECONDS = 0.5  # what the first figure of the processors looks at
-ENGINE_SECONDS = 2.0  # an engine that answers later than that is asked again at the next sample
+FIRST_SECONDS = 0.5  # the time that the first CPU value covers
+ENGINE_SECONDS = 2.0  # an engine that takes longer is read again at the next sample
 
 
 class Increases:
-    """Counters count from some beginning; kept here is by how much they rose since they were last seen."""
+    """Turns counter values into increases since the previous reading."""
 
     def __init__(self):
-        self._seen: dict[Hashable, float] = {}
+        self._last: dict[Hashable, float] = {}
 
     def of(self, key: Hashable, value: float, *, from_zero: bool = False) -> float | None:
-        """None at first sight, unless the counter is known to have begun `from_zero` since the sample before.
+        """None at the first reading, unless the counter is known to have started `from_zero` since the last sample.
 
-        A counter that went down began anew; one that was missing for a while rises by all that it missed.
+        A counter that went down was reset. One that was not read for a while rises by everything since then.
         """
-        before = self._seen.get(key, 0.0 if from_zero else None)
-        self._seen[key] = value
-        if before is None:
+        previous = self._last.get(key, 0.0 if from_zero else None)
+        self._last[key] = value
+        if previous is None:
             return None
-        return value - before if value >= before else value
+        return value - previous if value >= previous else value
 
     def keep_only(self, wanted: Callable[[Hashable], bool]) -> None:
-        self._seen = {key: value for key, value in self._seen.items() if wanted(key)}
+        self._last = {key: value for key, value in self._last.items() if wanted(key)}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU now: memory in MiB, power in W; None for what it does not tell."""
+    """The state of one GPU: memory in MiB, power in W; None for values that it does not report."""
 
     index: int
     name: str
@@ -63,7 +63,7 @@ class Gpu:
 
 class HostMeter:
     def __init__(self):
-        self._cpu = psutil.cpu_percent(interval=FIRST_SECONDS)  # from here on: since the call before
+        self._cpu = psutil.cpu_percent(interval=FIRST_SECONDS)  # later calls: since the previous call
         self._increases = Increases()
         self.counters()
 
@@ -79,16 +79,16 @@ class HostMeter:
 
     def counters(self) -> dict[str, float]:
         """Increases since the last call, in bytes."""
-        found = {name: self._increases.of(name, value) for name, value in _transferred().items()}
-        return {name: increase for name, increase in found.items() if increase is not None}
+        increases = {name: self._increases.of(name, value) for name, value in _io_totals().items()}
+        return {name: increase for name, increase in increases.items() if increase is not None}
 
 
-def _transferred() -> dict[str, int]:
+def _io_totals() -> dict[str, int]:
     interfaces = psutil.net_io_counters(pernic=True)
-    outward = [counts for name, counts in interfaces.items() if name != "lo"]
+    external = [counts for name, counts in interfaces.items() if name != "lo"]
     totals = {
-        "network_received": sum(counts.bytes_recv for counts in outward),
-        "network_sent": sum(counts.bytes_sent for counts in outward),
+        "network_received": sum(counts.bytes_recv for counts in external),
+        "network_sent": sum(counts.bytes_sent for counts in external),
     }
     if disks := psutil.disk_io_counters():  # a container may have none
         totals |= {"disk_read": disks.read_bytes, "disk_written": disks.write_bytes}
@@ -96,7 +96,7 @@ def _transferred() -> dict[str, int]:
 
 
 class GpuMeter:
-    """Reads the driver's library, which stays open; on a machine without one it reads nothing."""
+    """Reads through the driver's library, which stays open. Without a driver there are no GPUs."""
 
     def __init__(self):
         self._open = False
@@ -107,9 +107,9 @@ class GpuMeter:
                 pynvml.nvmlInit()
                 self._open = True
             versions = pynvml.nvmlSystemGetDriverVersion(), _cuda_version()
-            return [_gpu(index, *versions) for index in range(pynvml.nvmlDeviceGetCount())]
+            return [_read_gpu(index, *versions) for index in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError:
-            self._open = False  # no driver, or it was replaced under us
+            self._open = False  # no driver, or the driver was replaced while we ran
             return []
 
 
@@ -118,10 +118,10 @@ def _cuda_version() -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _gpu(index: int, driver: str, cuda: str) -> Gpu:
+def _read_gpu(index: int, driver: str, cuda: str) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    rates = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    rates = _query_or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)
     return Gpu(
         index,
         pynvml.nvmlDeviceGetName(handle),
@@ -130,17 +130,20 @@ def _gpu(index: int, driver: str, cuda: str) -> Gpu:
         memory.used // MIB,
         memory.total // MIB,
         utilization=rates and rates.gpu,
-        temperature=_told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
-        power_usage=_watts(_told(pynvml.nvmlDeviceGetPowerUsage, handle)),
-        power_limit=_watts(_told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
-        processes=[_process(each) for each in _told(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []],
+        temperature=_query_or_none(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        power_usage=_watts(_query_or_none(pynvml.nvmlDeviceGetPowerUsage, handle)),
+        power_limit=_watts(_query_or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+        processes=[
+            _describe_process(process)
+            for process in _query_or_none(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+        ],
     )
 
 
-def _told(question: Callable, *arguments):
-    """None where this kind of device has no answer, as virtual GPUs have to many questions."""
+def _query_or_none(query: Callable, *arguments):
+    """None where this kind of device does not support the query, as virtual GPUs often do not."""
     try:
-        return question(*arguments)
+        return query(*arguments)
     except pynvml.NVMLError:
         return None
 
@@ -149,13 +152,13 @@ def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else round(milliwatts / 1000, 1)
 
 
-def _process(found) -> dict:
+def _describe_process(process) -> dict:
     try:
-        name = psutil.Process(found.pid).name()
+        name = psutil.Process(process.pid).name()
     except psutil.Error:
-        name = ""  # it ended, or lives in another container
-    used = found.usedGpuMemory
-    return {"pid": found.pid, "name": name, "memory_usage": None if used is None else used // MIB}
+        name = ""  # it ended, or runs in another container
+    used = process.usedGpuMemory
+    return {"pid": process.pid, "name": name, "memory_usage": None if used is None else used // MIB}
 
 
 # Field of Readings → our metric
@@ -183,17 +186,17 @@ class Figure:
 
 
 class EngineMeter:
-    """Asks all engines at once, so that one that hangs keeps no other from being measured."""
+    """Reads all engines in parallel, so that an engine that hangs does not delay the others."""
 
     def __init__(self, threads: int = 8):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="meter")
         self._increases = Increases()
-        self._began_at = time.time()
+        self._started_at = time.time()
 
     def read(self, instances: list[Instance]) -> Iterator[tuple[Instance, list[Figure]]]:
         runs = {(instance.pk, instance.running_generation) for instance in instances}
         self._increases.keep_only(lambda key: key[:2] in runs)
-        pages = self._pool.map(_page, (folders.socket_of(instance.pk) for instance in instances))
+        pages = self._pool.map(_metrics_page, (folders.socket_of(instance.pk) for instance in instances))
         for instance, page in zip(instances, pages, strict=True):
             if page is not None:
                 readings = registry.get(instance.model.framework).readings(page)
@@ -205,28 +208,30 @@ class EngineMeter:
                 yield Figure(metric, value * PERCENT.get(name, 1))
         for name, metric in ENGINE_COUNTERS.items():
             value = getattr(readings, name)
-            if value is not None and (rise := self._rise(instance, name, value)) is not None:
-                yield Figure(metric, rise)
+            if value is not None and (increase := self._increase(instance, name, value)) is not None:
+                yield Figure(metric, increase)
         for name, metric in ENGINE_HISTOGRAMS.items():
-            if (histogram := getattr(readings, name)) and (figure := self._observed(instance, metric, histogram)):
+            if (histogram := getattr(readings, name)) and (
+                figure := self._new_observations(instance, metric, histogram)
+            ):
                 yield figure
 
-    def _rise(self, instance: Instance, name: str, value: float) -> float | None:
-        """An engine that became ready while we were watching began from zero under our eyes."""
-        began_here = instance.ready_at is not None and instance.ready_at.timestamp() > self._began_at
-        return self._increases.of((instance.pk, instance.running_generation, name), value, from_zero=began_here)
+    def _increase(self, instance: Instance, name: str, value: float) -> float | None:
+        """The counters of an engine that became ready after this meter was created began at zero."""
+        is_new = instance.ready_at is not None and instance.ready_at.timestamp() > self._started_at
+        return self._increases.of((instance.pk, instance.running_generation, name), value, from_zero=is_new)
 
-    def _observed(self, instance: Instance, metric: str, histogram: Histogram) -> Figure | None:
-        """The new observations, counted in our buckets: each of the engine's goes where its upper bound lies."""
-        count = self._rise(instance, f"{metric} count", histogram.count)
-        total = self._rise(instance, f"{metric} sum", histogram.sum)
-        buckets, below = [0] * (len(BOUNDS) + 1), 0
-        for bound, reached in histogram.buckets:
-            rise = self._rise(instance, f"{metric} {bound}", reached - below)
-            buckets[bisect_left(BOUNDS, bound)] += int(rise or 0)
-            below = reached
+    def _new_observations(self, instance: Instance, metric: str, histogram: Histogram) -> Figure | None:
+        """In our buckets: each bucket of the engine is added to the one that contains its upper bound."""
+        count = self._increase(instance, f"{metric} count", histogram.count)
+        total = self._increase(instance, f"{metric} sum", histogram.sum)
+        buckets, previous = [0] * (len(BOUNDS) + 1), 0
+        for bound, cumulative in histogram.buckets:
+            increase = self._increase(instance, f"{metric} {bound}", cumulative - previous)
+            buckets[bisect_left(BOUNDS, bound)] += int(increase or 0)
+            previous = cumulative
         return Figure(metric, total, int(count), buckets) if count and total is not None else None
 
 
-def _page(socket: Path) -> str | None:
+def _metrics_page(socket: Path) -> str | None:
     return probes.get(socket, "/metrics", timeout=ENGINE_SECONDS)

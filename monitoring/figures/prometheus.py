@@ -1,4 +1,4 @@
-"""All figures in Prometheus' text form. They come from the store, so that any of several processes tells the same."""
+"""All metrics in Prometheus' text format, read from the database, so that every process gives the same answer."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ LATEST = """
 SELECT DISTINCT ON (series_id) series_id, value FROM monitoring_sample
 WHERE at >= now() - greatest(interval '2 minutes', 2.5 * %s * interval '1 second') ORDER BY series_id, at DESC
 """
-# Whole days, then whole hours, then minutes: each from where the coarser roll-up has everything. A counter that fell
-# for a moment would be counted twice by whoever reads it, so nothing that is still to be rolled is taken for granted.
+# Whole days, then whole hours, then minutes: each range starts where the coarser roll-up stops being complete.
+# Prometheus takes a counter that falls for a reset and counts it twice, so a coarse bucket is read only if it is final.
 SUMS = """
 WITH stale AS (SELECT level, min(bucket) AS bucket FROM monitoring_stale GROUP BY level),
 hours AS (
@@ -47,7 +47,7 @@ WHERE series_id = ANY(%s) GROUP BY series_id
 
 @dataclass(frozen=True, order=True)
 class Figure:
-    """One series now. Of a histogram `value` is the sum, and `buckets` are counted as in metrics.BOUNDS."""
+    """The value of one series. For a histogram `value` is the sum, and `buckets` has the counts per metrics.BOUNDS."""
 
     labels: str
     value: float
@@ -57,7 +57,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Family:
-    """The series of one name, as Prometheus groups them."""
+    """All series of one metric name, as Prometheus groups them."""
 
     name: str
     kind: Kind
@@ -69,7 +69,7 @@ class Family:
         return len(SHOWN_BOUNDS) + 3 if self.kind is Kind.HISTOGRAM else 1
 
     def lines(self, most: int) -> Iterator[str]:
-        """Of so many series at most."""
+        """The lines of at most `most` series."""
         shown = sorted(self.figures)[:most]
         if not shown:
             return
@@ -83,9 +83,9 @@ class Family:
 
 
 def render(interval: float) -> str:
-    """`interval` is the seconds between samples. Labels are ids; beyond MOST_LINES series are left out and counted."""
+    """`interval` is the time between samples in seconds. Series beyond the line limit are only counted."""
     lines, left_out = [], 0
-    for family in [*_now(), *_stored(interval)]:
+    for family in [*_gateway_families(), *_stored_families(interval)]:
         room = max(MOST_LINES - len(lines), 0) // family.lines_each
         left_out += max(len(family.figures) - room, 0)
         lines += family.lines(room)
@@ -93,50 +93,50 @@ def render(interval: float) -> str:
     return "\n".join(lines)
 
 
-def _now() -> Iterator[Family]:
-    """What gateways say of this second; models with an engine are told of at rest too."""
-    known = gateway_reports.read()
-    told = {
-        "serai_requests_in_flight": (known.in_flight(), "Requests that engines work on, as gateways count them."),
-        "serai_requests_waiting": (known.waiting(), "Requests that wait for a model to start or for room."),
+def _gateway_families() -> Iterator[Family]:
+    """The current counts of the gateways. Models with an engine are listed also without requests."""
+    reports = gateway_reports.read()
+    gauges = {
+        "serai_requests_in_flight": (reports.in_flight(), "Requests that engines work on, as gateways count them."),
+        "serai_requests_waiting": (reports.waiting(), "Requests that wait for a model to start or for room."),
     }
-    for name, (counts, meaning) in told.items():
-        counts = Counter(dict.fromkeys(known.instances, 0)) | dict(counts)
+    for name, (counts, description) in gauges.items():
+        counts = Counter(dict.fromkeys(reports.instances, 0)) | dict(counts)
         figures = [Figure(f'model="{_escaped(model_id)}"', count) for model_id, count in counts.items()]
-        yield Family(name, Kind.GAUGE, meaning, figures)
+        yield Family(name, Kind.GAUGE, description, figures)
 
 
-def _stored(interval: float) -> list[Family]:
-    """Histograms last: where not all fits, it is better to miss a distribution than a count."""
-    families = [_family(name, figures) for name, figures in _by_metric(interval).items()]
+def _stored_families(interval: float) -> list[Family]:
+    """Histograms last: where not everything fits, it is better to lose a distribution than a count."""
+    families = [_stored_family(name, figures) for name, figures in _figures_by_metric(interval).items()]
     return sorted(families, key=lambda family: (family.kind is Kind.HISTOGRAM, family.name))
 
 
-def _family(name: str, figures: list[Figure]) -> Family:
+def _stored_family(name: str, figures: list[Figure]) -> Family:
     metric = METRICS[name]
     suffix = "_total" if metric.kind is Kind.COUNTER else ""
     return Family(f"serai_{name}{suffix}", metric.kind, f"{metric.description} In {metric.unit}.", figures)
 
 
-def _by_metric(interval: float) -> dict[str, list[Figure]]:
-    series = {each.pk: each for each in Series.objects.single()}
-    gauges = {pk for pk, each in series.items() if METRICS[each.metric].kind is Kind.GAUGE}
+def _figures_by_metric(interval: float) -> dict[str, list[Figure]]:
+    series_of = {series.pk: series for series in Series.objects.single()}
+    gauges = {pk for pk, series in series_of.items() if METRICS[series.metric].kind is Kind.GAUGE}
     with connection.cursor() as cursor:
         cursor.execute(LATEST, [interval])
         rows = [(pk, value, 1, None) for pk, value in cursor.fetchall() if pk in gauges]
-        cursor.execute(SUMS, [list(series.keys() - gauges)])
+        cursor.execute(SUMS, [list(series_of.keys() - gauges)])
         rows += cursor.fetchall()
-    found = defaultdict(list)
-    for pk, *figures in rows:
-        found[series[pk].metric].append(Figure(_labels(series[pk]), *figures))
-    return found
+    by_metric = defaultdict(list)
+    for pk, *values in rows:
+        by_metric[series_of[pk].metric].append(Figure(_labels(series_of[pk]), *values))
+    return by_metric
 
 
 def _labels(series: Series) -> str:
-    told = {label: str(getattr(series, field)) for field, label in LABELS.items() if getattr(series, field) != ""}
+    labels = {label: str(getattr(series, field)) for field, label in LABELS.items() if getattr(series, field) != ""}
     if METRICS[series.metric].subject is not Subject.ENGINE:
-        del told["replica"]
-    return ",".join(f'{label}="{_escaped(value)}"' for label, value in told.items())
+        del labels["replica"]
+    return ",".join(f'{label}="{_escaped(value)}"' for label, value in labels.items())
 
 
 def _escaped(value: str) -> str:
@@ -144,10 +144,10 @@ def _escaped(value: str) -> str:
 
 
 def _histogram(name: str, figure: Figure) -> Iterator[str]:
-    """Prometheus counts what lies at or below each bound."""
-    below = dict(zip(BOUNDS, accumulate(figure.buckets or ()), strict=False))
+    """Prometheus buckets are cumulative: each counts the observations at or below its bound."""
+    cumulative = dict(zip(BOUNDS, accumulate(figure.buckets or ()), strict=False))
     for bound in SHOWN_BOUNDS:
-        yield f'{name}_bucket{{{figure.labels},le="{bound:g}"}} {below.get(bound, 0)}'
+        yield f'{name}_bucket{{{figure.labels},le="{bound:g}"}} {cumulative.get(bound, 0)}'
     yield f'{name}_bucket{{{figure.labels},le="+Inf"}} {figure.count}'
     yield f"{name}_sum{{{figure.labels}}} {figure.value:.10g}"
     yield f"{name}_count{{{figure.labels}}} {figure.count}"

@@ -1,4 +1,4 @@
-"""Figures over a range of time, read from the roll-up that fits it."""
+"""Reads metrics over a time range from the roll-up that fits the range."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,21 +11,21 @@ from monitoring.figures.catalogue import BOUNDS, METRICS, Kind
 from monitoring.figures.levels import LEVELS, Level
 
 PLACES = len(BOUNDS) + 1
-USUAL_POINTS = 750  # what a range is shown in unless an interval is asked for
+USUAL_POINTS = 750  # the limit for a range without a requested interval
 MOST_POINTS = 3_000  # two days of minutes
-SETTLED = timedelta(minutes=15)  # after so long a bucket's roll-up has everything, but for what comes late
+SETTLED = timedelta(minutes=15)  # after this time a bucket is complete, except for late samples
 
 
 @dataclass
 class Figures:
-    """What some series of one metric did together. `low` and `high` are None where nothing was measured."""
+    """The aggregate of some series of one metric. `low` and `high` are None where nothing was measured."""
 
     metric: str
     count: int = 0
     sum: float = 0.0
     low: float | None = None
     high: float | None = None
-    buckets: list[int] = field(default_factory=list)  # empty unless they were asked for
+    buckets: list[int] = field(default_factory=list)  # empty unless requested
 
     def add(self, row: dict) -> None:
         self.count += row["n"]
@@ -33,8 +33,8 @@ class Figures:
         self.low = row["low"] if self.low is None else min(self.low, row["low"])
         self.high = row["high"] if self.high is None else max(self.high, row["high"])
         if _BUCKETS.keys() <= row.keys():
-            before = self.buckets or [0] * PLACES
-            self.buckets = [known + (row[place] or 0) for known, place in zip(before, _BUCKETS, strict=True)]
+            counts = self.buckets or [0] * PLACES
+            self.buckets = [count + (row[name] or 0) for count, name in zip(counts, _BUCKETS, strict=True)]
 
     @property
     def mean(self) -> float | None:
@@ -42,33 +42,34 @@ class Figures:
 
     @property
     def value(self) -> float | None:
-        """What one point of a curve shows: counters their increase, all else the mean."""
+        """The value of one point of a curve: the increase of a counter, the mean of other kinds."""
         if not self.count:
             return None
         return self.sum if METRICS[self.metric].kind is Kind.COUNTER else self.mean
 
     def percentile(self, share: float) -> float | None:
-        """By the histogram's counts: exact to the width of a bucket, and within what was measured."""
-        wanted, below = share * sum(self.buckets), 0
-        if not wanted:
+        """From the histogram buckets: exact to the width of a bucket, and between `low` and `high`."""
+        rank, below = share * sum(self.buckets), 0
+        if not rank:
             return None
-        for place, count in enumerate(self.buckets):
-            if below + count >= wanted:
-                return self._within(place, (wanted - below) / count)
+        for bucket, count in enumerate(self.buckets):
+            if below + count >= rank:
+                return self._interpolate(bucket, (rank - below) / count)
             below += count
         return self.high
 
-    def _within(self, place: int, part: float) -> float:
-        bottom = BOUNDS[place - 1] if place else 0.0
-        top = BOUNDS[place] if place < len(BOUNDS) else self.high
-        return min(max(bottom + part * (top - bottom), self.low), self.high)
+    def _interpolate(self, bucket: int, fraction: float) -> float:
+        lower = BOUNDS[bucket - 1] if bucket else 0.0
+        upper = BOUNDS[bucket] if bucket < len(BOUNDS) else self.high
+        return min(max(lower + fraction * (upper - lower), self.low), self.high)
 
 
 def level_for(start: datetime, end: datetime, wanted: Level | None = None, most: int = USUAL_POINTS) -> Level:
-    """The wanted level, or the finest that shows the range in `most` points; coarser where it is not kept so long."""
-    fitting = (
-        LEVELS[LEVELS.index(wanted) :] if wanted else [each for each in LEVELS if points(start, end, each) <= most]
-    )
+    """The wanted level, or the finest with at most `most` points; a coarser one if that one is not kept so long."""
+    if wanted:
+        fitting = LEVELS[LEVELS.index(wanted) :]
+    else:
+        fitting = [level for level in LEVELS if points(start, end, level) <= most]
     kept = [level for level in fitting if level.table.oldest_kept() <= start.date()]
     return next(iter(kept or fitting[-1:]), LEVELS[-1])
 
@@ -78,47 +79,47 @@ def points(start: datetime, end: datetime, level: Level) -> int:
 
 
 def curves(series: QuerySet, start: datetime, end: datetime, level: Level) -> dict[datetime, dict[str, Figures]]:
-    """Bucket → metric → figures of all these series together, in order of time."""
+    """Bucket → metric → aggregate of all these series, in order of time."""
     metric_of = dict(series.values_list("pk", "metric"))
-    rows = _rows(metric_of, start, end, level).values("bucket", "series_id").annotate(**_FIGURES)
-    found: dict[datetime, dict[str, Figures]] = defaultdict(dict)
+    rows = _rows(metric_of, start, end, level).values("bucket", "series_id").annotate(**_AGGREGATES)
+    by_bucket: dict[datetime, dict[str, Figures]] = defaultdict(dict)
     for row in rows.order_by("bucket"):
         metric = metric_of[row["series_id"]]
-        found[row["bucket"]].setdefault(metric, Figures(metric)).add(row)
-    return found
+        by_bucket[row["bucket"]].setdefault(metric, Figures(metric)).add(row)
+    return by_bucket
 
 
 def sums(series: QuerySet, start: datetime, end: datetime, level: Level, *labels: str) -> dict[tuple, Figures]:
-    """(label …, metric) → figures over the whole range, of the series that have these labels in common."""
+    """(label …, metric) → aggregate over the whole range of the series that share these labels."""
     key_of = {row[0]: row[1:] for row in series.values_list("pk", *labels, "metric")}
-    found: dict[tuple, Figures] = {}
+    by_key: dict[tuple, Figures] = {}
     for piece in pieces(start, end, level):
-        for row in _rows(key_of, *piece).values("series_id").annotate(**_FIGURES, **_BUCKETS):
+        for row in _rows(key_of, *piece).values("series_id").annotate(**_AGGREGATES, **_BUCKETS):
             key = key_of[row["series_id"]]
-            found.setdefault(key, Figures(key[-1])).add(row)
-    return found
+            by_key.setdefault(key, Figures(key[-1])).add(row)
+    return by_key
 
 
 def pieces(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
-    """The range cut so that its middle comes from coarser roll-ups: the fewest rows that tell the same."""
+    """Splits the range so that its middle is read from coarser roll-ups: the same result from the fewest rows."""
     start = level.floor(start)
     if level is not LEVELS[-1]:
         coarser = LEVELS[LEVELS.index(level) + 1]
         low, high = coarser.floor(start + coarser.width - level.width), coarser.floor(end - SETTLED)
         if low < high:
-            yield from _not_empty(start, low, level)
+            yield from _unless_empty(start, low, level)
             yield from pieces(low, high, coarser)
             start = high
-    yield from _not_empty(start, end, level)
+    yield from _unless_empty(start, end, level)
 
 
-def _not_empty(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
+def _unless_empty(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
     if start < end:
         yield start, end, level
 
 
-_FIGURES = {"n": Sum("count"), "total": Sum("sum"), "low": Min("min"), "high": Max("max")}
-_BUCKETS = {f"place_{place}": Sum(f"buckets__{place}") for place in range(PLACES)}  # quicker than adding arrays
+_AGGREGATES = {"n": Sum("count"), "total": Sum("sum"), "low": Min("min"), "high": Max("max")}
+_BUCKETS = {f"place_{place}": Sum(f"buckets__{place}") for place in range(PLACES)}  # faster than adding arrays
 
 
 def _rows(series_ids: Iterable[int], start: datetime, end: datetime, level: Level) -> QuerySet:

@@ -1,4 +1,4 @@
-"""The figures as the service document tells them: curves with a summary, and how each model performed."""
+"""Metrics reports of the service API (`/api`): curves with a summary, and the performance of each model."""
 
 from datetime import datetime, timedelta
 
@@ -44,102 +44,102 @@ def metrics(
     metric_type: str | None = None,
     interval: str | None = None,
 ) -> dict:
-    """One point for each bucket in which anything was measured. Means are over all devices, `max_…` is of one."""
+    """One point per bucket with data. Means are over all devices; `max_…` is the maximum of a single device."""
     end = end_time or (start_time + LAST if start_time else timezone.now())
     start = start_time or end - LAST
     level = queries.level_for(start, end, BY_NAME.get(interval))
     if queries.points(start, end, level) > queries.MOST_POINTS:
-        many = {"most": queries.MOST_POINTS, "name": level.name}
+        limit = {"most": queries.MOST_POINTS, "name": level.name}
         raise InvalidRequest(
-            _("At most %(most)d points: choose a longer interval than %(name)s.") % many, param="interval"
+            _("At most %(most)d points: choose a longer interval than %(name)s.") % limit, param="interval"
         )
-    names = METRIC_TYPES[metric_type] if metric_type else [name for some in METRIC_TYPES.values() for name in some]
-    series = _series(actor, names)
+    names = METRIC_TYPES[metric_type] if metric_type else [name for group in METRIC_TYPES.values() for name in group]
+    series = _visible_series(actor, names)
     curves = queries.curves(series, start, end, level)
     return {
         "interval": level.name,
-        "metrics": [{"timestamp": bucket, **_point(names, found)} for bucket, found in curves.items()],
+        "metrics": [{"timestamp": bucket, **_point(names, aggregates)} for bucket, aggregates in curves.items()],
         "summary": _summary(names, queries.sums(series, start, end, level)),
     }
 
 
-def _series(actor: Actor, names: list[str]) -> QuerySet:
-    """Machines all together, for everybody; models all together for operators, else the tenant's own."""
-    wanted = Series.objects.filter(metric__in=names)
+def _visible_series(actor: Actor, names: list[str]) -> QuerySet:
+    """Totals of all machines for everybody. Totals of all models for operators, else the tenant's traffic."""
+    series = Series.objects.filter(metric__in=names)
     if actor.sees_all:
-        return wanted.totals()
-    of_machines = [name for name in names if METRICS[name].subject in (Subject.HOST, Subject.GPU)]
-    return wanted.filter(Q(metric__in=of_machines, node_id="", model_id="") | _asked(actor))
+        return series.totals()
+    machine_metrics = [name for name in names if METRICS[name].subject in (Subject.HOST, Subject.GPU)]
+    return series.filter(Q(metric__in=machine_metrics, node_id="", model_id="") | _own_traffic(actor))
 
 
-def _asked(actor: Actor) -> Q:
-    """Everything of the models that are the actor's own, and what it has asked of others'."""
+def _own_traffic(actor: Actor) -> Q:
+    """All series of the tenant's own models, and its own requests to the models of other tenants."""
     usable = Model.objects.usable_by(actor)
     own = Q(model_id__in=usable.filter(tenant=actor.tenant).values("pk"))
     return own | Q(model_id__in=usable.values("pk"), tenant_id=actor.tenant.pk)
 
 
-def _point(names: list[str], found: dict[str, Figures]) -> dict:
-    return {name: _rounded(found[name].value) if name in found else None for name in names}
+def _point(names: list[str], aggregates: dict[str, Figures]) -> dict:
+    return {name: _rounded(aggregates[name].value) if name in aggregates else None for name in names}
 
 
-def _summary(names: list[str], found: dict[tuple, Figures]) -> dict:
+def _summary(names: list[str], aggregates: dict[tuple, Figures]) -> dict:
     summary = {}
     for name in names:
-        figures = found.get((name,), Figures(name))
+        total = aggregates.get((name,), Figures(name))
         if METRICS[name].kind is Kind.COUNTER:
-            summary[f"total_{name}"] = _rounded(figures.sum)
+            summary[f"total_{name}"] = _rounded(total.sum)
         else:
-            summary |= {f"avg_{name}": _rounded(figures.mean), f"max_{name}": _rounded(figures.high)}
+            summary |= {f"avg_{name}": _rounded(total.mean), f"max_{name}": _rounded(total.high)}
         if METRICS[name].kind is Kind.HISTOGRAM:
-            summary |= _percentiles(name, figures)
+            summary |= _percentiles(name, total)
     return summary
 
 
-def _percentiles(name: str, figures: Figures) -> dict:
-    return {f"{word}_{name}": _rounded(figures.percentile(share)) for word, share in PERCENTILES.items()}
+def _percentiles(name: str, aggregate: Figures) -> dict:
+    return {f"{label}_{name}": _rounded(aggregate.percentile(share)) for label, share in PERCENTILES.items()}
 
 
 def performance(actor: Actor, *, model: Model | None = None, time_range: str = "24h") -> dict:
-    """Per model that was asked in this time, or for the one that was named; the machines beside them."""
+    """Of each model that had requests in this time range, or of the given one; and the means of all machines."""
     end = timezone.now()
     start = end - TIME_RANGES[time_range]
     level = queries.level_for(start, end)
     series = Series.objects.filter(metric__in=REQUESTS).single()
-    series = series if actor.sees_all else series.filter(_asked(actor))
+    series = series if actor.sees_all else series.filter(_own_traffic(actor))
     series = series.filter(model_id=model.pk) if model else series
-    figures = queries.sums(series, start, end, level, "model_id")
+    aggregates = queries.sums(series, start, end, level, "model_id")
     machines = queries.sums(Series.objects.filter(metric__in=SYSTEM).totals(), start, end, level)
-    names = dict(Model.objects.filter(pk__in={key[0] for key in figures}).values_list("pk", "name"))
+    names = dict(Model.objects.filter(pk__in={key[0] for key in aggregates}).values_list("pk", "name"))
     names |= {model.pk: model.name} if model else {}
     return {
         "time_range": time_range,
         "models": [
-            {"model_id": pk, "model_name": name, **_performance(figures, pk, TIME_RANGES[time_range])}
+            {"model_id": pk, "model_name": name, **_performance(aggregates, pk, TIME_RANGES[time_range])}
             for pk, name in sorted(names.items(), key=lambda pair: pair[1])
         ],
         "system": {f"avg_{name}": _rounded(machines.get((name,), Figures(name)).mean) for name in SYSTEM},
     }
 
 
-def _performance(figures: dict[tuple, Figures], model_id: str, over: timedelta) -> dict:
-    found = {name: figures.get((model_id, name), Figures(name)) for name in REQUESTS}
-    total, failed = int(found["requests"].sum), int(found["failed_requests"].sum)
-    times, first = found["response_time"], found["time_to_first_token"]
+def _performance(aggregates: dict[tuple, Figures], model_id: str, duration: timedelta) -> dict:
+    of_model = {name: aggregates.get((model_id, name), Figures(name)) for name in REQUESTS}
+    total, failed = int(of_model["requests"].sum), int(of_model["failed_requests"].sum)
+    response, first_token = of_model["response_time"], of_model["time_to_first_token"]
     return {
         "total_requests": total,
         "successful_requests": total - failed,
         "failed_requests": failed,
-        "avg_response_time": _rounded(times.mean),
-        "max_response_time": _rounded(times.high),
-        "min_response_time": _rounded(times.low),
-        **_percentiles("response_time", times),
-        "avg_time_to_first_token": _rounded(first.mean),
-        **_percentiles("time_to_first_token", first),
-        "avg_queue_time": _rounded(found["queue_time"].mean),
-        "prompt_tokens": int(found["prompt_tokens"].sum),
-        "completion_tokens": int(found["completion_tokens"].sum),
-        "requests_per_second": round(total / over.total_seconds(), 4),
+        "avg_response_time": _rounded(response.mean),
+        "max_response_time": _rounded(response.high),
+        "min_response_time": _rounded(response.low),
+        **_percentiles("response_time", response),
+        "avg_time_to_first_token": _rounded(first_token.mean),
+        **_percentiles("time_to_first_token", first_token),
+        "avg_queue_time": _rounded(of_model["queue_time"].mean),
+        "prompt_tokens": int(of_model["prompt_tokens"].sum),
+        "completion_tokens": int(of_model["completion_tokens"].sum),
+        "requests_per_second": round(total / duration.total_seconds(), 4),
         "error_rate": round(failed / total, 4) if total else 0.0,
     }
 

@@ -1,8 +1,8 @@
-"""From samples and the usage ledger to minutes, from minutes to five minutes, hours and days.
+"""Rolls samples and the usage ledger up to minutes, and minutes up to five minutes, hours and days.
 
-`look` finds which minutes have something new, in the order in which it was written; `roll` makes a level's stale
-buckets anew out of what lies below and marks the buckets above. Both can be repeated, or cut at any point, without
-harm: a bucket is always made whole, and its mark goes in the same transaction.
+`look` marks the minutes that have new rows, in the order in which the rows were written. `roll` computes a level's
+stale buckets from the level below and marks the buckets above. Both can be repeated or interrupted at any point without
+harm: a bucket is always computed completely, and its mark is deleted in the same transaction.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from monitoring.figures.samples import Summary
 from monitoring.models import Stale, Watermark
 
 LOOK_SECONDS = 5
-BATCH = 60  # buckets; what an outage has left is caught up in transactions of this size,
-BATCHES = 20  # and so many of them before it is another duty's turn
+BATCH = 60  # buckets; after an outage the backlog is rolled up in transactions of this size,
+BATCHES = 20  # and at most so many of them before the next job runs
 
 NEWEST = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-# Less than the snapshot's own xmin, which the transactions of all databases of the server hold back
+# Not the snapshot's own xmin: open transactions in any database of the server hold that back
 OPEN = """
 SELECT coalesce(max(behind), 0)
 FROM pg_stat_activity, mod(%s - backend_xid::text::bigint + (1::bigint << 32), 1::bigint << 32) AS behind
@@ -53,7 +53,7 @@ SELECT series_id, bucket, count, sum, min, max, last, buckets::bigint[]
 FROM unnest(%s::int[], %s::timestamptz[], %s::bigint[], %s::float8[], %s::float8[], %s::float8[], %s::float8[],
     %s::text[]) AS summary (series_id, bucket, count, sum, min, max, last, buckets)
 """
-# Per stale bucket, so that only what lies in it is read, however far apart they are
+# One query per stale bucket, so that only its own rows are read, even if the buckets lie far apart
 FROM_SAMPLES = """
 SELECT made.* FROM unnest(%(buckets)s::timestamptz[]) AS stale (bucket) CROSS JOIN LATERAL (
     SELECT series_id, stale.bucket, sum(count), sum(value), min(value / count), max(value / count),
@@ -91,7 +91,7 @@ SELECT made.* FROM unnest(%(buckets)s::timestamptz[]) AS stale (bucket) CROSS JO
 
 @dataclass(frozen=True)
 class Source:
-    """A table of raw rows: the time that a row counts for, and the table whose age it must not exceed to count."""
+    """A table of raw rows, its time column, and the table whose retention limits how old a row may be to count."""
 
     table: Partitioned
     at: str
@@ -102,27 +102,30 @@ SOURCES = [Source(SAMPLES, "at", SAMPLES), Source(USAGE, "started_at", MINUTE.ta
 
 
 def look() -> None:
-    """Mark the minutes of everything that was written since the last look."""
+    """Mark the minutes of all rows that were written since the last call."""
     for source in SOURCES:
-        _look(source)
+        _mark_minutes(source)
 
 
 @transaction.atomic
-def _look(source: Source) -> None:
+def _mark_minutes(source: Source) -> None:
     Watermark.objects.get_or_create(source=source.table.table)
-    mark = Watermark.objects.select_for_update().get(source=source.table.table)
+    watermark = Watermark.objects.select_for_update().get(source=source.table.table)
     with connection.cursor() as cursor:
-        final = _final(cursor)
-        seen = mark.seen if mark.seen <= final else 0  # a restored database counts its transactions anew
+        final = _oldest_open_transaction(cursor)
+        seen = (
+            watermark.seen if watermark.seen <= final else 0
+        )  # a restored database numbers transactions from the start
         bounds = {"level": MINUTE.name, "width": MINUTE.width, "seen": seen, "final": final}
-        oldest = _oldest(source.as_old_as)
+        oldest = _oldest_kept(source.as_old_as)
         cursor.execute(MARK.format(at=source.at, table=source.table.table), {**bounds, "oldest": oldest})
-    mark.seen = final
-    mark.save(update_fields=["seen"])
+    watermark.seen = final
+    watermark.save(update_fields=["seen"])
 
 
-def _final(cursor) -> int:
-    """No transaction of ours below this number is still open. In this order: what ends in between is seen later."""
+def _oldest_open_transaction(cursor) -> int:
+    """No transaction of this database below this id is open. The order of the two queries matters: a transaction that
+    ends between them is seen at the next call."""
     cursor.execute(NEWEST)
     (newest,) = cursor.fetchone()
     cursor.execute(OPEN, [newest])
@@ -130,7 +133,7 @@ def _final(cursor) -> int:
 
 
 def roll(level: Level) -> None:
-    """Roll the stale buckets of a level."""
+    """Roll up the stale buckets of a level."""
     for _ in range(BATCHES):
         if _roll_batch(level) < BATCH:
             break
@@ -138,50 +141,50 @@ def roll(level: Level) -> None:
 
 @transaction.atomic
 def _roll_batch(level: Level) -> int:
-    """The newest first: after an outage what is shown now comes before what was."""
+    """The newest first: after an outage the present is more urgent than the past."""
     stale = Stale.objects.filter(level=level.name).order_by("-bucket").select_for_update()
     buckets = list(stale.values_list("bucket", flat=True)[:BATCH])
     if buckets:
         Stale.objects.filter(level=level.name, bucket__in=buckets).delete()
-        _make(level, buckets)
+        _compute(level, buckets)
         _mark_above(level, buckets)
     return len(buckets)
 
 
-def _make(level: Level, buckets: list[datetime]) -> None:
+def _compute(level: Level, buckets: list[datetime]) -> None:
     if level is not MINUTE:
         below = LEVELS[LEVELS.index(level) - 1]
-        _fill(level, FROM_BELOW.format(below=below.table.table), buckets)
+        _upsert_select(level, FROM_BELOW.format(below=below.table.table), buckets)
         return
-    _fill(level, FROM_SAMPLES, buckets)
-    _insert(level, list(usage.summaries(buckets)))
+    _upsert_select(level, FROM_SAMPLES, buckets)
+    _upsert_summaries(level, list(usage.summaries(buckets)))
     _execute(NEW_TOTALS)
-    _fill(level, TOTALS, buckets)
+    _upsert_select(level, TOTALS, buckets)
 
 
 def _mark_above(level: Level, buckets: list[datetime]) -> None:
-    """But nothing above of which a part is no longer kept: it would be made out of the rest alone."""
+    """Except buckets of which a part is no longer kept: they would be computed from the rest only."""
     if level is not LEVELS[-1]:
         above = LEVELS[LEVELS.index(level) + 1]
-        oldest = _oldest(level.table)
+        oldest = _oldest_kept(level.table)
         _execute(MARK_ABOVE, {"level": above.name, "width": above.width, "buckets": buckets, "oldest": oldest})
 
 
-def _fill(level: Level, select: str, buckets: list[datetime]) -> None:
+def _upsert_select(level: Level, select: str, buckets: list[datetime]) -> None:
     _execute(UPSERT.format(table=level.table.table, select=select), {"buckets": buckets, "width": level.width})
 
 
-def _insert(level: Level, summaries: list[Summary]) -> None:
-    ids = samples.series_ids({each.key for each in summaries})
+def _upsert_summaries(level: Level, summaries: list[Summary]) -> None:
+    ids = samples.series_ids({row.key for row in summaries})
     rows = [
-        (ids[each.key], each.bucket, each.count, each.sum, each.min, each.max, each.last, samples.array(each.buckets))
-        for each in summaries
+        (ids[row.key], row.bucket, row.count, row.sum, row.min, row.max, row.last, samples.array(row.buckets))
+        for row in summaries
     ]
     if rows:
         _execute(UPSERT.format(table=level.table.table, select=FROM_SUMMARIES), samples.columns(rows))
 
 
-def _oldest(table: Partitioned) -> datetime:
+def _oldest_kept(table: Partitioned) -> datetime:
     return datetime.combine(table.oldest_kept(), time(), UTC)
 
 

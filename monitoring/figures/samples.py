@@ -1,4 +1,4 @@
-"""Writes samples, and sums that were made elsewhere, in batches. The same sample may be sent again and counts once."""
+"""Writes samples and finds the ids of series, in batches. A sample that is written twice counts once."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 @dataclass(frozen=True)
 class Key:
-    """What a series is about, as in models.Series."""
+    """The labels of a series, as in models.Series."""
 
     metric: str
     node_id: str = ""
@@ -66,16 +66,18 @@ ON CONFLICT DO NOTHING
 @transaction.atomic
 def write(samples: Collection[Sample]) -> None:
     ids = series_ids({sample.key for sample in samples})
-    rows = [(ids[each.key], each.at, float(each.value), each.count, array(each.buckets)) for each in samples]
+    rows = [
+        (ids[sample.key], sample.at, float(sample.value), sample.count, array(sample.buckets)) for sample in samples
+    ]
     if rows:
         with connection.cursor() as cursor:
             cursor.execute(INSERT, columns(rows))
 
 
 def series_ids(keys: Collection[Key]) -> dict[Key, int]:
-    """Makes the series that are not there yet."""
+    """The id of each series. Creates those that do not exist."""
     found = _find(keys)
-    if missing := sorted(set(keys) - found.keys(), key=Key.columns):  # in order, lest writers wait in a ring
+    if missing := sorted(set(keys) - found.keys(), key=Key.columns):  # in one order, so that writers cannot deadlock
         with connection.cursor() as cursor:
             cursor.execute(NEW_SERIES, columns([key.columns() for key in missing]))
         found |= _find(missing)
@@ -96,5 +98,5 @@ def columns(rows: Sequence[Sequence]) -> list[list]:
 
 
 def array(buckets: Sequence[int] | None) -> str | None:
-    """As text: arrays in an array would all have to be of one length."""
+    """As text, because in an array of arrays all must have the same length."""
     return None if buckets is None else "{" + ",".join(map(str, buckets)) + "}"

@@ -1,4 +1,4 @@
-"""This machine's figures on their way: measured, kept while the database is away, written, and told to sockets."""
+"""Samples this machine: measures, buffers while the database is unreachable, writes, and publishes to sockets."""
 
 import logging
 import threading
@@ -16,13 +16,13 @@ from monitoring.topics import GPU_METRICS, HOST_METRICS
 
 logger = logging.getLogger(__name__)
 
-MOST_KEPT = 50_000  # samples, some 15 MB: hours of a machine with eight GPUs
+MOST_KEPT = 50_000  # samples, about 15 MB: hours of a machine with eight GPUs
 BATCH = 2_000
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What was last measured of the host and its GPUs."""
+    """The latest measurement of the host and its GPUs."""
 
     at: datetime
     gauges: dict[str, float]
@@ -30,57 +30,57 @@ class Moment:
 
 
 class NodeSampler:
-    """One per worker, driven by node_agent/sampling.py. Its meters are made at the first sample."""
+    """One per worker, driven by node_agent/sampling.py. Its meters are created at the first sample."""
 
     def __init__(self):
         self._meters: tuple[HostMeter, GpuMeter, EngineMeter] | None = None
         self._instances: list[Instance] = []
-        self._latest: Moment | None = None
+        self._latest_moment: Moment | None = None
         self._lock = threading.Lock()
-        self._kept: deque[Sample] = deque(maxlen=MOST_KEPT)
-        self._unsent: list[Sample] = []
+        self._buffer: deque[Sample] = deque(maxlen=MOST_KEPT)
+        self._unwritten: list[Sample] = []
 
     def sample(self, node: Node) -> None:
         host, gpu, engines = self._meters = self._meters or (HostMeter(), GpuMeter(), EngineMeter())
-        self._latest = now = Moment(datetime.now(UTC), host.gauges(), gpu.read())
-        self._keep(_host_samples(node, now.at, now.gauges | host.counters()))
-        self._keep(_gpu_samples(node, now.at, now.gpus))
-        self._keep(_engine_samples(node, now.at, engines, self._instances))
+        self._latest_moment = now = Moment(datetime.now(UTC), host.gauges(), gpu.read())
+        self._buffer_samples(_host_samples(node, now.at, now.gauges | host.counters()))
+        self._buffer_samples(_gpu_samples(node, now.at, now.gpus))
+        self._buffer_samples(_engine_samples(node, now.at, engines, self._instances))
 
     def write(self, node: Node) -> None:
-        self._send()
+        self._write_buffered()
         self._instances = list(Instance.objects.on(node).serving().select_related("model"))
-        if self._latest:
-            latest.record(node, self._latest.at, self._latest.gauges, self._latest.gpus)
+        if moment := self._latest_moment:
+            latest.record(node, moment.at, moment.gauges, moment.gpus)
             _publish(node)
 
-    def _keep(self, taken: Iterator[Sample]) -> None:
-        taken = list(taken)
+    def _buffer_samples(self, new: Iterator[Sample]) -> None:
+        new = list(new)
         with self._lock:
-            if (lost := len(self._kept) + len(taken) - MOST_KEPT) > 0:
+            if (lost := len(self._buffer) + len(new) - MOST_KEPT) > 0:
                 logger.warning("sampling: the oldest %d samples are dropped, too many wait for the database", lost)
-            self._kept.extend(taken)
+            self._buffer.extend(new)
 
-    def _send(self) -> None:
-        """The oldest first; what was on its way when the connection broke is sent again and counts once."""
-        while batch := self._unsent or self._take():
-            self._unsent = batch
+    def _write_buffered(self) -> None:
+        """The oldest first. A batch during which the connection broke is written again and counts once."""
+        while batch := self._unwritten or self._next_batch():
+            self._unwritten = batch
             samples.write(batch)
-            self._unsent = []
+            self._unwritten = []
 
-    def _take(self) -> list[Sample]:
+    def _next_batch(self) -> list[Sample]:
         with self._lock:
-            return [self._kept.popleft() for _ in range(min(BATCH, len(self._kept)))]
+            return [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
 
 
-def _host_samples(node: Node, at: datetime, figures: dict[str, float]) -> Iterator[Sample]:
-    for metric, value in figures.items():
+def _host_samples(node: Node, at: datetime, values: dict[str, float]) -> Iterator[Sample]:
+    for metric, value in values.items():
         yield Sample(Key(metric, node_id=node.pk), at, value)
 
 
 def _gpu_samples(node: Node, at: datetime, gpus: list[Gpu]) -> Iterator[Sample]:
     for gpu in gpus:
-        figures = {
+        values = {
             "gpu_utilization": gpu.utilization,
             "gpu_memory_used": gpu.memory_used,
             "gpu_memory_percent": 100 * gpu.memory_used / gpu.memory_total,
@@ -88,7 +88,7 @@ def _gpu_samples(node: Node, at: datetime, gpus: list[Gpu]) -> Iterator[Sample]:
             "gpu_power": gpu.power_usage,
             "gpu_processes": len(gpu.processes),
         }
-        for metric, value in figures.items():
+        for metric, value in values.items():
             if value is not None:
                 yield Sample(Key(metric, node_id=node.pk, device=f"{DeviceKind.CUDA}:{gpu.index}"), at, value)
 
@@ -107,7 +107,7 @@ def _engine_samples(node: Node, at: datetime, meter: EngineMeter, instances: lis
 
 
 def _publish(node: Node) -> None:
-    """Single machines to operators, all together to everybody."""
+    """Each machine to operators, the mean of all machines to everybody."""
     events.send([events.OPERATORS], HOST_METRICS, node.pk, latest.host_event(node))
     events.send([events.EVERYONE], HOST_METRICS, "", latest.total_event())
     for device in latest.gpus().filter(node=node):

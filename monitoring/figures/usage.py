@@ -1,4 +1,4 @@
-"""The gateways' figures: the usage ledger, summed up per minute, model and tenant. There is no other source of them."""
+"""The gateways' metrics: sums of the usage ledger per minute, model and tenant. They have no other source."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,24 +22,24 @@ COUNTERS = {
     "cached_tokens": Sum("cached_tokens"),
 }
 HISTOGRAMS = {"response_time": "duration_ms", "time_to_first_token": "ttft_ms", "queue_time": "queue_ms"}
-ANSWERED = ~Q(status__in=[LOST, REJECTED])  # the others have no time worth the name
+ANSWERED = ~Q(status__in=[LOST, REJECTED])  # the others have no meaningful duration
 
 
 class Place(Func):
-    """Which of BOUNDS a whole number of milliseconds lies at or below, counted from 0."""
+    """The index of the first of BOUNDS that is not below a whole number of milliseconds."""
 
     function, output_field = "width_bucket", IntegerField()
 
     def __init__(self, milliseconds: str):
         limits = Value([bound * 1000 for bound in BOUNDS])
-        just_below = F(milliseconds) - Value(0.5, output_field=FloatField())  # the function's bounds are lower ones
+        just_below = F(milliseconds) - Value(0.5, output_field=FloatField())  # width_bucket takes lower bounds
         super().__init__(just_below, limits)
 
 
 def summaries(minutes: Iterable[datetime]) -> Iterator[Summary]:
-    """The figures of requests that began in these minutes."""
-    for _hour, some in groupby(sorted(minutes), lambda minute: minute.replace(minute=0)):
-        records = _records(list(some))
+    """The metrics of the requests that began in these minutes."""
+    for _hour, minutes_of_hour in groupby(sorted(minutes), lambda minute: minute.replace(minute=0)):
+        records = _records(list(minutes_of_hour))
         yield from _counters(records)
         yield from _failures(records)
         for metric, field in HISTOGRAMS.items():
@@ -47,7 +47,7 @@ def summaries(minutes: Iterable[datetime]) -> Iterator[Summary]:
 
 
 def _records(minutes: list[datetime]) -> QuerySet:
-    """`minutes` lie in one hour. The day as well as the time, since the table is partitioned by days."""
+    """`minutes` lie in one hour. Filters by day and time, because the table is partitioned by day."""
     begin, end = minutes[0], minutes[-1] + MINUTE
     within = UsageRecord.objects.filter(started_on=begin.date(), started_at__gte=begin, started_at__lt=end)
     return within.annotate(minute=TruncMinute("started_at")).filter(minute__in=minutes)
@@ -56,31 +56,31 @@ def _records(minutes: list[datetime]) -> QuerySet:
 def _counters(records: QuerySet) -> Iterator[Summary]:
     for row in records.values(*GROUP).annotate(**{f"n_{name}": total for name, total in COUNTERS.items()}):
         for name in COUNTERS:
-            yield _counted(_key(name, row), row["minute"], row[f"n_{name}"])
+            yield _counter_summary(_key(name, row), row["minute"], row[f"n_{name}"])
 
 
 def _failures(records: QuerySet) -> Iterator[Summary]:
     for row in records.filter(FAILED).values(*GROUP, "status").annotate(failed=Count("request_id")):
-        yield _counted(_key("failed_requests", row, cause=row["status"]), row["minute"], row["failed"])
+        yield _counter_summary(_key("failed_requests", row, cause=row["status"]), row["minute"], row["failed"])
 
 
-def _counted(key: Key, minute: datetime, total: int) -> Summary:
+def _counter_summary(key: Key, minute: datetime, total: int) -> Summary:
     increase = float(total)
     return Summary(key, minute, count=1, sum=increase, min=increase, max=increase, last=increase)
 
 
 def _histograms(records: QuerySet, metric: str, field: str) -> Iterator[Summary]:
-    figures = {"n": Count(field), "total": Sum(field), "low": Min(field), "high": Max(field)}
+    aggregates = {"n": Count(field), "total": Sum(field), "low": Min(field), "high": Max(field)}
     answered = records.filter(ANSWERED, **{f"{field}__isnull": False})
     groups = defaultdict(list)
-    for row in answered.annotate(place=Place(field)).values(*GROUP, "place").annotate(**figures):
+    for row in answered.annotate(place=Place(field)).values(*GROUP, "place").annotate(**aggregates):
         groups[_key(metric, row), row["minute"]].append(row)
     for (key, minute), rows in groups.items():
-        yield _distribution(key, minute, rows)
+        yield _histogram_summary(key, minute, rows)
 
 
-def _distribution(key: Key, minute: datetime, rows: list[dict]) -> Summary:
-    """One group's rows, one for each place that is not empty; times in seconds."""
+def _histogram_summary(key: Key, minute: datetime, rows: list[dict]) -> Summary:
+    """`rows` has one row for each bucket that is not empty. The summary is in seconds."""
     buckets = [0] * (len(BOUNDS) + 1)
     for row in rows:
         buckets[row["place"]] = row["n"]

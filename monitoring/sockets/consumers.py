@@ -1,4 +1,4 @@
-"""/ws/monitor: the latest state of what a tenant may see, pushed. Every message is checked before it is obeyed."""
+"""/ws/monitor: pushes the latest state of everything that a tenant may see. Client messages are validated first."""
 
 import asyncio
 import logging
@@ -22,14 +22,14 @@ from monitoring.topics import TOPICS
 logger = logging.getLogger(__name__)
 
 SIGN_IN_SECONDS = 5
-STUCK_SECONDS = 60  # how long a message may wait for a client that does not read
+STUCK_SECONDS = 60  # how long one message may wait for a client that does not read
 MOST_CHARACTERS = 64 * 1024
 
 UNAUTHORISED, TOO_BIG, TRY_AGAIN = 4401, 1009, 1013
 
 
 class MonitorConsumer(AsyncJsonWebsocketConsumer):
-    """Answers go out at once; events by way of the outbox, which a writer of this socket empties."""
+    """Replies are sent at once. Events go through the outbox, which a writer task of this socket empties."""
 
     async def connect(self):
         self.actor: Actor | None = None
@@ -37,7 +37,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         self.outbox: Outbox | None = None
         self.writer: asyncio.Task | None = None
         self.tasks: set[asyncio.Task] = set()
-        self.followed = Followed(self._push, lambda work: self._spawn(self._talk(work)))
+        self.followed = Followed(self._push, lambda work: self._spawn(self._guard_send(work)))
         if not credentials.origin_allowed(credentials.headers_of(self.scope)):
             return await self.close()
         try:
@@ -48,21 +48,21 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             return await self.close(UNAUTHORISED)
         await self.accept()
         if self.actor is None:
-            self._spawn(self._expect_sign_in())
+            self._spawn(self._close_unless_signed_in())
         else:
-            self._begin()
+            self._start_events()
 
     async def disconnect(self, code):
-        self._fall_silent()
+        self._stop_sending()
         for task in self.tasks:
             task.cancel()
 
     async def close(self, code=None, reason=None):
-        self._fall_silent()
+        self._stop_sending()
         await super().close(code, reason)
 
-    def _fall_silent(self) -> None:
-        """Nothing more may be sent: a server takes no word after the close."""
+    def _stop_sending(self) -> None:
+        """ASGI servers refuse messages after the close."""
         hub.here().leave(self)
         self.followed.end(self.followed.models)
         if self.writer:
@@ -74,9 +74,9 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         try:
             await super().receive(text_data=text_data)
         except ValueError:
-            await self._refuse("The message is not JSON.")
+            await self._send_invalid("The message is not JSON.")
         except RecursionError:
-            await self._refuse("The message is nested too deeply.")
+            await self._send_invalid("The message is nested too deeply.")
         except PlatformError:
             await self.close(UNAUTHORISED)
         except (DatabaseError, InterfaceError):
@@ -94,49 +94,49 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         elif action == "unsubscribe":
             await self._unsubscribe(message)
         else:
-            await self._refuse("action must be subscribe, unsubscribe or authenticate.")
+            await self._send_invalid("action must be subscribe, unsubscribe or authenticate.")
 
-    # --- who
+    # --- authentication
 
     async def _authenticate(self, token) -> None:
         if self.actor is not None:
-            return await self._refuse("This socket is signed in already.")
+            return await self._send_invalid("This socket is signed in already.")
         if not isinstance(token, str) or not token:
             return await self.close(UNAUTHORISED)
         await self._sign_in(await database_sync_to_async(ticket_identity.for_credential)(token))
         await self.send_json({"type": "authenticated"})
-        self._begin()
+        self._start_events()
 
     async def _sign_in(self, credential: Principal | None) -> None:
         if credential is not None:
             self.actor = await database_sync_to_async(credential.reader)()
             self.credential, self.outbox = credential, Outbox(self.actor)
 
-    async def _expect_sign_in(self) -> None:
+    async def _close_unless_signed_in(self) -> None:
         await asyncio.sleep(SIGN_IN_SECONDS)
         if self.actor is None:
             await self.close(UNAUTHORISED)
 
-    def _begin(self) -> None:
-        self.writer = self._spawn(self._talk(self._write()))
+    def _start_events(self) -> None:
+        self.writer = self._spawn(self._guard_send(self._write()))
         hub.here().join(self)
 
     def rechecked(self, actor: Actor | None, readable: set[str]) -> None:
-        """From the hub. Whose credential ended, or acts for somebody else now, is let go."""
-        if actor is None or _acts_for(actor) != _acts_for(self.actor):
-            self._spawn(self._end(UNAUTHORISED))
+        """Called by the hub. Closes the socket if its credential ended or acts for another tenant or role now."""
+        if actor is None or _scope_of(actor) != _scope_of(self.actor):
+            self._spawn(self._close_or_abandon(UNAUTHORISED))
             return
         self.actor = actor
         self.outbox.act_for(actor)
         for model_id in self.followed.models - readable:
             self.followed.end([model_id])
-            self._spawn(self._talk(self._refuse_with(ModelNotFound(details={"model_id": model_id}))))
+            self._spawn(self._guard_send(self._send_error(ModelNotFound(details={"model_id": model_id}))))
 
-    # --- what
+    # --- subscriptions
 
     async def _subscribe(self, message: dict) -> None:
         topics = message.get("events")
-        if not await self._known(topics):
+        if not await self._check_topics(topics):
             return
         if "logs" in topics:
             return await self._subscribe_to_logs(message)
@@ -144,21 +144,21 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         self.outbox.listen(self._events(topics))
 
     async def _subscribe_to_logs(self, message: dict) -> None:
-        """Authorised as the model's log routes are; other topics may be asked for along with it."""
+        """Needs the same permission as the model's log routes. The message may name other topics too."""
         try:
-            wanted = wish(message)
-            model = await database_sync_to_async(catalogue.find_own)(self.actor, wanted.model)
+            subscription = wish(message)
+            model = await database_sync_to_async(catalogue.find_own)(self.actor, subscription.model)
             self.followed.check_room(model.pk)
         except PlatformError as error:
-            return await self._refuse_with(error)
+            return await self._send_error(error)
         await self.send_json({"type": "subscribed", "events": message["events"], "model_id": model.pk})
         self.outbox.listen(self._events(message["events"]))
-        self.followed.begin(model.pk, wanted, whole=self.actor.is_operator)
+        self.followed.begin(model.pk, subscription, whole=self.actor.is_operator)
 
     async def _unsubscribe(self, message: dict) -> None:
-        """Of logs: the model's that is named by its id, else all."""
+        """From logs: of the model whose id is given, else of all models."""
         topics, model_id = message.get("events"), message.get("model_id")
-        if await self._known(topics):
+        if await self._check_topics(topics):
             self.outbox.ignore(self._events(topics))
             if "logs" in topics:
                 self.followed.end([model_id] if isinstance(model_id, str) else self.followed.models)
@@ -167,19 +167,19 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     def _events(self, topics: list[str]) -> list[str]:
         return [event for topic in topics for event in TOPICS[topic]]
 
-    async def _known(self, topics) -> bool:
-        known = isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics)
-        if not known:
-            await self._refuse(f"events must be a list of some of: {', '.join(TOPICS)}.")
-        return bool(known)
+    async def _check_topics(self, topics) -> bool:
+        valid = isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics)
+        if not valid:
+            await self._send_invalid(f"events must be a list of some of: {', '.join(TOPICS)}.")
+        return bool(valid)
 
-    async def _refuse(self, message: str) -> None:
-        await self._refuse_with(InvalidRequest(message))
+    async def _send_invalid(self, message: str) -> None:
+        await self._send_error(InvalidRequest(message))
 
-    async def _refuse_with(self, error: PlatformError) -> None:
+    async def _send_error(self, error: PlatformError) -> None:
         details = error.details or ({error.param: str(error.message)} if error.param else {})
-        told = {"code": error.code, "message": str(error.message), "details": details}
-        await self.send_json({"type": "error", "error": told})
+        body = {"code": error.code, "message": str(error.message), "details": details}
+        await self.send_json({"type": "error", "error": body})
 
     # --- the writer
 
@@ -191,20 +191,20 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             while text := self.outbox.take():
                 await self._push(text)
 
-    async def _talk(self, work) -> None:
-        """Something that sends of its own accord."""
+    async def _guard_send(self, work) -> None:
+        """Runs work that sends outside of a client's message. A client that does not read is dropped."""
         try:
             await work
         except TimeoutError:
             abandon(self.base_send)
         except OSError:
-            pass  # the client has left; `disconnect` comes
+            pass  # the client has left; `disconnect` follows
 
     async def _write_states(self, events: set[str]) -> None:
         try:
             messages = await database_sync_to_async(snapshots.read)(self.actor, events) if events else []
         except (DatabaseError, InterfaceError):
-            return  # the next snapshot comes soon
+            return  # the next snapshot follows soon
         for message in messages:
             await self._push(orjson.dumps(message).decode())
 
@@ -214,11 +214,11 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             await self.send(text_data=text)
 
     def overflowed(self) -> None:
-        """From the hub: so much has changed meanwhile that only a reader who reads can be told."""
+        """Called by the hub: the client does not read and the outbox is full."""
         abandon(self.base_send)
 
-    async def _end(self, code: int) -> None:
-        """A close frame for who reads; who does not is dropped."""
+    async def _close_or_abandon(self, code: int) -> None:
+        """Sends a close frame. A client that does not read is dropped without one."""
         try:
             async with asyncio.timeout(1):
                 await self.close(code)
@@ -228,15 +228,15 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     def _spawn(self, work) -> asyncio.Task:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._forget_task)
         return task
 
-    def _done(self, task: asyncio.Task) -> None:
+    def _forget_task(self, task: asyncio.Task) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception():
             logger.error("a socket broke", exc_info=task.exception())
             abandon(self.base_send)
 
 
-def _acts_for(actor: Actor) -> tuple:
+def _scope_of(actor: Actor) -> tuple:
     return actor.tenant, actor.sees_all, actor.is_operator

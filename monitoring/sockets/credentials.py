@@ -1,4 +1,4 @@
-"""Who opened a socket: ticket, header, console log-in with our own Origin, or the first message."""
+"""The credential of a socket: ticket, header, console login with our own Origin, or the first message."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ from models_app import services as catalogue
 
 
 def standing(followed: Mapping[Principal, set[str]]) -> dict[Principal, tuple[Actor | None, set[str]]]:
-    """Who stands behind each now, None where the right has ended; and which of the models' logs he may read still."""
-    found = {}
+    """The current actor of each credential, None if it ended, and the models whose logs the actor may still read."""
+    rights = {}
     for principal, model_ids in followed.items():
         actor = _reader_or_none(principal)
-        found[principal] = actor, catalogue.own_ids(actor, model_ids) if actor and model_ids else set()
-    return found
+        rights[principal] = actor, catalogue.own_ids(actor, model_ids) if actor and model_ids else set()
+    return rights
 
 
 def _reader_or_none(principal: Principal) -> Actor | None:
@@ -35,9 +35,9 @@ def headers_of(scope) -> Mapping[str, str]:
 
 
 def from_handshake(scope) -> Principal | None:
-    """None if nothing came with the handshake: it may be in the first message.
+    """None if the handshake has no credential: it may be in the first message.
 
-    Raises Unauthenticated, or ServiceUnavailable where tickets cannot be looked up.
+    Raises Unauthenticated, or ServiceUnavailable if tickets cannot be looked up.
     """
     headers = headers_of(scope)
     tenant = headers.get(authentication.TENANT_HEADER)
@@ -52,12 +52,12 @@ def from_handshake(scope) -> Principal | None:
 
 
 def origin_allowed(headers: Mapping[str, str]) -> bool:
-    """Browsers always say where a page comes from; programs need not."""
+    """Browsers always send the Origin of a page; programs need not send one."""
     return "Origin" not in headers or is_own_origin(headers) or headers["Origin"] in settings.CORS_ORIGINS
 
 
 def is_own_origin(headers: Mapping[str, str]) -> bool:
-    """Exactly the address that the page was asked from: a cookie also comes along from pages of others."""
+    """Exactly the address that serves our pages: browsers send cookies with requests from foreign pages too."""
     host = headers.get("Host", "")
     own = {settings.BASE_URL}
     if validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS):

@@ -1,4 +1,4 @@
-"""Log lines of the models that one socket follows: every line, in order, at the pace of its reader."""
+"""The log lines of the models that one socket follows: every line, in order, as fast as the client reads."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -15,13 +15,13 @@ from inference.logs.tail import ENTRY_ID, Tail
 from monitoring.topics import LOG
 
 MOST_MODELS = 20
-MOST_LINES = 100  # to begin with; after a line that one has, there may be any number
-PAGE = 50  # lines of whichever model: what a socket that does not read holds in memory
+MOST_LINES = 100  # at the start; with `since` there is no limit
+PAGE = 50  # lines of all models together: what a socket whose client does not read holds in memory
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a subscription asks for: the model by id or name, the last `lines`, or all after the line `since`."""
+    """What a subscription requests: the model by id or name, and the last `lines` or everything after line `since`."""
 
     model: str
     lines: int
@@ -29,7 +29,7 @@ class Wish:
 
 
 def wish(message: dict) -> Wish:
-    """Raises InvalidRequest that names the field."""
+    """Raises InvalidRequest with the name of the field."""
     model, lines, since = message.get("model_id"), message.get("lines", MOST_LINES), message.get("since")
     if not isinstance(model, str) or not model:
         raise InvalidRequest(_("Name the model whose log is wanted."), param="model_id")
@@ -41,12 +41,12 @@ def wish(message: dict) -> Wish:
 
 
 class Followed:
-    """For one event loop. `push` sends a text and waits for a slow reader; `spawn` runs work beside the socket's."""
+    """For one event loop. `push` sends a text and waits for a slow client; `spawn` starts a task of the socket."""
 
     def __init__(self, push: Callable[[str], Awaitable], spawn: Callable[..., asyncio.Task]):
         self._push, self._spawn = push, spawn
         self._tasks: dict[str, asyncio.Task] = {}
-        self._turn = asyncio.Lock()  # one page at a time, however many models
+        self._page_lock = asyncio.Lock()  # one page at a time for all models
 
     @property
     def models(self) -> set[str]:
@@ -57,37 +57,37 @@ class Followed:
         if len(self.models - {model_id}) >= MOST_MODELS:
             raise InvalidRequest(_("One socket can follow at most %d logs.") % MOST_MODELS, param="model_id")
 
-    def begin(self, model_id: str, wish: Wish, *, whole: bool) -> None:
-        """Once more for the same model begins anew. `whole`: as operators read it."""
+    def begin(self, model_id: str, subscription: Wish, *, whole: bool) -> None:
+        """Replaces an earlier subscription to the same model. `whole`: with the fields that only operators see."""
         self.end([model_id])
-        tail = Tail(model_id, wish.lines, wish.since, PAGE)
-        self._tasks[model_id] = self._spawn(self._follow(model_id, tail, whole))
+        tail = Tail(model_id, subscription.lines, subscription.since, PAGE)
+        self._tasks[model_id] = self._spawn(self._send_lines(model_id, tail, whole))
 
     def end(self, model_ids: Collection[str]) -> None:
         for model_id in model_ids:
             if task := self._tasks.pop(model_id, None):
                 task.cancel()
 
-    async def _follow(self, model_id: str, tail: Tail, whole: bool) -> None:
+    async def _send_lines(self, model_id: str, tail: Tail, whole: bool) -> None:
         with tail.watched():
-            async with self._turn:
-                async for entries in _kept(tail):
-                    await self._tell(model_id, entries, whole)
+            async with self._page_lock:
+                async for entries in _history(tail):
+                    await self._push_entries(model_id, entries, whole)
             while self._tasks.get(model_id) is asyncio.current_task():  # a cancellation can be lost inside redis-py
-                async with self._turn:
+                async with self._page_lock:
                     entries = await tail.new()
-                    await self._tell(model_id, entries, whole)
+                    await self._push_entries(model_id, entries, whole)
                 if not entries:
                     await tail.wait()
 
-    async def _tell(self, model_id: str, entries: list[Entry], whole: bool) -> None:
+    async def _push_entries(self, model_id: str, entries: list[Entry], whole: bool) -> None:
         for entry in entries:
             data = {"model_id": model_id, "id": entry.id, **service_line(entry.line, whole=whole)}
             await self._push(orjson.dumps({"type": LOG, "data": data}).decode())
 
 
-async def _kept(tail: Tail) -> AsyncIterator[list[Entry]]:
-    """What cannot be read now comes with what is new."""
+async def _history(tail: Tail) -> AsyncIterator[list[Entry]]:
+    """Stops if the broker is unreachable; `tail.new` then continues at the same place."""
     try:
         async for entries in tail.history():
             yield entries

@@ -1,4 +1,4 @@
-"""One subscription of a process to the platform's events, handed on to all of its sockets."""
+"""One broker subscription per process; its events are forwarded to all sockets of the process."""
 
 import asyncio
 import logging
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 LISTEN_SECONDS = 2.0
 RECHECK_SECONDS = 4.0
-SNAPSHOT_SECONDS = 30.0  # makes good what was lost on the way
-SILENCE_SECONDS = 10.0  # after which the connection is asked whether it lives
+SNAPSHOT_SECONDS = 30.0  # repairs what was lost in transit
+SILENCE_SECONDS = 10.0  # without messages, after which the connection is pinged
 
 
 class Socket(Protocol):
-    """What the hub needs of an open, signed-in socket."""
+    """What the hub needs from an open, authenticated socket."""
 
     credential: Principal
     outbox: Outbox
@@ -41,7 +41,7 @@ class Socket(Protocol):
 
 
 class Hub:
-    """Works while it has sockets. For one event loop."""
+    """Runs while it has sockets. For one event loop."""
 
     def __init__(self):
         self._sockets: set[Socket] = set()
@@ -56,9 +56,9 @@ class Hub:
         self._sockets.add(socket)
         if not self._tasks:
             loops = (
-                self._follow(),
-                self._every(self._loops[0], self._recheck),
-                self._every(self._loops[1], self._refresh),
+                self._subscribe(),
+                self._repeat(self._loops[0], self._recheck),
+                self._repeat(self._loops[1], self._refresh),
             )
             self._tasks = [asyncio.create_task(loop) for loop in loops]
 
@@ -73,19 +73,19 @@ class Hub:
             self._listening.clear()
 
     async def listening(self) -> None:
-        """A state that is read from here on misses no event; without a broker that is so after the next refresh."""
+        """Waits until subscribed: a state read later misses no event. Without a broker the next refresh repairs it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LISTEN_SECONDS):
                 await self._listening.wait()
 
     # --- events
 
-    def _wanted(self) -> bool:
-        """Whether the running task is still one of ours: a cancellation can be lost inside the broker's library."""
+    def _is_active(self) -> bool:
+        """Whether the running task is still one of ours: a cancellation can be lost inside redis-py."""
         return asyncio.current_task() in self._tasks
 
-    async def _follow(self) -> None:
-        while self._wanted():
+    async def _subscribe(self) -> None:
+        while self._is_active():
             try:
                 await self._listen()
             except broker.UNAVAILABLE as error:
@@ -98,33 +98,33 @@ class Hub:
             await pubsub.subscribe(events.CHANNEL)
             await self._refresh()
             self._listening.set()
-            await self._hear(pubsub)
+            await self._receive(pubsub)
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        """Raises TimeoutError for a connection that something on the way has dropped without a word."""
-        heard_at = time.monotonic()
-        while self._wanted():
+    async def _receive(self, pubsub: PubSub) -> None:
+        """Raises TimeoutError for a connection that was dropped without notice, for instance by a firewall."""
+        received_at = time.monotonic()
+        while self._is_active():
             message = await pubsub.get_message(timeout=SILENCE_SECONDS)
             if message is not None:
-                heard_at = time.monotonic()
-                if message["type"] == "message" and self._wanted():
-                    self._hand_on(events.decode(message["data"]))
-            elif time.monotonic() - heard_at > 2 * SILENCE_SECONDS:
+                received_at = time.monotonic()
+                if message["type"] == "message" and self._is_active():
+                    self._forward(events.decode(message["data"]))
+            elif time.monotonic() - received_at > 2 * SILENCE_SECONDS:
                 raise TimeoutError
             else:
                 await pubsub.ping()
 
-    def _hand_on(self, event: events.Event) -> None:
+    def _forward(self, event: events.Event) -> None:
         for socket in [socket for socket in self._sockets if socket.outbox.hears(event)]:
             try:
                 socket.outbox.put(event)
             except Overflow:
                 socket.overflowed()
 
-    # --- rights and states, from time to time
+    # --- periodic checks of rights, and states
 
-    async def _every(self, loop: Periodic, work) -> None:
-        while self._wanted():
+    async def _repeat(self, loop: Periodic, work) -> None:
+        while self._is_active():
             await asyncio.sleep(loop.interval)
             try:
                 with loop.turn():
@@ -133,14 +133,17 @@ class Hub:
                 logger.warning("sockets: the database is away (%s)", type(error).__name__)
 
     async def _recheck(self) -> None:
-        """Sockets of one credential are looked up once."""
-        holders = defaultdict(list)
+        """One lookup per credential, however many sockets use it."""
+        sockets_of = defaultdict(list)
         for socket in self._sockets:
-            holders[socket.credential].append(socket)
-        followed = {who: set().union(*(each.followed.models for each in some)) for who, some in holders.items()}
-        found = await database_sync_to_async(standing)(followed)
-        for credential, (actor, readable) in found.items():
-            for socket in holders[credential]:
+            sockets_of[socket.credential].append(socket)
+        followed = {
+            credential: set().union(*(socket.followed.models for socket in sockets))
+            for credential, sockets in sockets_of.items()
+        }
+        rights = await database_sync_to_async(standing)(followed)
+        for credential, (actor, readable) in rights.items():
+            for socket in sockets_of[credential]:
                 socket.rechecked(actor, readable | (socket.followed.models - followed[credential]))
 
     async def _refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""What one socket has yet to be told: per object the latest value only, so that a slow reader costs little."""
+"""The events that wait for one socket: only the latest value per object, so that a slow client costs little memory."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ MOST_CHARACTERS = 512 * 1024
 
 
 class Overflow(Exception):
-    """So many objects changed while the socket took nothing that the bound is reached."""
+    """The outbox is full: too many objects changed while the client did not read."""
 
 
 class Outbox:
-    """Filled by the hub, emptied by the socket's writer, both in one event loop."""
+    """The hub fills it, the writer task of the socket empties it, both in one event loop."""
 
     def __init__(self, actor):
         self._waiting: dict[tuple[str, str], str] = {}
         self._characters = 0
         self._stale: set[str] = set()
-        self._bell = asyncio.Event()
+        self._has_work = asyncio.Event()
         self.events: set[str] = set()
         self.act_for(actor)
 
@@ -27,19 +27,19 @@ class Outbox:
         self._models = frozenset(actor.key.allowed_models) if actor.key else frozenset()
 
     def hears(self, event: Event) -> bool:
-        """A key that is limited to some models hears of no others."""
+        """A key that is limited to some models gets no events of others."""
         if event.name not in self.events or self._audiences.isdisjoint(event.audiences):
             return False
         return not (self._models and event.model) or event.model in self._models
 
     def put(self, event: Event) -> None:
         """Raises Overflow."""
-        place = (event.name, event.key)
-        self._characters += len(event.text) - len(self._waiting.get(place, ""))
-        self._waiting[place] = event.text
+        slot = (event.name, event.key)
+        self._characters += len(event.text) - len(self._waiting.get(slot, ""))
+        self._waiting[slot] = event.text
         if self._characters > MOST_CHARACTERS:
             raise Overflow
-        self._bell.set()
+        self._has_work.set()
 
     def listen(self, events: list[str]) -> None:
         self.events |= set(events)
@@ -51,17 +51,17 @@ class Outbox:
         self._drop(events)
 
     def refresh(self, events: list[str] | None = None) -> None:
-        """Something may have been missed: the state of these events (else of all) is to be read anew."""
+        """Marks the state of these events (default: all) to be read again, because some may have been missed."""
         self._stale |= self.events if events is None else self.events.intersection(events)
-        self._bell.set()
+        self._has_work.set()
 
     async def ready(self) -> None:
-        """Until there is something to be told."""
-        await self._bell.wait()
-        self._bell.clear()
+        """Waits until there is something to send."""
+        await self._has_work.wait()
+        self._has_work.clear()
 
     def take_stale(self) -> set[str]:
-        """Events whose state is to be read now. What waits of them is older than what will be read."""
+        """Events whose state must be read now. Drops their waiting values, which are older than that state."""
         stale, self._stale = self._stale, set()
         self._drop(stale)
         return stale
@@ -75,5 +75,5 @@ class Outbox:
         return text
 
     def _drop(self, events) -> None:
-        for place in [place for place in self._waiting if place[0] in events]:
-            self._characters -= len(self._waiting.pop(place))
+        for slot in [slot for slot in self._waiting if slot[0] in events]:
+            self._characters -= len(self._waiting.pop(slot))

@@ -1,4 +1,4 @@
-"""The sockets, by path."""
+"""The WebSocket routes."""
 
 from channels.routing import URLRouter
 from django.urls import path, re_path

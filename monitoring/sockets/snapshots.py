@@ -1,4 +1,4 @@
-"""Latest states, for sockets that begin to listen and for those that may have missed an event."""
+"""Reads the latest states, for sockets that subscribe or may have missed an event."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -17,22 +17,22 @@ ENDED_LATELY = timedelta(hours=1)
 
 
 def read(actor: Actor, events: Iterable[str]) -> list[dict]:
-    """Messages with the state of everything that these events are about and that `actor` sees."""
+    """One message for each object that these events describe and that `actor` may see."""
     return [{"type": event, "data": data} for event in events if event in READERS for data in READERS[event](actor)]
 
 
 def _model_states(actor: Actor) -> list[dict]:
-    """Models that never ran too."""
+    """Includes models that never ran."""
     models = list(Model.objects.usable_by(actor).order_by("pk"))
     foremost = foremost_instances(models)
     return [event_data(model.pk, foremost.get(model.pk)) for model in models]
 
 
 def _training_states(actor: Actor) -> list[dict]:
-    """Jobs that have not ended, and how those ended that did a while ago."""
+    """Jobs that have not ended, or ended recently."""
     jobs = TrainingJob.objects.visible_to(actor)
-    lately = jobs.filter(finished_at__gt=Now() - ENDED_LATELY)
-    return [training.event_data(job) for job in (jobs.live() | lately).order_by("pk")]
+    recently_ended = jobs.filter(finished_at__gt=Now() - ENDED_LATELY)
+    return [training.event_data(job) for job in (jobs.live() | recently_ended).order_by("pk")]
 
 
 READERS = {EVENT: _model_states, training.EVENT: _training_states} | latest.READERS

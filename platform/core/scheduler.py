@@ -1,4 +1,4 @@
-"""Work by the clock, in a process of its own under an advisory lock. It needs no broker."""
+"""Runs periodic jobs in a process of its own, under a Postgres advisory lock. It needs no broker."""
 
 import logging
 import threading
@@ -16,27 +16,27 @@ PAUSE = 1.0
 
 
 class Duty:
-    """Something done every `seconds`."""
+    """A job that runs every `seconds`."""
 
     def __init__(self, name: str, seconds: float, work: Callable[[], object], level: Level = Level.MEDIUM):
         self.loop = Periodic(name, level, seconds)
         self._work = work
-        self._due = 0.0
+        self._due_at = 0.0
 
     def do_if_due(self) -> None:
         now = time.monotonic()
-        if now < self._due:
+        if now < self._due_at:
             return
-        self._due = now + self.loop.interval
+        self._due_at = now + self.loop.interval
         with self.loop.turn():
             self._work()
 
 
 class Scheduler:
-    """Several may run; the one that holds the lock works, the others wait for it to end."""
+    """Several may run. The one that holds the lock works; the others wait until it ends."""
 
-    def __init__(self, duties: list[Duty]):
-        self._duties = duties
+    def __init__(self, jobs: list[Duty]):
+        self._jobs = jobs
         self._loop = Periodic("scheduler", Level.CRITICAL, PAUSE)
         self._stopping = threading.Event()
 
@@ -47,14 +47,14 @@ class Scheduler:
         while not self._stopping.is_set():
             try:
                 with self._loop.turn():
-                    self._work_if_first()
+                    self._work_if_locked()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("scheduler: the database is away (%s)", type(error).__name__)
                 close_old_connections()
             self._stopping.wait(PAUSE)
 
-    def _work_if_first(self) -> None:
-        """The lock belongs to the connection: it is gone when the connection or the process is."""
+    def _work_if_locked(self) -> None:
+        """The lock belongs to the connection: Postgres releases it when the connection or the process ends."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
             if not cursor.fetchone()[0]:
@@ -66,8 +66,8 @@ class Scheduler:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
 
     def _work(self) -> None:
-        for duty in self._duties:
+        for job in self._jobs:
             try:
-                duty.do_if_due()
+                job.do_if_due()
             except DatabaseError:
-                logger.exception("scheduler: %s failed", duty.loop.name)
+                logger.exception("scheduler: %s failed", job.loop.name)

@@ -1,4 +1,4 @@
-"""manage.py scheduler: work by the clock."""
+"""manage.py scheduler: runs periodic jobs."""
 
 import signal
 from functools import partial
