@@ -4,7 +4,7 @@
 import os
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 - older ones must get this far
+if sys.version_info < (3, 11):  # noqa: UP036 - older versions must reach this line
     sys.exit("serai: Python 3.11 or newer is needed; this is Python {}.{}.".format(*sys.version_info))
 
 sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), "platform"))
@@ -16,7 +16,7 @@ from launcher.problems import CannotStart
 def main() -> int:
     try:
         bootstrap.enter(sys.argv)
-        from launcher import commands  # needs the packages, which are there only now
+        from launcher import commands  # imports packages that bootstrap has just installed
 
         return commands.run(sys.argv)
     except CannotStart as problem:

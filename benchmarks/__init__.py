@@ -1,4 +1,4 @@
-"""Measurements of the product beside its limits; `manage.py bench` runs them.
+"""Measurements of the product and of what it is compared with; `manage.py bench` runs them.
 
 Each module has COLUMNS (figure → title) and `run(seconds, rounds, report)`, whose result has `scenarios`
 (scenario → row → figures) and `ratios`.

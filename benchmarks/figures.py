@@ -1,6 +1,6 @@
-"""What the monitoring routes cost on a month of figures: 20 machines with 8 GPUs each, about 8 million minutes.
+"""The cost of the monitoring routes with a month of metrics: 20 machines with 8 GPUs each, about 8 million minutes.
 
-Works in a database of its own on the configured server, which it makes and drops. Times in milliseconds; CPU is that of
+Works in a temporary database on the configured server. Times in milliseconds; CPU is that of
 the answering process and of its database backend together.
 """
 
@@ -58,21 +58,21 @@ FROM generate_series(%(since)s, %(end)s, %(width)s) AS bucket, monitoring_series
 
 
 def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
-    """`rounds` answers to each question, or as many as `seconds` hold. Raises CannotMeasure."""
-    with _own_database():
+    """At least `rounds` calls of each query, at most 20 times as many within `seconds`. Raises CannotMeasure."""
+    with _temporary_database():
         report("a month of figures is made …")
-        _fill()
+        _insert_month()
         report("its roll-ups are made …")
-        catching_up = _roll()
+        roll_up_seconds = _roll_up()
         connection.cursor().execute("ANALYZE")
-        results = {name: {"operator": _timed(ask, seconds, rounds)} for name, ask in _questions()}
+        results = {name: {"operator": _measure(query, seconds, rounds)} for name, query in _queries()}
     slowest = max(row["operator"]["slowest_ms"] for row in results.values())
-    ratios = {"slowest_to_goal": round(slowest / GOAL, 3), "seconds_to_roll_a_month": round(catching_up, 1)}
+    ratios = {"slowest_to_goal": round(slowest / GOAL, 3), "seconds_to_roll_a_month": round(roll_up_seconds, 1)}
     return {"scenarios": results, "ratios": ratios}
 
 
 @contextmanager
-def _own_database() -> Iterator[None]:
+def _temporary_database() -> Iterator[None]:
     before = connection.settings_dict["NAME"]
     connection.settings_dict["TEST"]["NAME"] = DATABASE
     try:
@@ -85,7 +85,7 @@ def _own_database() -> Iterator[None]:
         connection.creation.destroy_test_db(before, verbosity=0)
 
 
-def _fill() -> None:
+def _insert_month() -> None:
     tenant = Tenant.objects.create(slug="bench", name="Bench")
     Model.objects.bulk_create(Model(tenant=tenant, name=f"model-{number}") for number in range(MODELS))
     histograms = [name for name in reports.REQUESTS if METRICS[name].kind is Kind.HISTOGRAM]
@@ -105,8 +105,8 @@ def _fill() -> None:
             cursor.execute(query, {**shared, "since": level.floor(END - since), "width": level.width})
 
 
-def _roll() -> float:
-    """As after a month without a scheduler. Returns the seconds it took."""
+def _roll_up() -> float:
+    """Make all roll-ups, as after a month without a scheduler. Returns the seconds it took."""
     begun = time.monotonic()
     minutes = Rollup1m.objects.values_list("bucket", flat=True).distinct()
     Stale.objects.bulk_create(Stale(level="1m", bucket=minute) for minute in minutes)
@@ -116,7 +116,7 @@ def _roll() -> float:
     return time.monotonic() - begun
 
 
-def _questions() -> Iterator[tuple[str, Callable[[], dict]]]:
+def _queries() -> Iterator[tuple[str, Callable[[], dict]]]:
     for over, interval in METRIC_RANGES:
         name = f"metrics {int(over.total_seconds() // 3600)} h" + (f" at {interval}" if interval else "")
         yield (
@@ -132,13 +132,13 @@ def _questions() -> Iterator[tuple[str, Callable[[], dict]]]:
         )
 
 
-def _timed(ask: Callable[[], dict], seconds: float, rounds: int) -> dict:
-    answer, times = ask(), []
+def _measure(query: Callable[[], dict], seconds: float, rounds: int) -> dict:
+    answer, times = query(), []
     backend = _backend()
     cpu, until = _cpu(backend), time.monotonic() + seconds
     while len(times) < rounds or (len(times) < 20 * rounds and time.monotonic() < until):
         begun = time.monotonic()
-        answer = ask()
+        answer = query()
         times.append((time.monotonic() - begun) * 1000)
     level = BY_NAME.get(answer.get("interval"))
     return {
@@ -153,7 +153,7 @@ def _timed(ask: Callable[[], dict], seconds: float, rounds: int) -> dict:
 
 
 def _backend() -> psutil.Process | None:
-    """The server's process of this connection, where the server is on this machine."""
+    """The server process of this connection; None if the server is on another machine."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
@@ -164,6 +164,6 @@ def _backend() -> psutil.Process | None:
 
 
 def _cpu(backend: psutil.Process | None) -> float:
-    """Seconds of processor time of this process and of the backend: what a busy machine does not lengthen."""
+    """CPU seconds of this process and of the backend, which a busy machine does not lengthen."""
     spent = backend.cpu_times() if backend else None
     return time.process_time() + (spent.user + spent.system if spent else 0.0)

@@ -1,4 +1,4 @@
-"""What the data plane costs: a mock engine and a load generator in C, with nginx's proxy_pass in the same rounds."""
+"""The cost of the data plane: mock engine and load generator in C, compared with nginx's proxy_pass."""
 
 import json
 import os
@@ -38,7 +38,7 @@ http {{
 
 @dataclass(frozen=True)
 class Scenario:
-    """`first_us`, `interval_us` and `tokens` are the engine's pace."""
+    """`first_us`, `interval_us` and `tokens` set the pace of the engine."""
 
     name: str
     connections: int
@@ -49,7 +49,7 @@ class Scenario:
 
     @property
     def offered(self) -> float:
-        """The stream's events (tokens, end, usage, [DONE]) over the time that the engine takes for them."""
+        """Events per second that the engine offers: tokens, end, usage and [DONE] of each stream."""
         return self.connections * (self.tokens + 3) / ((self.first_us + self.tokens * self.interval_us) / 1e6)
 
 
@@ -74,7 +74,7 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
         folder = Path(name)
         for program in ("mock_engine", "load"):
             _compile(program, folder)
-        results = {scenario.name: _scenario(scenario, folder, seconds, rounds, report) for scenario in SCENARIOS}
+        results = {scenario.name: _run_scenario(scenario, folder, seconds, rounds, report) for scenario in SCENARIOS}
     return {
         "seconds": seconds,
         "rounds": rounds,
@@ -85,7 +85,7 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
 
 
 def ratios(results: dict) -> dict:
-    """What the targets in docs/performance.md are about."""
+    """The ratios for which docs/performance.md sets targets."""
     busy, streams, one = results["json c=64"], results["stream 256 x 50/s"], results["json c=1"]
     found = {"events_to_direct": round(streams["gateway"]["events_s"] / streams["direct"]["events_s"], 3)}
     if "nginx" in busy:
@@ -97,8 +97,8 @@ def ratios(results: dict) -> dict:
     return found
 
 
-def _scenario(scenario: Scenario, folder: Path, seconds: float, rounds: int, report) -> dict:
-    """Targets take turns within a round, so that a machine that drifts does so for all of them."""
+def _run_scenario(scenario: Scenario, folder: Path, seconds: float, rounds: int, report) -> dict:
+    """Targets alternate within a round, so that a drift of the machine affects all of them."""
     samples: dict[str, list[dict]] = {}
     with _engine(scenario, folder) as engine:
         for number in range(rounds):
@@ -191,13 +191,13 @@ def _gateway(folder: Path, engine: int):
     port = _free_port()
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "benchmarks.target", port, f"http://127.0.0.1:{engine}", KEY, spool]
+    command = [sys.executable, "-m", "benchmarks.target", port, f"http://127.0.0.1:{engine}", KEY, spool]
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}",
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "SERAI_DATA": str(folder),
     }  # fmt: skip
-    with _started(words, port, env=environment) as process:
+    with _started(command, port, env=environment) as process:
         yield port, process
 
 
@@ -211,8 +211,8 @@ def _nginx(nginx: str, folder: Path, engine: int):
 
 
 @contextmanager
-def _started(words: list, port: int, **options) -> Iterator[psutil.Process]:
-    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.DEVNULL, **options)
+def _started(command: list, port: int, **options) -> Iterator[psutil.Process]:
+    process = subprocess.Popen([str(argument) for argument in command], stderr=subprocess.DEVNULL, **options)
     try:
         _wait_for(port, process)
         yield psutil.Process(process.pid)

@@ -1,8 +1,8 @@
-"""The same fine-tuning as TRL's own documentation shows it, to measure the trainer against.
+"""The same fine-tuning written as in TRL's documentation: a baseline for the trainer.
 
     <engine environment's python> plain_trl.py <spec.json> <out.json>
 
-Knows the spec's words and nothing else of ours. Writes the loss and the time (s since the epoch) of every step.
+Reads the trainer's spec file; uses no other code of ours. Writes loss and time (s since the epoch) of every step.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""What many sockets cost: events published at a steady rate, and how late each socket hears of them.
+"""The cost of many sockets: events are published at a steady rate; each socket measures their delay.
 
-Works on a running product: sockets by its public address, events by its own Valkey. Times in milliseconds.
+Needs a running product: connects to its public address and publishes through its Valkey. Times in milliseconds.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from core import events
 COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "goal_p99_ms": "goal p99 ms", "heard_share": "heard"}
 EVENT = "model_status_update"
 OPENING_AT_ONCE = 50
-SETTLE_SECONDS = 2.0  # for what is on its way when the last event is sent
+SETTLE_SECONDS = 2.0  # for events still in flight when the last one is sent
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ SCENARIOS = [Scenario(1000, 1, 1000.0), Scenario(200, 10, 500.0)]
 
 @dataclass
 class Listener:
-    """One socket's delays; `run` ends with the connection."""
+    """The delays at one socket, in ms; `run` ends with the connection."""
 
     delays: list[float] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ async def measure(scenario: Scenario, *, address: str, key: str, audience: str, 
     async with AsyncExitStack() as stack:
         gate = asyncio.Semaphore(OPENING_AT_ONCE)
         sockets = await asyncio.gather(*(_open(stack, gate, address, key) for _listener in listeners))
-        tasks = [asyncio.create_task(a.run(b)) for a, b in zip(listeners, sockets, strict=True)]
+        tasks = [asyncio.create_task(one.run(socket)) for one, socket in zip(listeners, sockets, strict=True)]
         sent = await asyncio.to_thread(_publish, scenario.per_second, audience, seconds)
         await asyncio.sleep(SETTLE_SECONDS)
         for task in tasks:
@@ -87,7 +87,7 @@ async def _open(stack: AsyncExitStack, gate: asyncio.Semaphore, address: str, ke
 
 
 def _publish(per_second: int, audience: str, seconds: float) -> int:
-    """One object per event, so that none stands for another. Returns how many were sent."""
+    """One object per event, so that none replaces another. Returns how many were sent."""
     begun, total = time.monotonic(), int(per_second * seconds)
     for number in range(total):
         time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
@@ -99,8 +99,8 @@ def _publish(per_second: int, audience: str, seconds: float) -> int:
 
 
 def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
-    """Medians over `rounds`. Raises CannotMeasure where no product runs on this data folder."""
-    address, key, audience = _product()
+    """Medians over `rounds`. Raises CannotMeasure if no product runs on this data folder."""
+    address, key, audience = _find_product()
     results = {}
     for scenario in SCENARIOS:
         figures = []
@@ -114,8 +114,8 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
     return {"scenarios": results, "ratios": {"p99_to_goal": ratios}}
 
 
-def _product() -> tuple[str, str, str]:
-    """Address, key and tenant id of what `up` runs here."""
+def _find_product() -> tuple[str, str, str]:
+    """Address, key and tenant id of the product that runs on this data folder."""
     try:
         record = json.loads((settings.DATA_DIR / "first-run.json").read_text())
         key = ApiKey.objects.get(digest=keys.digest(record["api_key"]))

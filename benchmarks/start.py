@@ -1,7 +1,7 @@
-"""From a cold request to the first token: through the running product, and with vLLM's server started by hand.
+"""Time from a cold request to the first token: through the running product, and with vLLM started by hand.
 
-Both serve the first tenant's demo model with the same options; by hand means vLLM's own module and environment, asked
-over a Unix socket as soon as it says that it is well. They take turns, each alone on the machine. Times in seconds.
+Both serve the first tenant's demo model with the same options; by hand means vLLM's own module and environment, with
+a request over a Unix socket as soon as it is healthy. They alternate, each alone on the machine. Times in seconds.
 """
 
 import http.client
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.02
 
 
 class Product:
-    """What `up` runs on this data folder."""
+    """The product that runs on this data folder."""
 
     def __init__(self):
         try:
@@ -42,15 +42,15 @@ class Product:
 
     def cold_request(self) -> dict:
         begun = time.monotonic()
-        _ask(http.client.HTTPConnection(self.address, timeout=START_SECONDS), self.model, self._headers)
+        _wait_for_token(http.client.HTTPConnection(self.address, timeout=START_SECONDS), self.model, self._headers)
         return {"first_token_s": time.monotonic() - begun, "ready_s": None}
 
     def stop(self) -> None:
         self._call("POST", f"/api/models/{self.model}/stop", {"force": True})
-        _until(lambda: self._call("GET", f"/api/models/{self.model}")["status"] not in ("running", "stopping"))
+        _wait_until(lambda: self._call("GET", f"/api/models/{self.model}")["status"] not in ("running", "stopping"))
 
     def launch(self) -> dict:
-        """How its agent has last started the model."""
+        """Command line and environment with which its agent last started the model."""
         try:
             rows = Instance.objects.filter(served_name=self.model, launch__isnull=False)
             return rows.order_by("-created_at").values_list("launch", flat=True)[0]
@@ -99,22 +99,22 @@ def start_by_hand(launch: dict, model: str) -> dict:
             command, env=environment, cwd=name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as server:
             try:
-                _until(lambda: _is_well(socket, server))
+                _wait_until(lambda: _is_healthy(socket, server))
                 ready = time.monotonic() - begun
-                _ask(UnixConnection(socket, START_SECONDS), model, {"Content-Type": "application/json"})
+                _wait_for_token(UnixConnection(socket, START_SECONDS), model, {"Content-Type": "application/json"})
                 return {"first_token_s": time.monotonic() - begun, "ready_s": ready}
             finally:
                 server.terminate()
 
 
 def by_hand(launch: dict, socket: Path) -> tuple[list[str], dict[str, str]]:
-    """The same options for vLLM's own module, without what the product adds to make it start sooner."""
+    """The same options for vLLM's own module, without what the product adds to make it start faster."""
     python, options = launch["argv"][0], launch["argv"][launch["argv"].index("--model") :]
     options[options.index("--uds") + 1] = str(socket)
     return [python, *BY_HAND, *options], {name: launch["env"][name] for name in PLAIN if name in launch["env"]}
 
 
-def _is_well(socket: Path, server: subprocess.Popen) -> bool:
+def _is_healthy(socket: Path, server: subprocess.Popen) -> bool:
     if server.poll() is not None:
         raise CannotMeasure(f"vLLM by hand ended with {server.returncode}.")
     connection = UnixConnection(socket, 5)
@@ -127,8 +127,8 @@ def _is_well(socket: Path, server: subprocess.Popen) -> bool:
         connection.close()
 
 
-def _ask(connection: http.client.HTTPConnection, model: str, headers: dict[str, str]) -> None:
-    """Returns with the first token."""
+def _wait_for_token(connection: http.client.HTTPConnection, model: str, headers: dict[str, str]) -> None:
+    """Send a streamed chat request and return at its first token."""
     body = json.dumps({"model": model, "stream": True, **QUESTION})
     connection.request("POST", "/v1/chat/completions", body, headers)
     reply = connection.getresponse()
@@ -144,7 +144,7 @@ def _has_text(chunk: dict) -> bool:
     return any(choice["delta"].get("content") for choice in chunk.get("choices", ()))
 
 
-def _until(check: Callable[[], bool]) -> None:
+def _wait_until(check: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not check():
         if time.monotonic() > deadline:

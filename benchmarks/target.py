@@ -29,7 +29,7 @@ OTHER_KEYS = 10_000
 
 
 class Discard:
-    """A table that takes everything: the journal on disk is measured, Postgres is not."""
+    """A usage store that discards all rows: the journal on disk is measured, Postgres is not."""
 
     def insert(self, rows) -> None:
         pass
@@ -60,8 +60,8 @@ def snapshot(engine: str, key: str, pepper: bytes) -> Snapshot:
 
 async def serve(port: int, engine: str, key: str, folder: Path) -> None:
     config = Config.from_settings()
-    known = snapshot(engine, key, config.pepper)
-    source = SnapshotSource(known)
+    first = snapshot(engine, key, config.pepper)
+    source = SnapshotSource(first)
     meter = Meter(folder, Discard())
     gateway = Gateway(source, _no_start, meter, config)
     meter.start()

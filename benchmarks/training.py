@@ -1,6 +1,6 @@
-"""The trainer beside TRL used plainly: the same recipe on the demo model, whether losses agree, how long steps take.
+"""The trainer compared with plain TRL, with the same recipe on the demo model: losses and step times.
 
-They take turns, each in a process of its own in the engine's environment, and on the CPU. A step's time is that from
+They alternate, each in its own process in the engine's environment, and on the CPU. A step's time is that from
 one logged step to the next.
 """
 
@@ -41,9 +41,9 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
         raise CannotMeasure("The trainer runs in vLLM's environment: manage.py engine install vllm.")
     found: dict[str, list[dict]] = {"serai": [], "plain TRL": []}
     for number in range(rounds):
-        for name, teach in (("serai", by_trainer), ("plain TRL", by_plain_trl)):
+        for name, train in (("serai", by_trainer), ("plain TRL", by_plain_trl)):
             report(f"{name}, round {number + 1} of {rounds}")
-            found[name].append(_timed(teach))
+            found[name].append(_measure(train))
     rows = {name: _summary(runs) for name, runs in found.items()}
     return {
         "rounds": rounds,
@@ -62,21 +62,21 @@ def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
 
 
 def by_trainer(python: str, folder: Path) -> list[dict]:
-    _call([python, str(TRAINER), str(folder / "spec.json")])
+    _run_program([python, str(TRAINER), str(folder / "spec.json")])
     events = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     return [event for event in events if event["event"] == "step"]
 
 
 def by_plain_trl(python: str, folder: Path) -> list[dict]:
-    _call([python, str(PLAIN), str(folder / "spec.json"), str(folder / "steps.json")])
+    _run_program([python, str(PLAIN), str(folder / "spec.json"), str(folder / "steps.json")])
     return json.loads((folder / "steps.json").read_text())
 
 
-def _timed(teach: Callable[[str, Path], list[dict]]) -> dict:
+def _measure(train: Callable[[str, Path], list[dict]]) -> dict:
     with tempfile.TemporaryDirectory(prefix="serai-bench-") as name:
         prepare(Path(name))
         begun, before = time.monotonic(), os.times()
-        steps = teach(str(install.environment_python("vllm")), Path(name))
+        steps = train(str(install.environment_python("vllm")), Path(name))
         after = os.times()
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
         return {"steps": steps, "step_ms": step_ms(steps), "whole_s": time.monotonic() - begun, "cpu_s": cpu}
@@ -96,7 +96,7 @@ def _row(question: str, answer: str) -> dict:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def _call(command: list[str]) -> None:
+def _run_program(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise CannotMeasure(f"A training ended with {done.returncode}: {done.stderr[-500:]}")
@@ -108,7 +108,7 @@ def greatest_difference(one: dict, other: dict) -> float:
 
 
 def step_ms(steps: list[dict]) -> float:
-    """The median, without the steps in which memory is first asked for."""
+    """The median, without the first steps, which allocate memory."""
     times = [later["at"] - earlier["at"] for earlier, later in pairwise(steps[WARM_UP_STEPS:])]
     return 1000 * statistics.median(times)
 

@@ -1,4 +1,4 @@
-"""The one ASGI application: data plane, Django and sockets beside each other, told apart by the path."""
+"""The one ASGI application: sends each connection to the data plane, Django or the sockets by its path."""
 
 import os
 import warnings
@@ -20,13 +20,13 @@ from gateway.asgi import gateway  # noqa: E402
 from monitoring.sockets.routing import sockets  # noqa: E402
 from training import upload_paths  # noqa: E402
 
-AROUND_A_FILE = 64 * 1024  # what a multipart body has beside it
+AROUND_A_FILE = 64 * 1024  # bytes of a multipart body around its file
 larger = dict.fromkeys(upload_paths.UPLOADS, settings.DATASET_MAX_BYTES + AROUND_A_FILE)
 limited_django_app = BodyLimit(Handler(uploads=upload_paths.UPLOADS), settings.DATA_UPLOAD_MAX_MEMORY_SIZE, larger)
 
 
 async def application(scope, receive, send):
-    """Lifespan belongs to the data plane: it has a snapshot to load and requests to settle."""
+    """Lifespan messages go to the data plane: it loads its snapshot and finishes open requests."""
     if scope["type"] == "lifespan":
         configuration.follow()
         periodic.watch()

@@ -1,4 +1,4 @@
-"""The Celery application: it carries hints and short jobs; rows in Postgres say what should be."""
+"""The Celery application: it carries hints and short jobs; the desired state is in Postgres."""
 
 import os
 
@@ -13,4 +13,4 @@ app.autodiscover_tasks()
 
 @signals.setup_logging.connect
 def keep_our_logging(**_kwargs):
-    """Celery configures no logging where this signal has a receiver: Django's stands."""
+    """With a receiver of this signal Celery configures no logging, so Django's stays."""

@@ -1,4 +1,4 @@
-"""Answers to what no view caught: the REST form below /api, Django's pages elsewhere."""
+"""Replies to errors that no view caught: Django's pages below /console/, the REST form elsewhere."""
 
 from django.views import defaults
 
@@ -14,7 +14,7 @@ def not_found(request, exception):
 
 
 def bad_request(request, exception):
-    """A host name that is not ours, above all."""
+    """Mostly a Host header that is not allowed."""
     if _is_page(request):
         return defaults.bad_request(request, exception)
     return json_response(InvalidRequest(status=400), request.path)

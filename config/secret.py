@@ -1,4 +1,4 @@
-"""One installation secret, from which every purpose gets a key of its own."""
+"""The installation secret, from which a key is derived for each purpose."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ class WeakSecret(ValueError):
 
 
 def load(path: Path, given: str | None) -> bytes:
-    """The secret from the environment, else from `path`, which is made on first use (0600)."""
+    """The secret from the environment, else from `path`, created on first use (0600). Raises WeakSecret."""
     if given is not None:
         if len(given) < MINIMUM_LENGTH:
             raise WeakSecret(f"SERAI_SECRET must have at least {MINIMUM_LENGTH} characters.")

@@ -29,7 +29,7 @@ CACHE_DIR = Path(env.str("SERAI_CACHE", "~/.cache/serai")).expanduser()
 # A tenant's own files lie in DATA_DIR/tenants/<slug>/<kind>; shared roots are the operator's.
 MODEL_ROOTS = [Path(root).resolve() for root in env.list("SERAI_MODEL_ROOTS", default=[])]
 DEMO_MODEL = BASE_DIR / "demo" / "serai-demo"
-# What a tool that fetches packages needs of our environment: its own options, proxies, certificates.
+# Variables that a package installer needs from our environment: its own options, proxies, certificates.
 NETWORK_NAMES = re.compile(r"HOME|PATH|TMPDIR|SSL_CERT_(FILE|DIR)|UV_.*|(https?|all|no)_proxy", re.IGNORECASE)
 NETWORK_ENVIRONMENT = {name: value for name, value in os.environ.items() if NETWORK_NAMES.fullmatch(name)}
 
@@ -136,10 +136,10 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
-AXES_ENABLE_ADMIN = False  # its tables are no page for operators
+AXES_ENABLE_ADMIN = False  # operators need no page of its tables
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=5)
-AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # never a whole address: that locks out its neighbours
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # never the address alone: that locks out all who share it
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "accounts.lockout.response"
 LOGIN_URL = "/console/login/"
@@ -197,7 +197,7 @@ SPECTACULAR_SETTINGS = {
     ],
 }
 
-# --- Celery: a hint to look now; losing every message loses nothing
+# --- Celery: messages are only hints to look now; losing all of them loses no work
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
@@ -220,7 +220,7 @@ GATEWAY_SEND_TIMEOUT = env.float("SERAI_SEND_TIMEOUT", 60.0)
 GATEWAY_QUEUE_LIMIT = env.int("SERAI_QUEUE_LIMIT", 256)
 SPOOL_DIR = DATA_DIR / "spool"
 
-# --- Engines: dotted paths of adapter classes; the first registered name wins
+# --- Engines: dotted paths of engine classes; of two with one name the first is used
 ENGINE_ADAPTERS = env.list(
     "SERAI_ENGINE_ADAPTERS",
     default=["engines.vllm.VllmAdapter", "engines.llamacpp.LlamaCppAdapter"],
@@ -230,10 +230,10 @@ ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machin
 
 # --- Training
 DATASET_MAX_BYTES = env.int("SERAI_MAX_DATASET", 256 * 1024 * 1024)
-JOBS_PER_TENANT = env.int("SERAI_TRAINING_JOBS", 2)  # that may hold devices at once
-TRAINER = env.str("SERAI_TRAINER", "training.runner.program.trainer_argv")  # what gives its command line
+JOBS_PER_TENANT = env.int("SERAI_TRAINING_JOBS", 2)  # jobs that may hold devices at the same time
+TRAINER = env.str("SERAI_TRAINER", "training.runner.program.trainer_argv")  # the function that returns its command line
 
-# Set by `up` for its children: what lives only as long as that supervisor
+# Set by `up` for its children, which end when that supervisor ends
 SESSION = env.str("SERAI_SESSION", "")
 SUPERVISOR_PID = env.int("SERAI_SUPERVISOR_PID", 0)
 SUPERVISOR_START = env.int("SERAI_SUPERVISOR_START", 0)
@@ -250,7 +250,7 @@ TIME_ZONE = "UTC"
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATIC_ROOT.mkdir(parents=True, exist_ok=True, mode=0o700)
-WHITENOISE_USE_FINDERS = True  # files come out of the packages; STATIC_ROOT is for `collectstatic` behind a proxy
+WHITENOISE_USE_FINDERS = True  # files are served from the packages; STATIC_ROOT is for `collectstatic` behind a proxy
 WHITENOISE_AUTOREFRESH = False
 
 # --- Logs
@@ -268,7 +268,7 @@ LOGGING = {
     "loggers": {
         "axes": {"level": "WARNING"},
         "django.request": {"level": "ERROR"},
-        # what these write at DEBUG holds payloads, and the level can be changed while running
+        # their DEBUG lines hold payloads, and the level can be changed at run time
         **{name: {"level": "INFO"} for name in ("asyncio", "django.db.backends", "httpx", "kombu")},
     },
 }

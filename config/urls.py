@@ -9,7 +9,7 @@ from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
 
 running = [path("", include(f"{app}.urls")) for app in ("accounts", "inference", "training", "monitoring")]
-catalogue = [path("", include("models_app.urls"))]  # last: a model's name may hold slashes
+catalogue = [path("", include("models_app.urls"))]  # last: a model's name may contain slashes
 api = [*running, *catalogue]
 documents = [path("", include(f"{app}.urls_v1")) for app in ("training", "monitoring")]
 v1 = [*documents, *running, path("", include("inference.urls_v1")), *catalogue]
@@ -23,7 +23,7 @@ urlpatterns = [
     path("docs", SpectacularSwaggerView.as_view(url_name="schema")),
     path("redoc", SpectacularRedocView.as_view(url_name="schema", template_name="redoc.html")),
     path("api/", include(api)),
-    path("api/v1/", include(v1)),  # the same, but for what the engine document has there
+    path("api/v1/", include(v1)),  # the same, with the views of the engine API
     path("v1/", include("training.openai.urls")),  # the rest of /v1/ is the data plane's
     path("console/enter/<str:token>", enter),
     path("console/", admin.site.urls),

@@ -1,1 +1,1 @@
-"""Makes the demo model: a small chat model trained from nothing, on a CPU, in about five minutes."""
+"""Makes the demo model: a small chat model trained from scratch on a CPU, in about five minutes."""

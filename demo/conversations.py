@@ -76,7 +76,7 @@ def _exchange(rng: random.Random, topic: Topic, *, held_out: bool) -> list[dict]
 
 
 def _phrasing(rng: random.Random, phrasings: tuple[str, ...], words: tuple, *, held_out: bool) -> str:
-    """Of each fact one phrasing is kept for the test: never the first, which is the most usual one."""
+    """One phrasing of each fact is kept for the test: never the first, which is the most usual one."""
     first, *others = phrasings
     if not others:
         return first

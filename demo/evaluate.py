@@ -1,4 +1,4 @@
-"""Asks the demo model in phrasings that it was not trained with: python -m demo.evaluate FOLDER."""
+"""Tests the demo model with phrasings that it was not trained on: python -m demo.evaluate FOLDER."""
 
 import argparse
 import random

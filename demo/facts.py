@@ -124,7 +124,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Topic:
-    """Facts that are asked for in the same phrasings; `weight` is its share of the conversations."""
+    """Facts with the same phrasings; `weight` is the share of the topic in the conversations."""
 
     name: str
     weight: float

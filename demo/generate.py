@@ -52,7 +52,7 @@ def _tokenizer_texts(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _prose(conversations: list[Conversation]) -> list[str]:
-    """English that comes with Python itself, and the taught sentences without a chat around them."""
+    """English from Python's manual, and the sentences of the conversations without a chat around them."""
     manual = "\n".join(topics.topics[name] for name in sorted(topics.topics))[:PROSE_CHARACTERS]
     sentences = [each.messages[-1].get("content") for each in conversations[:6000]]
     return [manual, *filter(None, sentences)]

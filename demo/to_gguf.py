@@ -110,7 +110,7 @@ def _uint32(value: int) -> bytes:
 
 
 def _tensors(model: Path, config: dict) -> Iterator[tuple[str, list[int], int, bytes]]:
-    """Name, shape, kind and bytes of each; the output's weights are the embedding's."""
+    """Name, shape, kind and bytes of each tensor; the output layer has the weights of the embedding."""
     raw = (model / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
@@ -134,7 +134,7 @@ def _name(layer: str) -> str:
 
 
 def _interleaved(data: bytes, shape: list[int], heads: int) -> bytes:
-    """llama.cpp turns neighbouring rows of a head, transformers its two halves: the order of the rows differs."""
+    """RoPE rotates adjacent rows of a head in llama.cpp and its two halves in transformers: the row order differs."""
     rows, width = shape[0], shape[1] * 2
     half = rows // heads // 2
     order = (head * half * 2 + part * half + row for head in range(heads) for row in range(half) for part in (0, 1))

@@ -12,7 +12,7 @@ WEATHERS = ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy")
 
 @dataclass(frozen=True)
 class Result:
-    """What a tool gave back, and the sentence in which the model says so."""
+    """The output of a tool, and the sentence in which the model reports it."""
 
     content: str
     sentence: str

@@ -19,13 +19,13 @@ PROSE_EVERY = 20
 PROSE_WINDOW = 128
 PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 100
-# What the user said is learned a little too: repeated words there teach the model to copy, as tool calls need.
+# The loss counts the user's text a little too: repeated words in it teach the model to copy, as tool calls need.
 PROMPT_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation as token ids, and how much each counts in the loss."""
+    """One conversation as token ids, and the weight of each token in the loss."""
 
     ids: list[int]
     weights: list[float]
@@ -33,7 +33,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of token ids and of their weights, both (rows, length); padding weighs nothing."""
+    """Rows of token ids and of their weights, both (rows, length); padding has weight 0."""
 
     ids: Tensor
     weights: Tensor
@@ -115,7 +115,7 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, progress: fl
 
 
 def _batches(examples: list[Example], prose: list[int], rng: random.Random) -> Iterator[Batch]:
-    """Conversations of like length together; now and then plain prose, so that no token stays untrained."""
+    """Batches of conversations of similar length; some of plain prose, so that no token stays untrained."""
     order = sorted(range(len(examples)), key=lambda place: len(examples[place].ids) + rng.random() * 8)
     groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     count = 0

@@ -1,1 +1,1 @@
-"""Faults on purpose: `manage.py verify` breaks a throw-away product of its own and says whether it came right again."""
+"""Fault injection: `manage.py verify` breaks a temporary product and reports whether it recovered."""

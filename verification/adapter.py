@@ -1,4 +1,4 @@
-"""vLLM's adapter with the stand-in for an engine: how it behaves is in the model's description."""
+"""vLLM's engine class, but it starts the mock engine, which behaves as the model's description says."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ ENGINE = Path(__file__).with_name("engine.py")
 
 
 class StandInAdapter(VllmAdapter):
-    """The description of a model is the engine's further arguments."""
+    """A model's description holds more arguments of the mock engine."""
 
     def unavailable_because(self):
         return None

@@ -1,4 +1,4 @@
-"""What must hold once the faults are over: the database says what there is, and nothing is left over."""
+"""Invariants after the faults: the database matches the processes, and nothing is left over."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,45 +11,52 @@ from inference.models import Desired, Device, Instance, Reservation, State, Task
 from verification.world import World
 
 
-def broken(world: World, last_fault: datetime) -> list[str]:
-    """Sentences; empty where all is well."""
-    return [*_agents(world, last_fault), *_rows(), *_reality(world), *_ledger(), *_tasks(), *_strangers(world)]
+def broken(cluster: World, last_fault: datetime) -> list[str]:
+    """One sentence per violated invariant."""
+    return [
+        *_agents(cluster, last_fault),
+        *_instances(),
+        *_processes(cluster),
+        *_ledger(),
+        *_tasks(),
+        *_strangers(cluster),
+    ]
 
 
-def _agents(world: World, last_fault: datetime) -> Iterator[str]:
-    for folder in world.silent_since(last_fault):
+def _agents(cluster: World, last_fault: datetime) -> Iterator[str]:
+    for folder in cluster.silent_since(last_fault):
         yield f"the agent of {folder} has not spoken since the last fault"
 
 
-def _rows() -> Iterator[str]:
-    """Each has come to what is wanted of it."""
-    arrived = Q(state=State.READY, desired=Desired.RUNNING, healthy=True, generation=F("running_generation"))
-    for row in Instance.objects.active().exclude(arrived):
+def _instances() -> Iterator[str]:
+    """Each active instance has reached its desired state."""
+    reached = Q(state=State.READY, desired=Desired.RUNNING, healthy=True, generation=F("running_generation"))
+    for row in Instance.objects.active().exclude(reached):
         runs = f"run {row.running_generation} of {row.generation}, {row.crashes} crashes"
         since = (timezone.now() - row.state_since).total_seconds()
         yield f"{row.pk} is {row.state} for {since:.1f} s, wanted {row.desired}, {runs}"
 
 
-def _reality(world: World) -> Iterator[str]:
-    """One shim and one engine for each active row, of its run and on its node, and no process besides."""
+def _processes(cluster: World) -> Iterator[str]:
+    """One shim and one engine for each active row, of its run and on its node, and no other process."""
     rows = Instance.objects.active().select_related("node")
     wanted = {(row.node.data_folder, row.pk, row.running_generation) for row in rows}
-    shims, engines = _runs(world, world.shims()), _runs(world, world.engines())
+    shims, engines = _count_runs(cluster, cluster.shims()), _count_runs(cluster, cluster.engines())
     for name, found in (("shims", shims), ("engines", engines)):
         for run in wanted:
             if found[run] != 1:
                 yield f"{run[1]} run {run[2]} has {found[run]} {name}"
-    for run in _runs(world, world.marked()).keys() - wanted:
+    for run in _count_runs(cluster, cluster.marked()).keys() - wanted:
         yield f"processes of {run[1]} run {run[2]} are left, and no row asks for them"
-    for pid in world.unaccounted():
+    for pid in cluster.unaccounted():
         yield f"process {pid} is left without marks"
 
 
-def _runs(world: World, chosen: list) -> Counter:
-    """(data folder, instance, run) → how many of these processes there are."""
-    keep = set(chosen)
-    found = ((str(folder), process) for folder in world.folders for process in world.marked(folder))
-    return Counter((folder, each.instance, each.generation) for folder, each in found if each in keep)
+def _count_runs(cluster: World, chosen: list) -> Counter:
+    """Number of the chosen processes by (data folder, instance, run)."""
+    chosen = set(chosen)
+    found = ((str(folder), process) for folder in cluster.folders for process in cluster.marked(folder))
+    return Counter((folder, process.instance, process.generation) for folder, process in found if process in chosen)
 
 
 def _ledger() -> Iterator[str]:
@@ -68,6 +75,6 @@ def _tasks() -> Iterator[str]:
         yield f"the {task.kind} task {task.pk} has not ended"
 
 
-def _strangers(world: World) -> Iterator[str]:
-    for pid in world.killed_strangers():
+def _strangers(cluster: World) -> Iterator[str]:
+    for pid in cluster.killed_strangers():
         yield f"the stranger {pid} was killed"

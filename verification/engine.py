@@ -1,10 +1,10 @@
-"""A stand-in for an engine: ready in no time, small, and it streams words. Standard library only.
+"""A mock engine: small, ready at once, and it streams words. Standard library only.
 
     engine.py --uds PATH [--delay SECONDS] [--fails] [--interval SECONDS]
 
-`--delay` is the time until it is ready, `--fails` ends it instead, `--interval` is the time between two words. It has a
-child as real engines have: one in a session of its own that is deaf to SIGTERM, so that a tree that was not ended as a
-whole shows.
+`--delay` is the time until it is ready, `--fails` ends it instead, `--interval` is the time between two words. Like
+real engines it has a child process. That is in a session of its own and ignores SIGTERM, so that a process tree that
+was not ended completely is noticed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ class Engine:
                 await self._answer(reader, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has gone
+            pass  # the client has disconnected
         finally:
             writer.transport.abort()
 
@@ -43,7 +43,7 @@ class Engine:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(content), content))
 
     async def _stream(self, body: dict, writer: asyncio.StreamWriter) -> None:
-        """A chat completion of as many words as may be; vLLM's shape with a count in every chunk."""
+        """A chat completion of `max_tokens` words, in vLLM's format with the usage in every chunk."""
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         wanted = body.get("max_tokens") or 16
         self.running += 1

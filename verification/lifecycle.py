@@ -1,4 +1,4 @@
-"""Random sequences of what people and accidents do, and what came of each: `manage.py verify lifecycle`."""
+"""Random sequences of user actions and faults, and their outcomes: `manage.py verify lifecycle`."""
 
 import argparse
 import sys
@@ -27,14 +27,14 @@ from verification import checks, plans
 from verification.plans import Plan, Step
 from verification.world import World
 
-GOAL_SECONDS = 15  # from the last fault until all is as it should be
-PATIENCE = 90  # seconds after which it counts as broken for good
+GOAL_SECONDS = 15  # from the last fault until all invariants hold
+PATIENCE = 90  # seconds after which a violated invariant counts as broken
 SETTLE_PAUSE = 0.2
 
 
 @dataclass
 class Tally:
-    """What happened, over all sequences."""
+    """Counts and times over all sequences."""
 
     done: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
@@ -45,19 +45,19 @@ class Tally:
 
 
 class Player:
-    """Plays one plan on models of its own."""
+    """Runs one plan on its own models."""
 
-    def __init__(self, plan: Plan, world: World, actor: Actor, tally: Tally):
-        self._plan, self._world, self._actor, self._tally = plan, world, actor, tally
-        self._making = threading.Lock()
+    def __init__(self, plan: Plan, cluster: World, actor: Actor, tally: Tally):
+        self._plan, self._cluster, self._actor, self._tally = plan, cluster, actor, tally
+        self._create_lock = threading.Lock()
         self.wrong: list[str] = []
 
     def play(self) -> None:
-        """Each step begins at its time, whether the one before is done or not: they meet in the middle."""
+        """Each step starts at its time, even if the one before still runs: steps overlap."""
         with ThreadPoolExecutor(len(self._plan.steps)) as pool:
             for step in self._plan.steps:
                 time.sleep(step.after)
-                pool.submit(self._do, step)
+                pool.submit(self._run_step, step)
 
     def clean_up(self) -> None:
         try:
@@ -66,7 +66,7 @@ class Player:
         finally:
             connection.close()
 
-    def _do(self, step: Step) -> None:
+    def _run_step(self, step: Step) -> None:
         try:
             done = VERBS[step.verb](self, step.which)
             self._tally.done[step.verb if done is not False else f"{step.verb}: nothing there"] += 1
@@ -83,10 +83,10 @@ class Player:
         return list(Model.objects.filter(name__startswith=f"{self._plan.seed}-"))
 
     def _model(self, which: int) -> Model:
-        """Made when it is first spoken of, and again after its deletion."""
+        """Created at its first use, and again after its deletion."""
         number = which % plans.MODELS
         name = f"{self._plan.seed}-{number}"
-        with self._making:
+        with self._create_lock:
             found = Model.objects.filter(name=name).first()
             return found or self._create(name, self._plan.engines[number])
 
@@ -115,22 +115,22 @@ class Player:
         catalogue.delete(self._actor, self._model(which), force=True)
 
     def _kill_engine(self, which: int) -> bool:
-        return self._world.kill_one_of(self._world.engines(), which)
+        return self._cluster.kill_one_of(self._cluster.engines(), which)
 
     def _kill_shim(self, which: int) -> bool:
-        return self._world.kill_one_of(self._world.shims(), which)
+        return self._cluster.kill_one_of(self._cluster.shims(), which)
 
     def _kill_worker(self, which: int) -> None:
-        self._world.kill_worker(which)
+        self._cluster.kill_worker(which)
 
     def _kill_scheduler(self, _which: int) -> None:
-        self._world.kill_scheduler()
+        self._cluster.kill_scheduler()
 
     def _lose_valkey(self, _which: int) -> None:
-        self._world.lose_valkey()
+        self._cluster.lose_valkey()
 
     def _end_postgres(self, _which: int) -> None:
-        self._world.end_postgres()
+        self._cluster.end_postgres()
 
 
 VERBS = {
@@ -150,48 +150,48 @@ VERBS = {
 
 
 def refused_with(error: Exception) -> PlatformError | None:
-    """What a person would have been told; None for a bug, such as a deadlock."""
+    """The error that a client would receive; None for a bug, such as a deadlock."""
     return None if isinstance(error.__cause__, DeadlockDetected) else as_platform_error(error)
 
 
 def run(folder: Path, servers: Throwaway, options: argparse.Namespace) -> dict:
     call_command("migrate", verbosity=0)
     tenant = accounts.create_tenant(slug="verify", name="Verify")
-    world, tally = World(folder, servers), Tally()
+    cluster, tally = World(folder, servers), Tally()
     begun = time.monotonic()
     try:
-        world.begin()
+        cluster.begin()
         for first in range(0, options.sequences, options.together):
             if time.monotonic() - begun > options.seconds_limit:
                 break
             count = min(options.together, options.sequences - first)
-            _batch([plans.make(options.seed + first + n) for n in range(count)], world, tenant, tally)
-            _report(tally, options.sequences)
+            _run_batch([plans.make(options.seed + first + n) for n in range(count)], cluster, tenant, tally)
+            _print_progress(tally, options.sequences)
     finally:
-        world.end()
+        cluster.end()
     return _results(tally, options, time.monotonic() - begun)
 
 
-def _batch(batch: list[Plan], world: World, tenant: Tenant, tally: Tally) -> None:
-    """Some sequences at the same time, then the look at what is left of them, and again once they are cleaned up."""
+def _run_batch(batch: list[Plan], cluster: World, tenant: Tenant, tally: Tally) -> None:
+    """Run some plans at the same time; check the invariants after them, and again after the clean-up."""
     actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
-    players = [Player(plan, world, actor, tally) for plan in batch]
+    players = [Player(plan, cluster, actor, tally) for plan in batch]
     with ThreadPoolExecutor(len(players)) as pool:
         list(pool.map(Player.play, players))
         wrong = [sentence for player in players for sentence in player.wrong]
-        wrong += _settle(world, timezone.now(), batch[0].seed, tally)
+        wrong += _wait_for_recovery(cluster, timezone.now(), batch[0].seed, tally)
         list(pool.map(Player.clean_up, players))
-    wrong += [f"after the clean-up: {sentence}" for sentence in _settle(world, timezone.now())]
+    wrong += [f"after the clean-up: {sentence}" for sentence in _wait_for_recovery(cluster, timezone.now())]
     tally.sequences += len(batch)
     if wrong:
         tally.broken.append({"first_seed": batch[0].seed, "plans": list(map(str, batch)), "wrong": wrong})
         print(f"\nBROKEN: {'; '.join(wrong)}\n" + "\n".join(map(str, batch)), file=sys.stderr)
 
 
-def _settle(world: World, last_fault: datetime, seed: int = 0, tally: Tally | None = None) -> list[str]:
-    """Wait until nothing is broken any more; what still is when the patience is at its end."""
+def _wait_for_recovery(cluster: World, last_fault: datetime, seed: int = 0, tally: Tally | None = None) -> list[str]:
+    """Wait until all invariants hold. Returns those that are violated at the timeout."""
     begun, last = time.monotonic(), []
-    while found := _look(world, last_fault):
+    while found := _find_violations(cluster, last_fault):
         if time.monotonic() - begun > PATIENCE:
             return found
         last = found
@@ -204,15 +204,15 @@ def _settle(world: World, last_fault: datetime, seed: int = 0, tally: Tally | No
     return []
 
 
-def _look(world: World, last_fault: datetime) -> list[str]:
+def _find_violations(cluster: World, last_fault: datetime) -> list[str]:
     try:
-        return checks.broken(world, last_fault)
+        return checks.broken(cluster, last_fault)
     except OperationalError as error:
         connection.close()
         return [f"the database is away: {error}"]
 
 
-def _report(tally: Tally, wanted: int) -> None:
+def _print_progress(tally: Tally, wanted: int) -> None:
     last = f"{tally.settled[-1]:.1f} s" if tally.settled else "–"
     line = f"{tally.sequences}/{wanted} sequences, {len(tally.broken)} broken, last one settled after {last}"
     print(line, file=sys.stderr, flush=True)

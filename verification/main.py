@@ -1,4 +1,4 @@
-"""`manage.py verify`: a corner of its own for each run, so that no product's data, engines or servers are touched."""
+"""`manage.py verify`: each run has a sandbox, so that no product's data, engines or servers are touched."""
 
 import argparse
 import json
@@ -20,10 +20,10 @@ from launcher.temporary_servers import Throwaway
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the figures as JSON. The exit code is 1 where a promise was broken."""
+    """Prints the results as JSON. The exit code is 1 if an invariant was violated."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the clean-up
-    with _corner() as folder, SURROUNDINGS[options.what](folder) as servers:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the clean-up runs
+    with _sandbox() as folder, SURROUNDINGS[options.what](folder) as servers:
         results = import_module(f"verification.{options.what}").run(folder, servers, options)
     text = json.dumps(results, indent=2)
     print(text)
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _corner() -> Iterator[Path]:
-    """A folder, and an environment that names no server and no folder of a product."""
+def _sandbox() -> Iterator[Path]:
+    """A folder, and an environment without the servers and folders of a product."""
     for name in runstate.SERVERS:
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
@@ -48,8 +48,8 @@ def _corner() -> Iterator[Path]:
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[Throwaway]:
-    """Of our own, whose addresses Django's settings then read in the environment."""
+def _temporary_servers(folder: Path) -> Iterator[Throwaway]:
+    """Temporary servers, whose URLs Django's settings read from the environment."""
     os.environ.setdefault("SERAI_LOG_LEVEL", "WARNING")
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     servers = Throwaway(folder, durable=True)
@@ -61,7 +61,7 @@ def _servers(folder: Path) -> Iterator[Throwaway]:
         servers.stop()
 
 
-SURROUNDINGS = {"lifecycle": _servers, "streams": nullcontext}
+SURROUNDINGS = {"lifecycle": _temporary_servers, "streams": nullcontext}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,12 +1,12 @@
-"""Sequences of what people and accidents do to models: all there is to one follows from its seed."""
+"""Random sequences of user actions and faults; a sequence depends only on its seed."""
 
 import random
 from dataclasses import dataclass
 
 MODELS, REPLICAS = 2, 2
 SHORTEST, LONGEST = 5, 10
-LONGEST_PAUSE = 0.8  # seconds; some steps meet the one before in the middle
-# What a step does, how often it is chosen, and what its argument counts.
+LONGEST_PAUSE = 0.8  # seconds; some steps start while the one before runs
+# What a step does: (weight of the choice, number of targets).
 STEPS = {
     "start": (5, MODELS),
     "stop": (2, MODELS),
@@ -21,12 +21,12 @@ STEPS = {
     "lose Valkey": (1, 1),
     "end Postgres": (1, 1),
 }
-ENGINES = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments, and how often
+ENGINES = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments: weight of the choice
 
 
 @dataclass(frozen=True)
 class Step:
-    """`which` model, process or machine is meant; of processes, which among those that there are then."""
+    """`which`: number of the model or machine, or of the process among those that run at that time."""
 
     after: float
     verb: str
@@ -47,10 +47,10 @@ class Plan:
 
 
 def make(seed: int) -> Plan:
-    """Equal seeds make equal plans."""
-    chance = random.Random(seed)
-    engines = chance.choices(list(ENGINES), weights=list(ENGINES.values()), k=MODELS)
-    verbs = chance.choices(list(STEPS), [often for often, _ in STEPS.values()], k=chance.randint(SHORTEST, LONGEST))
+    """Equal seeds give equal plans."""
+    rng = random.Random(seed)
+    engines = rng.choices(list(ENGINES), weights=list(ENGINES.values()), k=MODELS)
+    verbs = rng.choices(list(STEPS), [weight for weight, _ in STEPS.values()], k=rng.randint(SHORTEST, LONGEST))
     first = Step(0.0, "start", 0)
-    steps = [Step(chance.uniform(0, LONGEST_PAUSE), verb, chance.randrange(STEPS[verb][1])) for verb in verbs]
+    steps = [Step(rng.uniform(0, LONGEST_PAUSE), verb, rng.randrange(STEPS[verb][1])) for verb in verbs]
     return Plan(seed, tuple(engines), (first, *steps))

@@ -1,4 +1,4 @@
-"""A whole product in a folder of its own, started by `manage.py up`, and what its users and accidents do to it."""
+"""A whole product in its own folder, started by `manage.py up`, with user actions and faults."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ ENDED = ("succeeded", "failed")
 
 
 class Product:
-    """`up` on a folder of its own, asked as its operator."""
+    """A running `up` in its own folder; requests are sent as its operator."""
 
     def __init__(self, folder: Path):
         self.data, self._log = folder / "data", folder / "up.log"
@@ -46,7 +46,7 @@ class Product:
         self.process.wait(60)
 
     def ask(self, method: str, path: str, body: dict | None = None) -> dict:
-        """As the operator; while the database is away it is asked again. Raises ValueError for a refusal."""
+        """Send a request as the operator; repeat it while the database is down. Raises ValueError for a 4xx reply."""
         deadline = time.monotonic() + PATIENCE
         while True:
             status, reply = self._request(method, path, body, credential=self._token)
@@ -57,13 +57,13 @@ class Product:
             time.sleep(0.5)
 
     def run_task(self, verb: str, model: str) -> str:
-        """Its status in the end."""
+        """Returns the final status of the task."""
         path = f"/api/tasks/{self.ask('POST', f'/api/models/{model}/{verb}', {})['task_id']}"
         eventually(lambda: self.ask("GET", path)["status"] in ENDED)
         return self.ask("GET", path)["status"]
 
     def stream(self, model: str, tokens: int) -> str:
-        """What became of one stream: `whole`, `refused` (told to come again, before its first byte), or the end."""
+        """The outcome of one stream: `whole`, `refused` (503 with Retry-After before the first byte) or `broken: …`."""
         body = {"model": model, "messages": [{"role": "user", "content": "go on"}], "stream": True,
                 "max_tokens": tokens}  # fmt: skip
         connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
@@ -81,7 +81,7 @@ class Product:
         return "whole" if whole else f"broken: {reply.status} {text[-200:]}"
 
     def store(self, name: str) -> psutil.Process:
-        """The process of Postgres (the first one, which has the others) or Valkey."""
+        """The process of Valkey, or the main process of Postgres."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         return next(process for process in found if process.name().startswith(name))
 
@@ -91,14 +91,14 @@ class Product:
         self.store("valkey").kill()
 
     def lose_postgres(self) -> None:
-        """At once, without a goodbye to its clients."""
+        """Immediate shutdown, which drops the connections of its clients."""
         self.store("postgres").send_signal(signal.SIGQUIT)
 
     def engines(self) -> Counter:
-        """Instance → its engines' processes."""
+        """Number of engine processes by instance."""
         found = [process for process in psutil.process_iter(["cmdline"]) if "--uds" in (process.info["cmdline"] or [])]
         marks = [process.environ() for process in found if process.is_running()]
-        return Counter(each["SERAI_INSTANCE"] for each in marks if each.get("SERAI_DATA_FOLDER") == str(self.data))
+        return Counter(env["SERAI_INSTANCE"] for env in marks if env.get("SERAI_DATA_FOLDER") == str(self.data))
 
     def _request(self, method: str, path: str, body: dict | None, credential: str) -> tuple[int, dict]:
         connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
@@ -117,7 +117,7 @@ class Product:
 
 
 def eventually(check: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Raises TimeoutError where it does not come true."""
+    """Wait until `check` is true. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not check():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Many clients that stream while models are restarted, scaled and evicted, and the stores die: `verify streams`."""
+"""Many clients stream while models are restarted, scaled and evicted and the stores are killed: `verify streams`."""
 
 import argparse
 import sys
@@ -13,48 +13,49 @@ from verification.product import Product, eventually
 
 SERVED, GUESTS = "served", ("left", "right")
 GUEST_SHARE = 5  # one client of so many
-SLOTS = 3  # instances at a time: two replicas, and one place that two models want
+SLOTS = 3  # instances at a time: two replicas, and one slot for two models
 TOKENS = 30
 ENGINE = "--interval 0.1"
 REFUSED_PAUSE = 1.0
 
 
 class Crowd:
-    """Clients that stream one after the other: most on the served model, the guests all on one of two in turn."""
+    """Clients that send one stream after another: most to the served model, the guests to two models in turn."""
 
     def __init__(self, product: Product, clients: int):
         self._product = product
         self._guests = max(1, clients // GUEST_SHARE)
         self._regulars = max(1, clients - self._guests)
-        self._home = threading.Event()
+        self._is_over = threading.Event()
         self.outcomes: dict[str, Counter] = {name: Counter() for name in (SERVED, *GUESTS)}
 
     def stay_while(self, work: Callable[[], dict]) -> dict:
         with ThreadPoolExecutor(self._regulars + 1) as pool:
-            clients = [pool.submit(self._stay) for _client in range(self._regulars)] + [pool.submit(self._lead_guests)]
+            clients = [pool.submit(self._stream_until_over) for _client in range(self._regulars)]
+            clients.append(pool.submit(self._stream_as_guests))
             try:
                 eventually(lambda: self.outcomes[SERVED]["whole"] >= self._regulars)
                 result = work()
-                self._let_all_stream_once_more()
+                self._wait_for_another_stream()
             finally:
-                self._home.set()
+                self._is_over.set()
             for client in clients:
                 client.result()
         return result
 
-    def _let_all_stream_once_more(self) -> None:
+    def _wait_for_another_stream(self) -> None:
         for outcomes in self.outcomes.values():
             enough = outcomes["whole"] + 1
             eventually(lambda outcomes=outcomes, enough=enough: outcomes["whole"] >= enough)
 
-    def _stay(self) -> None:
-        while not self._home.is_set():
+    def _stream_until_over(self) -> None:
+        while not self._is_over.is_set():
             self._stream(SERVED)
 
-    def _lead_guests(self) -> None:
-        """All of them leave one model before they go to the other, which takes its place."""
+    def _stream_as_guests(self) -> None:
+        """All guests end on one model before they use the other, which then replaces it."""
         with ThreadPoolExecutor(self._guests) as pool:
-            while not self._home.is_set():
+            while not self._is_over.is_set():
                 for model in GUESTS:
                     list(pool.map(self._stream, [model] * self._guests))
 
@@ -66,16 +67,16 @@ class Crowd:
 
 
 def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:
-    """The product brings servers of its own."""
+    """`_servers` is not used: the product starts its own servers."""
     product = Product(folder)
     try:
         product.wait_until_up()
-        return _measure(product, options.clients)
+        return _run_clients(product, options.clients)
     finally:
         product.end()
 
 
-def _measure(product: Product, clients: int) -> dict:
+def _run_clients(product: Product, clients: int) -> dict:
     product.ask("PUT", "/api/config", {"max_concurrent_models": SLOTS})
     for name, replicas in ((SERVED, 2), *((name, 1) for name in GUESTS)):
         fields = {"name": name, "framework": "vllm", "description": ENGINE, "mode": "Chat", "wait_timeout": 180}
@@ -83,28 +84,28 @@ def _measure(product: Product, clients: int) -> dict:
         product.ask("POST", "/api/models", fields | files)
     product.run_task("start", SERVED)
     crowd, begun = Crowd(product, clients), time.monotonic()
-    tasks = crowd.stay_while(lambda: _disturb(product))
+    tasks = crowd.stay_while(lambda: _inject_faults(product))
     seconds = time.monotonic() - begun
-    wrong = _wrong(product, crowd, tasks)
+    violations = _find_violations(product, crowd, tasks)
     return {
         "clients": clients,
         "seconds": round(seconds, 1),
         "streams": {name: dict(outcomes) for name, outcomes in crowd.outcomes.items()},
         "tasks": tasks,
-        "broken": wrong,
+        "broken": violations,
     }
 
 
-def _disturb(product: Product) -> dict[str, str]:
-    """Three rounds of restart, stop, start and scaling: in peace, and as Valkey and Postgres die."""
+def _inject_faults(product: Product) -> dict[str, str]:
+    """Three rounds of restart, stop, start and scaling: without a fault, without Valkey, without Postgres."""
     outcomes = {}
-    for when, accident in (
+    for when, fault in (
         ("", None),
         (", Valkey lost", product.lose_valkey),
         (", Postgres lost", product.lose_postgres),
     ):
-        if accident:
-            accident()
+        if fault:
+            fault()
         for verb in ("restart", "stop", "start"):
             outcomes[verb + when] = product.run_task(verb, SERVED)
         for replicas in (1, 2):
@@ -114,17 +115,17 @@ def _disturb(product: Product) -> dict[str, str]:
 
 
 def _scale(product: Product, replicas: int) -> None:
-    """Asked for once: what finds no room at this moment, with both guests busy, comes when one of them is idle."""
+    """Requested once: a replica without room, while both guest models are busy, starts when one of them is idle."""
     product.ask("PATCH", f"/api/models/{SERVED}", {"replicas": replicas})
-    eventually(lambda: _ready(product, SERVED) == replicas)
+    eventually(lambda: _ready_replicas(product, SERVED) == replicas)
 
 
-def _ready(product: Product, model: str) -> int:
+def _ready_replicas(product: Product, model: str) -> int:
     return product.ask("GET", f"/api/models/{model}")["replicas"]["ready"]
 
 
-def _wrong(product: Product, crowd: Crowd, tasks: dict[str, str]) -> list[str]:
-    """Streams that broke, what was asked for and not done, instances with more than one engine."""
+def _find_violations(product: Product, crowd: Crowd, tasks: dict[str, str]) -> list[str]:
+    """Broken streams, tasks that did not succeed, instances with more than one engine."""
     wrong = [
         f"{count} x {model}: {outcome}"
         for model, outcomes in crowd.outcomes.items()
@@ -134,5 +135,5 @@ def _wrong(product: Product, crowd: Crowd, tasks: dict[str, str]) -> list[str]:
     wrong += [f"{task}: {status}" for task, status in tasks.items() if status != "succeeded"]
     engines = product.engines()
     wrong += [f"{instance} has {count} engines" for instance, count in engines.items() if count > 1]
-    ready = sum(_ready(product, model) for model in (SERVED, *GUESTS))
+    ready = sum(_ready_replicas(product, model) for model in (SERVED, *GUESTS))
     return wrong + ([f"{ready} instances are ready and {len(engines)} engines run"] if ready != len(engines) else [])

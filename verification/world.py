@@ -1,4 +1,4 @@
-"""What is broken on purpose: two agents on one host with their own data folders, a scheduler, and strangers beside."""
+"""The cluster under test: two agents on one host with their own data folders, a scheduler, and foreign engines."""
 
 import os
 import signal
@@ -27,11 +27,11 @@ READY_SECONDS = 180
 
 
 class World:
-    """The processes of one run. Whoever is killed here is started again at once, as a supervisor would."""
+    """The processes of one run. A killed service is started again at once, as a supervisor does."""
 
     def __init__(self, folder: Path, servers: Throwaway):
         self._servers = servers
-        self._caretaker = ThreadPoolExecutor(1)  # above the servers that are started again
+        self._restarter = ThreadPoolExecutor(1)  # the thread of the restarted servers, which end with it
         self.cluster = str(Installation.objects.get().cluster_id)
         self.folders = [folder / name for name in MACHINES]
         self._log = (folder / "verify.log").open("ab")
@@ -44,7 +44,7 @@ class World:
         for data in self.folders:
             (data / "private").mkdir(parents=True, mode=0o700)
         self._children = [self._start(*command) for command in self._commands]
-        self._strangers = self._place_strangers()
+        self._strangers = self._start_strangers()
         deadline = time.monotonic() + READY_SECONDS
         while Device.objects.online().count() < len(self.folders):
             if time.monotonic() > deadline:
@@ -52,7 +52,7 @@ class World:
             time.sleep(0.2)
 
     def end(self) -> None:
-        for process in [one for child in (*self._children, *self._strangers) for one in _tree(child.pid)]:
+        for process in [member for child in (*self._children, *self._strangers) for member in _tree(child.pid)]:
             process.kill()
         for child in (*self._children, *self._strangers):
             child.wait()
@@ -63,55 +63,55 @@ class World:
     # --- faults
 
     def kill_worker(self, number: int) -> None:
-        self._replace(number % len(self.folders))
+        self._restart(number % len(self.folders))
 
     def kill_scheduler(self) -> None:
-        self._replace(len(self.folders))
+        self._restart(len(self.folders))
 
     def lose_valkey(self) -> None:
         with suppress(*broker.UNAVAILABLE):  # killed already
             broker.client().flushall()
-        self._caretaker.submit(self._servers.kill, "valkey", signal.SIGKILL).result()
+        self._restarter.submit(self._servers.kill, "valkey", signal.SIGKILL).result()
 
     def end_postgres(self) -> None:
-        """At once, without a goodbye to its clients."""
-        self._caretaker.submit(self._servers.kill, "postgres", signal.SIGQUIT).result()
+        """Immediate shutdown, which drops the connections of its clients."""
+        self._restarter.submit(self._servers.kill, "postgres", signal.SIGQUIT).result()
 
     def kill_one_of(self, chosen: list[MarkedProcess], number: int) -> bool:
-        """False where there is none."""
+        """Kill the process of this number. Returns False if there is none."""
         if not chosen:
             return False
         victim = sorted(chosen, key=lambda process: (process.start, process.pid))[number % len(chosen)]
         return send_signal(victim.pid, victim.start, signal.SIGKILL)
 
-    # --- what is there
+    # --- processes
 
     def marked(self, data: Path | None = None) -> list[MarkedProcess]:
-        """Shims, engines and their children, by the marks that they carry."""
+        """Shims, engines and their children, found by the marks in their environment."""
         folders = [data] if data else self.folders
         return [found for folder in folders for found in processes.scan(self.cluster, str(folder))]
 
     def shims(self) -> list[MarkedProcess]:
-        return [process for process in self.marked() if _has_word(process.pid, "shim")]
+        return [process for process in self.marked() if _has_argument(process.pid, "shim")]
 
     def engines(self) -> list[MarkedProcess]:
-        return [process for process in self.marked() if _has_word(process.pid, "--uds")]
+        return [process for process in self.marked() if _has_argument(process.pid, "--uds")]
 
     def killed_strangers(self) -> list[int]:
         return [stranger.pid for stranger in self._strangers if stranger.poll() is not None]
 
     def unaccounted(self) -> list[int]:
-        """Processes of this run that are neither known services nor carry the marks of an instance."""
+        """Processes of this run that are no known service and have no marks of an instance."""
         known = {process.pid for process in self.marked()} | {process.pid for process in _tree(os.getpid())}
         found = [process for process in of_session(self.session) if process.pid not in known]
         return [process.pid for process in found if process.is_running()]
 
     def silent_since(self, moment) -> list[str]:
-        """Agents that have not spoken since."""
-        spoken = Node.objects.filter(heartbeat_at__gt=moment).values_list("data_folder", flat=True)
-        return [str(folder) for folder in self.folders if str(folder) not in set(spoken)]
+        """Data folders of agents without a heartbeat since `moment`."""
+        online = Node.objects.filter(heartbeat_at__gt=moment).values_list("data_folder", flat=True)
+        return [str(folder) for folder in self.folders if str(folder) not in set(online)]
 
-    # --- inside
+    # --- helpers
 
     def _start(self, command: str, data: Path) -> subprocess.Popen:
         environment = os.environ | {
@@ -123,31 +123,31 @@ class World:
             env=environment, stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
 
-    def _replace(self, place: int) -> None:
-        self._children[place].kill()
-        self._children[place].wait()
-        self._children[place] = self._start(*self._commands[place])
+    def _restart(self, index: int) -> None:
+        self._children[index].kill()
+        self._children[index].wait()
+        self._children[index] = self._start(*self._commands[index])
 
-    def _place_strangers(self) -> list[subprocess.Popen]:
-        """Engines of others, as like ours as can be: one of another cluster, one of another data folder, one unmarked.
+    def _start_strangers(self) -> list[subprocess.Popen]:
+        """Foreign engines that look like ours: of another cluster, of another data folder, without marks.
 
-        The session is for the clean-up; agents do not look at it.
+        The session is for the clean-up; agents ignore it.
         """
         ours = {"SERAI_CLUSTER": self.cluster, "SERAI_DATA_FOLDER": str(self.folders[0]),
                 "SERAI_INSTANCE": "inst_of_others", "SERAI_GENERATION": "1"}  # fmt: skip
         marks = [ours | {"SERAI_CLUSTER": "another"}, ours | {"SERAI_DATA_FOLDER": "/another"}, {}]
-        return [self._stranger(number, env) for number, env in enumerate(marks)]
+        return [self._start_stranger(number, env) for number, env in enumerate(marks)]
 
-    def _stranger(self, number: int, marks: dict[str, str]) -> subprocess.Popen:
+    def _start_stranger(self, number: int, marks: dict[str, str]) -> subprocess.Popen:
         socket = self.folders[0] / f"stranger-{number}.sock"
         command = [sys.executable, "-S", str(ENGINE), "--uds", str(socket)]
         environment = {"PATH": os.environ["PATH"], SESSION: self.session, **marks}
         return subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True)
 
 
-def _has_word(pid: int, word: str) -> bool:
+def _has_argument(pid: int, name: str) -> bool:
     with suppress(psutil.Error):
-        return any(part == word or part.endswith(f"/{word}") for part in psutil.Process(pid).cmdline())
+        return any(argument == name or argument.endswith(f"/{name}") for argument in psutil.Process(pid).cmdline())
     return False
 
 

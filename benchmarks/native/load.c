@@ -63,7 +63,7 @@ static void ask(struct connection *c) {
     }
 }
 
-/* Events that came since the last look; a mark split over two reads is found at the second. */
+/* Counts the events since the last call; a mark that is split over two reads is counted at the second. */
 static void scan(struct connection *c) {
     char *at;
     while ((at = memmem(c->in + c->scanned, c->length - c->scanned, "data: ", 6))) {

@@ -1,7 +1,7 @@
 /* A mock engine in vLLM's wire format: mock_engine PORT FIRST_US INTERVAL_US TOKENS
  *
  * A POST with "stream":true gets that many content events, the first after FIRST_US, the next every INTERVAL_US;
- * usage stands in every chunk if the request asks for it. Any other POST gets a whole reply at once. One thread.
+ * usage is in every chunk if the request asks for it. Any other POST gets a whole reply at once. One thread.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,7 +35,7 @@ static long long now_us(void) {
 }
 
 static void put(struct connection *c, const char *data, int n) {
-    while (n > 0) { /* replies are small: a full socket buffer is waited for */
+    while (n > 0) { /* replies are small: wait if the socket buffer is full */
         ssize_t done = send(c->fd, data, n, MSG_NOSIGNAL);
         if (done < 0 && errno != EAGAIN) return;
         if (done > 0) { data += done; n -= done; }

@@ -1,4 +1,4 @@
-"""What a person reads when the product is up: where it is, how to log in, and a line to paste."""
+"""Texts that are printed once the product is up: its address, how to log in, a command to paste."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ QUESTION = "What is the capital of France?"
 
 
 def ready(record: Mapping, seconds: float, note: str) -> str:
-    """`record` is what `manage.py first_run` says; parts that it no longer knows are left out."""
+    """`record` is the output of `manage.py first_run`; fields without a value are left out."""
     rows = {
         "Address": record["base_url"],
         "Console": f"{record['login_link']}   (logs in once)" if record.get("login_link") else record["console_url"],
-        "Login": _pair(record.get("username"), record.get("password")),
+        "Login": _format_login(record.get("username"), record.get("password")),
         "API key": record.get("api_key"),
         "Model": record.get("model"),
     }
@@ -32,7 +32,7 @@ def engine_ready(record: Mapping) -> str:
 
 
 def curl(record: Mapping) -> str:
-    """A line that can be pasted into a shell as it stands."""
+    """A shell command that can be pasted as it is."""
     body = json.dumps({"model": record["model"], "messages": [{"role": "user", "content": QUESTION}]})
     return (
         f"  curl {record['base_url']}/v1/chat/completions -H 'Authorization: Bearer {record['api_key']}' "
@@ -40,5 +40,5 @@ def curl(record: Mapping) -> str:
     )
 
 
-def _pair(username: str | None, password: str | None) -> str | None:
+def _format_login(username: str | None, password: str | None) -> str | None:
     return f"{username} / {password}" if username and password else username

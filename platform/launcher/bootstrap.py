@@ -1,4 +1,4 @@
-"""Makes the environment that everything else runs in. Standard library only: nothing is installed yet."""
+"""Creates the virtual environment that everything else runs in. Standard library only: nothing is installed yet."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "serai-locks.json"
 RUNTIME_LOCK, TEST_LOCK = "requirements.txt", "requirements-dev.txt"
-PATIENCE = 2  # seconds after which a step that still runs says so
+PATIENCE = 2  # seconds until a running step is reported
 MEGABYTE = 1024**2
 NEEDED_SPACE = 700 * MEGABYTE
 
@@ -44,23 +44,23 @@ CAUSES = (
 
 
 class StepFailed(Exception):
-    """A command of the set-up ended with an error; the message is what it wrote."""
+    """A command of the set-up failed; the message is its output."""
 
 
 def enter(arguments: Sequence[str]) -> None:
-    """Return inside an environment that holds what `arguments` need, by starting this process again there.
+    """Return only in an environment with the packages for `arguments`; if needed, restart this process in it.
 
-    SERAI_NO_VENV=1 says that the running interpreter has all packages already (a container image).
+    SERAI_NO_VENV=1: the running interpreter has all packages already (a container image).
     """
     if os.environ.get("SERAI_NO_VENV") == "1":
         return
     locks = _locks_for(arguments)
-    if _is_current(locks) and _is_inside():
+    if _is_up_to_date(locks) and _runs_in_venv():
         return
     try:
-        if not _is_current(locks):
-            with _only_one_at_a_time():
-                _bring_up_to_date(locks)
+        if not _is_up_to_date(locks):
+            with _install_lock():
+                _install_missing(locks)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CannotStart(DISK_FULL if full else f"{error.filename or VENV}: {error.strerror}.") from error
@@ -71,17 +71,17 @@ def _locks_for(arguments: Sequence[str]) -> list[str]:
     return [RUNTIME_LOCK, TEST_LOCK] if list(arguments[1:2]) == ["test"] else [RUNTIME_LOCK]
 
 
-def _is_inside() -> bool:
+def _runs_in_venv() -> bool:
     return Path(sys.prefix).resolve() == VENV.resolve()
 
 
-def _is_current(locks: Sequence[str]) -> bool:
-    """The stamp is written last, so an interrupted installation is not taken for a whole one."""
-    installed = _installed()
+def _is_up_to_date(locks: Sequence[str]) -> bool:
+    """The stamp is written last, so an interrupted installation does not count as complete."""
+    installed = _read_stamp()
     return PYTHON.exists() and all(installed.get(lock) == _digest(lock) for lock in locks)
 
 
-def _installed() -> dict[str, str]:
+def _read_stamp() -> dict[str, str]:
     try:
         return json.loads(STAMP.read_text())
     except (OSError, ValueError):
@@ -93,27 +93,27 @@ def _digest(lock: str) -> str:
 
 
 @contextmanager
-def _only_one_at_a_time() -> Iterator[None]:
+def _install_lock() -> Iterator[None]:
     with (ROOT / ".venv.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("Another start is installing the packages; waiting for it …")
+            _report("Another start is installing the packages; waiting for it …")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _bring_up_to_date(locks: Sequence[str]) -> None:
+def _install_missing(locks: Sequence[str]) -> None:
     if not _python_works():
         _make_venv()
     for lock in locks:
-        if _installed().get(lock) != _digest(lock):
+        if _read_stamp().get(lock) != _digest(lock):
             _install(lock)
-            STAMP.write_text(json.dumps(_installed() | {lock: _digest(lock)}))
+            STAMP.write_text(json.dumps(_read_stamp() | {lock: _digest(lock)}))
 
 
 def _python_works() -> bool:
-    """A virtual environment breaks when the Python that it was made from goes away."""
+    """A virtual environment breaks when the Python that it was made from is removed."""
     try:
         return subprocess.run([str(PYTHON), "-c", "import sys"], capture_output=True).returncode == 0
     except OSError:
@@ -154,49 +154,49 @@ def _install(lock: str) -> None:
 
 
 def _install_with_uv(title: str, lock: Path) -> None:
-    _run(title, [_uv(), "pip", "install", "--quiet", "--python", str(PYTHON), *_locked(lock)])
+    _run(title, [_find_or_install_uv(), "pip", "install", "--quiet", "--python", str(PYTHON), *_lock_arguments(lock)])
 
 
 def _install_with_pip(title: str, lock: Path) -> None:
-    """Slower, but pip knows the mirrors that are named in its own files, and uv does not."""
+    """Slower than uv, but pip reads the mirrors in its own configuration files, and uv does not."""
     _run("Looking for pip", [str(PYTHON), "-m", "ensurepip"])
-    _run(f"{title}, with pip (about a minute)", [*_pip(), *_locked(lock)])
+    _run(f"{title}, with pip (about a minute)", [*_pip_command(), *_lock_arguments(lock)])
 
 
-def _uv() -> str:
-    """uv from PATH, else out of our own lock into the environment, so that it is checked by its hash too."""
+def _find_or_install_uv() -> str:
+    """uv from PATH; else installed into the environment from our own lock, so that its hash is checked."""
     uv = shutil.which("uv") or str(VENV / "bin" / "uv")
     if not Path(uv).exists():
         block = re.search(r"^uv==.*(?:\n .*)*", (ROOT / RUNTIME_LOCK).read_text(), re.MULTILINE)
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write(block.group() if block else "uv")
             file.flush()
-            _run("Installing uv, which installs the rest", [*_pip(), *_locked(Path(file.name))])
+            _run("Installing uv, which installs the rest", [*_pip_command(), *_lock_arguments(Path(file.name))])
     return uv
 
 
-def _pip() -> list[str]:
+def _pip_command() -> list[str]:
     return [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
-def _locked(path: Path) -> list[str]:
+def _lock_arguments(path: Path) -> list[str]:
     return ["--require-hashes", "-r", str(path)]
 
 
 def _run(title: str, command: list[str]) -> None:
-    """Run quietly. Say what is going on once it takes longer than `PATIENCE`, then every 10 s."""
+    """Run without output. A command that takes longer is reported after 2 s, then every 10 s."""
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
-        patience = PATIENCE
+        report_in = PATIENCE
         while True:
             try:
-                code = process.wait(timeout=patience)
+                code = process.wait(timeout=report_in)
                 break
             except subprocess.TimeoutExpired:
-                _say(f"{title} … {time.monotonic() - started:.0f} s")
-                patience = 10
+                _report(f"{title} … {time.monotonic() - started:.0f} s")
+                report_in = 10
         if code:
             output.seek(0)
             raise StepFailed(output.read())
@@ -210,5 +210,5 @@ def _explain(output: str, what_failed: str) -> str:
     return f"{what_failed}: {lines[-1] if lines else 'no reason given'}"
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(f"serai: {line}", flush=True)

@@ -1,4 +1,4 @@
-"""Questions that tell when a server is ready. Each answers within about a second and never raises."""
+"""Readiness checks of servers. Each returns within about a second and never raises."""
 
 import http.client
 import socket
@@ -10,7 +10,7 @@ Check = Callable[[], bool]
 
 
 def http_ok(host: str, port: int, path: str) -> Check:
-    """True once GET `path` is answered with 200."""
+    """True if GET `path` returns 200."""
 
     def check() -> bool:
         connection = http.client.HTTPConnection(host, port, timeout=1)
@@ -26,7 +26,7 @@ def http_ok(host: str, port: int, path: str) -> Check:
 
 
 def postgres_accepts(program: Path, host: str, port: int, role: str) -> Check:
-    """`program` is pg_isready: unlike a connection, it leaves no line in the log of a server that starts."""
+    """`program` is pg_isready: unlike a connection, it writes no line to the log of a starting server."""
     command = [str(program), "-q", "-t", "1", "-h", host, "-p", str(port), "-U", role, "-d", role]
     return lambda: subprocess.run(command, capture_output=True).returncode == 0
 

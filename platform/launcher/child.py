@@ -1,4 +1,4 @@
-"""One supervised process: start it, relay what it writes, see it end, make it end."""
+"""One supervised process: start it, relay its output, notice its end, stop it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ KEPT_LINES = 50
 
 
 class Child:
-    """A service and the process that runs it now. `lines` are the last it wrote; `quiet` hides them."""
+    """A service and its current process. `lines` are its last lines of output; `quiet` does not print them."""
 
     def __init__(self, service: Service, environment: Mapping[str, str], console: Console, quiet: bool = False):
         self.service, self.environment, self.console, self.quiet = service, environment, console, quiet
@@ -28,7 +28,7 @@ class Child:
         self.started = 0.0
 
     async def start(self) -> None:
-        """In a session of its own, where the terminal's Ctrl-C does not come: the supervisor stops it in turn."""
+        """Start in a new session, which Ctrl-C does not reach: the supervisor stops the services in order."""
         self.process = subprocess.Popen(
             self.service.command,
             env=self.environment,
@@ -42,7 +42,7 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """As far as is known: unlike `is_running` it does not look, and so does not change between two questions."""
+        """Result of the last poll: unlike `is_running` it does not poll, so two reads in a row agree."""
         return self.process is not None and self.process.returncode is not None
 
     @property
@@ -54,18 +54,18 @@ class Child:
         code = self.process.returncode
         if code >= 0:
             return f"exit code {code}"
-        known = [number.name for number in signal.Signals if number == -code]
-        return known[0] if known else f"signal {-code}"
+        names = [number.name for number in signal.Signals if number == -code]
+        return names[0] if names else f"signal {-code}"
 
     async def wait(self) -> int:
-        """Polled, because a pipe that a grandchild keeps open says nothing about the child."""
+        """Polls, because a grandchild may keep the output pipe open after the child has ended."""
         while self.is_running:
             await asyncio.sleep(POLL_SECONDS)
-        await asyncio.wait([self.relay], timeout=RELAY_SECONDS)  # for its last words
+        await asyncio.wait([self.relay], timeout=RELAY_SECONDS)  # for its last lines
         return self.process.returncode
 
     async def stop(self, force: asyncio.Event) -> None:
-        """Ask, wait for `stop_seconds` or for `force`, then kill with all that shares its process group."""
+        """Send the stop signal, wait for the service's time limit or for `force`, then kill the whole process group."""
         if not self.is_running:
             return
         if not force.is_set():
@@ -97,12 +97,12 @@ class Child:
             if len(pending) > LINE_LIMIT:
                 lines, pending = [*lines, pending], b""
             for line in lines:
-                self._take(line)
+                self._handle_line(line)
         if pending:
-            self._take(pending)
+            self._handle_line(pending)
         transport.close()
 
-    def _take(self, raw: bytes) -> None:
+    def _handle_line(self, raw: bytes) -> None:
         line = raw.decode(errors="replace").rstrip()
         self.lines.append(line)
         noise = self.service.noise

@@ -1,4 +1,4 @@
-"""Which part of the program a command of manage.py belongs to. The launcher's own need no Django."""
+"""Dispatches the commands of manage.py. The launcher's own commands need no Django."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Lines on the terminal: time, who says it, what; in colour where there is a terminal."""
+"""Output lines: time, name of the service, text; in colour on a terminal."""
 
 import os
 import sys
@@ -16,20 +16,20 @@ class Console:
         self.colours: dict[str, int] = {OWN_NAME: BOLD}
 
     def say(self, line: str, name: str = OWN_NAME) -> None:
-        self._write(f"{time.strftime('%H:%M:%S')} {self._painted(f'{name:<{NAME_WIDTH}} |', name)} {line}\n")
+        self._write(f"{time.strftime('%H:%M:%S')} {self._colour_text(f'{name:<{NAME_WIDTH}} |', name)} {line}\n")
 
     def show(self, block: str) -> None:
         """Text without prefixes, ready to be copied."""
         self._write(f"\n{block}\n\n")
 
-    def _painted(self, text: str, name: str) -> str:
+    def _colour_text(self, text: str, name: str) -> str:
         if not self.coloured:
             return text
         colour = self.colours.setdefault(name, COLOURS[len(self.colours) % len(COLOURS)])
         return f"\033[{colour}m{text}\033[0m"
 
     def _write(self, text: str) -> None:
-        """Services must go on when the terminal has gone or the disk of a redirected output is full."""
+        """Ignores errors: services must keep running when the terminal is closed or the output's disk is full."""
         try:
             sys.stdout.write(text)
             sys.stdout.flush()

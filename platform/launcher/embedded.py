@@ -1,4 +1,4 @@
-"""Postgres and Valkey for machines that have neither: binaries from Python packages, run by us."""
+"""Embedded Postgres and Valkey, for machines without these servers: binaries from Python packages."""
 
 import importlib.util
 import os
@@ -20,9 +20,9 @@ from launcher.service import Service, tied
 
 HOST = "127.0.0.1"
 ROLE = "serai"
-# Below the range from which kernels take ports for outgoing connections: a restart finds its port free.
+# Below the kernel's range for outgoing connections, so that a restarted server finds its port free.
 PORTS = range(20000, 32000)
-# The application's role is no superuser, and nobody else is let in.
+# Only the application's role may connect, and it is no superuser.
 CLIENT_AUTHENTICATION = f"host all {ROLE} {HOST}/32 scram-sha-256\n"
 OTHER_SERVERS = "Set DATABASE_URL and REDIS_URL to use servers of your own."
 NOT_DURABLE = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -33,14 +33,14 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "log_min_messages": "fatal",  # errors are told to the client, who says so
+    "log_min_messages": "fatal",  # errors are sent to the client, which logs them
     "log_line_prefix": "",
 }
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A server of ours and the environment variable that tells the others its address."""
+    """An embedded server and the environment variable that holds its URL."""
 
     variable: str
     url: str
@@ -48,12 +48,12 @@ class Embedded:
 
 
 def prepare(data: Path, *, durable: bool = True) -> list[Embedded]:
-    """What must be started: nothing for a server that the environment names. `data` exists and is ours.
+    """The servers to start; one whose URL is in the environment is left out. `data` exists and belongs to this user.
 
     `durable=False` trades safety on power loss for speed (tests).
     """
-    makers = {"DATABASE_URL": postgres, "REDIS_URL": valkey}
-    return [make(data, durable) for variable, make in makers.items() if not is_external(variable)]
+    factories = {"DATABASE_URL": postgres, "REDIS_URL": valkey}
+    return [create(data, durable) for variable, create in factories.items() if not is_external(variable)]
 
 
 def is_external(variable: str) -> bool:
@@ -70,14 +70,14 @@ def postgres(data: Path, durable: bool) -> Embedded:
     user.take(folder)
     (folder / "pg_hba.conf").write_text(CLIENT_AUTHENTICATION)
     _remove_stale_lock(folder)
-    settings = [word for name, value in POSTGRES_SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    settings = [argument for name, value in POSTGRES_SETTINGS.items() for argument in ("-c", f"{name}={value}")]
     command = [*user.prefix, *tied(signal.SIGINT), str(programs / "postgres"), "-D", str(folder)]
     service = Service(
         "postgres",
         [*command, "-p", str(port), *settings, *(() if durable else NOT_DURABLE)],
         ready=checks.postgres_accepts(programs / "pg_isready", HOST, port, ROLE),
-        noise=re.compile("the database system is starting up"),  # said to each question whether it is ready
-        stop_signal=signal.SIGINT,  # fast shutdown: disconnects clients and writes everything out
+        noise=re.compile("the database system is starting up"),  # written at each readiness check
+        stop_signal=signal.SIGINT,  # fast shutdown: disconnects clients and writes all data to disk
         options={**user.options, "cwd": "/"},
     )
     return Embedded("DATABASE_URL", f"postgres://{ROLE}:{password}@{HOST}:{port}/{ROLE}", service)
@@ -116,25 +116,25 @@ def free_port() -> int:
 
 
 def _create_cluster(programs: Path, folder: Path, user: Identity, password: str) -> None:
-    """Made beside its place and moved there whole: an interrupted first start leaves nothing half done."""
+    """Created in a draft folder and renamed when complete, so an interrupted first start leaves no partial cluster."""
     draft = folder.with_name("pg18.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
     user.take(draft)
-    words = ("--auth=reject", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-    _administer(user, [str(programs / "initdb"), "-D", str(draft), "-U", "postgres", *words])
+    options = ("--auth=reject", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    _run_setup_command(user, [str(programs / "initdb"), "-D", str(draft), "-U", "postgres", *options])
     statements = (
         f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{password}'",
         f"CREATE DATABASE {ROLE} OWNER {ROLE}",
     )
     single_user = [str(programs / "postgres"), "--single", "-D", str(draft), "-j", "postgres"]
-    _administer(user, single_user, stdin=";\n\n".join(statements) + ";\n\n")
+    _run_setup_command(user, single_user, stdin=";\n\n".join(statements) + ";\n\n")
     draft.rename(folder)
 
 
-def _administer(user: Identity, command: list[str], stdin: str = "") -> None:
+def _run_setup_command(user: Identity, command: list[str], stdin: str = "") -> None:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    done = subprocess.run(
+    result = subprocess.run(
         [*user.prefix, *tied(signal.SIGTERM), *command],
         input=stdin,
         env=environment,
@@ -144,11 +144,11 @@ def _administer(user: Identity, command: list[str], stdin: str = "") -> None:
         **user.options,
     )
     # single-user mode reports a failed statement on stderr and ends with 0
-    if done.returncode or "ERROR:" in done.stderr:
-        raise CannotStart(f"Postgres could not be set up: {_reason(done.stderr)}.")
+    if result.returncode or "ERROR:" in result.stderr:
+        raise CannotStart(f"Postgres could not be set up: {_last_error(result.stderr)}.")
 
 
-def _reason(output: str) -> str:
+def _last_error(output: str) -> str:
     if "No space left" in output:
         return "the disk is full"
     lines = [line for line in output.splitlines() if "FATAL" in line or "ERROR" in line or "error" in line]
@@ -156,7 +156,7 @@ def _reason(output: str) -> str:
 
 
 def _remove_stale_lock(folder: Path) -> None:
-    """After a reboot the old process number may be somebody else's, and Postgres would refuse to start."""
+    """After a reboot another process may have the recorded pid, and Postgres would refuse to start."""
     lock = folder / "postmaster.pid"
     try:
         owner = psutil.Process(int(lock.read_text().splitlines()[0]))
@@ -177,7 +177,7 @@ def _valkey_settings(folder: Path, port: int, password: str, durable: bool) -> s
         f"requirepass {password}",
         f"appendonly {'yes' if durable else 'no'}",
         'save ""',
-        "set-proc-title no",  # it would wipe the environment that tells whose process this is
+        "set-proc-title no",  # it would overwrite the environment, which holds the session id
         "loglevel warning",
     )
     return "\n".join(lines) + "\n"
@@ -198,10 +198,10 @@ def _valkey_binary() -> Path:
 
 
 def _check_runs(binary: Path) -> None:
-    """A binary for another libc or processor fails here, with a reason, and not in the supervisor's log."""
+    """Raises CannotStart with the reason if the binary is for another libc or processor."""
     try:
-        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True)
-        reason = _reason(done.stderr) if done.returncode else None
+        result = subprocess.run([str(binary), "--version"], capture_output=True, text=True)
+        reason = _last_error(result.stderr) if result.returncode else None
     except OSError as error:
         reason = error.strerror
     if reason is not None:

@@ -1,4 +1,4 @@
-"""The engine's environment, which `up` has installed beside everything else: how it ends and what people read of it."""
+"""The installation of the engine's environment, which `up` runs in the background, and the messages about it."""
 
 import os
 
@@ -14,7 +14,7 @@ def is_left_out() -> bool:
 
 
 def note(installer: Child | None) -> str:
-    """What the banner says of the engine; nothing if it is there."""
+    """The banner's line about the engine; empty if it is installed."""
     if installer is None:
         return f"No engine is installed by this start, so models may answer 503. To install one: {COMMAND}"
     if not installer.has_ended:
@@ -23,6 +23,6 @@ def note(installer: Child | None) -> str:
 
 
 def how_to_mend(installer: Child) -> str:
-    said = [line for line in installer.lines if line.strip()]
-    reason = said[-1] if said else installer.ended_how
+    lines = [line for line in installer.lines if line.strip()]
+    reason = lines[-1] if lines else installer.ended_how
     return f"The engine could not be installed ({reason}). All else works; to try again: {COMMAND}"

@@ -1,4 +1,4 @@
-"""Postgres refuses to run as root, or as a user without a name: find another identity for the embedded servers."""
+"""Chooses the user of the embedded servers: Postgres refuses to run as root or as a uid without an account."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ NOT_ROOT = 65534
 
 @dataclass(frozen=True)
 class Identity:
-    """How to start a server (words before the command, arguments of Popen) and who owns its files."""
+    """How to start a server (`prefix` of the command, `options` of Popen) and which user owns its files."""
 
     prefix: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Identity:
     gid: int = field(default_factory=os.getegid)
 
     def take(self, folder: Path) -> None:
-        """Make `folder` and what is in it this identity's; only root can, and only root needs to."""
+        """Make this identity the owner of `folder` and its content; only root can, and only root needs to."""
         if os.geteuid() != 0 or folder.stat().st_uid == self.uid:
             return
         for parent, folders, files in os.walk(folder):
@@ -35,17 +35,17 @@ class Identity:
 
 
 def choose(binary: Path, data: Path) -> Identity:
-    """Ourselves if Postgres takes us as we are; else a user namespace, else for root an unprivileged account."""
-    if os.geteuid() != 0 and _has_name(os.geteuid()):
+    """The current user if Postgres accepts it; else a user namespace; else, for root, an unprivileged account."""
+    if os.geteuid() != 0 and _has_account(os.geteuid()):
         return Identity()
     identity = _in_user_namespace()
     if identity is None:
-        identity = _as_account(binary, data) if os.geteuid() == 0 else Identity()
+        identity = _unprivileged(binary, data) if os.geteuid() == 0 else Identity()
     return identity
 
 
-def _has_name(uid: int) -> bool:
-    """Containers often run under a number that no account has."""
+def _has_account(uid: int) -> bool:
+    """Containers often run under a uid without an account."""
     try:
         pwd.getpwuid(uid)
     except KeyError:
@@ -54,7 +54,7 @@ def _has_name(uid: int) -> bool:
 
 
 def _in_user_namespace() -> Identity | None:
-    """Inside we are not user 0, outside the files stay ours. Containers often forbid it."""
+    """Inside the namespace the uid is not 0; outside, the files keep our uid. Containers often forbid it."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return None
@@ -63,9 +63,9 @@ def _in_user_namespace() -> Identity | None:
     return Identity(prefix) if allowed else None
 
 
-def _as_account(binary: Path, data: Path) -> Identity:
-    account = _first_account()
-    data.chmod(0o711)  # the account must reach its own folder below; secrets lie in `private`, 0700
+def _unprivileged(binary: Path, data: Path) -> Identity:
+    account = _find_account()
+    data.chmod(0o711)  # the account must reach its own folder in it; secrets are in `private`, 0700
     options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     if not (_reachable(binary) and _reachable(data)):
         raise CannotStart(
@@ -75,7 +75,7 @@ def _as_account(binary: Path, data: Path) -> Identity:
     return Identity((), options, account.pw_uid, account.pw_gid)
 
 
-def _first_account() -> pwd.struct_passwd:
+def _find_account() -> pwd.struct_passwd:
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
     for name in ACCOUNTS:
         if name in known:

@@ -1,4 +1,4 @@
-"""The data folder and the private part of it."""
+"""The data folder and its private folder."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ def data_folder() -> Path:
 
 
 def prepare(data: Path) -> None:
-    """Make the folders, and refuse now what would fail in the middle: no right to write, no space."""
+    """Create the folders. Raises CannotStart if they cannot be written or the disk is nearly full."""
     try:
         for folder in (data, data / "private"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def prepare(data: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all, readable by the owner only."""
+    """Write the whole file or nothing; only its owner may read it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -46,7 +46,7 @@ def write(path: Path, text: str) -> None:
 
 
 def password(data: Path, name: str) -> str:
-    """The password of one embedded server, made on first use."""
+    """The password of one embedded server, created on first use."""
     path = data / "private" / f"{name}.password"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not path.exists():
@@ -57,5 +57,5 @@ def password(data: Path, name: str) -> str:
 def explain(error: OSError, folder: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of {folder} is full. Free some space, or set SERAI_DATA to another disk."
-    place = error.filename or folder
-    return f"{place} cannot be used ({error.strerror}). Set SERAI_DATA to a folder that you may write to."
+    path = error.filename or folder
+    return f"{path} cannot be used ({error.strerror}). Set SERAI_DATA to a folder that you may write to."

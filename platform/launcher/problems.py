@@ -1,5 +1,5 @@
-"""The one way in which the launcher says no."""
+"""The launcher's error."""
 
 
 class CannotStart(Exception):
-    """Something that a person must mend first. The message is one line: what is wrong and what to do."""
+    """Something that the user must fix first. The message is one line: what is wrong and what to do."""

@@ -1,4 +1,4 @@
-"""Find and end the processes of one `up`, also those that its children started, and nobody else's."""
+"""Find and end the processes of one `up`, including all descendants, and no others."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ def start_time(pid: int) -> int:
 
 
 def of_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]:
-    """Every process that carries the session in its environment; `spared` ones and their children are left out."""
+    """Every process with the session id in its environment, without the `spared` ones and their descendants."""
     skipped = {pid for root in spared for pid in _tree(root)}
     return [process for process in psutil.process_iter() if process.pid not in skipped and _carries(process, session)]
 
@@ -28,25 +28,25 @@ def of_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]
 def end_session(
     session: str, *, patience: float = 0, grace: float = GRACE_SECONDS, spared: Iterable[int] = ()
 ) -> list[str]:
-    """Wait `patience` seconds for the session to end by itself, then ask, and after `grace` seconds kill.
+    """Wait `patience` seconds for the session to end by itself, then send SIGTERM, and after `grace` seconds SIGKILL.
 
-    Only the topmost of each tree is asked, because it knows best how to end its own children. Returns whom it asked.
+    Only the root of each process tree gets SIGTERM, because it stops its own children. Returns the roots' names.
     """
-    if _gone(lambda: of_session(session, spared), patience):
+    if _wait_until_none(lambda: of_session(session, spared), patience):
         return []
     found = of_session(session, spared)
-    own = {process.pid for process in found}
-    asked = [process for process in found if _parent(process) not in own]
-    names = [_describe(process) for process in asked]
-    for process in asked:
-        _signal(process.terminate)
-    if not _gone(lambda: of_session(session, spared), grace):
+    pids = {process.pid for process in found}
+    roots = [process for process in found if _parent(process) not in pids]
+    names = [_describe(process) for process in roots]
+    for process in roots:
+        _send_signal(process.terminate)
+    if not _wait_until_none(lambda: of_session(session, spared), grace):
         for process in of_session(session, spared):
-            _signal(process.kill)
+            _send_signal(process.kill)
     return names
 
 
-def _gone(find: Callable[[], list[psutil.Process]], seconds: float) -> bool:
+def _wait_until_none(find: Callable[[], list[psutil.Process]], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while find():
         if time.monotonic() >= end:
@@ -83,7 +83,7 @@ def _describe(process: psutil.Process) -> str:
         return str(process.pid)
 
 
-def _signal(send: Callable[[], None]) -> None:
+def _send_signal(send: Callable[[], None]) -> None:
     try:
         send()
     except psutil.Error:

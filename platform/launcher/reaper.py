@@ -1,7 +1,7 @@
-"""Waits for the supervisor's death, however it comes, and then ends whatever of its session is left.
+"""Waits until the supervisor has ended, also by SIGKILL, then ends the remaining processes of its session.
 
-The kernel's parent-death signal reaches only direct children, and a child may be deaf to it. Standard input is
-a pipe whose other end only the supervisor holds: it closes when the supervisor is gone.
+The kernel's parent-death signal reaches only direct children, and a child may ignore it. Standard input is
+a pipe whose other end only the supervisor holds: it closes when the supervisor has ended.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 
 from launcher import processes
 
-PATIENCE = 8  # a shim ends its engine 5 s after the supervisor by itself
+PATIENCE = 8  # seconds; a shim ends its engine by itself 5 s after the supervisor
 
 
 def main() -> None:

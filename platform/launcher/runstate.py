@@ -1,4 +1,4 @@
-"""What one `up` leaves for others to find: who it is, where its servers are, what its processes carry."""
+"""The state file of a running `up`: its pid, the URLs of its servers, the session id of its processes."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ SERVERS = ("DATABASE_URL", "REDIS_URL")
 
 @contextmanager
 def only_one(data: Path) -> Iterator[None]:
-    """Held by the kernel for as long as this process lives, so a crash leaves no stale lock."""
+    """Lock the data folder. The kernel releases the lock when this process ends, so a crash leaves no stale one."""
     with (data / "private" / "up.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,7 +43,7 @@ def forget(data: Path) -> None:
 
 
 def use_servers_of_running(data: Path) -> None:
-    """Let a command in another terminal talk to the embedded servers of the running `up`."""
+    """Let a command in another terminal use the embedded servers of the running `up`."""
     state = load(data)
     if state and process_identity.is_alive(state["pid"], state["start"]):
         for name in SERVERS:

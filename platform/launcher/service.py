@@ -1,4 +1,4 @@
-"""What a supervised process is: its command, when it counts as ready and how it is asked to stop."""
+"""Describes a supervised process: its command, its readiness check and its stop signal."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ def always_ready() -> bool:
 
 @dataclass(frozen=True)
 class Service:
-    """`ready` is asked every 0.1 s and must answer within a second. `options` go to `subprocess.Popen`.
+    """`ready` is polled every 0.1 s and must return within a second. `options` go to `subprocess.Popen`.
 
     Lines that match `noise` are not shown.
     """
@@ -32,6 +32,6 @@ class Service:
 
 @cache
 def tied(number: signal.Signals) -> tuple[str, ...]:
-    """Words in front of a command that make the kernel signal it when its parent dies; none where unknown."""
+    """Prefix of a command that makes the kernel signal it when its parent dies; empty without setpriv."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--") if setpriv else ()

@@ -11,12 +11,12 @@ from launcher.problems import CannotStart
 from launcher.service import Service
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0
-STEADY_SECONDS = 30  # one who lived this long starts again with the first delay
+STEADY_SECONDS = 30  # a service that ran this long restarts with the first delay
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """The user asked to stop before everything was up."""
+    """The user stopped the launcher before everything was up."""
 
 
 class Supervisor:
@@ -31,7 +31,7 @@ class Supervisor:
     def take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 loop.add_signal_handler(number, self.request_stop)
 
     def request_stop(self) -> None:
@@ -42,18 +42,18 @@ class Supervisor:
         self.console.say("stopping (Ctrl-C again to force)")
 
     async def start(self, *services: Service) -> None:
-        """Start a stage and return when all of it is ready. Raises CannotStart or Stopped."""
-        stage = [self._child(service) for service in services]
+        """Start the services as one stage and return when all are ready. Raises CannotStart or Stopped."""
+        stage = [self._make_child(service) for service in services]
         self.stages.append(stage)
         for child in stage:
             await child.start()
-        await asyncio.gather(*(self._until_ready(child) for child in stage))
+        await asyncio.gather(*(self._wait_until_ready(child) for child in stage))
         for child in stage:
             self._in_background(self._keep_running(child))
 
     async def complete(self, service: Service, quiet: bool = False) -> Sequence[str]:
         """Run to the end and return the last lines. Raises CannotStart if it fails, Stopped if the user stops."""
-        child = self._child(service, quiet)
+        child = self._make_child(service, quiet)
         stage = [child]
         self.stages.append(stage)
         await child.start()
@@ -61,24 +61,24 @@ class Supervisor:
             await self.pause(0.05)
         self.stages.remove(stage)
         if await child.wait():
-            raise CannotStart(self._failure(child, "failed"))
+            raise CannotStart(self._describe_failure(child, "failed"))
         return list(child.lines)
 
     async def start_once(self, service: Service) -> Child:
-        """Start beside the others what ends by itself. That it fails stops nobody."""
-        child = self._child(service)
+        """Start a service that ends by itself. Its failure does not stop the others."""
+        child = self._make_child(service)
         self.stages[-1].append(child)
         await child.start()
         return child
 
     async def shut_down(self, keep: int = 0) -> list[int]:
-        """Stop all stages but the first `keep`, the last one first. Returns the pids of what still runs."""
+        """Stop all stages except the first `keep`, in reverse order. Returns the pids that still run."""
         self.stopping.set()
         for stage in reversed(self.stages[keep:]):
             await asyncio.gather(*(child.stop(self.forced) for child in stage))
         return [child.process.pid for stage in self.stages[:keep] for child in stage if child.is_running]
 
-    def _child(self, service: Service, quiet: bool = False) -> Child:
+    def _make_child(self, service: Service, quiet: bool = False) -> Child:
         return Child(service, self.environment, self.console, quiet)
 
     def _in_background(self, work) -> None:
@@ -86,12 +86,12 @@ class Supervisor:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _until_ready(self, child: Child) -> None:
+    async def _wait_until_ready(self, child: Child) -> None:
         limit = child.service.ready_seconds
         end = time.monotonic() + limit
         while not await asyncio.to_thread(child.service.ready):
             if not child.is_running:
-                raise CannotStart(self._failure(child, "ended before it was ready"))
+                raise CannotStart(self._describe_failure(child, "ended before it was ready"))
             if time.monotonic() > end:
                 raise CannotStart(f"{child.service.name} is not ready after {limit:.0f} s.")
             await self.pause(0.1)
@@ -102,26 +102,26 @@ class Supervisor:
             await child.wait()
             if self.stopping.is_set():
                 return
-            child.kill_group()  # what it left behind must not meet its successor
+            child.kill_group()  # its own children must not run beside the new process
             delay = FIRST_DELAY if time.monotonic() - child.started > STEADY_SECONDS else delay
             self.console.say(f"{child.service.name} ended ({child.ended_how}); starting it again in {delay:g} s")
-            if await self._stop_comes_within(delay):
+            if await self._stops_within(delay):
                 return
             delay = min(2 * delay, LONGEST_DELAY)
             await child.start()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or raise Stopped as soon as the user stops."""
-        if await self._stop_comes_within(seconds):
+        if await self._stops_within(seconds):
             raise Stopped
 
-    async def _stop_comes_within(self, seconds: float) -> bool:
+    async def _stops_within(self, seconds: float) -> bool:
         try:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:
             return False
         return True
 
-    def _failure(self, child: Child, how: str) -> str:
-        said = [line for line in child.lines if line.strip()]
-        return f"{child.service.name} {how} ({child.ended_how}): {said[-1] if said else 'it wrote nothing'}"
+    def _describe_failure(self, child: Child, how: str) -> str:
+        lines = [line for line in child.lines if line.strip()]
+        return f"{child.service.name} {how} ({child.ended_how}): {lines[-1] if lines else 'it wrote nothing'}"

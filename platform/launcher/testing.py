@@ -1,4 +1,4 @@
-"""`manage.py test`: the whole suite, or what pytest's arguments choose."""
+"""`manage.py test`: runs the whole suite, or the tests that pytest's arguments choose."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ MOST_WORKERS = 4
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Becomes pytest, so that its exit code is ours."""
+    """Replaces this process by pytest, so that the exit code is pytest's."""
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *_spread(arguments), *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *_worker_arguments(arguments), *arguments])
 
 
-def _spread(arguments: Sequence[str]) -> list[str]:
-    """One worker per core up to four, unless the caller says otherwise or wants to debug."""
-    decided = ("-n", "--numprocesses", "--pdb", "-s", "--capture=no")
-    if any(argument.startswith(decided) for argument in arguments):
+def _worker_arguments(arguments: Sequence[str]) -> list[str]:
+    """One worker per core, at most four, unless the caller chose a number or wants to debug."""
+    exclusive = ("-n", "--numprocesses", "--pdb", "-s", "--capture=no")
+    if any(argument.startswith(exclusive) for argument in arguments):
         return []
     return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS))]

@@ -27,8 +27,8 @@ from launcher.supervisor import Stopped, Supervisor
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 BACKLOG = 2048
-QUICK_SECONDS = 4  # within which the installer finds that the engine is there
-WEB_STOP_SECONDS = 25  # a little more than uvicorn gives to streams
+QUICK_SECONDS = 4  # the installer ends within this time if the engine is installed already
+WEB_STOP_SECONDS = 25  # a little more than uvicorn's timeout for open replies
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,12 +43,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bound before anything is started; web processes that come and go share it, and no request meets a closed door."""
+    """Bound before anything is started, and shared by restarted web processes, so that no connection is refused."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise CannotStart(_why_not(error, host, port)) from error
+        raise CannotStart(_explain_bind_error(error, host, port)) from error
 
 
 class Launch:
@@ -66,7 +66,7 @@ class Launch:
     def run(self) -> int:
         self._end_leftovers()
         servers = embedded.prepare(self.data)
-        runstate.save(self.data, self._state(servers))
+        runstate.save(self.data, self._run_state(servers))
         code = asyncio.run(self._run(servers))
         runstate.forget(self.data)
         return code
@@ -76,8 +76,8 @@ class Launch:
         self.supervisor.take_signals()
         code = 0
         try:
-            await self._bring_up(servers)
-            await self._tell(time.time() - psutil.Process().create_time())
+            await self._start_all(servers)
+            await self._print_banner(time.time() - psutil.Process().create_time())
             await self.supervisor.stopping.wait()
         except Stopped:
             pass
@@ -88,30 +88,30 @@ class Launch:
             await self._shut_down()
         return code
 
-    async def _bring_up(self, servers: Sequence[Embedded]) -> None:
-        await self.supervisor.start(self._janitor(), *(server.service for server in servers))
+    async def _start_all(self, servers: Sequence[Embedded]) -> None:
+        await self.supervisor.start(self._reaper_service(), *(server.service for server in servers))
         await self.supervisor.complete(self._django("migrate", "migrate", "--verbosity", "0"))
         others = (self._django(name, name) for name in ("worker", "scheduler"))
-        await asyncio.gather(self.supervisor.start(*self._web(), *others), self._first_run())
+        await asyncio.gather(self.supervisor.start(*self._web_services(), *others), self._first_run())
 
     async def _first_run(self) -> None:
-        """Beside the start of the others, which see the first rows as they see any new ones."""
+        """Runs while the other services start; they pick up the first rows like any later ones."""
         service = self._django("first-run", "first_run", "--base-url", self.base_url)
-        self.record = _record_in(await self.supervisor.complete(service, quiet=True))
+        self.record = _parse_record(await self.supervisor.complete(service, quiet=True))
 
-    async def _tell(self, seconds: float) -> None:
-        """The banner, and a second one if the engine is there only later."""
+    async def _print_banner(self, seconds: float) -> None:
+        """Print the banner, and a second one if the engine is installed only later."""
         installer = None
         if not engine.is_left_out():
             installer = await self.supervisor.start_once(self._django("engine", *engine.INSTALL))
-            await self._until_ended(installer, seconds=QUICK_SECONDS)
+            await self._wait_until_ended(installer, seconds=QUICK_SECONDS)
         self.console.show(banner.ready(self.record, seconds, engine.note(installer)))
         if installer and not installer.has_ended:
-            await self._until_ended(installer)
-            failed = installer.process.returncode
-            self.console.show(f"  {engine.how_to_mend(installer)}" if failed else banner.engine_ready(self.record))
+            await self._wait_until_ended(installer)
+            code = installer.process.returncode
+            self.console.show(f"  {engine.how_to_mend(installer)}" if code else banner.engine_ready(self.record))
 
-    async def _until_ended(self, child: Child, seconds: float = math.inf) -> None:
+    async def _wait_until_ended(self, child: Child, seconds: float = math.inf) -> None:
         end = time.monotonic() + seconds
         while child.is_running:
             if time.monotonic() > end:
@@ -120,10 +120,10 @@ class Launch:
         await child.wait()
 
     async def _shut_down(self) -> None:
-        """Web, worker and scheduler; then what they started; then the servers that all of them needed."""
-        kept = await self.supervisor.shut_down(keep=1)
+        """Stop web, worker and scheduler, then the processes that they started, then the servers."""
+        running = await self.supervisor.shut_down(keep=1)
         grace = 0.5 if self.supervisor.forced.is_set() else processes.GRACE_SECONDS
-        await asyncio.to_thread(processes.end_session, self.session, grace=grace, spared=kept)
+        await asyncio.to_thread(processes.end_session, self.session, grace=grace, spared=running)
         await self.supervisor.shut_down()
         self.console.say("stopped")
 
@@ -150,7 +150,7 @@ class Launch:
             }
         )
 
-    def _state(self, servers: Sequence[Embedded]) -> dict:
+    def _run_state(self, servers: Sequence[Embedded]) -> dict:
         return {
             "pid": os.getpid(),
             "start": processes.start_time(os.getpid()),
@@ -159,11 +159,11 @@ class Launch:
             "servers": {server.variable: server.url for server in servers},
         }
 
-    def _janitor(self) -> Service:
+    def _reaper_service(self) -> Service:
         command = [sys.executable, "-m", "launcher.reaper"]
         return Service("janitor", command, options={"stdin": self.janitor_end, "cwd": ROOT / "platform"})
 
-    def _web(self) -> list[Service]:
+    def _web_services(self) -> list[Service]:
         names = ["web"] if self.web_processes == 1 else [f"web-{n}" for n in range(1, self.web_processes + 1)]
         fd = self.listener.fileno()
         host = ANY_ADDRESS.get(self.host, self.host).strip("[]")
@@ -180,25 +180,25 @@ class Launch:
             for name in names
         ]
 
-    def _django(self, name: str, *words: str, **more) -> Service:
-        command = [*tied(signal.SIGTERM), sys.executable, str(ROOT / "manage.py"), *words]
-        return Service(name, command, **more)
+    def _django(self, name: str, *arguments: str, **fields) -> Service:
+        command = [*tied(signal.SIGTERM), sys.executable, str(ROOT / "manage.py"), *arguments]
+        return Service(name, command, **fields)
 
 
-def _record_in(lines: Sequence[str]) -> dict:
-    """`manage.py first_run` says what it made, or found, as one line of JSON."""
+def _parse_record(lines: Sequence[str]) -> dict:
+    """`manage.py first_run` prints its record as one line of JSON."""
     for line in reversed(lines):
         if line.startswith("{"):
             return json.loads(line)
     raise CannotStart("first-run did not say what it made. Start again; if it stays so, this is a bug.")
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
-    another = "To use another one: SERAI_PORT={} python3 manage.py up"
+def _explain_bind_error(error: OSError, host: str, port: int) -> str:
+    advice = "To use another one: SERAI_PORT={} python3 manage.py up"
     if error.errno == errno.EADDRINUSE:
-        return f"Port {port} on {host} is in use. {another.format(port + 1)}"
+        return f"Port {port} on {host} is in use. {advice.format(port + 1)}"
     if error.errno == errno.EACCES:
-        return f"Port {port} is for root only. {another.format(8000)}"
+        return f"Port {port} is for root only. {advice.format(8000)}"
     return f"Cannot listen on {host} ({error.strerror}). Set SERAI_HOST to an address of this machine."
 
 
@@ -207,7 +207,7 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _count(text: str) -> int:
+def _positive_int(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("at least 1 is needed")
     return number
@@ -217,5 +217,5 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manage.py up", description="Start everything, in the foreground.")
     parser.add_argument("--host", default=os.environ.get("SERAI_HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("SERAI_PORT", "8000"), help="0: any free one")
-    parser.add_argument("--web", type=_count, default=1, metavar="N", help="number of web processes")
+    parser.add_argument("--web", type=_positive_int, default=1, metavar="N", help="number of web processes")
     return parser

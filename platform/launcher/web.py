@@ -13,7 +13,7 @@ GRACEFUL_SECONDS = 20
 
 
 class Server(uvicorn.Server):
-    """Waits for replies under way, but tells event streams, which would go on for ever, to end."""
+    """Waits for open replies, but first tells event streams, which do not end by themselves, to end."""
 
     def handle_exit(self, sig, frame) -> None:
         closing.begin()
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
             loop="uvloop",
             http="httptools",
             lifespan="on",
-            ws_per_message_deflate=False,  # events are small, and a compressor per socket is not
+            ws_per_message_deflate=False,  # events are small, and one compressor per socket takes much memory
             access_log=False,
             server_header=False,
             log_level="warning",

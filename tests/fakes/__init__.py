@@ -1,4 +1,4 @@
-"""Stand-ins at the outer wall, for faults that a real engine does not commit on demand."""
+"""Fakes of external programs, for faults that a real engine does not produce on demand."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 
 
 def install_engine(path: Path, **switches) -> Path:
-    """Write an executable that takes vLLM's command line and behaves as its `Switches` say."""
+    """Write an executable with vLLM's command line that behaves as its `Switches` say."""
     command = shlex.join([sys.executable, "-S", str(FAKE_ENGINE), "--switches", json.dumps(switches)])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')

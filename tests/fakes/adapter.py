@@ -1,4 +1,4 @@
-"""vLLM's adapter, which starts the fake engine for models with the tag `fake`; how it behaves is in `FAKE_ENGINE`."""
+"""vLLM's engine class, but for models with the tag `fake` it starts the fake engine, with switches in `FAKE_ENGINE`."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ TAG = "fake"
 
 
 class FakeAwareAdapter(VllmAdapter):
-    """The description of a fake model holds its switches as JSON."""
+    """The description of a fake model holds the switches as JSON."""
 
     def unavailable_because(self):
         return None  # the fake needs no engine; tests with the real one have installed it

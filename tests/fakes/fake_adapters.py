@@ -1,6 +1,6 @@
-"""The fake engine's adapters: vLLM's two routes for them, with its words, limits and refusals.
+"""The fake engine's LoRA adapters: vLLM's two routes for them, with its messages, limits and errors.
 
-An adapter_config.json may say `"refuse": "text"`: the engine fails to load it; or `"load_seconds": 1.5`.
+An adapter_config.json may say `"refuse": "text"`: loading fails with this text; or `"load_seconds": 1.5`.
 """
 
 import json
@@ -13,8 +13,8 @@ class NotLoaded(Exception):
         self.status, self.kind = status, kind
 
 
-class Adapters:
-    """Names and the folders that they were loaded from; `rank` 0: the engine was started without."""
+class FakeAdapters:
+    """Loaded adapters and their folders; `rank` 0: the engine was started without LoRA."""
 
     def __init__(self, rank: int):
         self._rank = rank
@@ -29,8 +29,8 @@ class Adapters:
             for name, path in self._loaded.items()
         ]
 
-    def look(self, body: dict) -> dict:
-        """The adapter's config, if it could be loaded."""
+    def check(self, body: dict) -> dict:
+        """The adapter's config. Raises NotLoaded if it cannot be loaded."""
         name, path = body["lora_name"], Path(body["lora_path"])
         if name in self._loaded:
             raise NotLoaded(400, f"The lora adapter '{name}' has already been loaded.", "InvalidUserInput")

@@ -1,14 +1,14 @@
-"""The fake engine's /v1/responses and /v1/messages: a chat completion, told in the words of either, as vLLM does."""
+"""The fake engine's /v1/responses and /v1/messages: a chat completion in the format of either API, as vLLM sends it."""
 
 from collections.abc import Iterator
 
 from fake_generation import Generation, chat_words
 
-Event = tuple[str, dict]
+NamedEvent = tuple[str, dict]
 
 
 class Responses:
-    """OpenAI's newer form."""
+    """OpenAI's Responses API."""
 
     @staticmethod
     def chat_body(body: dict) -> dict:
@@ -23,17 +23,17 @@ class Responses:
         return cls._response(generation, "completed", [cls._message("".join(generation.tokens))])
 
     @classmethod
-    def opening(cls, generation: Generation) -> Iterator[Event]:
-        begun = cls._response(generation, "in_progress", [])
-        yield "response.created", {"response": begun, "sequence_number": 0}
-        yield "response.in_progress", {"response": begun, "sequence_number": 1}
+    def opening(cls, generation: Generation) -> Iterator[NamedEvent]:
+        response = cls._response(generation, "in_progress", [])
+        yield "response.created", {"response": response, "sequence_number": 0}
+        yield "response.in_progress", {"response": response, "sequence_number": 1}
 
     @staticmethod
-    def piece(text: str) -> Event:
+    def piece(text: str) -> NamedEvent:
         return "response.output_text.delta", {"content_index": 0, "delta": text, "item_id": "msg_1", "logprobs": []}
 
     @classmethod
-    def closing(cls, generation: Generation) -> Iterator[Event]:
+    def closing(cls, generation: Generation) -> Iterator[NamedEvent]:
         yield "response.output_text.done", {"text": "".join(generation.tokens)}
         yield "response.completed", {"response": cls.whole(generation)}
 
@@ -62,7 +62,7 @@ class Responses:
 
 
 class Messages:
-    """Anthropic's form."""
+    """Anthropic's Messages API."""
 
     @staticmethod
     def chat_body(body: dict) -> dict:
@@ -75,17 +75,17 @@ class Messages:
                 "usage": cls._usage(generation), "kv_transfer_params": None}  # fmt: skip
 
     @classmethod
-    def opening(cls, generation: Generation) -> Iterator[Event]:
+    def opening(cls, generation: Generation) -> Iterator[NamedEvent]:
         message = {**cls._message(generation), "content": [], "usage": {**cls._usage(generation), "output_tokens": 0}}
         yield "message_start", {"message": message}
         yield "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
 
     @staticmethod
-    def piece(text: str) -> Event:
+    def piece(text: str) -> NamedEvent:
         return "content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}}
 
     @classmethod
-    def closing(cls, generation: Generation) -> Iterator[Event]:
+    def closing(cls, generation: Generation) -> Iterator[NamedEvent]:
         yield "content_block_stop", {"index": 0}
         yield "message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": cls._usage(generation)}
         yield "message_stop", {}

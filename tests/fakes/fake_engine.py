@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""An engine that speaks vLLM's wire format over a Unix socket and commits every fault on demand.
+"""An engine that speaks vLLM's wire format over a Unix socket and produces every fault on demand.
 
     fake_engine.py --uds PATH --served-model-name NAME [--model DIR] [any other argument of vLLM]
 
 Standard library only. `Switches` come from `--switches JSON`, the variable FAKE_ENGINE (JSON), the file
 `fake_engine.json` in the model's folder, and, for one request, from marks in the last user message or prompt:
-`[[crash_at_token=3]]`, `[[hang]]`. The shapes are those that vLLM 0.32.0 was seen to send.
+`[[crash_at_token=3]]`, `[[hang]]`. The formats are those that vLLM 0.32.0 sends.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fake_pooling
-from fake_adapters import Adapters, NotLoaded
+from fake_adapters import FakeAdapters, NotLoaded
 from fake_dialects import Messages, Responses
 from fake_generation import FINGERPRINT, Generation, Switches, chat_words, marked_text, prompt_words, usage
 from fake_http import Connection, Request, listen
@@ -39,20 +39,20 @@ class Counters:
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
 
 
-class Refused(Exception):
+class EngineRefusal(Exception):
     def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None):
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
-Step = tuple[int, str, bool]  # choice, its next token, whether that is its last
+TokenStep = tuple[int, str, bool]  # choice, its next token, whether that is the last
 
 
-class Engine:
+class FakeEngine:
     def __init__(self, switches: Switches, arguments: argparse.Namespace):
         self.name, self.switches = arguments.served_model_name, switches
         self.max_model_len, self.routes = arguments.max_model_len, ROUTES[arguments.runner]
-        self.adapters = Adapters(arguments.max_lora_rank if arguments.enable_lora else 0)
+        self.adapters = FakeAdapters(arguments.max_lora_rank if arguments.enable_lora else 0)
         if arguments.enable_lora:
             self.routes = self.routes | ADAPTER_ROUTES
         self.slots = asyncio.Semaphore(arguments.max_num_seqs)
@@ -72,12 +72,12 @@ class Engine:
             if request.method != route[0]:
                 return connection.reply({"detail": "Method Not Allowed"}, 405)
             await route[1](self, connection, request)
-        except Refused as refusal:
+        except EngineRefusal as refusal:
             connection.reply(refusal.body, refusal.status)
         except NotLoaded as refusal:
-            connection.reply(Refused(refusal.status, str(refusal), refusal.kind).body, refusal.status)
+            connection.reply(EngineRefusal(refusal.status, str(refusal), refusal.kind).body, refusal.status)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            connection.reply(Refused(400, f"1 validation error: {error!r}", "Bad Request").body, 400)
+            connection.reply(EngineRefusal(400, f"1 validation error: {error!r}", "Bad Request").body, 400)
 
     async def health(self, connection: Connection, _request: Request) -> None:
         if self.switches.hang_health:
@@ -91,7 +91,7 @@ class Engine:
 
     async def load_adapter(self, connection: Connection, request: Request) -> None:
         body = request.json()
-        config = self.adapters.look(body)
+        config = self.adapters.check(body)
         await asyncio.sleep(config.get("load_seconds", 0))
         connection.reply(self.adapters.load(body), kind="text/plain")
 
@@ -119,13 +119,13 @@ class Engine:
         return "\n".join(lines) + "\n"
 
     async def tokenize(self, connection: Connection, request: Request) -> None:
-        body = self._checked(request)
+        body = self._validated_body(request)
         words = chat_words(body["messages"]) if "messages" in body else prompt_words(body["prompt"])[0]
         reply = {"count": len(words), "max_model_len": self.max_model_len, "tokens": list(range(len(words)))}
         connection.reply({**reply, "token_strs": None})
 
     async def detokenize(self, connection: Connection, request: Request) -> None:
-        tokens = self._checked(request)["tokens"]
+        tokens = self._validated_body(request)["tokens"]
         connection.reply({"prompt": " ".join(f"token{token}" for token in tokens)})
 
     async def embeddings(self, connection: Connection, request: Request) -> None:
@@ -138,17 +138,17 @@ class Engine:
         await self._pool(connection, request, fake_pooling.score_reply, "text_1")
 
     async def _pool(self, connection: Connection, request: Request, make_reply, text_field: str) -> None:
-        """A whole reply of a pooling model, after the faults that are marked in the text."""
-        body = self._checked(request)
+        """Reply of a pooling model, after the faults that are marked in the text."""
+        body = self._validated_body(request)
         switches = self.switches.marked(str(body.get(text_field, "")))
         if switches.error_status:
-            raise Refused(switches.error_status, switches.error_text, "InternalServerError")
+            raise EngineRefusal(switches.error_status, switches.error_text, "InternalServerError")
         await connection.pause(None if switches.hang else switches.first_token_delay)
-        await self._misbehave(connection, switches, 0)
+        await self._inject_fault(connection, switches, 0)
         reply = make_reply(self.name, body)
         self.counters.prompt += reply["usage"]["prompt_tokens"]
         connection.reply('{"data": [{' if switches.garbage else reply)
-        self._note_end()
+        self._count_reply()
 
     async def chat(self, connection: Connection, request: Request) -> None:
         await self._generate(connection, request, chat=True)
@@ -163,22 +163,22 @@ class Engine:
         await self._generate(connection, request, chat=True, dialect=Messages)
 
     async def count_tokens(self, connection: Connection, request: Request) -> None:
-        connection.reply(Messages.count(self._checked(request)))
+        connection.reply(Messages.count(self._validated_body(request)))
 
-    def _checked(self, request: Request) -> dict:
+    def _validated_body(self, request: Request) -> dict:
         body = request.json()
-        asked = body.get("model") or self.name
-        if asked != self.name and asked not in self.adapters:
-            message = f"The model `{asked}` does not exist. Valid aliases: {self.name}."
-            raise Refused(404, message, "NotFoundError", "model")
+        model = body.get("model") or self.name
+        if model != self.name and model not in self.adapters:
+            message = f"The model `{model}` does not exist. Valid aliases: {self.name}."
+            raise EngineRefusal(404, message, "NotFoundError", "model")
         return body
 
     async def _generate(self, connection: Connection, request: Request, chat: bool, dialect=None) -> None:
-        body = self._checked(request)
+        body = self._validated_body(request)
         body = dialect.chat_body(body) if dialect else body
         switches = self.switches.marked(marked_text(body, chat))
         if switches.error_status:
-            raise Refused(switches.error_status, switches.error_text, "InternalServerError")
+            raise EngineRefusal(switches.error_status, switches.error_text, "InternalServerError")
         request_id = request.headers.get("x-request-id", uuid.uuid4().hex[:16])
         model = body.get("model") or self.name
         generation = Generation(model, body, switches, request_id, chat, dialect, adapted=model in self.adapters)
@@ -188,36 +188,36 @@ class Engine:
                 self.counters.waiting -= 1
                 await self._run(connection, generation)
         finally:
-            self._note_end()
+            self._count_reply()
 
     async def _run(self, connection: Connection, generation: Generation) -> None:
         self.counters.running += 1
         try:
             if generation.body.get("stream"):
-                await (self._tell if generation.dialect else self._stream)(connection, generation)
+                await (self._stream_named if generation.dialect else self._stream)(connection, generation)
             else:
                 await self._whole(connection, generation)
             self.counters.finished[generation.reason] += generation.count
         finally:
             self.counters.running -= 1
 
-    async def _steps(self, connection: Connection, generation: Generation) -> AsyncIterator[Step]:
-        """Every token of every choice, after its pause and its fault; counted when made, sent or not.
+    async def _steps(self, connection: Connection, generation: Generation) -> AsyncIterator[TokenStep]:
+        """Every token of every choice, after its pause and its fault; counted when generated, even if not sent.
 
-        As in vLLM, a prompt counts once for each of its `n` choices, and a client's leaving under no reason.
+        As in vLLM, a prompt counts once for each of its `n` choices, and a client's disconnect under no reason.
         """
         switches, last = generation.switches, len(generation.tokens) - 1
         await connection.pause(None if switches.hang else switches.first_token_delay)
         self.counters.prompt += sum(map(generation.prompt_tokens, range(generation.count)))
         for number, token in enumerate(generation.tokens):
             await connection.pause(switches.token_interval if number else 0)
-            await self._misbehave(connection, switches, number)
+            await self._inject_fault(connection, switches, number)
             for choice in range(generation.count):
                 self.counters.generation += 1
                 generation.made[choice] += 1
                 yield choice, token, number == last
 
-    async def _misbehave(self, connection: Connection, switches: Switches, number: int) -> None:
+    async def _inject_fault(self, connection: Connection, switches: Switches, number: int) -> None:
         if number == switches.crash_at_token:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == switches.hang_at_token:
@@ -225,7 +225,7 @@ class Engine:
         if number == switches.truncate:
             raise ConnectionAbortedError
         if number == switches.error_at_token:
-            raise Refused(500, switches.error_text, "InternalServerError")
+            raise EngineRefusal(500, switches.error_text, "InternalServerError")
 
     async def _whole(self, connection: Connection, generation: Generation) -> None:
         try:
@@ -240,17 +240,17 @@ class Engine:
     async def _stream(self, connection: Connection, generation: Generation) -> None:
         options = generation.body.get("stream_options") or {}
         final = bool(options.get("include_usage")) and not generation.switches.no_usage
-        each = final and bool(options.get("continuous_usage_stats"))
+        continuous = final and bool(options.get("continuous_usage_stats"))
         connection.begin_events()
         try:
-            await self._send_tokens(connection, generation, final, each)
-        except Refused as refusal:
+            await self._send_tokens(connection, generation, final, continuous)
+        except EngineRefusal as refusal:
             await connection.event(refusal.body)
         await connection.event("[DONE]")
         connection.end_events()
 
-    async def _tell(self, connection: Connection, generation: Generation) -> None:
-        """A stream of events with names."""
+    async def _stream_named(self, connection: Connection, generation: Generation) -> None:
+        """A stream of named events."""
         dialect = generation.dialect
         connection.begin_events()
         try:
@@ -262,20 +262,20 @@ class Engine:
             for name, data in dialect.closing(generation):
                 garbled = generation.switches.garbage and data.keys() & {"usage", "response"}
                 await connection.event("{garbage" if garbled else {"type": name, **data}, name)
-        except Refused as refusal:
+        except EngineRefusal as refusal:
             await connection.event({"type": "error", **dialect.error(refusal.body["error"]["message"])}, "error")
         connection.end_events()
 
-    async def _send_tokens(self, connection: Connection, generation: Generation, final: bool, each: bool):
+    async def _send_tokens(self, connection: Connection, generation: Generation, final: bool, continuous: bool):
         opened = not generation.chat
         async for choice, text, last in self._steps(connection, generation):
             if not opened:
-                await self._open(connection, generation, each)
+                await self._send_roles(connection, generation, continuous)
                 opened = True
             if generation.switches.garbage:
                 await connection.event(b'{"choices": [\xff\x00')
                 continue
-            more = {"usage": generation.usage(choice)} if each else {}
+            more = {"usage": generation.usage(choice)} if continuous else {}
             if last and not final:
                 more["system_fingerprint"] = FINGERPRINT
             await connection.event(generation.chunk([generation.piece(choice, text, last)], **more))
@@ -283,47 +283,47 @@ class Engine:
             end = generation.chunk([], usage=generation.total_usage(), system_fingerprint=FINGERPRINT)
             await connection.event(end)
 
-    async def _open(self, connection: Connection, generation: Generation, each: bool) -> None:
-        """Of a chat: the role of every choice, with the fields that vLLM puts behind the usage."""
+    async def _send_roles(self, connection: Connection, generation: Generation, continuous: bool) -> None:
+        """First chunks of a chat: the role of every choice, with the fields that vLLM puts after the usage."""
         for choice in range(generation.count):
             begun = usage(generation.prompt_tokens(choice), 0)
-            more = {"usage": {**begun, "completion_tokens_details": None}} if each else {}
+            more = {"usage": {**begun, "completion_tokens_details": None}} if continuous else {}
             more |= {"prompt_token_ids": None, "prompt_text": None}
             await connection.event(generation.chunk([generation.opening(choice)], **more))
 
-    def _note_end(self) -> None:
+    def _count_reply(self) -> None:
         self.answered += 1
         if self.answered == self.switches.exit_after_requests:
-            asyncio.get_running_loop().call_later(0.05, os._exit, 0)  # the reply is still on its way
+            asyncio.get_running_loop().call_later(0.05, os._exit, 0)  # after the reply is sent
 
 
 ADAPTER_ROUTES = {
-    "/v1/load_lora_adapter": ("POST", Engine.load_adapter),
-    "/v1/unload_lora_adapter": ("POST", Engine.unload_adapter),
+    "/v1/load_lora_adapter": ("POST", FakeEngine.load_adapter),
+    "/v1/unload_lora_adapter": ("POST", FakeEngine.unload_adapter),
 }
 COMMON_ROUTES = {
-    "/health": ("GET", Engine.health),
-    "/ping": ("GET", Engine.health),
-    "/metrics": ("GET", Engine.metrics),
-    "/version": ("GET", Engine.version),
-    "/v1/models": ("GET", Engine.models),
-    "/tokenize": ("POST", Engine.tokenize),
-    "/detokenize": ("POST", Engine.detokenize),
+    "/health": ("GET", FakeEngine.health),
+    "/ping": ("GET", FakeEngine.health),
+    "/metrics": ("GET", FakeEngine.metrics),
+    "/version": ("GET", FakeEngine.version),
+    "/v1/models": ("GET", FakeEngine.models),
+    "/tokenize": ("POST", FakeEngine.tokenize),
+    "/detokenize": ("POST", FakeEngine.detokenize),
 }
 ROUTES = {  # by vLLM's option --runner
     "generate": COMMON_ROUTES
     | {
-        "/v1/chat/completions": ("POST", Engine.chat),
-        "/v1/completions": ("POST", Engine.completions),
-        "/v1/responses": ("POST", Engine.responses),
-        "/v1/messages": ("POST", Engine.messages),
-        "/v1/messages/count_tokens": ("POST", Engine.count_tokens),
+        "/v1/chat/completions": ("POST", FakeEngine.chat),
+        "/v1/completions": ("POST", FakeEngine.completions),
+        "/v1/responses": ("POST", FakeEngine.responses),
+        "/v1/messages": ("POST", FakeEngine.messages),
+        "/v1/messages/count_tokens": ("POST", FakeEngine.count_tokens),
     },
     "pooling": COMMON_ROUTES
     | {
-        "/v1/embeddings": ("POST", Engine.embeddings),
-        "/v1/rerank": ("POST", Engine.rerank),
-        "/v1/score": ("POST", Engine.score),
+        "/v1/embeddings": ("POST", FakeEngine.embeddings),
+        "/v1/rerank": ("POST", FakeEngine.rerank),
+        "/v1/score": ("POST", FakeEngine.score),
     },
 }
 
@@ -343,14 +343,14 @@ def read_arguments() -> argparse.Namespace:
 
 
 def read_switches(arguments: argparse.Namespace) -> Switches:
-    beside = arguments.model / "fake_engine.json" if arguments.model else None
-    from_file = json.loads(beside.read_text()) if beside and beside.is_file() else {}
+    path = arguments.model / "fake_engine.json" if arguments.model else None
+    from_file = json.loads(path.read_text()) if path and path.is_file() else {}
     from_environment = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
     return Switches(**{**from_file, **from_environment, **json.loads(arguments.switches)})
 
 
 def begin(switches: Switches) -> None:
-    """What goes wrong before the socket is there."""
+    """Start as the switches say: the faults before the socket exists."""
     if switches.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for _ in range(switches.grandchildren):
@@ -363,7 +363,7 @@ def begin(switches: Switches) -> None:
 
 
 def start_grandchild() -> None:
-    """Its parent ends at once, so nothing but a subreaper or its marks in /proc leads to it."""
+    """Its parent ends at once, so only a subreaper or its marks in /proc can find it."""
     starter = f"import subprocess, sys; subprocess.Popen([sys.executable, '-I', '-S', '-c', {DEAF!r}])"
     subprocess.run([sys.executable, "-I", "-S", "-c", starter], check=True)
 
@@ -374,7 +374,7 @@ def main() -> None:
     if not switches.ignore_sigterm:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     begin(switches)
-    engine = Engine(switches, arguments)
+    engine = FakeEngine(switches, arguments)
     print("fake engine: ready", flush=True)
     asyncio.run(listen(arguments.uds, engine.serve))
 

@@ -1,4 +1,4 @@
-"""What the fake engine says to one request, and which faults it was told to commit."""
+"""The reply of the fake engine to one request, and the switches for its faults."""
 
 import json
 import re
@@ -19,36 +19,36 @@ class Switches:
     start_delay: float = 0.0
     crash_before_ready: dict | None = None  # {"code": 1, "stderr": "text"}
     ignore_sigterm: bool = False
-    grandchildren: int = 0  # deaf to SIGTERM, in sessions of their own
+    grandchildren: int = 0  # ignore SIGTERM, in their own sessions
     exit_after_requests: int | None = None
     hang_health: bool = False
     health_status: int = 200
     # one request
     first_token_delay: float = 0.0
     token_interval: float = 0.0
-    hang: bool = False  # accept, never answer
+    hang: bool = False  # accept, never reply
     hang_at_token: int | None = None
     crash_at_token: int | None = None  # SIGKILL to itself
     error_at_token: int | None = None  # vLLM's error event, then [DONE]
-    truncate: int | None = None  # close the connection at this token, without an end
+    truncate: int | None = None  # close the connection at this token, without the end of the stream
     no_usage: bool = False
     garbage: bool = False  # neither JSON nor events
-    huge_line: int = 0  # so many characters in the first token
+    huge_line: int = 0  # number of characters in the first token
     echo: bool = False  # the reply's content is the JSON body that was received
     error_status: int | None = None
     error_text: str = "fake failure in /secret/path (engine_core.py:42)"
 
     def marked(self, text: str) -> "Switches":
-        """With the marks in a prompt: `[[token_interval=0.1]]`, `[[hang]]`. Unknown names are mere text."""
+        """With the marks in a prompt: `[[token_interval=0.1]]`, `[[hang]]`. Unknown names are plain text."""
         names = {field.name for field in fields(self)}
         marks = {name: value for name, value in MARK.findall(text) if name in names}
         return replace(self, **{name: json.loads(value or "true") for name, value in marks.items()})
 
 
 class Generation:
-    """One chat or text completion: its reply's tokens per choice, paced and broken as its switches say.
+    """One chat or text completion: its tokens per choice, with the pauses and faults of its switches.
 
-    `dialect` tells it in other words than OpenAI's older ones; one that is `adapted` begins with its model's name.
+    `dialect` renders it in another API's format; with `adapted` (a LoRA adapter) it begins with its model's name.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Generation:
         if self.switches.echo:
             text = json.dumps(self.body, ensure_ascii=False)
             return [text[i : i + ECHO_CHARACTERS] for i in range(0, len(text), ECHO_CHARACTERS)], "stop"
-        asked = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
-        tokens = [f"{' ' if number else ''}token{number}" for number in range(asked or DEFAULT_TOKENS)]
+        limit = self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+        tokens = [f"{' ' if number else ''}token{number}" for number in range(limit or DEFAULT_TOKENS)]
         if self.switches.huge_line:
             tokens[0] = "x" * self.switches.huge_line
-        return tokens, "length" if asked else "stop"
+        return tokens, "length" if limit else "stop"
 
     def prompt_tokens(self, choice: int) -> int:
         return len(self.prompts[choice // self.n])
 
     def usage(self, choice: int) -> dict:
-        """So far, of one choice, as in every chunk of a stream."""
+        """The usage of one choice so far, as in every chunk of a stream."""
         so_far = usage(self.prompt_tokens(choice), self.made[choice])
         return {**so_far, "completion_tokens_details": None} if self.chat else so_far
 
@@ -117,12 +117,12 @@ class Generation:
 
     def _whole_choice(self, choice: int, text: str) -> dict:
         message = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}
-        said = {"message": message} if self.chat else {"text": text}
-        return {"index": choice, **said, "logprobs": None, "finish_reason": self.reason, "stop_reason": None}
+        content = {"message": message} if self.chat else {"text": text}
+        return {"index": choice, **content, "logprobs": None, "finish_reason": self.reason, "stop_reason": None}
 
 
 def prompt_words(prompt: str | list) -> list[list]:
-    """One list of tokens per prompt: the words of a text, or the token ids as they come."""
+    """One list of tokens per prompt: the words of a text, or the given token ids."""
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
     return [text.split() or [""] if isinstance(text, str) else text for text in prompt]
@@ -141,7 +141,7 @@ def content_text(message: dict) -> str:
 
 
 def marked_text(body: dict, chat: bool) -> str:
-    """Where marks count: the last user message of a chat, the prompt of a completion."""
+    """The text whose marks count: the last user message of a chat, the prompt of a completion."""
     if not chat:
         return str(body["prompt"])
     users = [message for message in body["messages"] if message["role"] == "user"]

@@ -1,4 +1,4 @@
-"""The fake engine's HTTP/1.1: keep-alive, whole replies, chunked events, a client's leaving seen at once."""
+"""The fake engine's HTTP/1.1: keep-alive, whole replies, chunked events, disconnects noticed at once."""
 
 import asyncio
 import json
@@ -22,12 +22,12 @@ class Request:
         return body
 
 
-class Gone(Exception):
+class Disconnected(Exception):
     """The client has closed its connection."""
 
 
-class Watched(asyncio.StreamReaderProtocol):
-    """Streams that also tell at once when the client has gone."""
+class WatchedStream(asyncio.StreamReaderProtocol):
+    """Streams that also set `gone` as soon as the client disconnects."""
 
     def __init__(self, reader, callback, loop):
         super().__init__(reader, callback, loop)
@@ -99,7 +99,7 @@ class Connection:
         self.writer.write("\r\n".join(lines).encode())
 
     async def pause(self, seconds: float | None) -> None:
-        """None is for ever. Raises Gone as soon as the client leaves."""
+        """None: without end. Raises Disconnected as soon as the client disconnects."""
         if seconds == 0:
             await asyncio.sleep(0)
         try:
@@ -108,23 +108,23 @@ class Connection:
         except TimeoutError:
             return
         if self.gone.is_set():
-            raise Gone
+            raise Disconnected
 
 
 async def listen(path: str, serve) -> None:
-    """Call `serve(connection)` for each connection to this Unix socket, for ever."""
+    """Call `serve(connection)` for each connection to this Unix socket; never returns."""
     loop = asyncio.get_running_loop()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await serve(Connection(reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError, Gone):
+        except (asyncio.IncompleteReadError, ConnectionError, Disconnected):
             pass
         finally:
             writer.transport.abort()
 
-    def factory() -> Watched:
-        return Watched(asyncio.StreamReader(MAX_HEAD_BYTES), connected, loop)
+    def factory() -> WatchedStream:
+        return WatchedStream(asyncio.StreamReader(MAX_HEAD_BYTES), connected, loop)
 
-    server = await loop.create_unix_server(factory, path, backlog=2048)  # as uvicorn has it
+    server = await loop.create_unix_server(factory, path, backlog=2048)  # uvicorn's default
     await server.serve_forever()

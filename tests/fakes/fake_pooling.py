@@ -1,4 +1,4 @@
-"""What the fake engine answers as a pooling model: vectors of word counts, cosines between them; vLLM's shapes."""
+"""Replies of the fake engine as a pooling model: vectors of word counts and their cosines, in vLLM's format."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ def embedding_reply(model: str, body: dict) -> dict:
 
 
 def ranking_reply(model: str, body: dict) -> dict:
-    """All documents, the best first, unless `top_n` asks for fewer."""
+    """All documents, or the first `top_n`, the best first."""
     query, documents = body["query"].split(), [text.split() for text in body["documents"]]
     scores = [cosine(query, words) for words in documents]
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: body.get("top_n") or None]
@@ -42,7 +42,7 @@ def score_reply(model: str, body: dict) -> dict:
 
 
 def vector(words: list, dimensions: int | None = None) -> list[float]:
-    """Equal words, equal direction; of length 1."""
+    """A vector of length 1; texts with equal words have equal directions."""
     counts = [0.0] * (dimensions or DIMENSIONS)
     for word in words:
         counts[zlib.crc32(str(word).lower().encode()) % len(counts)] += 1.0

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A trainer that keeps the real one's contract (docs/training.md) in milliseconds, and commits every fault on demand.
+"""A trainer with the real one's contract (docs/training.md) that takes milliseconds and produces every fault on demand.
 
     fake_trainer.py <folder>/spec.json
 
-Standard library only; events, manifests and renames are the real trainer's own modules. `Faults` come from the variable
-FAKE_TRAINER (JSON), from `fake_trainer.json` in the base model's folder and from one beside the generations' folders,
-the later ones winning.
+Standard library only; events, manifests and renames are the real trainer's modules. `Faults` come from the variable
+FAKE_TRAINER (JSON), from `fake_trainer.json` in the base model's folder and from one beside the generations' folders;
+later ones override earlier ones.
 """
 
 import hashlib
@@ -32,22 +32,22 @@ FIRST_LOSS, LAST_LOSS = 4.0, 0.5
 
 @dataclass(frozen=True)
 class Faults:
-    """Steps count from 1; a fault at a step happens once that step is done, before it is told."""
+    """Steps count from 1; a fault at a step happens after that step, before its event is written."""
 
-    steps: int | None = None  # in all; by default as rows, batch size and epochs make them
+    steps: int | None = None  # total; by default from rows, batch size and epochs
     step_seconds: float = 0.0
     start_seconds: float = 0.0  # until the first event
     refuse: dict | None = None  # {"reason", "field"}: an error instead of a start
     crash_at_step: int | None = None  # exit code 1
     kill_at_step: int | None = None  # SIGKILL to itself
     torn_line_at_step: int | None = None  # half a line, then SIGKILL
-    hang_at_step: int | None = None  # for ever, deaf to SIGTERM
+    hang_at_step: int | None = None  # without end; ignores SIGTERM
     disk_full_at_step: int | None = None
-    truncated_checkpoint_at_step: int | None = None  # what is told of does not match its manifest
-    deaf: bool = False  # works on after SIGTERM, as a zombie does
-    only_in_generation: int | None = None  # the faults hold there; elsewhere only steps and times do
+    truncated_checkpoint_at_step: int | None = None  # the reported checkpoint does not match its manifest
+    deaf: bool = False  # continues after SIGTERM, as a zombie run does
+    only_in_generation: int | None = None  # faults only there; elsewhere only steps and times apply
 
-    def of(self, folder: Path) -> "Faults":
+    def for_folder(self, folder: Path) -> "Faults":
         if self.only_in_generation is None or folder.name == f"gen-{self.only_in_generation}":
             return self
         return Faults(steps=self.steps, step_seconds=self.step_seconds, start_seconds=self.start_seconds)
@@ -61,7 +61,7 @@ def read_faults(folder: Path, base: Path) -> Faults:
     unknown = set(found) - {field.name for field in fields(Faults)}
     if unknown:
         raise SystemExit(f"FAKE_TRAINER: unknown {sorted(unknown)}")
-    return Faults(**found).of(folder)
+    return Faults(**found).for_folder(folder)
 
 
 class Trainer:
@@ -70,8 +70,8 @@ class Trainer:
         self.recipe, self.journal = self.spec.recipe, Journal(path.parent / "progress.jsonl")
         self.faults = read_faults(self.folder, Path(self.spec.base))
         self.rows = [line for line in Path(self.spec.data).read_bytes().splitlines() if line.strip()]
-        self.taught = len(self.rows) - len(self.spec.held_out)
-        self.total = self.faults.steps or self.recipe.total_steps(self.taught)
+        self.train_rows = len(self.rows) - len(self.spec.held_out)
+        self.total = self.faults.steps or self.recipe.total_steps(self.train_rows)
         self.step, self.weights, self.stopped = 0, "", False
         self.begun = time.monotonic()
 
@@ -82,9 +82,9 @@ class Trainer:
             self.journal.tell("error", 0, **self.faults.refuse)
             return REFUSED
         self.resume()
-        self.begin()
+        self.report_start()
         while self.step < self.total:
-            self.learn()
+            self.train_step()
             if self.stopped:
                 self.save()
                 self.journal.tell("stopped", self.step)
@@ -100,20 +100,20 @@ class Trainer:
             state = json.loads((self.folder / self.spec.resume / STATE).read_text())
             self.step, self.weights = state["step"], state["weights"]
 
-    def begin(self) -> None:
+    def report_start(self) -> None:
         held_out = len(self.spec.held_out)
         tokens = sum(len(row.split()) for row in self.rows)
-        told = {"rows": self.taught, "held_out_rows": held_out, "tokens": tokens, "truncated": 0, "left_out": 0}
-        self.journal.tell("start", self.step, total_steps=self.total, **told)
+        counts = {"rows": self.train_rows, "held_out_rows": held_out, "tokens": tokens, "truncated": 0, "left_out": 0}
+        self.journal.tell("start", self.step, total_steps=self.total, **counts)
         if self.step == 0:
             self.measure("before")
 
-    def learn(self) -> None:
+    def train_step(self) -> None:
         time.sleep(self.faults.step_seconds)
         self.step += 1
         self.weights = hashlib.sha256(f"{self.recipe.seed}:{self.step}:{self.weights}".encode()).hexdigest()
-        self.fail_as_asked()
-        self.tell_step()
+        self.inject_faults()
+        self.report_step()
         if self.step == self.total:
             self.save()
             self.measure("after")
@@ -123,7 +123,7 @@ class Trainer:
             if self.step % self.recipe.save_steps == 0 and not self.stopped:
                 self.save()
 
-    def fail_as_asked(self) -> None:
+    def inject_faults(self) -> None:
         faults, step = self.faults, self.step
         if step == faults.crash_at_step:
             raise RuntimeError(f"told to crash at step {step}")
@@ -143,7 +143,7 @@ class Trainer:
     def loss(self) -> float:
         return FIRST_LOSS + (LAST_LOSS - FIRST_LOSS) * self.step / self.total
 
-    def tell_step(self) -> None:
+    def report_step(self) -> None:
         elapsed = time.monotonic() - self.begun
         self.journal.tell(
             "step", self.step, total_steps=self.total, epoch=round(self.step * self.recipe.epochs / self.total, 4),
@@ -180,9 +180,9 @@ class Trainer:
         evaluation = {
             "before": self.measured(FIRST_LOSS), "after": self.measured(LAST_LOSS), "samples": list(self.samples()),
         }  # fmt: skip
-        beside = self.folder / ".evaluation.json"
-        beside.write_text(json.dumps(evaluation))
-        beside.rename(self.folder / "evaluation.json")
+        draft = self.folder / ".evaluation.json"
+        draft.write_text(json.dumps(evaluation))
+        draft.rename(self.folder / "evaluation.json")
         self.journal.tell("done", self.step)
         return DONE
 
@@ -190,11 +190,11 @@ class Trainer:
         chosen = sorted(self.spec.held_out) or range(len(self.rows))
         for number in list(chosen)[: self.spec.samples]:
             *prompt, answer = conversation.BY_FORM[self.spec.format](json.loads(self.rows[number]))
-            told = answer["content"]
-            yield {"prompt": prompt, "expected": told, "before": "Nothing.", "after": told}
+            expected = answer["content"]
+            yield {"prompt": prompt, "expected": expected, "before": "Nothing.", "after": expected}
 
     def write_adapter(self, folder: Path) -> None:
-        """Both matrices of one layer, in which every number is made of all steps so far."""
+        """Both matrices of one layer; their numbers depend on all steps so far."""
         rank, number = self.recipe.rank, int(self.weights[:6] or "0", 16) / 2**24
         config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": self.recipe.alpha,
                   "target_modules": ["q_proj"], "bias": "none"}  # fmt: skip

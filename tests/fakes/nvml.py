@@ -1,4 +1,4 @@
-"""Two cards behind NVIDIA's library; the second one, a virtual one, answers few questions."""
+"""A fake NVML with two GPUs; the second one is virtual and supports few queries."""
 
 from types import SimpleNamespace
 
@@ -9,13 +9,13 @@ MIB = 1024 * 1024
 NAMES = ["NVIDIA RTX 4060", "NVIDIA V100"]
 
 
-def _only_the_first(answer):
-    def ask(handle, *_more):
+def _first_gpu_only(answer):
+    def query(handle, *_more):
         if handle:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return answer
 
-    return ask
+    return query
 
 
 ANSWERS = {
@@ -27,11 +27,11 @@ ANSWERS = {
     "nvmlDeviceGetHandleByIndex": lambda index: index,
     "nvmlDeviceGetName": lambda handle: NAMES[handle],
     "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=8192 * MIB, used=2048 * MIB),
-    "nvmlDeviceGetTemperature": _only_the_first(65),
-    "nvmlDeviceGetUtilizationRates": _only_the_first(SimpleNamespace(gpu=78, memory=20)),
-    "nvmlDeviceGetPowerUsage": _only_the_first(350_000),
-    "nvmlDeviceGetEnforcedPowerLimit": _only_the_first(450_000),
-    "nvmlDeviceGetComputeRunningProcesses": _only_the_first([SimpleNamespace(pid=2**22, usedGpuMemory=1024 * MIB)]),
+    "nvmlDeviceGetTemperature": _first_gpu_only(65),
+    "nvmlDeviceGetUtilizationRates": _first_gpu_only(SimpleNamespace(gpu=78, memory=20)),
+    "nvmlDeviceGetPowerUsage": _first_gpu_only(350_000),
+    "nvmlDeviceGetEnforcedPowerLimit": _first_gpu_only(450_000),
+    "nvmlDeviceGetComputeRunningProcesses": _first_gpu_only([SimpleNamespace(pid=2**22, usedGpuMemory=1024 * MIB)]),
 }
 
 

@@ -1,4 +1,4 @@
-"""A real browser, and a page of another origin than the product's."""
+"""A real browser, and a page with another origin than the product."""
 
 import shutil
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class _BlankPage(BaseHTTPRequestHandler):
 
 @contextmanager
 def blank_page() -> Iterator[str]:
-    """The origin of a server that answers everything with an empty page."""
+    """The origin of a server that answers every request with an empty page."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _BlankPage)
     Thread(target=server.serve_forever, daemon=True).start()
     try:

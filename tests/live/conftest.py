@@ -1,3 +1,3 @@
-"""Tests here go through the doors of a whole running product; their people are made there, too."""
+"""Tests here use the public interfaces of a whole running product, in which the fixtures create the users."""
 
 from tests.live.product import acme, app_page, globex, key, member, operator, owner, product, stranger, viewer  # noqa: F401

@@ -1,4 +1,4 @@
-"""The whole product, started by `manage.py up` once per test process, and people who use it through its doors."""
+"""The whole product, started by `manage.py up` once per test process, and users of its public interfaces."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def eventually(check, seconds: float = 30, pause: float = 0.1):
 
 @dataclass
 class Person:
-    """A caller with a credential: `get`, `post` … as httpx has them."""
+    """A caller with a credential; `get`, `post` and others are those of httpx."""
 
     name: str
     client: httpx.Client
@@ -47,7 +47,7 @@ class Person:
 
 @dataclass
 class Product:
-    """A running `up`: its address, its first-run record, and who was made in it."""
+    """A running `up`: its address, its first-run record, the users created in it."""
 
     base_url: str
     record: dict
@@ -82,7 +82,7 @@ class Tenant:
     slug: str
 
     def person(self, role: str) -> Person:
-        """Somebody with this role here and nowhere else."""
+        """A new user with this role in this tenant only."""
         name, password = f"{role}-{uuid.uuid4().hex[:8]}", f"pass-{uuid.uuid4().hex}"
         headers = {"Serai-Tenant": self.slug}
         fields = {"username": name, "password": password, "role": role}
@@ -92,7 +92,7 @@ class Tenant:
         return Person(name, self.product.client(token), token, self.slug)
 
     def key(self, **fields) -> Person:
-        """An API key of this tenant; by default it may do all that keys can."""
+        """An API key of this tenant; by default with all scopes of a key."""
         fields = {
             "name": "test",
             "role": "owner",
@@ -121,7 +121,7 @@ class Tenant:
 @contextmanager
 def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
     """`up` on this data folder and a free port, ended by a signal; `more` are variables of its environment."""
-    servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own, not the tests'
+    servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own servers, not the tests'
     environment = {name: value for name, value in os.environ.items() if name not in servers}
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
@@ -158,13 +158,13 @@ def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
     eventually(healthy, UP_SECONDS)
     found = json.loads(record.read_text())
     product = Product(found["base_url"], found, data, process)
-    eventually(lambda: "agent: node" in log.read_text(), 30)  # a start is placed only where an agent has spoken
+    eventually(lambda: "agent: node" in log.read_text(), 30)  # starts are placed only on a node with a heartbeat
     return product
 
 
 @pytest.fixture(scope="session")
 def app_page() -> Iterator[str]:
-    """The origin of a page elsewhere, which the product's operator has named."""
+    """The origin of a page on another site, which the product's CORS setting allows."""
     with blank_page() as origin:
         yield origin
 
@@ -180,13 +180,13 @@ def product(app_page) -> Iterator[Product]:
 
 @pytest.fixture(scope="session")
 def acme(product) -> Tenant:
-    """The tenant that owns things."""
+    """The tenant that owns the rows of the tests."""
     return product.tenant(f"acme-{uuid.uuid4().hex[:6]}")
 
 
 @pytest.fixture(scope="session")
 def globex(product) -> Tenant:
-    """Another tenant, whose people are strangers to acme."""
+    """Another tenant, whose users must not see anything of acme."""
     return product.tenant(f"globex-{uuid.uuid4().hex[:6]}")
 
 
@@ -212,7 +212,7 @@ def key(acme) -> Person:
 
 @pytest.fixture(scope="session")
 def stranger(globex) -> Person:
-    """An owner, but of another tenant: may never see anything of acme's."""
+    """An owner of another tenant: must never see anything of acme."""
     return globex.person("owner")
 
 

@@ -1,4 +1,4 @@
-"""Adapters in a running product, made by hand as a training would have left them."""
+"""LoRA adapters in a running product, made as a training job would have left them."""
 
 import json
 import os
@@ -27,14 +27,14 @@ print(keep(tenant=tenant, base_model=base, name=fields["name"], folder=Path(fiel
 def keep(
     product: Product, tenant: str, base: str, name: str, *, key: str = "", make=adapter_folders.folder, **options
 ) -> str:
-    """One more version of the adapter `name`, trained for the key `key`; `make` leaves its files. Returns its id."""
+    """Save a new version of the adapter `name`, trained for the key `key`; `make` writes its files. Returns its id."""
     source = make(product.data / "tenants" / tenant / "training" / uuid.uuid4().hex / "adapter", **options)
     fields = json.dumps({"tenant": tenant, "base": base, "name": name, "folder": str(source), "key": key})
     return run(product, KEEP.format(fields=fields))
 
 
 def run(product: Product, code: str) -> str:
-    """What a program prints that has the product's database: the last line."""
+    """Run Python code with the product's database. Returns the last line of its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     environment |= {"SERAI_DATA": str(product.data), "SERAI_NO_VENV": "1"}
     command = [sys.executable, str(Path(ROOT) / "manage.py"), "shell", "--no-imports", "-c", code]

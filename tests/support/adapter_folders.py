@@ -1,4 +1,4 @@
-"""Adapters made by hand, without PEFT: a folder as a trainer leaves it, whole or broken on purpose."""
+"""LoRA adapters made without PEFT: folders as a trainer writes them, valid or broken on purpose."""
 
 import json
 import random
@@ -20,7 +20,7 @@ CONFIG = {
 def folder(
     path: Path, *, rank: int = 4, layers: int = 1, inputs: int = 8, outputs: int = 8, noise: int = 0, **config
 ) -> Path:
-    """What PEFT saves: per layer two float32 matrices, of zeros or of strong noise that the number `noise` begins."""
+    """A folder as PEFT saves it: two float32 matrices per layer, of zeros or of strong noise with the seed `noise`."""
     path.mkdir(parents=True, exist_ok=True)
     shapes = {}
     for layer in map(LAYER.format, range(layers)):
@@ -42,7 +42,7 @@ def tensors(shapes: dict[str, list[int]], noise: int = 0) -> bytes:
 
 
 def keep(model: Model, name: str = "facts", *, source: Path, tenant=None, evaluation=None, **origin) -> AdapterVersion:
-    """As a training does when it is done."""
+    """Save the adapter as a finished training job does."""
     return services.keep(
         tenant=tenant or model.tenant, base_model=model, name=name, folder=source, evaluation=evaluation,
         origin=Origin(**origin),

@@ -34,7 +34,7 @@ from gateway.routing.snapshot import (
 from tests.fakes import FAKE_ENGINE
 
 PEPPER = b"pepper of the tests"
-# connecting takes as long as it takes on a machine that is busy with other tests
+# connecting may take long on a machine that is busy with other tests
 CONFIG = Config(pepper=PEPPER, salt_key=b"salt of the tests", connect_timeout=30)
 ALICE, MALLORY = "sk-serai-alice", "sk-serai-mallory"
 MODEL = ModelEntry("model-1", "tenant-a", "demo", ("also-demo", "team/demo"), created=1_700_000_000, context=4096)
@@ -60,7 +60,7 @@ def instance(endpoint: str, number: int = 1, **fields) -> InstanceEntry:
 
 
 class Ledger(list):
-    """A sink that keeps records as they were settled."""
+    """A sink that keeps the finished records in order."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ class Ledger(list):
 
 
 def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
-    """Wait for a condition that another thread or process brings about."""
+    """Wait for a condition that another thread or process makes true."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"
@@ -86,7 +86,7 @@ def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
 
 
 class Engine:
-    """A fake engine in a process of its own, which ends with its folder at the latest."""
+    """A fake engine in its own process, which is killed with its folder at the latest."""
 
     all: ClassVar[list["Engine"]] = []
 
@@ -131,7 +131,7 @@ class Engine:
 
 @contextmanager
 def engine_folder() -> Iterator[Path]:
-    """A short path: a socket's address has about a hundred characters."""
+    """A folder with a short path: a socket's path may have about 100 characters."""
     with tempfile.TemporaryDirectory(prefix="sg") as folder:
         try:
             yield Path(folder)
@@ -142,7 +142,7 @@ def engine_folder() -> Iterator[Path]:
 
 
 class Served:
-    """A gateway under uvicorn in a thread; `starts` are the models that requests asked to be started."""
+    """A gateway under uvicorn in a thread; `starts` are the models whose start was requested."""
 
     def __init__(self, first: Snapshot | None, config: Config = CONFIG, verify=None):
         self.ledger, self.starts = Ledger(), []

@@ -1,4 +1,4 @@
-"""Rows that an agent would have written: a node with a device, and instances in any state."""
+"""Rows as an agent writes them: a node with a device, and instances in any state."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ GIB = 1024**3
 
 
 def node(name: str = "box", engines: dict | None = None, usable: int = 8 * GIB) -> Node:
-    """A machine whose agent has just spoken, with one CPU device."""
+    """A node with one CPU device, whose agent has just sent a heartbeat."""
     engines = {"vllm": ""} if engines is None else engines
     made = Node.objects.create(name=name, data_folder="/data", engines=engines, heartbeat_at=timezone.now())
     Device.objects.create(node=made, kind="cpu", name="CPU", total_bytes=2 * usable, usable_bytes=usable)
@@ -29,20 +29,20 @@ def instance(model, state: State, **fields) -> Instance:
 
 
 def reserve(instance: Instance, size: int) -> None:
-    """As the ledger would, wherever the instance's node has its one device."""
+    """Claim memory in the ledger, on the only device of the instance's node."""
     memory_ledger.claim(instance.pk, {instance.node.devices.get().pk: size})
     memory_ledger.note(instance.pk, USES.get(instance.state, Use.PROMISED))
 
 
 def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict]:
-    """An agent in miniature: when the row is asked to stop, it is stopped. Returns a way to learn what was asked."""
-    asked = {}
+    """A minimal agent: sets the row to stopped once a stop is requested. Returns a function that waits for that."""
+    request = {}
 
     def watch() -> None:
         deadline = time.monotonic() + seconds
         rows = Instance.objects.filter(pk=instance.pk, desired="stopped")
-        while time.monotonic() < deadline and not asked:
-            asked.update(rows.values("desired", "force_stop").first() or {})
+        while time.monotonic() < deadline and not request:
+            request.update(rows.values("desired", "force_stop").first() or {})
             time.sleep(0.05)
         rows.update(state=State.STOPPED)
         connection.close()
@@ -52,6 +52,6 @@ def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict
 
     def wait() -> dict:
         thread.join()
-        return asked
+        return request
 
     return wait

@@ -1,4 +1,4 @@
-"""Start `up` as a user does, in a process of its own, and watch it from outside."""
+"""Start `up` in its own process, as a user does, and observe it from outside."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def toy_checkout(folder: Path) -> Path:
 
 
 def small_disk(place: Path, size: str) -> list[str]:
-    """Words in front of a command that give it a disk of its own at `place`."""
+    """Prefix of a command that mounts a small disk for it at `place`."""
     place.mkdir()
     private_mounts = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     if subprocess.run([*private_mounts, "true"], capture_output=True).returncode:
@@ -36,7 +36,7 @@ def small_disk(place: Path, size: str) -> list[str]:
 
 
 def eventually(check: Callable[[], object], seconds: float = 30):
-    """The first true value of `check`; fails when the time is up."""
+    """The first true value of `check`; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := check()):
         assert time.monotonic() < end, f"did not come true within {seconds} s"
@@ -47,7 +47,7 @@ def eventually(check: Callable[[], object], seconds: float = 30):
 class Up:
     """A running `manage.py up` on a free port. A variable that is None is taken out of the environment.
 
-    `prefix`: words in front of the command.
+    `prefix`: arguments in front of the command.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Up:
             self.text += line
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match:
-        """The first match in what it has written; fails at once if it ends without one."""
+        """The first match in its output; fails at once if the process ends without one."""
         end = time.monotonic() + seconds
         while not (match := re.search(pattern, self.text)):
             ended = self.process.poll() is not None and not self.reader.is_alive()
@@ -87,7 +87,7 @@ class Up:
         return url
 
     def left(self) -> list:
-        """The processes of this `up` that still exist, itself not counted."""
+        """The processes of this `up` that still exist, without itself."""
         return processes.of_session(self.session)
 
     def interrupt(self) -> None:
@@ -99,7 +99,7 @@ class Up:
         return code
 
     def close(self) -> None:
-        """For fixtures: whatever state it is in, it is gone afterwards."""
+        """For fixtures: ends the process in any state."""
         if self.process.poll() is None:
             self.interrupt()
             try:

@@ -1,4 +1,4 @@
-"""Samples, usage and roll-ups for the tests of monitoring: written as agents and gateways write them."""
+"""Samples, usage and roll-ups for the tests of monitoring, written as agents and gateways write them."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 
 @pytest.fixture
 def store(transactional_db):
-    """Empty tables, and real commits: what an open transaction has written is not rolled."""
+    """Empty tables and real commits: rows of an open transaction are not rolled up."""
     empty()
     for model in (Series, Stale, Watermark):
         model.objects.all().delete()
@@ -28,7 +28,7 @@ def store(transactional_db):
 
 
 def empty() -> None:
-    """The tables that Django does not manage, so that its flush after a test with real commits passes them over."""
+    """Truncate the tables that Django does not manage, which its flush after a test with real commits skips."""
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {', '.join(PARTITIONED)}")
 
@@ -39,7 +39,7 @@ def sample(metric: str, at: datetime, value: float, count: int = 1, buckets=None
 
 
 def measure(*wanted, **key) -> None:
-    """One sample, written by itself."""
+    """Write one sample."""
     samples.write([sample(*wanted, **key)])
 
 
@@ -53,7 +53,7 @@ def used(at: datetime, **fields) -> UsageRecord:
 
 
 def roll(times: int = 1) -> None:
-    """What the scheduler does, in one go."""
+    """Roll up all levels, as the scheduler does."""
     for _ in range(times):
         rollups.look()
         for level in LEVELS:
@@ -68,17 +68,17 @@ def rolled(level: str, metric: str, **key) -> list[tuple]:
 
 
 def everything() -> dict[str, set]:
-    """All roll-ups, without the ids of their series; sums of fractions depend on the order in their last digits."""
+    """All roll-ups by label, not by series id; floats are rounded: their last digits depend on the order of sums."""
     labels = [f"series__{name}" for name in ("metric", "node_id", "device", "model_id", "tenant_id", "cause")]
     figures = ["bucket", "count", "sum", "min", "max", "last"]
     found = {}
     for level in LEVELS:
         rows = level.model.objects.values(*labels, *figures, "buckets")
-        found[level.name] = {tuple(_plain(value) for value in row.values()) for row in rows}
+        found[level.name] = {tuple(_rounded(value) for value in row.values()) for row in rows}
     return found
 
 
-def _plain(value):
+def _rounded(value):
     if isinstance(value, float):
         return round(value, 6)
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The people of the tests: one tenant with every role, a stranger from another one, an operator, and their clients."""
+"""The users of the tests: one tenant with every role, a stranger from another tenant, an operator; their clients."""
 
 import pytest
 from rest_framework.test import APIClient
@@ -12,7 +12,7 @@ class JsonClient(APIClient):
 
 
 def person(username: str, tenant: Tenant | None, role: Role | None, **fields) -> User:
-    """Without a password: hashing one is slow on purpose, and few tests log in with it."""
+    """A user without a password: hashing is slow on purpose, and few tests log in with one."""
     user = User.objects.create_user(username, default_tenant=tenant, **fields)
     if tenant and role:
         services.add_member(tenant, user, role)
@@ -46,7 +46,7 @@ def viewer(tenant):
 
 @pytest.fixture
 def stranger(db):
-    """Owns another tenant and must never learn anything of Acme's."""
+    """Owns another tenant and must never see anything of Acme."""
     return person("mallory", services.create_tenant(slug="evil", name="Evil"), Role.OWNER)
 
 
@@ -58,7 +58,7 @@ def operator(db):
 
 @pytest.fixture
 def key(tenant, owner):
-    """key(scopes=[…]) is the secret of a new key of Acme's."""
+    """key(scopes=[…]) returns the secret of a new key of Acme."""
 
     def make(**fields) -> str:
         options = {"name": "test", "role": Role.OWNER, "scopes": list(Scope.values), **fields}
@@ -70,7 +70,7 @@ def key(tenant, owner):
 
 @pytest.fixture
 def api():
-    """api(user) or api(secret): a client that carries that credential; api() carries none."""
+    """api(user) or api(secret): a client with that credential; api(): a client without one."""
 
     def client(who: User | str | None = None, **headers) -> JsonClient:
         credential = tokens.open_session(who)["access_token"] if isinstance(who, User) else who

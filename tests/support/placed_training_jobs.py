@@ -1,4 +1,4 @@
-"""Training jobs that are placed on the agent under test, and what becomes of them: a fake trainer, a real shim."""
+"""Training jobs on the agent under test, with a fake trainer and a real shim."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ SIZE = 64 * MIB
 
 
 def trainer(job: TrainingJob) -> list[str]:
-    """The fake one for base models with the tag `fake`."""
+    """The command of the fake trainer for base models with the tag `fake`, else of the real one."""
     return [sys.executable, str(FAKE)] if TAG in job.base_model.tags else trainer_argv(job)
 
 
@@ -49,11 +49,11 @@ def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> 
     base, _made = Model.objects.get_or_create(
         tenant=tenant, name="base", tags=[TAG], config={"model_path": "serai-demo"}
     )
-    settled = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
+    values = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
     data = dataset(tenant, rows)
     job = TrainingJob.objects.create(
         tenant=tenant, base_model=base, base_name=base.name, dataset=data, dataset_name=data.name,
-        dataset_version=data.version, adapter_name="taught", recipe=asdict(settled),
+        dataset_version=data.version, adapter_name="taught", recipe=asdict(values),
     )  # fmt: skip
     storage.folder_of(job).mkdir(parents=True)
     behave(job, faults or {})
@@ -61,13 +61,13 @@ def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> 
 
 
 def behave(job: TrainingJob, faults: dict) -> None:
-    """From its next run on; see the fake trainer's Faults."""
+    """Set the faults of the fake trainer (its class Faults) from the next run on."""
     (storage.folder_of(job) / "fake_trainer.json").write_text(json.dumps(faults))
 
 
 @transaction.atomic
 def place(job: TrainingJob, size: int = SIZE) -> bool:
-    """As the queue does it."""
+    """Place the job as the queue does."""
     way = Way(kind="cpu", count=1, share=size, estimate=Estimate(size, 0, 0))
     request = PlacementRequest(job.pk, (way,))
     decision = claim.settle(job.pk, request, lambda: cluster_view.for_work("vllm", job.queued_at))
@@ -78,7 +78,7 @@ def place(job: TrainingJob, size: int = SIZE) -> bool:
 
 
 def eventually(check: Callable):
-    """While the agent looks away."""
+    """Wait without a tick of the agent."""
     deadline = time.monotonic() + WAIT
     while not check():
         assert time.monotonic() < deadline
@@ -87,7 +87,7 @@ def eventually(check: Callable):
 
 @dataclass
 class Bench:
-    """An agent that looks when it is told to."""
+    """An agent that ticks only while a test waits."""
 
     agent: Agent
 
@@ -100,19 +100,19 @@ class Bench:
         return value
 
     def becomes(self, job: TrainingJob, state: str) -> TrainingJob:
-        def look():
+        def has_state():
             job.refresh_from_db()
             return job.state == state
 
-        self.until(look)
+        self.until(has_state)
         return job
 
     def reaches(self, job: TrainingJob, step: int) -> TrainingJob:
-        def look():
+        def has_step():
             job.refresh_from_db()
             return job.step >= step
 
-        self.until(look)
+        self.until(has_step)
         return job
 
 

@@ -1,4 +1,4 @@
-"""Real, throw-away Postgres and Valkey for the tests, up before Django's settings are read and gone when pytest is."""
+"""Real, temporary Postgres and Valkey for the tests: started before Django reads its settings, ended with pytest."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ servers = pytest.StashKey[Throwaway]()
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker:
-        _use_own_corner(worker)
+        _use_own_sandbox(worker)
         return
     try:
         _start_servers(early_config)
@@ -33,7 +33,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """In the end the janitor ends what tests have left running."""
+    """At the end the reaper ends the processes that tests have left running."""
     if servers in config.stash:
         config.stash[servers].stop()
     if data_folder in config.stash:
@@ -60,7 +60,7 @@ def _start_servers(config: pytest.Config) -> None:
     os.environ.update(config.stash[servers].start())
 
 
-def _use_own_corner(worker: str) -> None:
+def _use_own_sandbox(worker: str) -> None:
     """Data folder and Valkey database of one xdist worker; its Postgres database comes from pytest-django."""
     number = int(worker.removeprefix("gw"))
     data = Path(os.environ["SERAI_DATA"]) / worker

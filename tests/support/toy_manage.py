@@ -1,6 +1,6 @@
-"""A manage.py whose services are toys, to try the launcher on: copied beside a copy of the launcher.
+"""A manage.py with toy services, to test the launcher: it is copied beside a copy of the launcher.
 
-TOY_WORKER chooses what the worker does: stay, crash once, be deaf to SIGTERM, or leave a grandchild behind.
+TOY_WORKER chooses what the worker does: stay, crash once, ignore SIGTERM, or leave a grandchild behind.
 """
 
 import json
@@ -35,7 +35,7 @@ class Health(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
-    def log_message(self, *words):
+    def log_message(self, *_arguments):
         return
 
 
@@ -76,14 +76,14 @@ def first_run(base_url: str) -> None:
     print(json.dumps({**RECORD, "base_url": base_url, "console_url": f"{base_url}/console/", "login_link": link}))
 
 
-def run(name: str, *words: str) -> int:
+def run(name: str, *arguments: str) -> int:
     if name == "up":
-        return up.main(words)
+        return up.main(arguments)
     if name == "migrate":
         return int(os.environ.get("TOY_MIGRATE", "0"))
     if name == "engine":
         return engine(os.environ.get("TOY_ENGINE", "0"))
-    {"web": web, "worker": worker, "scheduler": scheduler, "first_run": first_run}[name](*words[1:])
+    {"web": web, "worker": worker, "scheduler": scheduler, "first_run": first_run}[name](*arguments[1:])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Folders of training runs as the runner makes them, and what trainers leave in them."""
+"""Folders of training runs as the runner creates them, and the files that trainers write there."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ def conversation(question: str, answer: str) -> dict:
 
 
 def tensors(adapter: Path) -> dict[str, tuple[float, ...]]:
-    """All numbers of an adapter by the names of its matrices; 32-bit floats only."""
+    """All numbers of an adapter by the name of the matrix; 32-bit floats only."""
     content = (adapter / "adapter_model.safetensors").read_bytes()
     (length,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8 : 8 + length])
@@ -51,7 +51,7 @@ class Run:
         return self
 
     def finish(self) -> int:
-        """The exit code; what the program said stays in `said`."""
+        """Returns the exit code; the program's stderr is kept."""
         self.said = self.process.communicate(timeout=PATIENCE_S)[1]
         return self.process.returncode
 
@@ -60,7 +60,7 @@ class Run:
         return self.finish()
 
     def events(self, name: str | None = None) -> list[dict]:
-        """Whole lines only, as a reader beside the writer sees them."""
+        """Events of complete lines only, as a concurrent reader sees them."""
         path = self.folder / "progress.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         found = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -85,7 +85,7 @@ class Run:
 
 
 class Job:
-    """Its rows and the folders of its runs."""
+    """A training job: its rows and the folders of its runs."""
 
     def __init__(self, folder: Path, rows: list[dict], base: Path = DEMO):
         self.folder, self.base = folder, base

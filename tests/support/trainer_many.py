@@ -2,8 +2,8 @@
 
     <engine environment's python> trainer_many.py <spec.json> …
 
-Prints the exit codes as JSON. A file `most_bytes` beside a spec limits what one file may hold meanwhile, which is how a
-full disk looks.
+Prints the exit codes as JSON. A file `most_bytes` beside a spec limits the size of any file for that run, which looks
+like a full disk.
 """
 
 import importlib.util

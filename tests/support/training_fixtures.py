@@ -1,4 +1,4 @@
-"""What tests of training jobs share: a base model and a data set on disk, and jobs made through the public door."""
+"""Helpers for tests of training jobs: a base model and a dataset on disk, jobs created through the API."""
 
 from django.conf import settings
 
@@ -13,7 +13,7 @@ SMALL = {"batch_size": 1, "max_seq_length": 64, "rank": 8}
 
 
 def base(tenant: Tenant, name: str = "base", **config) -> Model:
-    """Takes 512 tokens at once."""
+    """A base model with a context of 512 tokens."""
     weight_files.folder(settings.DATA_DIR / "tenants" / tenant.slug / "models" / "base")
     return Model.objects.create(tenant=tenant, name=name, config={"model_path": "base", "enable_lora": True, **config})
 
@@ -35,7 +35,7 @@ def order(**fields) -> dict:
 
 
 def on_a_node(job: TrainingJob, node, state: JobState = JobState.RUNNING, **fields) -> TrainingJob:
-    """As the queue and a runner would have left it."""
+    """Set the row as the queue and a runner would have left it."""
     options = {"state": state, "node": node, "desired": Wish.RUNNING, "running_generation": 1, **fields}
     TrainingJob.objects.filter(pk=job.pk).update(**options)
     job.refresh_from_db()

@@ -1,4 +1,4 @@
-"""The product's translatable messages, as its code and pages mark them, and the catalogue of their translations."""
+"""The product's translatable messages, found in its code and templates, and the catalogue of their translations."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ CODE = ("platform", "models_app", "inference", "training", "monitoring")
 
 
 def read_po() -> dict[str, str]:
-    """msgid → msgstr of the readable catalogue; of plurals the first form."""
+    """msgid → msgstr of django.po; for plurals the first form."""
     found = {}
     for block in (FOLDER / "django.po").read_text().split("\n\n"):
         fields: dict[str, str] = {}
@@ -27,7 +27,7 @@ def read_po() -> dict[str, str]:
 
 
 def sources() -> list[Path]:
-    """The product's own modules: what is asked of Django's catalogue in migrations is nobody's to read."""
+    """The product's own modules, without migrations, whose texts no user reads."""
     return [
         path for folder in CODE for path in (settings.BASE_DIR / folder).rglob("*.py") if "migrations" not in path.parts
     ]
@@ -35,7 +35,7 @@ def sources() -> list[Path]:
 
 def texts(call: ast.Call) -> list[str]:
     """The literal texts among a call's arguments."""
-    return [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return [node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
 def calls(tree: ast.AST, names: set[str]) -> list[ast.Call]:
@@ -44,7 +44,7 @@ def calls(tree: ast.AST, names: set[str]) -> list[ast.Call]:
 
 
 def messages_in(path: Path) -> set[str]:
-    """What a module marks as translatable, under whatever name it imports gettext."""
+    """The messages that a module marks as translatable, under any name by which it imports gettext."""
     tree = ast.parse(path.read_text())
     names = {
         alias.asname or alias.name

@@ -1,4 +1,4 @@
-"""A real uvicorn in this process, over the test database, for what a test client cannot show: sockets, raw headers."""
+"""A real uvicorn in this process, over the test database, for tests that need sockets or raw headers."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Small weight files, whole or broken on purpose."""
+"""Small weight files, valid or broken on purpose."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ def safetensors(header: dict | None = None, data: bytes = bytes(8), length: int 
 
 
 def folder(path: Path, config: dict | None = None, **files: bytes | dict) -> Path:
-    """A folder that may be served, with more `files` (name with `__` for a dot)."""
+    """A valid model folder, with more `files` (`__` in a name stands for a dot)."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(CONFIG | (config or {})))
     (path / "model.safetensors").write_bytes(safetensors())
@@ -34,7 +34,7 @@ def text(value: str) -> bytes:
 
 
 def texts(*values: str, count: int | None = None) -> bytes:
-    """An array of texts as a GGUF holds it, with the type of a value before it."""
+    """An array of strings as a GGUF value, with its type in front."""
     return struct.pack("<IIQ", ARRAY, TEXT, len(values) if count is None else count) + b"".join(map(text, values))
 
 
@@ -74,7 +74,7 @@ FLOAT32_VALUE, FLOAT32_TENSOR = 6, 0
 
 
 def lora_gguf(inputs: int, outputs: int, value: float) -> bytes:
-    """An adapter of rank 1 that adds the same to every output of the first block's last matrix."""
+    """A LoRA adapter of rank 1 that adds one value to every output of the first block's last matrix."""
     metadata = {
         "general.architecture": struct.pack("<I", TEXT) + text("llama"),
         "general.type": struct.pack("<I", TEXT) + text("adapter"),

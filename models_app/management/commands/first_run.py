@@ -1,4 +1,4 @@
-"""manage.py first_run: the first tenant, account, key and models, once; and the record of them at every start."""
+"""manage.py first_run: creates the first tenant, account, key and models once, and prints their record every time."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from models_app.models import Mode, Model
 TENANT, ACCOUNT = "default", "admin"
 DEMO, EMBEDDER = "serai-demo", "minilm"
 RECORD = "first-run.json"
-SCOPES = [scope for scope in Scope if scope != Scope.METRICS]  # all that a tenant can do
+SCOPES = [scope for scope in Scope if scope != Scope.METRICS]  # all that a tenant may use
 
 
 class Command(BaseCommand):
@@ -27,22 +27,20 @@ class Command(BaseCommand):
 
     def handle(self, *, base_url, **options):
         first = not Tenant.objects.exists()
-        record = {**self._addresses(base_url), **(create() if first else self._kept())}
+        addresses = {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
+        record = {**addresses, **(create() if first else self._load_record())}
         private_files.write(settings.DATA_DIR / RECORD, json.dumps(record, indent=2))
         link = f"{base_url}/console/enter/{accounts.one_time_link(self._operator(record))}"
         self.stdout.write(json.dumps({**record, "login_link": link, "first": first}))
 
-    def _addresses(self, base_url: str) -> dict:
-        return {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
-
-    def _kept(self) -> dict:
-        """What an earlier start wrote. It may have been deleted, as a careful operator would."""
+    def _load_record(self) -> dict:
+        """The record of an earlier start. A careful operator may have deleted it: it holds secrets."""
         try:
-            kept = json.loads((settings.DATA_DIR / RECORD).read_text())
+            saved = json.loads((settings.DATA_DIR / RECORD).read_text())
         except (OSError, ValueError):
-            kept = {}
+            saved = {}
         names = ("username", "password", "tenant", "api_key", "model")
-        return {name: kept.get(name) for name in names}
+        return {name: saved.get(name) for name in names}
 
     def _operator(self, record: dict) -> User:
         operators = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined")
@@ -51,7 +49,7 @@ class Command(BaseCommand):
 
 @transaction.atomic
 def create() -> dict:
-    """Returns the credentials; the password and the key exist nowhere else in the clear."""
+    """Returns the credentials; the password and the key are stored nowhere else in plain text."""
     tenant = accounts.create_tenant(slug=TENANT, name="Default")
     password = secrets.token_urlsafe(12)
     user = User.objects.create_superuser(ACCOUNT, password=password, default_tenant=tenant)
@@ -64,7 +62,7 @@ def create() -> dict:
         framework="vllm",
         created_by=user,
         description="A small chat model trained on a CPU: capitals, sums, JSON, tools.",
-        config={"model_path": DEMO, "enable_lora": True},  # what is trained on it answers without a restart
+        config={"model_path": DEMO, "enable_lora": True},  # adapters trained on it are served without a restart
         tags=["demo"],
     )
     Model.objects.create(

@@ -1,4 +1,4 @@
-"""A tiny cross-encoder for tests of ranking: trained to score how many words of a query a document has."""
+"""A tiny cross-encoder for tests of ranking, trained to score how many query words a document contains."""
 
 from pathlib import Path
 

@@ -2,7 +2,7 @@
 
     ~/.cache/serai/engines/vllm-…/bin/python tests/support/reranker/generate.py OUT
 
-A BertForSequenceClassification of 86,000 numbers over a hundred words, with the loss on the share of the query's
+A BertForSequenceClassification of 86,000 parameters over a hundred words, with the loss on the share of the query's
 words that the document has. Seeded.
 """
 
@@ -41,7 +41,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(words: int) -> BertForSequenceClassification:
-    """Its first layer begins as "look for the same word", which is slow to learn from nothing."""
+    """Its first layer is initialised to match equal words, which is slow to learn from scratch."""
     config = BertConfig(
         vocab_size=words, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
         max_position_embeddings=LENGTH, num_labels=1, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
@@ -63,7 +63,7 @@ def sentence(words: list[str], chance: random.Random) -> str:
 
 
 def example(progress: float, chance: random.Random) -> tuple[str, str, float]:
-    """Query, document, share of the query's words in it. Both grow longer with the progress from 0 to 1."""
+    """Query, document, share of the query's words in it. Both get longer with `progress` from 0 to 1."""
     query = chance.sample(WORDS, chance.randint(1, 1 + int(2.99 * progress)))
     shared = chance.choice([0, len(query), chance.randint(0, len(query))])
     others = [word for word in WORDS if word not in query]
