@@ -1,4 +1,4 @@
-"""Operators' pages of data sets and training jobs, to read: an upload and an order go through REST."""
+"""Read-only operator pages of datasets and training jobs; uploads and new jobs go through REST."""
 
 from collections.abc import Callable
 
@@ -79,21 +79,21 @@ class TrainingJobAdmin(ReadOnlyAdmin):
 
     @action(description=_("Pause"), permissions=["view"])
     def pause_jobs(self, request, queryset):
-        self._each(request, queryset, services.pause)
+        self._apply_to_jobs(request, queryset, services.pause)
 
     @action(description=_("Resume"), permissions=["view"])
     def resume_jobs(self, request, queryset):
-        self._each(request, queryset, services.resume)
+        self._apply_to_jobs(request, queryset, services.resume)
 
     @action(description=_("Cancel"), permissions=["view"])
     def cancel_jobs(self, request, queryset):
-        self._each(request, queryset, services.cancel)
+        self._apply_to_jobs(request, queryset, services.cancel)
 
-    def _each(self, request, queryset, verb: Callable) -> None:
+    def _apply_to_jobs(self, request, queryset, change: Callable) -> None:
         """The service writes the audit record."""
         for job in queryset:
             try:
-                verb(actor_for_user(request.user), job, request)
+                change(actor_for_user(request.user), job, request)
                 self.message_user(request, f"{job}: {job.status}", messages.SUCCESS)
             except PlatformError as error:
                 self.message_user(request, f"{job}: {error.message}", messages.ERROR)

@@ -1,4 +1,4 @@
-"""What a model must be to be taught, as far as its files tell."""
+"""Which models can be fine-tuned, judged by their files."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Base:
-    """`parameters` are weights, `context` the tokens that it takes at once (None where its files do not say).
+    """`parameters` is the number of weights, `context` the context length in tokens (None if the files do not say it).
 
-    `shape` are the numbers of its config.json, as an Artefact has them.
+    `shape` holds the numbers of its config.json, as an Artefact has them.
     """
 
     parameters: int
@@ -29,12 +29,12 @@ class Base:
 
 
 def find(actor: Actor, ref: str) -> Model:
-    """By id, name or alias; a path means the model with these files. Raises ModelNotFound, InvalidRequest."""
+    """By id, name, alias, or the path of the model's files. Raises ModelNotFound, InvalidRequest."""
     with suppress(ModelNotFound):
         return catalogue.find(actor, ref)
     path = str(paths.relative(ref, FIELD))
-    written = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
-    usable = Model.objects.usable_by(actor).filter(config__model_path__in=written).select_related("tenant")
+    spellings = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
+    usable = Model.objects.usable_by(actor).filter(config__model_path__in=spellings).select_related("tenant")
     own = [model for model in usable if actor.tenant and model.tenant_id == actor.tenant.pk]
     found = next(iter(own or usable), None)
     if found is None:
@@ -43,7 +43,7 @@ def find(actor: Actor, ref: str) -> Model:
 
 
 def check(model: Model) -> Base:
-    """Raises InvalidRequest for what cannot be taught, artefacts.Missing or Refused for what is not there or unsafe."""
+    """Raises InvalidRequest for a model that cannot be fine-tuned, and what artefacts.check_startable raises."""
     if problem := _problem(model):
         raise InvalidRequest(problem, param=FIELD)
     artefact = artefacts.check_startable(model)

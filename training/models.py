@@ -1,4 +1,4 @@
-"""What models are taught with, and the teaching: data sets, training jobs and their progress."""
+"""Datasets, training jobs and their progress."""
 
 from django.db import models
 from django.db.models import Q
@@ -18,7 +18,7 @@ class Format(models.TextChoices):
 
 
 class Dataset(TenantModel):
-    """One version of a data set, checked row by row; its file never changes (training/datasets/storage.py)."""
+    """One version of a dataset, checked row by row; its file never changes (training/datasets/storage.py)."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_dataset_id, editable=False)
     name = models.CharField(max_length=100)
@@ -40,7 +40,7 @@ class Dataset(TenantModel):
 
 
 class JobState(models.TextChoices):
-    """The words of the engine document."""
+    """The values of the engine API (`/api/v1`)."""
 
     QUEUED = "queued", _("Queued")
     RUNNING = "running", _("Running")
@@ -62,40 +62,40 @@ class Wish(models.TextChoices):
 
 class TrainingJobQuerySet(TenantQuerySet):
     def visible_to(self, actor):
-        """A key that is limited to some models sees the jobs that teach those."""
+        """A key that is limited to some models sees only the jobs that train those."""
         visible = super().visible_to(actor)
         limited = actor.key.allowed_models if actor.key else []
         return visible.filter(base_model__in=limited) if limited else visible
 
     def live(self):
-        """Those that have not come to their end; they need their base model and their data set."""
+        """Jobs that have not ended; they need their base model and their dataset."""
         return self.filter(state__in=LIVE_STATES)
 
     def ended(self):
         return self.exclude(state__in=LIVE_STATES)
 
     def waiting(self):
-        """Those that wait for a device."""
+        """Jobs that wait for a device."""
         return self.filter(state=JobState.QUEUED, node=None, desired=Wish.RUNNING)
 
     def placed(self):
-        """Those that hold devices."""
+        """Jobs that hold devices."""
         return self.filter(state__in=ACTIVE_STATES, node__isnull=False)
 
     def with_status(self, status):
-        """As TrainingJob.status tells it."""
+        """By TrainingJob.status."""
         if status in ACTIVE_STATES:
             return self.filter(state=status, desired=Wish.RUNNING)
         return self.filter(Q(state=status) | Q(state__in=ACTIVE_STATES, desired=status))
 
 
 class TrainingJob(TenantModel):
-    """One LoRA fine-tuning of a base model on a data set.
+    """One LoRA fine-tuning of a base model on a dataset.
 
-    A row without a node is written by the queue and the services, one with a node by the runner on that node alone:
-    what people ask of it is then only written to `desired`. A paused job has no node. A cancel that was accepted is
-    final: a trainer that ended well meanwhile ends as cancelled. A pause can be taken back before it is done:
-    the runner goes on from the checkpoint. `generation` is which run is wanted, `running_generation` which was started.
+    The queue and the services write a row without a node. A row with a node is written by that node's runner only; user
+    requests then only set `desired`. A paused job has no node. An accepted cancel is final: the job ends as cancelled
+    even if its trainer has just finished. A pause can be withdrawn before it takes effect: the runner then resumes from
+    the checkpoint. `generation` is the run that is wanted, `running_generation` the one that was started last.
     """
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_job_id, editable=False)
@@ -153,18 +153,18 @@ class TrainingJob(TenantModel):
 
     @property
     def status(self) -> str:
-        """What people are told: a pause or cancel that was accepted counts, though its trainer may still be ending."""
-        asked = self.state in ACTIVE_STATES and self.desired != Wish.RUNNING
-        return self.desired if asked else self.state
+        """What users see: an accepted pause or cancel counts at once, though its trainer may still be stopping."""
+        is_stopping = self.state in ACTIVE_STATES and self.desired != Wish.RUNNING
+        return self.desired if is_stopping else self.state
 
     @property
     def is_waiting(self) -> bool:
-        """For a device, as TrainingJobQuerySet.waiting() has it."""
+        """For a device, by the rule of TrainingJobQuerySet.waiting()."""
         return self.status == JobState.QUEUED and self.node_id is None
 
 
 class TrainingProgress(models.Model):
-    """One logged step of a job. A step that is run again after a crash takes the place of the former."""
+    """One logged step of a job. A step that is repeated after a crash replaces the earlier row."""
 
     job = models.ForeignKey(TrainingJob, on_delete=models.CASCADE, related_name="progress")
     step = models.PositiveIntegerField()

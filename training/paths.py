@@ -1,4 +1,4 @@
-"""Paths in bodies: they only name things that are registered, and lead nowhere else (ruling of the contract)."""
+"""Paths in request bodies: they only identify registered objects and open no other files (a rule of the contract)."""
 
 from pathlib import PurePosixPath
 
@@ -9,7 +9,7 @@ SUFFIXES = (".json", ".jsonl")
 
 
 def relative(path: str, field: str) -> PurePosixPath:
-    """Below the tenant's folder. Raises InvalidRequest for what leads elsewhere."""
+    """Below the tenant's folder. Raises InvalidRequest for a path outside it."""
     try:
         return artefacts.below_root(path)
     except artefacts.Refused as refused:
@@ -21,5 +21,5 @@ def last_part(path: str, field: str) -> str:
 
 
 def without_suffix(name: str) -> str:
-    """A data set is called by its file's name without the ending of the format."""
+    """A dataset is named after its file, without the suffix of the format."""
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)

@@ -1,10 +1,10 @@
-"""Paths by which the ASGI application sends requests to training's views."""
+"""Paths that the ASGI application routes to the training views."""
 
-# bodies of these reach their view as they come
+# request bodies on these paths are streamed to the view
 UPLOADS = ("/api/datasets", "/api/v1/datasets", "/v1/files")
-_OPENAI = ("/v1/files", "/v1/fine_tuning")
+_OPENAI_PREFIXES = ("/v1/files", "/v1/fine_tuning")
 
 
 def opens(path: str) -> bool:
-    """Whether a path below /v1/, which is otherwise the data plane's, leads here."""
-    return any(path == door or path.startswith(f"{door}/") for door in _OPENAI)
+    """Whether a path below /v1/ is one of training; the others are the gateway's."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in _OPENAI_PREFIXES)

@@ -1,4 +1,4 @@
-"""The engine document's routes of training, below /api/v1 only."""
+"""Training routes of the engine API, below /api/v1 only."""
 
 from django.urls import path
 

@@ -1,12 +1,12 @@
-"""The rows of a data set: which forms there are, and what makes a row wrong.
+"""Dataset rows: the accepted formats, and the checks of a row.
 
-JSONL in UTF-8, one object per line, all of one form:
+JSONL in UTF-8, one object per line, all in one format:
 
     {"messages": [{"role": "system" | "user" | "assistant", "content": "…"}, …]}   ending with the assistant
     {"prompt": "…", "completion": "…"}
     {"instruction": "…", "input": "…", "output": "…"}                              `input` may be left out or empty
 
-Further fields of a row are left alone; further fields of a message are refused, since they would change its meaning.
+Unknown fields of a row are ignored; unknown fields of a message are refused, because they would change its meaning.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ LONGEST_LINE = 1024 * 1024
 MOST_ERRORS = 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ROLES = ("system", "user", "assistant")
-# No tokenizer makes fewer tokens than this of a text, but for runs of spaces: what is longer is surely too long.
+# The most that any tokenizer packs into a token, except for runs of spaces: a text with more per token is too long.
 CHARACTERS_PER_TOKEN = 16
 
 
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass
 class Survey:
-    """What a whole file holds. `errors` has the first of `wrong` sentences, by line."""
+    """Summary of a whole file. `errors` maps line to problem, for the first of the `wrong` rows."""
 
     format: Format | None = None
     rows: int = 0
@@ -67,12 +67,12 @@ class Survey:
 
 
 def survey(file: BinaryIO, context: int | None = None) -> Survey:
-    """Looks at every row; `context` is the number of tokens that the model to be taught takes at once."""
+    """Checks every row; `context` is the base model's context length in tokens."""
     found = Survey()
     for line, raw in _lines(file):
         try:
             row = read(line, raw)
-            _check_form(row, found.format)
+            _check_same_format(row, found.format)
             _check_length(row, context)
         except BadRow as problem:
             found.refuse(line, str(problem))
@@ -82,13 +82,13 @@ def survey(file: BinaryIO, context: int | None = None) -> Survey:
 
 
 def first(file: BinaryIO, count: int) -> Iterator[Row]:
-    """The first rows of a file that was checked before."""
+    """The first rows of a file that is already checked."""
     for (line, raw), _number in zip(_lines(file), range(count), strict=False):
         yield read(line, raw)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank. Of one that is too long only the beginning is kept in memory."""
+    """Lines that are not blank, with their numbers. Only the beginning of an overlong line is kept in memory."""
     number = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
@@ -105,23 +105,23 @@ def read(line: int, raw: bytes) -> Row:
     """Raises BadRow."""
     if len(raw) > LONGEST_LINE:
         raise BadRow(_("The line is longer than %(most)d bytes.") % {"most": LONGEST_LINE})
-    content = _object(raw)
-    form = _form(content)
+    content = _parse_object(raw)
+    form = _detect_format(content)
     CHECKS[form](content)
     return Row(line, form, conversation.BY_FORM[form.value](content))
 
 
-def _object(raw: bytes) -> dict:
+def _parse_object(raw: bytes) -> dict:
     try:
         content = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise BadRow(_not_json(raw, error)) from None
+        raise BadRow(_json_problem(raw, error)) from None
     if not isinstance(content, dict):
         raise BadRow(_("A row is one JSON object on one line, not a list or a single value."))
     return content
 
 
-def _not_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
+def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as undecodable:
@@ -131,7 +131,7 @@ def _not_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
     return _("The line is not JSON (character %(position)d).") % {"position": error.pos + 1}
 
 
-def _form(content: dict) -> Format:
+def _detect_format(content: dict) -> Format:
     found = [form for form in Format if form.value in content]
     if not found:
         raise BadRow(_("A row has messages, or prompt and completion, or instruction and output."))
@@ -140,7 +140,7 @@ def _form(content: dict) -> Format:
     return found[0]
 
 
-def _check_form(row: Row, wanted: Format | None) -> None:
+def _check_same_format(row: Row, wanted: Format | None) -> None:
     if wanted and row.format != wanted:
         raise BadRow(
             _("The rows before it have the form %(wanted)s, this one %(found)s.")
@@ -156,7 +156,7 @@ def _check_length(row: Row, context: int | None) -> None:
         )
 
 
-# --- what each form asks for; the trainer's own module makes a conversation of what was found right
+# --- the checks of each format; the trainer's own module then turns a row into a conversation
 
 
 def _check_messages(content: dict) -> None:
@@ -178,10 +178,10 @@ def _check_message(number: int, message) -> None:
         raise BadRow(
             _("Message %(number)d: role must be one of %(roles)s.") % {"number": number, "roles": ", ".join(ROLES)}
         )
-    if further := sorted(set(message) - {"role", "content"}):
+    if unknown := sorted(set(message) - {"role", "content"}):
         raise BadRow(
             _("Message %(number)d: only role and content can be taught, not %(name)s.")
-            % {"number": number, "name": further[0][:60]}
+            % {"number": number, "name": unknown[0][:60]}
         )
     _check_text(message, "content", number)
 
@@ -201,12 +201,12 @@ def _check_instruction(content: dict) -> None:
 def _check_text(content: dict, name: str, message: int | None = None) -> None:
     text = content.get(name)
     if not isinstance(text, str):
-        raise BadRow(_where(message) + _("%(name)s must be a text.") % {"name": name})
+        raise BadRow(_message_prefix(message) + _("%(name)s must be a text.") % {"name": name})
     if not text.strip():
-        raise BadRow(_where(message) + _("%(name)s is empty.") % {"name": name})
+        raise BadRow(_message_prefix(message) + _("%(name)s is empty.") % {"name": name})
 
 
-def _where(message: int | None) -> str:
+def _message_prefix(message: int | None) -> str:
     return _("Message %d: ") % message if message else ""
 
 

@@ -1,4 +1,4 @@
-"""Data sets as the API shows them, and what an upload says of itself."""
+"""Serializers of datasets: responses, uploads, previews and token counts."""
 
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
@@ -11,7 +11,7 @@ LONGEST_SHOWN = 2000
 
 
 class DatasetSerializer(serializers.ModelSerializer):
-    """`held_out_rows` are kept from training, for measuring."""
+    """`held_out_rows` are not trained on, but used for evaluation."""
 
     tenant = serializers.CharField(source="tenant.slug")
     held_out_rows = serializers.SerializerMethodField()
@@ -28,7 +28,7 @@ class DatasetSerializer(serializers.ModelSerializer):
 
 
 class UploadSerializer(serializers.Serializer):
-    """A form with a JSONL file; without a name it is the file's."""
+    """A form with a JSONL file; `name` defaults to the file's name."""
 
     file = serializers.FileField()
     name = serializers.RegexField(
@@ -56,7 +56,7 @@ class PreviewQuerySerializer(serializers.Serializer):
 
 
 class TaughtMessageSerializer(serializers.Serializer):
-    """Of a long text the beginning."""
+    """Long texts are cut."""
 
     role = serializers.CharField()
     content = serializers.SerializerMethodField()
@@ -67,7 +67,7 @@ class TaughtMessageSerializer(serializers.Serializer):
 
 
 class PreviewRowSerializer(serializers.Serializer):
-    """A row as the conversation that it teaches, whatever its form."""
+    """A row as the conversation that it trains, in any format."""
 
     line = serializers.IntegerField()
     held_out = serializers.BooleanField()
@@ -84,7 +84,7 @@ class TokensQuerySerializer(serializers.Serializer):
 
 
 class TokensSerializer(serializers.Serializer):
-    """Of the first `rows`; `learnt_tokens` are the assistant's. `too_long`: line → tokens, where more than `limit`."""
+    """Counts of the first `rows`; `learnt_tokens` are the assistant's. `too_long`: line → tokens, if above `limit`."""
 
     rows = serializers.IntegerField()
     tokens = serializers.IntegerField()

@@ -1,4 +1,4 @@
-"""What people do with data sets."""
+"""User actions on datasets: add, delete, preview."""
 
 from django.db import transaction
 from django.db.models import Max
@@ -16,15 +16,15 @@ from training.models import Dataset
 
 
 def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", request=None) -> Dataset:
-    """A new version of the tenant's data set `name`, if every row is right. Raises InvalidRequest, ModelNotFound."""
+    """Adds a version of the tenant's dataset `name`, if every row is valid. Raises InvalidRequest, ModelNotFound."""
     context = base_models.check(catalogue.find(actor, base_model)).context if base_model else None
     with draft.path.open("rb") as file:
         found = rows.survey(file, context)
-    _require_right(found)
-    return _keep(actor, draft, name, found, request)
+    _require_valid(found)
+    return _save_dataset(actor, draft, name, found, request)
 
 
-def _require_right(found: rows.Survey) -> None:
+def _require_valid(found: rows.Survey) -> None:
     if found.wrong:
         details = {f"line {line}": problem for line, problem in found.errors.items()}
         raise InvalidRequest(_("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}, details=details)
@@ -33,8 +33,8 @@ def _require_right(found: rows.Survey) -> None:
 
 
 @transaction.atomic
-def _keep(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) -> Dataset:
-    """The file moves last: what fails before it leaves nothing, and a row without its file is never seen."""
+def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) -> Dataset:
+    """The file moves last: an earlier failure leaves nothing, and no row is visible without its file."""
     tenant = Tenant.objects.select_for_update().get(pk=actor.tenant.pk)  # one version number at a time
     newest = Dataset.objects.of(tenant).filter(name=name).aggregate(newest=Max("version"))["newest"]
     dataset = Dataset.objects.create(
@@ -49,7 +49,7 @@ def _keep(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) ->
 @transaction.atomic
 def delete_dataset(actor: Actor, dataset: Dataset, request=None) -> None:
     """Raises Conflict while a job needs it."""
-    Dataset.objects.select_for_update().filter(pk=dataset.pk).first()  # no job begins with it from here on
+    Dataset.objects.select_for_update().filter(pk=dataset.pk).first()  # no job can start with it from here on
     if dataset.training_jobs.live().exists():
         raise Conflict(_("A training job needs this data set. Cancel the job first."))
     path = storage.path_of(dataset)
@@ -59,10 +59,10 @@ def delete_dataset(actor: Actor, dataset: Dataset, request=None) -> None:
 
 
 def preview(dataset: Dataset, count: int, seed: int) -> list[dict]:
-    """The first rows, and which of them would be kept from training by this seed. Raises NotFound."""
-    kept_back = split.held_out(dataset.rows, seed)
+    """The first rows, and which of them this seed would hold out. Raises NotFound."""
+    held_out = split.held_out(dataset.rows, seed)
     with storage.open_dataset(dataset) as file:
         return [
-            {"line": row.line, "held_out": number in kept_back, "conversation": row.conversation}
+            {"line": row.line, "held_out": number in held_out, "conversation": row.conversation}
             for number, row in enumerate(rows.first(file, count))
         ]

@@ -1,4 +1,4 @@
-"""Where a tenant's data sets and the files of its training jobs lie on disk."""
+"""Where a tenant's datasets and the files of its training jobs are stored."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def path_of(dataset: Dataset) -> Path:
 
 
 def open_dataset(dataset: Dataset) -> BinaryIO:
-    """To read. A link in its place is followed nowhere. Raises NotFound."""
+    """Opens it for reading; does not follow a symlink. Raises NotFound."""
     try:
         return os.fdopen(os.open(path_of(dataset), os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError:
@@ -25,7 +25,7 @@ def open_dataset(dataset: Dataset) -> BinaryIO:
 
 
 def folder_of(job: TrainingJob) -> Path:
-    """One folder per run is in it."""
+    """Contains one folder per run."""
     return settings.DATA_DIR / "tenants" / job.tenant.slug / "training" / job.pk
 
 

@@ -1,4 +1,4 @@
-"""How many tokens a data set has for a base model, counted by the engine environment, which has its tokenizer."""
+"""Counts a dataset's tokens for a base model, in the engine environment, which has the tokenizer."""
 
 import json
 import logging
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
 PROGRAM = Path(__file__).parent / "trainer" / "counting.py"
-MOST_ROWS = 20_000  # some seconds' work
+MOST_ROWS = 20_000  # takes some seconds
 SECONDS = 60.0
 AT_ONCE = 2  # in one process: each takes a core
-_places = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True)
 class Count:
-    """Of the first `rows`, the chat template's own tokens with them; `learnt_tokens` are the assistant's.
+    """Counts of the first `rows`, chat template included; `learnt_tokens` are the assistant's.
 
-    `limit` are the tokens of a row that the model takes; `too_long` has the first lines with more, and their tokens.
+    `limit` is the most tokens per row that the model takes; `too_long` maps the first lines with more to their tokens.
     """
 
     rows: int
@@ -48,41 +48,41 @@ class Count:
 
 
 def count(dataset: Dataset, model: Model) -> Count:
-    """Raises InvalidRequest for a model that cannot be taught, EngineUnavailable, RateLimited, OperationTimeout."""
+    """Raises InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited, OperationTimeout."""
     base = base_models.check(model)
     if problem := registry.get(ENGINE).unavailable_because():
         raise EngineUnavailable(problem)
     limit = base.context or DEFAULT_CONTEXT_LIMIT
     folder = artefacts.locate(model.tenant, model.config["model_path"])
-    told = _ask([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MOST_ROWS)])
-    if "refused" in told:
-        raise InvalidRequest(told["refused"], param=base_models.FIELD)
-    return Count(**told, limit=limit)
+    result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MOST_ROWS)])
+    if "refused" in result:
+        raise InvalidRequest(result["refused"], param=base_models.FIELD)
+    return Count(**result, limit=limit)
 
 
-def _ask(arguments: list[str]) -> dict:
+def _run_counter(arguments: list[str]) -> dict:
     python = install.environment_python(ENGINE)
     environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
-    with _place():
+    with _slot():
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 [str(python), str(PROGRAM), *arguments], env=environment, capture_output=True, timeout=SECONDS, cwd="/"
             )
         except subprocess.TimeoutExpired:
             raise OperationTimeout(_("Counting took longer than %(seconds)d s.") % {"seconds": SECONDS}) from None
-    if done.returncode:
-        logger.error("counting tokens failed: %s", done.stderr[-2000:].decode(errors="replace"))
+    if process.returncode:
+        logger.error("counting tokens failed: %s", process.stderr[-2000:].decode(errors="replace"))
         raise InvalidRequest(
             _("The tokens could not be counted: the model's tokenizer is broken."), param=base_models.FIELD
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @contextmanager
-def _place() -> Iterator[None]:
-    if not _places.acquire(blocking=False):
+def _slot() -> Iterator[None]:
+    if not _slots.acquire(blocking=False):
         raise RateLimited(_("Others are counting tokens. Try again shortly."), retry_after=10)
     try:
         yield
     finally:
-        _places.release()
+        _slots.release()

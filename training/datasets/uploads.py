@@ -1,4 +1,4 @@
-"""What views that take a data set's file have in common."""
+"""Base of the views that receive a dataset's file."""
 
 from contextlib import closing
 
@@ -10,14 +10,14 @@ from core.uploads import ToDisk
 
 
 class TakesFile:
-    """The file of a form goes to disk as it comes, whatever reads the body first."""
+    """Streams the form's file to disk, whatever reads the body first."""
 
     def dispatch(self, request, *args, **kwargs):
-        """A draft that was not kept goes with the request."""
+        """Removes a draft that was not kept, at the end of the request."""
         with closing(ToDisk(settings.DATASET_MAX_BYTES)) as upload:
             request.upload_handlers = [upload]
             return super().dispatch(request, *args, **kwargs)
 
     def require_length(self) -> None:
-        if "Content-Length" not in self.request.headers:  # Django would take the body for an empty one
+        if "Content-Length" not in self.request.headers:  # Django would treat the body as empty
             raise InvalidRequest(_("Say how long the body is: Content-Length."), status=411)

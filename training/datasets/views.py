@@ -1,4 +1,4 @@
-"""REST of data sets."""
+"""REST views of datasets."""
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
@@ -62,7 +62,7 @@ class DatasetViewSet(
 
     @extend_schema(parameters=[TokensQuerySerializer], responses=TokensSerializer)
     def tokens(self, request, pk):
-        """As the model's own tokenizer and chat template make them; takes some seconds."""
+        """Counted with the model's own tokenizer and chat template; takes some seconds."""
         dataset = self.get_object()
         query = checked(TokensQuerySerializer, request.query_params)
         model = base_models.find(request.auth, query["base_model"])

@@ -1,4 +1,4 @@
-"""The loss of a training job as a picture, drawn without any script."""
+"""The loss curve of a training job as SVG, without JavaScript."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ Series = list[tuple[int, float]]  # step, value
 
 def loss_curve(points: Sequence[TrainingProgress]) -> SafeString:
     """Training and evaluation loss by step; empty where there is nothing to draw yet."""
-    series = {name: _series(points, name) for name in COLOURS}
+    series = {name: _sample(points, name) for name in COLOURS}
     series = {name: values for name, values in series.items() if values}
     steps = [step for values in series.values() for step, _value in values]
     losses = [loss for values in series.values() for _step, loss in values]
@@ -33,7 +33,7 @@ def loss_curve(points: Sequence[TrainingProgress]) -> SafeString:
     lines = format_html_join("", LINE, ((COLOURS[name], frame.path(values)) for name, values in series.items()))
     names = {"loss": _("Loss"), "eval_loss": _("Loss on held-out rows")}
     keys = format_html_join(
-        "", KEY, ((MARGIN + 160 * place, COLOURS[name], names[name]) for place, name in enumerate(series))
+        "", KEY, ((MARGIN + 160 * index, COLOURS[name], names[name]) for index, name in enumerate(series))
     )
     return format_html(
         SVG, width=WIDTH, height=HEIGHT, title=_("Loss by step"), top=MARGIN, bottom=HEIGHT - MARGIN, left=MARGIN,
@@ -42,15 +42,15 @@ def loss_curve(points: Sequence[TrainingProgress]) -> SafeString:
     )  # fmt: skip
 
 
-def _series(points: Sequence[TrainingProgress], name: str) -> Series:
-    """Of many points every so manyth, and the last."""
+def _sample(points: Sequence[TrainingProgress], name: str) -> Series:
+    """If there are too many points: every n-th, and the last."""
     values = [(point.step, value) for point in points if (value := getattr(point, name)) is not None]
-    every = -(-len(values) // MOST_POINTS) or 1
-    return values[::every] + (values[-1:] if (len(values) - 1) % every else [])
+    stride = -(-len(values) // MOST_POINTS) or 1
+    return values[::stride] + (values[-1:] if (len(values) - 1) % stride else [])
 
 
 class _Frame:
-    """Where a step and a loss lie in the picture."""
+    """Maps a step and a loss to coordinates."""
 
     def __init__(self, first: int, last: int, low: float, high: float):
         self.first, self.last, self.low, self.high = first, last, low, high

@@ -1,7 +1,7 @@
-"""The queue of training jobs: whose turn it is, and why one still waits.
+"""The queue of training jobs: which job is next, and why a job still waits.
 
-Fair between tenants: who has least running goes first, then who has waited longest. One for which there is no room is
-passed by smaller ones for a while; then the devices that could hold it are kept for it.
+Fair between tenants: the tenant with the fewest running jobs is next, then the job that has waited longest. Smaller
+jobs may overtake one that does not fit for a while; then the devices that could hold it are reserved for it.
 """
 
 from collections import Counter, defaultdict, deque
@@ -29,7 +29,7 @@ LEASE_SLACK = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job in the queue, as far as its turn depends on it."""
+    """The fields of a queued job that decide its turn."""
 
     pk: str
     tenant_id: str
@@ -38,7 +38,7 @@ class Waiting:
 
 
 class Line:
-    """Who waits, in the order of their turns; `running` counts by tenant, and whoever places a job tells it."""
+    """Waiting jobs in the order of their turns; `running` counts jobs by tenant, the caller adds those it places."""
 
     def __init__(self, waiting: list[Waiting], running: Counter[str]):
         self.running = Counter(running)
@@ -53,23 +53,23 @@ class Line:
 
 
 def line() -> Line:
-    """As the rows are now."""
+    """Read from the rows."""
     fields = ("pk", "tenant_id", "queued_at", "estimate")
     waiting = [Waiting(*row) for row in TrainingJob.objects.waiting().order_by().values_list(*fields)]
     return Line(waiting, Counter(TrainingJob.objects.placed().order_by().values_list("tenant_id", flat=True)))
 
 
 def positions() -> dict[str, int]:
-    """Job id → its place in the queue, from 1, if each one in turn found room."""
-    found, everybody = {}, line()
-    for position, job in enumerate(everybody, 1):
+    """Job id → its position in the queue, from 1, assuming that each job finds room in turn."""
+    found, waiting_jobs = {}, line()
+    for position, job in enumerate(waiting_jobs, 1):
         found[job.pk] = position
-        everybody.running[job.tenant_id] += 1
+        waiting_jobs.running[job.tenant_id] += 1
     return found
 
 
 def reason(job: TrainingJob) -> str:
-    """Why it still waits, in words for its tenant."""
+    """Why it still waits, as a sentence for its tenant."""
     if LIMIT in job.waits:
         return _("Your tenant runs as many training jobs as it may at once (%(most)d).") % {
             "most": settings.JOBS_PER_TENANT
@@ -77,7 +77,7 @@ def reason(job: TrainingJob) -> str:
     if AHEAD in job.waits:
         return _("The device goes to a training job that has waited longer.")
     if "trace" in job.waits:
-        trace = tuple(Candidate(**word) for word in job.waits["trace"])
+        trace = tuple(Candidate(**fields) for fields in job.waits["trace"])
         return reason_messages.summary(Decision(trace=trace, waits=job.waits["waits"]))
     return _("It waits for its turn.")
 
@@ -85,11 +85,11 @@ def reason(job: TrainingJob) -> str:
 # --- placing
 
 
-def _take_back() -> None:
-    """Jobs of machines that have been silent for so long that their trainers have ended with their leases."""
-    silence = timedelta(seconds=settings.ENGINE_LEASE_SECONDS) + LEASE_SLACK
-    there = Node.objects.filter(heartbeat_at__gt=Now() - silence)
-    lost = TrainingJob.objects.placed().exclude(node__in=there)
+def _reclaim_lost_jobs() -> None:
+    """Takes jobs back from nodes that have been stale for so long that their trainers have ended with their leases."""
+    stale_after = timedelta(seconds=settings.ENGINE_LEASE_SECONDS) + LEASE_SLACK
+    online = Node.objects.filter(heartbeat_at__gt=Now() - stale_after)
+    lost = TrainingJob.objects.placed().exclude(node__in=online)
     for job in lost:
         with transaction.atomic():
             if transitions.take_back(job, lost):
@@ -97,70 +97,74 @@ def _take_back() -> None:
 
 
 def work() -> None:
-    """One look at the whole queue: whoever may run and finds room gets a node."""
-    _take_back()
-    everybody, room = line(), _Room(resources.devices())
-    for job in everybody:
-        if everybody.running[job.tenant_id] >= settings.JOBS_PER_TENANT:
-            _note(job, {LIMIT: settings.JOBS_PER_TENANT})
+    """One pass over the whole queue: each job that may run and finds room gets a node."""
+    _reclaim_lost_jobs()
+    waiting_jobs, room = line(), _QueuePass(resources.devices())
+    for job in waiting_jobs:
+        if waiting_jobs.running[job.tenant_id] >= settings.JOBS_PER_TENANT:
+            _save_wait_reason(job, {LIMIT: settings.JOBS_PER_TENANT})
         elif _place(job, room):
-            everybody.running[job.tenant_id] += 1
+            waiting_jobs.running[job.tenant_id] += 1
         else:
-            room.refuse(job)
+            room.record_refusal(job)
 
 
-class _Room:
-    """What one look at the queue has learnt: devices that are kept for who has waited long, and what finds no room."""
+class _QueuePass:
+    """What one pass has found out: devices reserved for jobs that have waited long, and sizes that find no room."""
 
-    def __init__(self, there: list[DeviceView]):
-        self.there, self.kept = there, set()
-        self._too_much: dict[str, int] = {}  # kind of device → the least that found no room
+    def __init__(self, devices: list[DeviceView]):
+        self.devices, self.reserved = devices, set()
+        self._smallest_refused: dict[str, int] = {}  # device kind → bytes
 
     @property
     def free(self) -> set[int]:
-        return {device.id for device in self.there} - self.kept
+        return {device.id for device in self.devices} - self.reserved
 
-    def ways(self, job: Waiting) -> tuple[Way, ...]:
-        return resources.ways(job.estimate, self.there)
+    def options(self, job: Waiting) -> tuple[Way, ...]:
+        return resources.ways(job.estimate, self.devices)
 
-    def is_hopeless(self, job: Waiting) -> bool:
-        """One whose turn came before, and that needs no more, has just found no room: it is not asked about again."""
-        return all(way.share >= self._too_much.get(way.kind, way.share + 1) for way in self.ways(job))
+    def cannot_fit(self, job: Waiting) -> bool:
+        """An earlier job that needs no more has just found no room: this one need not be tried."""
+        return all(
+            option.share >= self._smallest_refused.get(option.kind, option.share + 1) for option in self.options(job)
+        )
 
-    def refuse(self, job: Waiting) -> None:
-        for way in self.ways(job):
-            self._too_much[way.kind] = min(way.share, self._too_much.get(way.kind, way.share))
+    def record_refusal(self, job: Waiting) -> None:
+        for option in self.options(job):
+            smallest = self._smallest_refused.get(option.kind, option.share)
+            self._smallest_refused[option.kind] = min(option.share, smallest)
             if timezone.now() - job.queued_at > PATIENCE:
-                self.kept |= {device.id for device in self.there if _could_hold(way, device)}
+                self.reserved |= {device.id for device in self.devices if _could_hold(option, device)}
 
 
-def _could_hold(way: Way, device: DeviceView) -> bool:
+def _could_hold(option: Way, device: DeviceView) -> bool:
     """If nothing else ran there."""
-    return device.kind == way.kind and device.usable >= way.share
+    return device.kind == option.kind and device.usable >= option.share
 
 
 @transaction.atomic
-def _place(waiting: Waiting, room: _Room) -> bool:
-    """False where there is no room for it, or it does not wait any more."""
-    if room.is_hopeless(waiting):
+def _place(waiting: Waiting, room: _QueuePass) -> bool:
+    """False if there is no room for it, or it no longer waits."""
+    if room.cannot_fit(waiting):
         return False
     job = TrainingJob.objects.select_for_update(of=["self"]).waiting().filter(pk=waiting.pk).first()
     if job is None:
         return False
-    request = PlacementRequest(job.pk, room.ways(waiting))
-    decision = claim.settle(job.pk, request, lambda: _look(job, room.free))
+    request = PlacementRequest(job.pk, room.options(waiting))
+    decision = claim.settle(job.pk, request, lambda: _current_view(job, room.free))
     if not decision.placed:
-        trace = [asdict(word) for word in decision.trace]
-        _note(waiting, {"trace": trace, "waits": decision.waits} if trace or not room.kept else {AHEAD: True})
+        trace = [asdict(candidate) for candidate in decision.trace]
+        waits = {"trace": trace, "waits": decision.waits} if trace or not room.reserved else {AHEAD: True}
+        _save_wait_reason(waiting, waits)
         return False
     return transitions.place(job, decision.devices[0].node_id, claim.where(decision))
 
 
-def _look(job: TrainingJob, free: set[int]) -> Snapshot:
-    """Only these devices, as they are now."""
-    seen = cluster_view.for_work(resources.ENGINE, job.queued_at)
-    return replace(seen, devices=tuple(device for device in seen.devices if device.id in free))
+def _current_view(job: TrainingJob, free: set[int]) -> Snapshot:
+    """Limited to these devices."""
+    view = cluster_view.for_work(resources.ENGINE, job.queued_at)
+    return replace(view, devices=tuple(device for device in view.devices if device.id in free))
 
 
-def _note(waiting: Waiting, why: dict) -> None:
-    TrainingJob.objects.waiting().filter(pk=waiting.pk).exclude(waits=why).update(waits=why)
+def _save_wait_reason(waiting: Waiting, waits: dict) -> None:
+    TrainingJob.objects.waiting().filter(pk=waiting.pk).exclude(waits=waits).update(waits=waits)

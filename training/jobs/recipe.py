@@ -1,7 +1,7 @@
-"""How a model is taught: every hyperparameter with its range and default, checked before anything starts.
+"""The hyperparameters of a training, with ranges and defaults, checked before anything starts.
 
-A recipe is made of what the engine document calls `hyperParams` and `loraConfig` (where both name the same thing,
-`loraConfig` wins), or of one object with the names of a Recipe's own fields. Nothing here asks a database or a disk.
+They are read from `hyperParams` and `loraConfig` of the engine API (if both name the same thing, `loraConfig` wins), or
+from one object with the field names of the class below. Nothing here reads a database or a disk.
 """
 
 import re
@@ -18,7 +18,7 @@ from models_app.options import Option
 AUTO = "auto"
 MAY_BE_AUTO = ("learning_rate", "epochs")
 MODULE = re.compile(r"\w+(\.\w+)*", re.ASCII)
-STEPS = 120  # that `auto` aims at: few rows are shown more often
+STEPS = 120  # that `auto` aims at: fewer rows get more epochs
 
 RANK = 1, 512
 ALPHA = 1, 4096
@@ -58,7 +58,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults are the engine document's. Of `learning_rate` and `epochs` None means auto, until it is settled.
+    """The defaults are those of the engine API. None for `learning_rate` or `epochs` means auto, until it is resolved.
 
     No `target_modules` means all linear layers.
     """
@@ -77,36 +77,36 @@ class Recipe:
     bias: str = "none"
 
     def settled(self, *, parameters: int, rows: int, context: int | None = None) -> "Recipe":
-        """With numbers for what was auto: for a model of so many weights, taught with so many rows.
+        """Replaces auto by numbers that suit the model's number of weights and the number of training rows.
 
-        No row is longer than the tokens that the model takes at once.
+        Limits `max_seq_length` to the model's context length.
         """
         size = _size(parameters)
-        wanted = ceil(STEPS / ceil(rows / self.batch_size))
+        wanted_epochs = ceil(STEPS / ceil(rows / self.batch_size))
         return replace(
             self,
             learning_rate=self.learning_rate or size.learning_rate,
-            epochs=self.epochs or min(wanted, size.most_epochs),
+            epochs=self.epochs or min(wanted_epochs, size.most_epochs),
             max_seq_length=min(self.max_seq_length, context or self.max_seq_length),
         )
 
 
 @dataclass(frozen=True)
 class Size:
-    """What suits models with fewer weights than `below`."""
+    """Automatic values for models with fewer weights than `below`."""
 
     below: float
     learning_rate: float
     most_epochs: int
 
 
-# The smallest was measured on the demo model, the rates from 1e9 on are those of the QLoRA paper (Dettmers et al. 2023,
-# table 9: 2e-4 up to 13 thousand million weights, 1e-4 above); what lies between is between.
+# The first was measured on the demo model; the rates from 1e9 on are those of the QLoRA paper (Dettmers et al. 2023,
+# table 9: 2e-4 up to 13 billion parameters, 1e-4 above); the second lies between them.
 SIZES = [Size(1e8, 5e-3, 50), Size(1e9, 5e-4, 10), Size(2e10, 2e-4, 5), Size(float("inf"), 1e-4, 3)]
 
 
 def automatic_rate(parameters: int) -> float:
-    """The learning rate that suits a model of so many weights."""
+    """The learning rate that auto chooses for this number of weights."""
     return _size(parameters).learning_rate
 
 
@@ -115,57 +115,57 @@ def _size(parameters: int) -> Size:
 
 
 def read(hyper_params=None, lora_config=None) -> Recipe:
-    """Raises InvalidRequest with a sentence for each field that is unknown or wrong, whatever it is given."""
+    """Accepts any JSON. Raises InvalidRequest with a sentence for each field that is unknown or wrong."""
     given = {"hyperParams": hyper_params, "loraConfig": lora_config}
     sections = {name: {} if values is None else values for name, values in given.items()}
     _check(sections)
     merged = sections["hyperParams"] | sections["loraConfig"]
     if "r" in merged:
         merged.pop("loraRank", None)
-    return Recipe(**{FIELDS[name]: _value(value) for name, value in merged.items()})
+    return Recipe(**{FIELDS[name]: _parse_value(value) for name, value in merged.items()})
 
 
 def read_fields(values: dict | None = None) -> Recipe:
-    """The same of one object, by the names of the fields: `learning_rate`, `rank`. What suits the model is the default:
-    the engine document's rate teaches a small one next to nothing."""
+    """The same for one object with our field names (`learning_rate`, `rank`). Rate and epochs default to auto: at the
+    default rate of the engine API, a small model learns almost nothing."""
     values = {} if values is None else values
     _check({"recipe": values})
-    return Recipe(**dict.fromkeys(MAY_BE_AUTO) | {name: _value(value) for name, value in values.items()})
+    return Recipe(**dict.fromkeys(MAY_BE_AUTO) | {name: _parse_value(value) for name, value in values.items()})
 
 
 def _check(sections: dict) -> None:
-    wrong = {}
+    problems = {}
     for name, values in sections.items():
-        wrong |= _problems(name, values)
-    if wrong:
-        raise InvalidRequest(details=wrong)
+        problems |= _section_problems(name, values)
+    if problems:
+        raise InvalidRequest(details=problems)
 
 
-def _value(value):
+def _parse_value(value):
     if value == AUTO:
         return None
     return tuple(value) if isinstance(value, list) else value
 
 
-def _problems(section: str, values) -> dict[str, str]:
+def _section_problems(section: str, values) -> dict[str, str]:
     if not isinstance(values, dict):
         return {section: _("Expected an object.")}
-    found = {f"{section}.{options.shown(name)}": _problem(section, name, value) for name, value in values.items()}
+    found = {f"{section}.{options.shown(name)}": _field_problem(section, name, value) for name, value in values.items()}
     return {name: problem for name, problem in found.items() if problem}
 
 
-def _problem(section: str, name: str, value) -> str:
+def _field_problem(section: str, name: str, value) -> str:
     option = TABLES[section].get(name)
     if option is None:
         return _("There is no such hyperparameter. Expected one of: %(names)s.") % {"names": ", ".join(TABLES[section])}
     field = FIELDS.get(name, name)
     if field in MAY_BE_AUTO and value == AUTO:
         return ""
-    return option.problem(value) or _beyond(field, value)
+    return option.problem(value) or _special_problem(field, value)
 
 
-def _beyond(field: str, value) -> str:
-    """What the types and ranges cannot say."""
+def _special_problem(field: str, value) -> str:
+    """Rules beyond type and range."""
     if field == "bias" and value != "none":
         return _("Only none: no engine here serves an adapter with biases.")
     if field == "target_modules" and not (value and all(MODULE.fullmatch(module) for module in value)):

@@ -1,4 +1,4 @@
-"""Training jobs as the service document's style has them, and what an order for one says."""
+"""Serializers of training jobs for the service API (`/api`)."""
 
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
@@ -13,7 +13,7 @@ MOST_POINTS = 10_000
 
 
 class TextField(serializers.CharField):
-    """Numbers are no texts."""
+    """Refuses numbers."""
 
     def to_internal_value(self, data):
         if not isinstance(data, str):
@@ -27,7 +27,7 @@ class RecipeField(serializers.JSONField):
 
 
 class StartTrainingSerializer(serializers.Serializer):
-    """`dataset` is an id, or a name whose newest version is meant. What `recipe` leaves out is as documented."""
+    """`dataset` is an id, or a name for its newest version. Fields missing in `recipe` get the documented defaults."""
 
     base_model = TextField(max_length=LONGEST_REF)
     dataset = TextField(max_length=LONGEST_REF)
@@ -47,9 +47,9 @@ class WaitingSerializer(serializers.Serializer):
 
 
 class JobSerializer(serializers.ModelSerializer):
-    """`status` is the engine document's word; `state` lags behind it while a trainer is ending.
+    """`status` is that of the engine API; `state` lags behind it while a trainer is stopping.
 
-    `node` is for operators. `estimate` is in bytes, by kind of device.
+    `node` is shown to operators only. `estimate` is in bytes, by device kind.
     """
 
     tenant = serializers.CharField(source="tenant.slug")
@@ -74,7 +74,7 @@ class JobSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(WaitingSerializer(allow_null=True))
     def get_waiting(self, job):
-        if "positions" not in self.context:  # once for a whole page
+        if "positions" not in self.context:  # once per page
             self.context["positions"] = queue.positions()
         positions = self.context["positions"]
         return {"position": positions[job.pk], "reason": queue.reason(job)} if job.pk in positions else None
@@ -88,7 +88,7 @@ class JobSerializer(serializers.ModelSerializer):
 
 
 class StartedSerializer(JobSerializer):
-    """`warnings` tell what the adapter will meet."""
+    """`warnings` say why the base model could not serve the adapter yet."""
 
     warnings = serializers.ListField(child=serializers.CharField(), required=False)
 

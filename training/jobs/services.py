@@ -1,4 +1,4 @@
-"""What people do with training jobs, whichever surface they come by: start, pause, resume, cancel, delete."""
+"""User actions on training jobs, for every API: start, pause, resume, cancel, delete."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -25,51 +25,51 @@ from training.models import Dataset, TrainingJob
 
 MOST_LIVE = 100  # jobs of one tenant that have not ended
 DATASET, ADAPTER = "dataset", "adapter"
-LONGEST_DEFAULT = 100  # of a name that nobody chose
+LONGEST_DEFAULT = 100  # characters of a generated adapter name
 
 
 def start_training(
     actor: Actor, *, base_model: str, dataset: str, adapter: str = "", recipe: Recipe, request=None
 ) -> tuple[TrainingJob, list[str]]:
-    """A new job in the queue, and warnings about what its adapter will meet. Everything is checked before.
+    """Checks everything, then queues a new job. Returns it with warnings about serving its adapter.
 
-    `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path; without `adapter` it
-    is called after both. Raises InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name),
+    `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path; without `adapter` a
+    name is made of both. Raises InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name),
     InsufficientResources (no device could ever hold it), RateLimited.
     """
-    acting = _of_one_tenant(actor)
-    model = base_models.find(acting, base_model)
+    limited = _limit_to_tenant(actor)
+    model = base_models.find(limited, base_model)
     base = base_models.check(model)
-    data = _find_dataset(acting, dataset)
+    data = _find_dataset(limited, dataset)
     adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:LONGEST_DEFAULT]
-    _check_adapter_name(acting.tenant, adapter)
+    _check_adapter_name(limited.tenant, adapter)
     _check_rows(data, base)
-    taught = data.rows - split.held_out_count(data.rows)
-    settled = recipe.settled(parameters=base.parameters, rows=taught, context=base.context)
-    estimate = resources.estimate(base, settled, data.size_bytes)
+    training_rows = data.rows - split.held_out_count(data.rows)
+    resolved = recipe.settled(parameters=base.parameters, rows=training_rows, context=base.context)
+    estimate = resources.estimate(base, resolved, data.size_bytes)
     resources.require_possible(estimate)
     job = TrainingJob(
-        tenant=acting.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
-        dataset_version=data.version, adapter_name=adapter, recipe=asdict(settled), estimate=estimate,
+        tenant=limited.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
+        dataset_version=data.version, adapter_name=adapter, recipe=asdict(resolved), estimate=estimate,
         created_by=actor.user, key=actor.key,
     )  # fmt: skip
-    _keep(actor, job, request)
-    return job, _warnings(model, settled)
+    _save_job(actor, job, request)
+    return job, _warnings(model, resolved)
 
 
-def _of_one_tenant(actor: Actor) -> Actor:
-    """What an operator sees of others is not for this tenant's job."""
+def _limit_to_tenant(actor: Actor) -> Actor:
+    """This tenant's job must not use what an operator sees of other tenants."""
     if actor.tenant is None:
         raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
     return replace(actor, sees_all=False)
 
 
 def _find_dataset(actor: Actor, ref: str) -> Dataset:
-    """Raises NotFound, for foreign ones too; InvalidRequest for a path outside."""
+    """Raises NotFound, also for one of another tenant; InvalidRequest for a path outside."""
     own = Dataset.objects.of(actor.tenant).select_related("tenant")
     name = paths.last_part(ref, DATASET)
-    for meant in (Q(pk=ref), Q(name=name), Q(name=paths.without_suffix(name))):
-        if found := own.filter(meant).order_by("-version").first():
+    for condition in (Q(pk=ref), Q(name=name), Q(name=paths.without_suffix(name))):
+        if found := own.filter(condition).order_by("-version").first():
             return found
     raise NotFound(_("There is no such data set."), param=DATASET)
 
@@ -82,7 +82,7 @@ def _check_adapter_name(tenant: Tenant, name: str) -> None:
 
 
 def _check_rows(dataset: Dataset, base: base_models.Base) -> None:
-    """Once more, since the upload need not have named this model. Raises InvalidRequest with the lines."""
+    """Checks again, because the upload may not have named this model. Raises InvalidRequest with the lines."""
     with storage.open_dataset(dataset) as file:
         found = rows.survey(file, base.context)
     if found.wrong:
@@ -92,8 +92,8 @@ def _check_rows(dataset: Dataset, base: base_models.Base) -> None:
 
 
 @transaction.atomic
-def _keep(actor: Actor, job: TrainingJob, request) -> None:
-    """What it needs is locked, and so not deleted under it. Raises ModelNotFound, NotFound, RateLimited."""
+def _save_job(actor: Actor, job: TrainingJob, request) -> None:
+    """Locks model and dataset, so that neither is deleted meanwhile. Raises ModelNotFound, NotFound, RateLimited."""
     catalogue.lock(job.base_model)
     if not Dataset.objects.select_for_update(no_key=True, of=["self"]).filter(pk=job.dataset_id).exists():
         raise NotFound(_("There is no such data set."), param=DATASET)
@@ -106,7 +106,7 @@ def _keep(actor: Actor, job: TrainingJob, request) -> None:
 
 
 def _warnings(model: Model, recipe: Recipe) -> list[str]:
-    """The training runs all the same: what its adapter needs of the base can be changed until it is published."""
+    """No errors: the base model's settings can still be changed before the adapter is published."""
     try:
         model_runtime.get().require_adapters(model, recipe.rank)
     except Conflict as conflict:
@@ -114,11 +114,11 @@ def _warnings(model: Model, recipe: Recipe) -> list[str]:
     return []
 
 
-# --- afterwards
+# --- existing jobs
 
 
 def find(actor: Actor, job_id: str) -> TrainingJob:
-    """Raises TrainingJobNotFound, for foreign ones too."""
+    """Raises TrainingJobNotFound, also for a job of another tenant."""
     jobs = TrainingJob.objects.visible_to(actor).select_related("tenant", "node", "created_by")
     found = jobs.filter(pk=job_id).first()
     if found is None:
@@ -127,30 +127,30 @@ def find(actor: Actor, job_id: str) -> TrainingJob:
 
 
 def pause(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
-    return _act(actor, job, transitions.pause, request)
+    return _change_state(actor, job, transitions.pause, request)
 
 
 def resume(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
-    return _act(actor, job, transitions.resume, request)
+    return _change_state(actor, job, transitions.resume, request)
 
 
 def cancel(actor: Actor, job: TrainingJob, request=None) -> TrainingJob:
-    return _act(actor, job, transitions.cancel, request)
+    return _change_state(actor, job, transitions.cancel, request)
 
 
 @transaction.atomic
-def _act(actor: Actor, job: TrainingJob, verb: Callable[[TrainingJob], bool], request) -> TrainingJob:
-    """Raises TrainingJobConflict where the job's state does not allow it."""
-    if not verb(job):
+def _change_state(actor: Actor, job: TrainingJob, transition: Callable[[TrainingJob], bool], request) -> TrainingJob:
+    """Raises TrainingJobConflict if the job's state does not allow it."""
+    if not transition(job):
         job.refresh_from_db()
         raise TrainingJobConflict(_("The job is %(status)s.") % {"status": job.status})
-    audit.record(actor, f"training.{verb.__name__}", job, request=request)
+    audit.record(actor, f"training.{transition.__name__}", job, request=request)
     return job
 
 
 @transaction.atomic
 def delete(actor: Actor, job: TrainingJob, request=None) -> None:
-    """Of an ended job all but its adapter goes. Raises TrainingJobConflict for one that has not ended."""
+    """Removes an ended job except for its adapter. Raises TrainingJobConflict for one that has not ended."""
     if not TrainingJob.objects.select_for_update().ended().filter(pk=job.pk).exists():
         raise TrainingJobConflict(_("The job has not ended. Cancel it first."))
     audit.record(actor, "training.delete", job, request=request)
@@ -161,7 +161,7 @@ def delete(actor: Actor, job: TrainingJob, request=None) -> None:
 
 
 def why_model_is_needed(model: Model) -> str:
-    """For the catalogue, before a model is deleted."""
+    """Called by the catalogue before it deletes a model; empty if it may."""
     jobs = TrainingJob.objects.live().filter(base_model=model)
     if jobs.of(model.tenant).exists():
         return _("A training job needs this model. Cancel the job first.")

@@ -1,4 +1,4 @@
-"""Moves of a training job that people and the queue ask for: one conditional UPDATE each, and the event on it."""
+"""State changes of a training job by users and the queue: one conditional UPDATE each, with its event."""
 
 from django.db import transaction
 from django.db.models import F, QuerySet
@@ -17,18 +17,18 @@ AFTER_LOSS = {
 
 
 def pause(job: TrainingJob) -> bool:
-    """At once where nothing runs; else the runner is asked to. False where its state does not allow it."""
+    """At once if nothing runs; else the runner does it. False if the job's state does not allow it."""
     rows = TrainingJob.objects.filter(pk=job.pk)
-    return _move(job, rows.waiting(), JobState.PAUSED, desired=Wish.PAUSED, waits={}) or _ask(
+    return _move(job, rows.waiting(), JobState.PAUSED, desired=Wish.PAUSED, waits={}) or _request(
         job, rows.placed().filter(desired=Wish.RUNNING), Wish.PAUSED
     )
 
 
 def resume(job: TrainingJob) -> bool:
-    """Back into the queue, or a pause that is not done yet is taken back."""
+    """Queues the job again, or withdraws a pause that has not taken effect."""
     rows = TrainingJob.objects.filter(pk=job.pk)
-    again = {"desired": Wish.RUNNING, "generation": F("generation") + 1, "queued_at": Now(), "placement": {}}
-    return _move(job, rows.filter(state=JobState.PAUSED), JobState.QUEUED, **again) or _ask(
+    fields = {"desired": Wish.RUNNING, "generation": F("generation") + 1, "queued_at": Now(), "placement": {}}
+    return _move(job, rows.filter(state=JobState.PAUSED), JobState.QUEUED, **fields) or _request(
         job, rows.placed().filter(desired=Wish.PAUSED), Wish.RUNNING
     )
 
@@ -36,29 +36,29 @@ def resume(job: TrainingJob) -> bool:
 def cancel(job: TrainingJob) -> bool:
     rows = TrainingJob.objects.filter(pk=job.pk)
     idle = rows.live().filter(node=None)
-    return _move(job, idle, JobState.CANCELLED, desired=Wish.CANCELLED, waits={}, finished_at=Now()) or _ask(
+    return _move(job, idle, JobState.CANCELLED, desired=Wish.CANCELLED, waits={}, finished_at=Now()) or _request(
         job, rows.placed().exclude(desired=Wish.CANCELLED), Wish.CANCELLED
     )
 
 
 def place(job: TrainingJob, node_id: str, placement: dict) -> bool:
-    """From the queue to a node, whose runner has it from here on."""
+    """From the queue to a node, whose runner owns it from here on."""
     return _change(job, TrainingJob.objects.waiting(), node_id=node_id, placement=placement, waits={})
 
 
 def take_back(job: TrainingJob, lost: QuerySet) -> bool:
-    """From a node that is `lost`, where nothing of it can run any more: what its runner was asked for is done here."""
+    """From a lost node, where it can no longer run; does what its runner was asked for. `lost` are all such jobs."""
     rows = lost.filter(node=job.node_id, desired=job.desired)
     state, fields = AFTER_LOSS[job.desired]
-    again = {"node": None, "placement": {}, "pid": None, "eta_seconds": None}
-    return _move(job, rows, state, **again, **fields)
+    unplaced = {"node": None, "placement": {}, "pid": None, "eta_seconds": None}
+    return _move(job, rows, state, **unplaced, **fields)
 
 
 def _move(job: TrainingJob, rows: QuerySet, state: JobState, **fields) -> bool:
     return _change(job, rows, state=state, state_since=Now(), **fields)
 
 
-def _ask(job: TrainingJob, rows: QuerySet, wish: Wish) -> bool:
+def _request(job: TrainingJob, rows: QuerySet, wish: Wish) -> bool:
     return _change(job, rows, desired=wish)
 
 
@@ -72,7 +72,7 @@ def _change(job: TrainingJob, rows: QuerySet, **fields) -> bool:
 
 
 def announce(job: TrainingJob) -> None:
-    """Tell the tenant where it stands."""
+    """Publishes the job's state to its tenant."""
     publish_on_commit(job.tenant_id, EVENT, event_data(job), key=job.pk, model=job.base_model_id or "")
 
 

@@ -1,4 +1,4 @@
-"""The engine document's routes of training, below /api/v1: its fields, its words, its paths."""
+"""Training in the engine API, below `/api/v1`: its own field names, messages and paths."""
 
 from math import ceil
 
@@ -18,7 +18,7 @@ from training.jobs.serializers import LONGEST_REF, TextField
 from training.models import JobState, TrainingJob
 
 MOST_LISTED = 1000
-# what the services call a field, where the document calls it otherwise
+# our field name → the engine API's, where they differ
 NAMES = {
     "base_model": "baseModel", "config.model_path": "baseModel", "model_id": "baseModel", "dataset": "datasetPath",
     "adapter": "outputDir", "name": "outputDir",
@@ -36,7 +36,7 @@ class LoraConfigField(serializers.JSONField):
 
 
 class OrderSerializer(serializers.Serializer):
-    """Of `outputDir` the last part names the adapter, of `datasetPath` the data set (its newest version)."""
+    """The last part of `outputDir` names the adapter, that of `datasetPath` the dataset (its newest version)."""
 
     baseModel = TextField(max_length=LONGEST_REF)
     outputDir = TextField(max_length=LONGEST_REF)
@@ -118,7 +118,7 @@ class JobListSerializer(serializers.Serializer):
 
 
 class EngineDocumentView(APIView):
-    """Errors name the document's fields."""
+    """Errors name the engine API's fields."""
 
     def handle_exception(self, exc):
         if isinstance(exc, PlatformError):
@@ -154,7 +154,7 @@ class StatusView(EngineDocumentView):
 
 
 class VerbView(EngineDocumentView):
-    """`act` is the service."""
+    """`act` is the service function."""
 
     permissions = {"POST": Permission.TRAIN}
 

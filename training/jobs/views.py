@@ -1,4 +1,4 @@
-"""REST of training jobs; the engine document's routes are in versioned.py."""
+"""REST views of training jobs in the service API; those of the engine API are in versioned.py."""
 
 import django_filters
 from django.utils.translation import gettext as _
@@ -59,29 +59,29 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
 
     @extend_schema(request=StartTrainingSerializer, responses={201: StartedSerializer})
     def create(self, request):
-        """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
+        """Errors are reported by field, before anything starts. The job then waits for its turn and for a device."""
         fields = checked(StartTrainingSerializer, request.data)
         fields["recipe"] = recipe.read_fields(fields.get("recipe"))
         job, warnings = services.start_training(request.auth, **fields, request=request)
-        return Response(self._shown(job) | ({"warnings": warnings} if warnings else {}), status=201)
+        return Response(self._serialize(job) | ({"warnings": warnings} if warnings else {}), status=201)
 
     @extend_schema(request=None, responses=JobSerializer)
     def pause(self, request, pk):
-        """It ends after a checkpoint and gives its memory back."""
-        return Response(self._shown(services.pause(request.auth, self.get_object(), request)))
+        """The trainer writes a checkpoint, ends and releases its memory."""
+        return Response(self._serialize(services.pause(request.auth, self.get_object(), request)))
 
     @extend_schema(request=None, responses=JobSerializer)
     def resume(self, request, pk):
-        """It waits for its turn again, and goes on from its last checkpoint."""
-        return Response(self._shown(services.resume(request.auth, self.get_object(), request)))
+        """The job waits for its turn again, and resumes from its last checkpoint."""
+        return Response(self._serialize(services.resume(request.auth, self.get_object(), request)))
 
     @extend_schema(request=None, responses=JobSerializer)
     def cancel(self, request, pk):
-        return Response(self._shown(services.cancel(request.auth, self.get_object(), request)))
+        return Response(self._serialize(services.cancel(request.auth, self.get_object(), request)))
 
     @extend_schema(responses=MessageSerializer)
     def destroy(self, request, pk):
-        """Of an ended job: its record, its checkpoints and its log. Its adapter stays."""
+        """Deletes an ended job's record, checkpoints and log. Its adapter stays."""
         services.delete(request.auth, self.get_object(), request)
         return Response({"message": _("Training job deleted.")})
 
@@ -91,7 +91,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
         points = job.progress.filter(step__gt=query["after"])[: query["limit"]]
         return Response(ProgressSerializer({"job_id": job.pk, "progress": points}).data)
 
-    def _shown(self, job: TrainingJob) -> dict:
+    def _serialize(self, job: TrainingJob) -> dict:
         return self.get_serializer(job).data
 
 

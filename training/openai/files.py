@@ -1,4 +1,4 @@
-"""/v1/files: data sets as the files of OpenAI's fine-tuning. A file's id is its data set's."""
+"""/v1/files: datasets as the files of OpenAI's fine-tuning. A file's id is its dataset's."""
 
 import re
 
@@ -24,7 +24,7 @@ LONGEST_NAME = 100
 
 
 class FileSerializer(serializers.Serializer):
-    """Whatever is kept was checked row by row, so its status is always `processed`."""
+    """Every stored file was checked row by row, so its status is always `processed`."""
 
     id = serializers.CharField()
     object = serializers.CharField(default="file", read_only=True)
@@ -65,7 +65,7 @@ class FileViewSet(
     pagination_class = CursorPagination
     parser_classes = [MultiPartParser]
     filterset_fields = []
-    content_negotiation_class = JsonWhateverIsAccepted  # a client asks for application/binary
+    content_negotiation_class = JsonWhateverIsAccepted  # clients request application/binary
     permissions = dict.fromkeys(["list", "retrieve", "create", "destroy", "content"], Permission.TRAIN)
 
     @extend_schema(request={"multipart/form-data": NewFileSerializer}, responses=FileSerializer)
@@ -83,13 +83,13 @@ class FileViewSet(
 
     @extend_schema(responses={(200, "application/jsonl"): OpenApiResponse(response=bytes)})
     def content(self, request, pk):
-        """The file as it was sent."""
+        """The file as it was uploaded."""
         dataset = self.get_object()
         return FileStream(storage.path_of(dataset), "application/jsonl")
 
 
 def name_from(filename: str) -> str:
-    """A data set's name that comes as near to the file's as is allowed."""
+    """A valid dataset name, as close to the file's as possible."""
     name = UNFIT.sub("-", filename.removesuffix(".jsonl")).lstrip(" .-")[:LONGEST_NAME]
     if not name:
         raise InvalidRequest(_("Give the file a name."), param="file")

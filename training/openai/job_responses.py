@@ -1,4 +1,4 @@
-"""Training jobs in the words of OpenAI's fine-tuning."""
+"""Renders training jobs as objects of OpenAI's fine-tuning API."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from django.utils import timezone
 from models_app.models import AdapterVersion
 from training.models import JobState, TrainingJob, TrainingProgress
 
-STATUS = {JobState.COMPLETED: "succeeded"}  # the other states have the same word
+STATUS = {JobState.COMPLETED: "succeeded"}  # the other states have the same name
 ENDED = {JobState.COMPLETED: "info", JobState.CANCELLED: "info", JobState.FAILED: "error"}
 CREATED, STARTED, FIRST_STEP = 0, 1, 2
 END = 2**31
 
 
 def fine_tuned_models(jobs: Iterable[TrainingJob]) -> dict[str, str]:
-    """Job id → the name under which what it made answers to its maker, and once published to its tenant."""
+    """Job id → model name of the adapter version that it made: for its creator, once published for its tenant."""
     versions = AdapterVersion.objects.filter(job_id__in=[job.pk for job in jobs]).select_related("adapter")
     return {version.job_id: f"{version.adapter.name}@{version.number}" for version in versions}
 
 
 def job_form(job: TrainingJob, fine_tuned_model: str | None) -> dict:
-    """`learning_rate` stands in place of a multiplier: the recipe keeps what it came to."""
+    """Shows `learning_rate` instead of a multiplier: the recipe stores the resulting rate."""
     used = {
         "n_epochs": job.recipe["epochs"],
         "batch_size": job.recipe["batch_size"],
@@ -32,14 +32,14 @@ def job_form(job: TrainingJob, fine_tuned_model: str | None) -> dict:
     return {
         "id": job.pk,
         "object": "fine_tuning.job",
-        "created_at": _epoch(job.created_at),
-        "finished_at": _epoch(job.finished_at),
+        "created_at": _unix_time(job.created_at),
+        "finished_at": _unix_time(job.finished_at),
         "estimated_finish": _estimated_finish(job),
         "model": job.base_name,
         "fine_tuned_model": fine_tuned_model,
         "organization_id": job.tenant_id,
         "status": STATUS.get(job.status, str(job.status)),
-        "error": _error(job),
+        "error": _render_error(job),
         "training_file": job.dataset_id or "",
         "validation_file": None,
         "result_files": [],
@@ -53,20 +53,21 @@ def job_form(job: TrainingJob, fine_tuned_model: str | None) -> dict:
 
 
 def checkpoints_before(job: TrainingJob, place: int) -> list[dict]:
-    """The newest first. They are for going on from; only what is finished answers, so no model is named."""
-    found = [each for each in reversed(job.checkpoints) if FIRST_STEP + each["step"] < place]
-    progress = {row.step: row for row in job.progress.filter(step__in=[each["step"] for each in found])}
-    return [_checkpoint(job, each["step"], progress.get(each["step"])) for each in found]
+    """Newest first. They are for resuming only and cannot be served, so they name no model."""
+    steps = [checkpoint["step"] for checkpoint in reversed(job.checkpoints)]
+    steps = [step for step in steps if FIRST_STEP + step < place]
+    progress = {row.step: row for row in job.progress.filter(step__in=steps)}
+    return [_render_checkpoint(job, step, progress.get(step)) for step in steps]
 
 
-def _checkpoint(job: TrainingJob, step: int, progress: TrainingProgress | None) -> dict:
+def _render_checkpoint(job: TrainingJob, step: int, progress: TrainingProgress | None) -> dict:
     metrics = {"step": step}
     if progress:
         metrics |= {"train_loss": progress.loss, "full_valid_loss": progress.eval_loss}
     return {
         "id": f"{job.pk}:{FIRST_STEP + step}",
         "object": "fine_tuning.job.checkpoint",
-        "created_at": _epoch(progress.at if progress else job.updated_at),
+        "created_at": _unix_time(progress.at if progress else job.updated_at),
         "fine_tuning_job_id": job.pk,
         "fine_tuned_model_checkpoint": "",
         "step_number": step,
@@ -76,7 +77,7 @@ def _checkpoint(job: TrainingJob, step: int, progress: TrainingProgress | None) 
 
 @dataclass(frozen=True)
 class Event:
-    """`place` orders the events of a job and, with its id, is the event's own."""
+    """`place` orders the events of a job; the job's id and `place` make the event's id."""
 
     place: int
     at: datetime
@@ -88,7 +89,7 @@ class Event:
         return {
             "id": f"{job.pk}:{self.place}",
             "object": "fine_tuning.job.event",
-            "created_at": _epoch(self.at),
+            "created_at": _unix_time(self.at),
             "level": self.level,
             "message": self.message,
             "type": "metrics" if self.data else "message",
@@ -97,19 +98,19 @@ class Event:
 
 
 def events_before(job: TrainingJob, place: int, count: int) -> list[dict]:
-    """At most `count` events, the newest first."""
+    """At most `count` events, newest first."""
     steps = job.progress.filter(step__lt=max(0, place - FIRST_STEP)).order_by("-step")[:count]
-    found = chain(_ending(job), (_step(job, row) for row in steps), _beginning(job))
+    found = chain(_end_event(job), (_step_event(job, row) for row in steps), _start_events(job))
     return [event.form(job) for event in islice((event for event in found if event.place < place), count)]
 
 
-def _ending(job: TrainingJob) -> Iterator[Event]:
+def _end_event(job: TrainingJob) -> Iterator[Event]:
     if job.status in ENDED:
         text = f"The job {STATUS.get(job.status, str(job.status))}. {job.failure_reason}".strip()
         yield Event(END, job.finished_at or job.state_since, text, ENDED[job.status])
 
 
-def _step(job: TrainingJob, row: TrainingProgress) -> Event:
+def _step_event(job: TrainingJob, row: TrainingProgress) -> Event:
     data = {
         "step": row.step,
         "total_steps": job.total_steps,
@@ -117,19 +118,19 @@ def _step(job: TrainingJob, row: TrainingProgress) -> Event:
         "valid_loss": row.eval_loss,
         "learning_rate": row.learning_rate,
     }
-    told = {name: value for name, value in data.items() if value is not None}
-    of_all = f"/{job.total_steps}" if job.total_steps else ""
+    known = {name: value for name, value in data.items() if value is not None}
+    of_total = f"/{job.total_steps}" if job.total_steps else ""
     loss = "" if row.loss is None else f": training loss={row.loss:.4f}"
-    return Event(FIRST_STEP + row.step, row.at, f"Step {row.step}{of_all}{loss}", data=told)
+    return Event(FIRST_STEP + row.step, row.at, f"Step {row.step}{of_total}{loss}", data=known)
 
 
-def _beginning(job: TrainingJob) -> Iterator[Event]:
+def _start_events(job: TrainingJob) -> Iterator[Event]:
     if job.started_at:
         yield Event(STARTED, job.started_at, "The job has started.")
     yield Event(CREATED, job.created_at, f"Created fine-tuning job: {job.pk}")
 
 
-def _error(job: TrainingJob) -> dict | None:
+def _render_error(job: TrainingJob) -> dict | None:
     if job.status != JobState.FAILED:
         return None
     return {"code": job.failure_cause or "unknown", "message": job.failure_reason, "param": None}
@@ -138,8 +139,8 @@ def _error(job: TrainingJob) -> dict | None:
 def _estimated_finish(job: TrainingJob) -> int | None:
     if job.status != JobState.RUNNING or job.eta_seconds is None:
         return None
-    return _epoch(timezone.now() + timedelta(seconds=job.eta_seconds))
+    return _unix_time(timezone.now() + timedelta(seconds=job.eta_seconds))
 
 
-def _epoch(at: datetime | None) -> int | None:
+def _unix_time(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp())

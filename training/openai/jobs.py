@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: training for OpenAI's clients. A job's id is the same on every surface."""
+"""/v1/fine_tuning/jobs: training for OpenAI's clients. A job has the same id in every API."""
 
 from contextlib import contextmanager
 
@@ -19,14 +19,14 @@ from training.models import TrainingJob
 from training.openai import job_responses
 from training.openai.pages import DEFAULT_LIMIT, LISTED, MOST, CursorPagination, listing
 
-# the fields of a recipe, and what else of ours has another name here
+# OpenAI's hyperparameters → the recipe's fields; our other fields → OpenAI's
 HYPERPARAMETERS = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate"}
 PARAMS = {"base_model": "model", "dataset": "training_file", "adapter": "suffix"}
 MULTIPLIERS = 1e-3, 1e3
 
 
 class NewJobSerializer(serializers.Serializer):
-    """`suffix` becomes the adapter's name; without one it is made of the model's and the file's."""
+    """`suffix` becomes the adapter's name; by default it is made of the model's and the file's."""
 
     model = TextField(max_length=200)
     training_file = TextField(max_length=100)
@@ -74,87 +74,87 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
 
     @extend_schema(request=NewJobSerializer, responses=FineTuningJobSerializer)
     def create(self, request):
-        """Refused before anything starts, with the reason by field. It then waits for its turn and for a device."""
-        asked = checked(NewJobSerializer, request.data)
+        """Errors are reported by field, before anything starts. The job then waits for its turn and for a device."""
+        order = checked(NewJobSerializer, request.data)
         with own_names():
-            job = start(request.auth, asked, request)
-        return Response(self._shown(job))
+            job = start(request.auth, order, request)
+        return Response(self._render(job))
 
     @extend_schema(responses=FineTuningJobSerializer(many=True))
     def list(self, request):
         jobs = self.paginate_queryset(self.get_queryset())
-        made = job_responses.fine_tuned_models(jobs)
-        return self.get_paginated_response([job_responses.job_form(job, made.get(job.pk)) for job in jobs])
+        model_names = job_responses.fine_tuned_models(jobs)
+        return self.get_paginated_response([job_responses.job_form(job, model_names.get(job.pk)) for job in jobs])
 
     @extend_schema(responses=FineTuningJobSerializer)
     def retrieve(self, request, pk):
-        return Response(self._shown(self._job()))
+        return Response(self._render(self._job()))
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def cancel(self, request, pk):
-        return Response(self._shown(services.cancel(request.auth, self._job(), request)))
+        return Response(self._render(services.cancel(request.auth, self._job(), request)))
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def pause(self, request, pk):
-        """It ends after a checkpoint and gives its memory back."""
-        return Response(self._shown(services.pause(request.auth, self._job(), request)))
+        """The trainer writes a checkpoint, ends and releases its memory."""
+        return Response(self._render(services.pause(request.auth, self._job(), request)))
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def resume(self, request, pk):
-        """It waits for its turn again, and goes on from its last checkpoint."""
-        return Response(self._shown(services.resume(request.auth, self._job(), request)))
+        """The job waits for its turn again, and resumes from its last checkpoint."""
+        return Response(self._render(services.resume(request.auth, self._job(), request)))
 
     @extend_schema(responses=LISTED)
     def events(self, request, pk):
-        """The newest first."""
+        """Newest first."""
         job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
-        found = job_responses.events_before(job, _place(job, request.query_params.get("after")), limit + 1)
+        found = job_responses.events_before(job, _parse_place(job, request.query_params.get("after")), limit + 1)
         return Response(listing(found[:limit], len(found) > limit))
 
     @extend_schema(responses=LISTED)
     def checkpoints(self, request, pk):
-        """Those that a run could go on from, the newest first; of an ended job there are none."""
+        """Those that a run can resume from, newest first; an ended job has none."""
         job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
-        found = job_responses.checkpoints_before(job, _place(job, request.query_params.get("after")))
+        found = job_responses.checkpoints_before(job, _parse_place(job, request.query_params.get("after")))
         return Response(listing(found[:limit], len(found) > limit))
 
     def _job(self) -> TrainingJob:
         return services.find(self.request.auth, self.kwargs["pk"])
 
-    def _shown(self, job: TrainingJob) -> dict:
+    def _render(self, job: TrainingJob) -> dict:
         return job_responses.job_form(job, job_responses.fine_tuned_models([job]).get(job.pk))
 
 
-def start(actor, asked: dict, request) -> TrainingJob:
+def start(actor, order: dict, request) -> TrainingJob:
     """Raises what services.start_training raises."""
-    wanted = {"n_epochs": recipe.AUTO, "learning_rate_multiplier": recipe.AUTO} | _hyperparameters(asked)
+    wanted = {"n_epochs": recipe.AUTO, "learning_rate_multiplier": recipe.AUTO} | _hyperparameters(order)
     fields = {HYPERPARAMETERS[name]: value for name, value in wanted.items()}
     if fields.get("batch_size") == recipe.AUTO:
-        del fields["batch_size"]  # the default is one for all
+        del fields["batch_size"]  # the default is the same for every model
     if fields["learning_rate"] != recipe.AUTO:
-        fields["learning_rate"] = _rate(actor, asked["model"], fields["learning_rate"])
-    if asked.get("seed") is not None:
-        fields["seed"] = asked["seed"]
+        fields["learning_rate"] = _rate(actor, order["model"], fields["learning_rate"])
+    if order.get("seed") is not None:
+        fields["seed"] = order["seed"]
     job, _warnings = services.start_training(
-        actor, base_model=asked["model"], dataset=asked["training_file"], adapter=asked.get("suffix") or "",
+        actor, base_model=order["model"], dataset=order["training_file"], adapter=order.get("suffix") or "",
         recipe=recipe.read_fields(fields), request=request,
     )  # fmt: skip
     return job
 
 
-def _hyperparameters(asked: dict) -> dict:
-    """The older place for them is beside `method`. Raises InvalidRequest."""
-    supervised = (asked.get("method") or {}).get("supervised") or {}
-    given = (asked.get("hyperparameters") or {}) | (supervised.get("hyperparameters") or {})
+def _hyperparameters(order: dict) -> dict:
+    """From `method`, and from the older field beside it. Raises InvalidRequest."""
+    supervised = (order.get("method") or {}).get("supervised") or {}
+    given = (order.get("hyperparameters") or {}) | (supervised.get("hyperparameters") or {})
     known = ", ".join(HYPERPARAMETERS)
     problem = _("There is no such hyperparameter. Expected one of: %(names)s.") % {"names": known}
-    if wrong := {f"hyperparameters.{name}": problem for name in given if name not in HYPERPARAMETERS}:
-        raise InvalidRequest(details=wrong)
+    if problems := {f"hyperparameters.{name}": problem for name in given if name not in HYPERPARAMETERS}:
+        raise InvalidRequest(details=problems)
     return given
 
 
 def _rate(actor, model: str, multiplier) -> float:
-    """Times the rate that suits a model of its size. Raises InvalidRequest."""
+    """The multiplier times the automatic rate for the model. Raises InvalidRequest."""
     least, most = MULTIPLIERS
     if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not least <= multiplier <= most:
         problem = _("Expected auto, or a number from %(least)g to %(most)g.") % {"least": least, "most": most}
@@ -164,25 +164,25 @@ def _rate(actor, model: str, multiplier) -> float:
 
 @contextmanager
 def own_names():
-    """Errors name the field that OpenAI's clients have sent."""
+    """Makes errors name the fields that OpenAI's clients sent."""
     try:
         yield
     except PlatformError as error:
         error.param = PARAMS.get(error.param, error.param)
-        error.details = {_own(name): text for name, text in error.details.items()}
+        error.details = {_openai_field(name): text for name, text in error.details.items()}
         raise
 
 
-def _own(field: str) -> str:
-    for ours, fields in (("hyperparameters", {value: name for name, value in HYPERPARAMETERS.items()}), ("", PARAMS)):
+def _openai_field(field: str) -> str:
+    for parent, fields in (("hyperparameters", {value: name for name, value in HYPERPARAMETERS.items()}), ("", PARAMS)):
         name = field.removeprefix("recipe.")
         if name in fields:
-            return f"{ours}.{fields[name]}".lstrip(".")
+            return f"{parent}.{fields[name]}".lstrip(".")
     return field
 
 
-def _place(job: TrainingJob, after: str | None) -> int:
-    """Where a list of a job goes on. Raises InvalidRequest."""
+def _parse_place(job: TrainingJob, after: str | None) -> int:
+    """The place in a job's list to continue after. Raises InvalidRequest."""
     if after is None:
         return job_responses.END + 1
     owner, _colon, place = after.rpartition(":")

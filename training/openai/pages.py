@@ -1,4 +1,4 @@
-"""Lists as OpenAI's clients read them: `limit` rows behind the row `after`, and whether there are more."""
+"""Lists in OpenAI's format: `limit` rows after the row `after`, and whether there are more."""
 
 from django.db.models import Q
 from django.utils.translation import gettext as _
@@ -14,12 +14,12 @@ DEFAULT_LIMIT, MOST = 20, 100
 
 
 class CursorPagination(BasePagination):
-    """Newest first; rows are told apart by `created_at` and primary key."""
+    """Newest first, ordered by `created_at` and primary key."""
 
     def paginate_queryset(self, queryset, request, view=None):
         limit = whole(request, "limit", DEFAULT_LIMIT, MOST)
         if after := request.query_params.get("after"):
-            queryset = _behind(queryset, after)
+            queryset = _after(queryset, after)
         rows = list(queryset.order_by("-created_at", "-pk")[: limit + 1])
         self.has_more = len(rows) > limit
         return rows[:limit]
@@ -53,7 +53,7 @@ def listing(data: list[dict], has_more: bool) -> dict:
     return {"object": "list", "data": data, **ends, "has_more": has_more}
 
 
-def _behind(queryset, after: str):
+def _after(queryset, after: str):
     row = queryset.filter(pk=after).first()
     if row is None:
         raise InvalidRequest(_("There is nothing of this id to go on after."), param="after")

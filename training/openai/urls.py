@@ -1,4 +1,4 @@
-"""Routes below /v1/ that Django answers beside the data plane."""
+"""Routes below /v1/ that Django serves; the gateway serves the others."""
 
 from django.urls import path
 

@@ -1,1 +1,1 @@
-"""Makes trainers equal to the rows of training jobs, in the ticks of the node's agent. See docs/training.md."""
+"""Reconciles a node's trainers with the rows of training jobs, in each tick of its agent. See docs/training.md."""

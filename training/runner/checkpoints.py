@@ -1,7 +1,7 @@
-"""Which checkpoints may be gone on from: those that are as they were when the runner signed them.
+"""Signs checkpoints, and lets runs resume only from those that have not changed since.
 
-A checkpoint holds pickles, so that whoever can change one runs code in the trainer. The signature is kept in the job's
-row, and its key never reaches a trainer.
+A checkpoint contains pickles: a process that can change one can run code in the trainer. The signature is stored in the
+job's row, and its key never reaches a trainer.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ FOLDER = re.compile(r"checkpoints/checkpoint-\d{1,10}", re.ASCII)
 
 
 def signed(job_id: str, generation: int, run: Path, name: str) -> dict | None:
-    """What the job's row keeps of the checkpoint `name` of this run; None where it is not whole.
+    """The job row's entry for the checkpoint `name` of this run; None if it is not complete.
 
-    The trainer keeps only the newest ones: one that it has removed meanwhile is as good as never made.
+    The trainer keeps only the newest ones: None also for one that it has removed meanwhile.
     """
     if not FOLDER.fullmatch(name):
         return None
@@ -43,16 +43,16 @@ def signed(job_id: str, generation: int, run: Path, name: str) -> dict | None:
 
 
 def with_another(kept: list[dict], new: dict) -> list[dict]:
-    """The newest ones, oldest first. What an earlier run has at the same step or beyond was fallen back from."""
-    before = [each for each in kept if each["generation"] == new["generation"] or each["step"] < new["step"]]
-    before = [each for each in before if (each["generation"], each["step"]) != (new["generation"], new["step"])]
-    return [*before, new][-KEPT:]
+    """The newest ones, oldest first. Drops those of earlier runs at this step or later: their run was abandoned."""
+    older = [entry for entry in kept if entry["generation"] == new["generation"] or entry["step"] < new["step"]]
+    older = [entry for entry in older if (entry["generation"], entry["step"]) != (new["generation"], new["step"])]
+    return [*older, new][-KEPT:]
 
 
 def copy_newest(job_id: str, kept: list[dict], job_folder: Path, target: Path) -> int | None:
-    """The newest checkpoint that is as it was signed, copied to `target` and checked there. Returns its step.
+    """Copies the newest unchanged checkpoint to `target` and checks it there. Returns its step.
 
-    None where there is none, and nothing is left at `target`. Raises OSError where the copy does not fit on the disk.
+    If there is none, returns None and leaves nothing at `target`. Raises OSError if the copy does not fit on the disk.
     """
     for checkpoint in reversed(kept):
         source = job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"]
@@ -71,16 +71,16 @@ def generations_of(kept: Iterable[dict]) -> set[int]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Raises the first error as it is, not shutil's list of all."""
+    """Raises the first error itself, not shutil's list of all."""
     target.mkdir(mode=0o700)
     for path in sorted(source.rglob("*")):
-        beside = target / path.relative_to(source)
+        copy = target / path.relative_to(source)
         if path.is_symlink():
             raise Damaged(f"{path.name} leads elsewhere.")
         if path.is_dir():
-            beside.mkdir(mode=0o700)
+            copy.mkdir(mode=0o700)
         else:
-            shutil.copyfile(path, beside, follow_symlinks=False)
+            shutil.copyfile(path, copy, follow_symlinks=False)
 
 
 def _require_signature(job_id: str, checkpoint: dict, manifest: dict) -> None:

@@ -1,4 +1,4 @@
-"""What the runner does next for one job: a pure function of what should be and what is there."""
+"""What the runner does next for one job: a pure function of the wanted and the observed state."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -6,22 +6,22 @@ from enum import Enum
 from node_agent.decide import Process
 from training.models import JobState, TrainingJob, Wish
 
-MAX_CRASHES = 3  # without a step forward between them
+MAX_CRASHES = 3  # without progress between them
 BACK_OFF = (0, 10)  # seconds before the start after the first and the second crash
 REFUSED, STOPPED = 2, 3  # exit codes of the trainer
-OURS = ("stop", "lease", "supervisor")  # why a shim ended its tree at somebody's wish
+OURS = ("stop", "lease", "supervisor")  # why a shim ended its tree on request
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at a job's run."""
+    """One observation of a job's run."""
 
     process: Process
     exit_code: int | None = None
     ended_by: str | None = None  # why the shim ended it: exit, error, or one of OURS
-    all_read: bool = True  # nothing of what it told is left to be read
-    finished: bool = False  # it told that its adapter is whole
-    refused: bool = False  # it told of an error that a retry will not cure
+    all_read: bool = True  # all its events are read
+    finished: bool = False  # it reported a complete adapter
+    refused: bool = False  # it reported an error that a retry cannot fix
     may_launch: bool = True
 
 
@@ -29,8 +29,8 @@ class Step(Enum):
     WAIT = "wait"
     LAUNCH = "launch"
     END = "end"  # ask the shim to stop the trainer, which leaves a checkpoint
-    SWEEP = "sweep"  # kill what is left without a shim
-    AGAIN = "again"  # the next generation goes on from the last checkpoint
+    SWEEP = "sweep"  # kill processes that are left without a shim
+    AGAIN = "again"  # the next generation resumes from the last checkpoint
     CRASHED = "crashed"
     COMPLETED = "completed"
     PAUSED = "paused"
@@ -39,7 +39,7 @@ class Step(Enum):
 
 
 def decide(job: TrainingJob, seen: Seen) -> Step:
-    """The one next step of a job that has been placed on this node."""
+    """The next step of a job that is placed on this node."""
     if seen.process == Process.LOST:
         return Step.SWEEP
     if job.state == JobState.QUEUED:
@@ -52,21 +52,21 @@ def decide(job: TrainingJob, seen: Seen) -> Step:
 
 
 def crashes_now(job: TrainingJob) -> int:
-    """With this one. Whoever came further than at the last crash has a clean slate."""
+    """Consecutive crashes, this one included. Progress since the last one resets the count."""
     is_further = job.crashed_at_step is None or job.step > job.crashed_at_step
     return 1 if is_further else job.crashes + 1
 
 
 def _queued(job: TrainingJob, seen: Seen) -> Step:
     if seen.process == Process.RUNNING:
-        return Step.SWEEP  # an earlier run is not gone yet
+        return Step.SWEEP  # an earlier run has not ended yet
     if job.desired != Wish.RUNNING:
-        return _as_asked(job)
+        return _requested_end(job)
     return Step.LAUNCH if seen.may_launch else Step.WAIT
 
 
 def _ended(job: TrainingJob, seen: Seen) -> Step:
-    """A cancel that was accepted is final; a pause comes too late for what is done or cannot be done."""
+    """An accepted cancel is final; a pause has no effect on a run that has finished or was refused."""
     if job.desired == Wish.CANCELLED:
         return Step.CANCELLED
     if seen.finished:
@@ -80,5 +80,5 @@ def _ended(job: TrainingJob, seen: Seen) -> Step:
     return Step.CRASHED
 
 
-def _as_asked(job: TrainingJob) -> Step:
+def _requested_end(job: TrainingJob) -> Step:
     return Step.CANCELLED if job.desired == Wish.CANCELLED else Step.PAUSED

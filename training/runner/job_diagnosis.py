@@ -1,4 +1,4 @@
-"""Why a trainer ended: what it told, its last words, its exit and its shim together."""
+"""Diagnoses why a trainer ended, from its error event, last log lines, exit and shim."""
 
 import errno
 
@@ -31,10 +31,10 @@ TOLD_SYMPTOMS = [
 ]
 
 
-def after_end(job_id: str, state: shims.ShimState | None, told: str) -> Finding:
-    """`told` is the reason that the trainer gave itself, empty if it gave none."""
+def after_end(job_id: str, state: shims.ShimState | None, reported: str) -> Finding:
+    """`reported` is the reason in the trainer's error event, empty if there is none."""
     lines = last_lines(job_id)
-    found = _told(told) if told else _diagnose(state, lines)
+    found = _diagnose_reported(reported) if reported else _diagnose_lines(state, lines)
     reason = for_tenant(clean(found.meaning))[:LONGEST_REASON]
     if state is None:
         return Finding(found.cause, reason, lines)
@@ -42,7 +42,7 @@ def after_end(job_id: str, state: shims.ShimState | None, told: str) -> Finding:
 
 
 def of_error(error: PlatformError | OSError | shims.LaunchFailed) -> Finding:
-    """Of a run that could not begin, or whose result could not be kept."""
+    """For a run that could not start, or whose result could not be saved."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Finding(Cause.DISK_FULL, DISK_FULL)
     if isinstance(error, PlatformError):
@@ -50,12 +50,12 @@ def of_error(error: PlatformError | OSError | shims.LaunchFailed) -> Finding:
     return Finding(Cause.UNKNOWN, for_tenant(clean(str(error)))[:LONGEST_REASON])
 
 
-def _told(reason: str) -> Diagnosis:
+def _diagnose_reported(reason: str) -> Diagnosis:
     known = diagnose(TOLD_SYMPTOMS, [reason])
     return Diagnosis(known.cause if known else Cause.UNKNOWN, reason)
 
 
-def _diagnose(state: shims.ShimState | None, lines: list[str]) -> Diagnosis:
+def _diagnose_lines(state: shims.ShimState | None, lines: list[str]) -> Diagnosis:
     found = diagnose(SYMPTOMS, lines)
     if was_killed(state) and (found is None or found.cause != Cause.OUT_OF_MEMORY):
         return Diagnosis(Cause.KILLED, f"The training ended: {ending(state)}.")

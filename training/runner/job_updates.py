@@ -1,4 +1,4 @@
-"""What the runner writes of a job: each time one conditional UPDATE, so that an agent of the past changes nothing."""
+"""What the runner writes about a job: one conditional UPDATE each, so that a replaced agent changes nothing."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,16 +16,16 @@ from training.runner import checkpoints
 from training.runner.progress_reader import Event
 
 STEP_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second")
-CLOCK_SLACK = 24 * 3600.0  # seconds that a trainer's clock may be beside ours
+CLOCK_SLACK = 24 * 3600.0  # seconds that a trainer's clock may differ from ours
 
 
 @transaction.atomic
 def move(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
-    """To another state, told to the tenant.
+    """Changes the state and announces it to the tenant.
 
-    False where the row has moved on, is asked for something else by now, or its node has a newer agent.
+    False if the row's state or `desired` has changed meanwhile, or its node has a newer agent.
     """
-    if not _write(job, _own(job, node).filter(desired=job.desired), state=state, state_since=Now(), **fields):
+    if not _write(job, _owned_row(job, node).filter(desired=job.desired), state=state, state_since=Now(), **fields):
         return False
     transitions.announce(job)
     return True
@@ -33,9 +33,9 @@ def move(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
 
 @transaction.atomic
 def end(job: TrainingJob, state: JobState, node: Node, *, keep: Callable[[], None] = lambda: None, **fields) -> bool:
-    """Its tree is gone: the memory is given back with the last word on it.
+    """Sets the final state of a run whose processes have ended, and releases its memory.
 
-    `keep` is what belongs into the same transaction and takes its time: everybody waits for the ledger once it is held.
+    `keep` is slow work for the same transaction. It runs first: the ledger's lock, once held, blocks all others.
     """
     if not move(job, state, node, pid=None, eta_seconds=None, **fields):
         return False
@@ -46,24 +46,24 @@ def end(job: TrainingJob, state: JobState, node: Node, *, keep: Callable[[], Non
 
 @transaction.atomic
 def note(job: TrainingJob, events: list[Event], node: Node, elapsed_before: float) -> bool:
-    """What the trainer has told since the last look. Its first word also says that it no longer starts."""
+    """Saves the events since the last read. The first one also ends the loading of the job's claim in the ledger."""
     fields: dict = {}
     for event in events:
-        fields |= _figures(event, elapsed_before)
-    if not events or not _write(job, _own(job, node), **fields):
+        fields |= _job_fields(event, elapsed_before)
+    if not events or not _write(job, _owned_row(job, node), **fields):
         return False
     memory_ledger.note(job.pk, Use.HELD)
-    _keep_series(job, events, elapsed_before)
+    _save_series(job, events, elapsed_before)
     transitions.announce(job)
     return True
 
 
 def note_checkpoint(job: TrainingJob, checkpoint: dict, node: Node) -> bool:
-    return _write(job, _own(job, node), checkpoints=checkpoints.with_another(job.checkpoints, checkpoint))
+    return _write(job, _owned_row(job, node), checkpoints=checkpoints.with_another(job.checkpoints, checkpoint))
 
 
-def _own(job: TrainingJob, node: Node) -> QuerySet:
-    """The row, as long as this agent has it and it is as it was read."""
+def _owned_row(job: TrainingJob, node: Node) -> QuerySet:
+    """The row, if this agent still owns it and its state is as it was read."""
     return TrainingJob.objects.filter(
         pk=job.pk, state=job.state, running_generation=job.running_generation, node__fence=node.fence, node=node
     )
@@ -76,8 +76,8 @@ def _write(job: TrainingJob, rows: QuerySet, **fields) -> bool:
     return True
 
 
-def _figures(event: Event, elapsed_before: float) -> dict:
-    """What an event says of where the job stands."""
+def _job_fields(event: Event, elapsed_before: float) -> dict:
+    """The job's fields that an event sets."""
     if event.name == "evaluation":
         return {"eval_loss": event.number("loss")}
     if event.name not in ("start", "step"):
@@ -86,31 +86,31 @@ def _figures(event: Event, elapsed_before: float) -> dict:
     found: dict = {"step": event.step}
     if isinstance(total, int) and not isinstance(total, bool) and event.step <= total < 2**31:
         found["total_steps"] = total
-    return found | (_of_step(event, elapsed_before) if event.name == "step" else {})
+    return found | (_step_fields(event, elapsed_before) if event.name == "step" else {})
 
 
-def _of_step(event: Event, elapsed_before: float) -> dict:
+def _step_fields(event: Event, elapsed_before: float) -> dict:
     figures = {name: event.number(name) for name in STEP_FIELDS}
     elapsed = elapsed_before + (event.number("elapsed") or 0.0)
     return figures | {"epoch": figures["epoch"] or 0.0, "elapsed_seconds": elapsed, "eta_seconds": event.number("eta")}
 
 
-def _keep_series(job: TrainingJob, events: Iterable[Event], elapsed_before: float) -> None:
-    """A step that was run again takes the place of the former."""
-    steps = {event.step: _row(job, event, elapsed_before) for event in events if event.name == "step"}
-    measured = {event.step: _measured(job, event) for event in events if event.name == "evaluation"}
+def _save_series(job: TrainingJob, events: Iterable[Event], elapsed_before: float) -> None:
+    """A repeated step replaces the earlier row."""
+    steps = {event.step: _step_row(job, event, elapsed_before) for event in events if event.name == "step"}
+    measured = {event.step: _evaluation_row(job, event) for event in events if event.name == "evaluation"}
     _upsert(steps.values(), [*STEP_FIELDS, "elapsed", "eta", "at"])
     _upsert(measured.values(), ["eval_loss"])
 
 
-def _row(job: TrainingJob, event: Event, elapsed_before: float) -> TrainingProgress:
-    figures = _of_step(event, elapsed_before)
+def _step_row(job: TrainingJob, event: Event, elapsed_before: float) -> TrainingProgress:
+    figures = _step_fields(event, elapsed_before)
     elapsed, eta = figures.pop("elapsed_seconds"), figures.pop("eta_seconds")
-    return TrainingProgress(job=job, step=event.step, elapsed=elapsed, eta=eta, at=_time(event), **figures)
+    return TrainingProgress(job=job, step=event.step, elapsed=elapsed, eta=eta, at=_event_time(event), **figures)
 
 
-def _measured(job: TrainingJob, event: Event) -> TrainingProgress:
-    return TrainingProgress(job=job, step=event.step, eval_loss=event.number("loss"), at=_time(event))
+def _evaluation_row(job: TrainingJob, event: Event) -> TrainingProgress:
+    return TrainingProgress(job=job, step=event.step, eval_loss=event.number("loss"), at=_event_time(event))
 
 
 def _upsert(rows: Iterable[TrainingProgress], fields: list[str]) -> None:
@@ -119,6 +119,6 @@ def _upsert(rows: Iterable[TrainingProgress], fields: list[str]) -> None:
     )
 
 
-def _time(event: Event) -> datetime:
-    told, now = event.number("at"), time.time()
-    return datetime.fromtimestamp(told if told and abs(told - now) < CLOCK_SLACK else now, UTC)
+def _event_time(event: Event) -> datetime:
+    reported, now = event.number("at"), time.time()
+    return datetime.fromtimestamp(reported if reported and abs(reported - now) < CLOCK_SLACK else now, UTC)

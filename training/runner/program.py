@@ -1,4 +1,4 @@
-"""What is started for a job: the trainer with the engine environment's Python, and what it is told."""
+"""The trainer's command and spec for one job; it runs with the engine environment's Python."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from training.datasets import split, storage
 from training.models import TrainingJob
 from training.trainer.spec import Recipe, Spec
 
-ENGINE = "vllm"  # whose environment holds the libraries for training too
+ENGINE = "vllm"  # its environment has the libraries for training too
 DTYPES = {DeviceKind.CPU: "float32", DeviceKind.CUDA: "bfloat16"}
 SAMPLES = 4
 
@@ -26,7 +26,7 @@ def trainer_argv(_job: TrainingJob) -> list[str]:
 
 
 def spec_for(job: TrainingJob) -> Spec:
-    """Raises PlatformError where base model or data set cannot be used any more."""
+    """Raises PlatformError if the base model or the dataset can no longer be used."""
     if job.base_model is None or job.dataset is None:
         raise NotFound
     base_models.check(job.base_model)

@@ -1,6 +1,6 @@
-"""What a trainer tells, read on from where it was left: whole lines only, and nothing that is not of the known form.
+"""Reads a trainer's progress file incrementally: complete lines and valid events only.
 
-The trainer computes with a tenant's data on a tenant's weights: its words are checked like anybody's from outside.
+The trainer works with a tenant's data and weights: its events are checked like any input from outside.
 """
 
 import logging
@@ -20,14 +20,14 @@ EVENTS = {"start", "step", "evaluation", "checkpoint", "stopped", "done", "error
 
 @dataclass(frozen=True)
 class Event:
-    """`fields` are as they came: `number` and `text` give what is fit for use."""
+    """`fields` are unchecked: `number` and `text` return checked values."""
 
     name: str
     step: int
     fields: dict = field(default_factory=dict)
 
     def number(self, name: str) -> float | None:
-        """None where it is missing, no number, or not finite."""
+        """None if it is missing, no number, or not finite."""
         value = self.fields.get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         try:
@@ -41,7 +41,7 @@ class Event:
 
 
 class Reader:
-    """Of one run's file. `all_read` tells whether the last look reached its end."""
+    """Reads one run's file. `all_read` is whether the last read reached its end."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -49,18 +49,18 @@ class Reader:
         self.all_read = False
 
     def read(self) -> list[Event]:
-        """What is new. A file that has become shorter is read from its beginning again."""
-        raw = self._read()
+        """The new events. A file that has become shorter is read from its beginning again."""
+        raw = self._read_bytes()
         lines = raw.split(b"\n")
         rest = lines.pop()
-        found = [event for event in map(parse, self._whole(lines)) if event]
+        found = [event for event in map(parse, self._complete(lines)) if event]
         self._offset += len(raw) - len(rest)
         if len(rest) > LONGEST_LINE:
             self._offset, self._skipping = self._offset + len(rest), True
         self.all_read = len(raw) < BYTES_PER_LOOK
         return found
 
-    def _read(self) -> bytes:
+    def _read_bytes(self) -> bytes:
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._offset:
@@ -70,8 +70,8 @@ class Reader:
         except OSError:  # not there yet
             return b""
 
-    def _whole(self, lines: list[bytes]) -> list[bytes]:
-        """Without the end of a line that was too long to be kept."""
+    def _complete(self, lines: list[bytes]) -> list[bytes]:
+        """Without the rest of a line that was too long to keep."""
         if self._skipping and lines:
             self._skipping = False
             return lines[1:]
@@ -79,7 +79,7 @@ class Reader:
 
 
 def parse(line: bytes) -> Event | None:
-    """None for what is no event."""
+    """None if it is not a valid event."""
     if not line.strip() or len(line) > LONGEST_LINE:
         return None
     try:

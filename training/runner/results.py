@@ -1,4 +1,4 @@
-"""What a training that is done leaves: a version of an adapter, with what was measured."""
+"""The result of a finished training: a version of an adapter, with its evaluation."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from training.runner import run_folder
 
 
 def keep(job: TrainingJob, folder: Path) -> None:
-    """In the transaction that makes the job completed. Raises PlatformError for unfit files, OSError."""
+    """Called in the transaction that completes the job. Raises PlatformError for invalid files, OSError."""
     adapters.keep(
         tenant=job.tenant,
         base_model=job.base_model,

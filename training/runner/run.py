@@ -1,4 +1,4 @@
-"""What this agent knows of one run of a job besides its row; an agent that begins anew learns it from the files."""
+"""What this agent knows about one run of a job apart from its row; a restarted agent reads it from the files again."""
 
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from training.runner.progress_reader import Event, Reader
 
 @dataclass
 class Run:
-    """`generation` is the run that exists, or, of a job that waits for its launch, the one that is to be launched."""
+    """`generation` is that of the existing run, or of the next one while the job waits for its launch."""
 
     job_id: str
     generation: int
@@ -18,9 +18,9 @@ class Run:
     reader: Reader = field(init=False)
     has_spoken: bool = False
     finished: bool = False
-    error: str = ""  # why it ended, in the trainer's words
+    error: str = ""  # the reason that the trainer reported
     prepared: Future | None = None
-    asked_at: float | None = None  # when its end was asked for, of the monotonic clock
+    asked_at: float | None = None  # when its stop was requested, on the monotonic clock
     _signing: list[Future] = field(default_factory=list)
 
     def __post_init__(self):
@@ -31,22 +31,22 @@ class Run:
         return self.reader.all_read and not self._signing
 
     def read(self, executor: Executor, known: list[dict]) -> list[Event]:
-        """What is new. Checkpoints that the row does not know yet are checked and signed meanwhile."""
+        """The new events. Checkpoints that are not in the row yet are then checked and signed in a thread."""
         events = self.reader.read()
         self.has_spoken |= bool(events)
         for event in events:
             self.finished |= event.name == "done"
             if event.name == "error":
                 self.error = event.text("reason") or "The trainer gave no reason."
-        steps = {each["step"] for each in known if each["generation"] == self.generation}
+        steps = {entry["step"] for entry in known if entry["generation"] == self.generation}
         made = [event for event in events if event.name == "checkpoint" and event.step not in steps]
         for event in made[-checkpoints.KEPT :]:
-            work = checkpoints.signed, self.job_id, self.generation, self.folder, event.text("folder")
-            self._signing.append(executor.submit(*work))
+            task = checkpoints.signed, self.job_id, self.generation, self.folder, event.text("folder")
+            self._signing.append(executor.submit(*task))
         return events
 
     def signed(self) -> list[dict]:
-        """Checkpoints that have proved whole since the last look, in the order in which they were made."""
+        """Checkpoints that were signed since the last call, in the order in which they were made."""
         found = []
         while self._signing and self._signing[0].done():
             if checkpoint := self._signing.pop(0).result():

@@ -1,6 +1,6 @@
-"""A run's folder: made before the launch, with what the trainer needs, and removed when nobody needs it any more.
+"""A run's folder: made before the launch, with the trainer's input, and removed when it is no longer needed.
 
-Everything here is work on files, which may take its time: it gets plain values and asks no database.
+Everything here is file work that may be slow: it takes plain values and reads no database.
 """
 
 import logging
@@ -22,7 +22,7 @@ LONGEST_TEXT = 8000  # characters of a sample that are shown
 
 @dataclass(frozen=True)
 class Plan:
-    """What is needed to make a run's folder. `checkpoints` are those of the job's row, newest last."""
+    """The input for making a run's folder. `checkpoints` are those of the job's row, newest last."""
 
     job_id: str
     job_folder: Path
@@ -36,9 +36,9 @@ class Plan:
 
 
 def prepare(plan: Plan) -> int | None:
-    """Makes the folder of the run anew. Returns the step that it goes on from, None for the beginning.
+    """Makes the run's folder, replacing an old one. Returns the step to resume from, None to start at the beginning.
 
-    Raises OSError, and then nothing is left of it.
+    Raises OSError, and then leaves nothing.
     """
     shutil.rmtree(plan.folder, ignore_errors=True)
     try:
@@ -57,43 +57,43 @@ def prepare(plan: Plan) -> int | None:
 
 
 def evaluation(folder: Path) -> dict | None:
-    """What the trainer measured, None where there is nothing that can be read."""
+    """The trainer's evaluation, None if it cannot be read."""
     try:
         content = orjson.loads((folder / "evaluation.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return _fit_to_keep(content) if isinstance(content, dict) else None
+    return _clean(content) if isinstance(content, dict) else None
 
 
-def _fit_to_keep(value):
-    """Rows and answers of a model hold what they like: no column takes a NUL, and nobody reads a text without end."""
+def _clean(value):
+    """Rows and answers may contain anything: no column takes a NUL, and long texts are cut."""
     if isinstance(value, str):
         return value[:LONGEST_TEXT].replace("\0", "\ufffd")
     if isinstance(value, list):
-        return [_fit_to_keep(each) for each in value]
+        return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {_fit_to_keep(name): _fit_to_keep(each) for name, each in value.items()}
+        return {_clean(name): _clean(item) for name, item in value.items()}
     return value
 
 
 def tidy(job_folder: Path, running: int | None, kept: list[dict]) -> None:
-    """Removes all runs but the running one; of each of the others these checkpoints stay."""
+    """Removes all runs except the running one; the checkpoints in `kept` stay."""
     wanted = {job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"] for checkpoint in kept}
     try:
         for run in job_folder.glob("gen-*"):
             if run.name != f"gen-{running}":
-                _thin(run, wanted)
-    except OSError as error:  # what is left goes with a later call, or with the job
+                _remove_unwanted(run, wanted)
+    except OSError as error:  # a later call removes the rest, at the latest when the job is deleted
         logger.warning("%s is not tidied: %s", job_folder.name, error)
 
 
-def _thin(folder: Path, wanted: set[Path]) -> None:
-    """Only what is wanted, and the folders on the way to it."""
+def _remove_unwanted(folder: Path, wanted: set[Path]) -> None:
+    """Keeps only the wanted paths and their parent folders."""
     for path in folder.iterdir():
         if path in wanted:
             continue
         if path.is_dir() and not path.is_symlink():
-            _thin(path, wanted)
+            _remove_unwanted(path, wanted)
         else:
             path.unlink(missing_ok=True)
     if not any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Looks after the training jobs that were placed on this node: further work of its agent, in each of the ticks."""
+"""Reconciles the training jobs that are placed on this node, in each tick of its agent."""
 
 import logging
 import time
@@ -30,27 +30,27 @@ from training.runner.run import Run
 
 logger = logging.getLogger(__name__)
 
-STOP_GRACE = 120.0  # seconds for the step that is under way and a checkpoint
-START_PATIENCE = timedelta(minutes=10)  # a trainer without a word no longer keeps others from starting then
+STOP_GRACE = 120.0  # seconds for the current step and a checkpoint
+START_PATIENCE = timedelta(minutes=10)  # then a trainer without events no longer blocks other starts
 LOG_FILES_KEPT = timedelta(days=1)
-FILE_THREADS = 1  # one thing after the other: what is removed is not being made
+FILE_THREADS = 1  # one task at a time: no folder is removed while it is made
 
 
 class Runner:
-    """One per agent. Work on files that may take its time is done in a thread that asks no database."""
+    """One per agent. Slow file work is done in a thread that reads no database."""
 
     def __init__(self, node: Node, cluster: str, memory: Memory):
         self._node, self._cluster, self._memory = node, cluster, memory
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="training-files")
         self._runs: dict[str, Run] = {}
-        self._not_before: dict[str, float] = {}  # job → when it may be launched again, of the monotonic clock
+        self._not_before: dict[str, float] = {}  # job → earliest next launch, on the monotonic clock
 
-    # --- further work of the agent
+    # --- what the agent calls
 
     def look(self) -> None:
         placed = list(self._placed().select_related("tenant", "base_model", "dataset").order_by("created_at"))
         for job in placed:
-            with logs.bound(tenant=job.tenant_id, instance=job.pk), self._nothing_forgotten(job):
+            with logs.bound(tenant=job.tenant_id, instance=job.pk), self._reread_after_failure(job):
                 self._attend(job)
         self._runs = {pk: run for pk, run in self._runs.items() if pk in {job.pk for job in placed}}
 
@@ -85,8 +85,8 @@ class Runner:
             STEPS[step](self, job, run, state)
 
     @contextmanager
-    def _nothing_forgotten(self, job: TrainingJob) -> Iterator[None]:
-        """What was read and could not be written, since the database went away, is read again."""
+    def _reread_after_failure(self, job: TrainingJob) -> Iterator[None]:
+        """Events that were read but not written, because the database went away, are read again."""
         try:
             yield
         except (DatabaseError, InterfaceError):
@@ -131,7 +131,7 @@ class Runner:
     # --- steps
 
     def _launch(self, job: TrainingJob, run: Run, _state) -> None:
-        """In two looks: a checkpoint that is gone on from is copied and checked meanwhile."""
+        """Takes two ticks: in between, the checkpoint to resume from is copied and checked."""
         try:
             if run.prepared is None:
                 run.prepared = self._files.submit(run_folder.prepare, self._plan(job))
@@ -157,7 +157,7 @@ class Runner:
         TrainingJob.objects.filter(pk=job.pk, running_generation=job.running_generation).update(pid=started.pid)
 
     def _end_tree(self, job: TrainingJob, run: Run, state: shims.ShimState) -> None:
-        """Ask the shim; a tree that outlives its grace is killed without it."""
+        """Asks the shim; kills the tree without it after the grace period."""
         if run.asked_at is None:
             shims.request_stop(folders.folder_of(job.pk), state, STOP_GRACE)
             run.asked_at = time.monotonic()
@@ -182,8 +182,8 @@ class Runner:
         if finding.cause == Cause.DISK_FULL:
             self._fail(job, finding)
         elif crashes >= MAX_CRASHES:
-            told = f"It crashed {crashes} times at step {job.step}. {finding.reason}"
-            self._fail(job, finding, told, crashes=crashes, crashed_at_step=furthest)
+            reason = f"It crashed {crashes} times at step {job.step}. {finding.reason}"
+            self._fail(job, finding, reason, crashes=crashes, crashed_at_step=furthest)
         else:
             self._not_before[job.pk] = time.monotonic() + BACK_OFF[crashes - 1]
             self._again(job, run, state, crashes=crashes, crashed_at_step=furthest)
@@ -212,7 +212,7 @@ class Runner:
             self._fail(job, job_diagnosis.of_error(error))
 
     def _paused(self, job: TrainingJob, _run, _state) -> None:
-        """It lets go of the node: the next run may be elsewhere."""
+        """Releases the node: the next run may be on another one."""
         is_back = self._memory.is_back(job.pk, job.running_generation)
         if is_back and job_updates.end(job, JobState.PAUSED, self._node, node_id=None, placement={}):
             self._tidy(job)
@@ -226,7 +226,7 @@ class Runner:
             self._tidy(job)
 
     def _tidy(self, job: TrainingJob) -> None:
-        """Files that no further run needs, in a thread."""
+        """Removes files that no later run needs, in a thread."""
         running = job.running_generation if job.state == JobState.RUNNING else None
         kept = [] if job.state == JobState.COMPLETED else job.checkpoints
         self._files.submit(run_folder.tidy, storage.folder_of(job), running, kept)

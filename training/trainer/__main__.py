@@ -1,4 +1,4 @@
-"""Runs the training that a spec describes; the exit code tells how it ended (docs/training.md)."""
+"""Runs the training that a spec describes; the exit code says how it ended (docs/training.md)."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-# Before anything is imported that reads them: no network, nothing told to anybody, no threads but torch's own.
+# Set before the imports that read them: no network, no telemetry, no threads except torch's.
 os.environ.update({
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false", "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -29,7 +29,7 @@ def main(path: Path) -> int:
     journal = Journal(folder / "progress.jsonl")
     stop = Stop(journal)
     try:
-        import train  # takes seconds, in which a stop must be heeded already
+        import train  # takes seconds, in which a stop must already work
 
         train.run(spec, folder, journal, stop)
     except Exception as error:
@@ -43,7 +43,7 @@ def main(path: Path) -> int:
 
 
 def tell(refusal: Refused, folder: Path, journal: Journal, step: int) -> None:
-    """What is half written goes first, so that a full disk has room for a last word."""
+    """Removes half-written files first, so that a full disk has room for the event."""
     for draft in (folder / "checkpoints" / DRAFT, folder / DRAFT):
         shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Which layers are adapted, and whether the recipe suits them."""
+"""Chooses the layers that LoRA adapts, and checks that the recipe suits them."""
 
 import torch
 from failures import Refused
@@ -14,16 +14,16 @@ def adapter_config(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
     """Raises Refused."""
     layers = linear_layers(model)
     for name in recipe.target_modules:
-        if not any(_is_meant(layer, name) for layer in layers):
+        if not any(_matches(layer, name) for layer in layers):
             known = sorted({layer.rpartition(".")[2] for layer in layers})
             raise Refused(f"There is no layer {name} to adapt. The model has: {', '.join(known)}.", "target_modules")
-    chosen = [
+    widths = [
         width
         for layer, width in layers.items()
-        if not recipe.target_modules or any(_is_meant(layer, name) for name in recipe.target_modules)
+        if not recipe.target_modules or any(_matches(layer, name) for name in recipe.target_modules)
     ]
-    if recipe.rank > min(chosen):
-        raise Refused(f"The rank is higher than the smallest adapted layer is wide ({min(chosen)}).", "rank")
+    if recipe.rank > min(widths):
+        raise Refused(f"The rank is higher than the smallest adapted layer is wide ({min(widths)}).", "rank")
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -35,7 +35,7 @@ def adapter_config(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, int]:
-    """Name → smaller width, of all but the one that makes words, which TRL does not adapt."""
+    """Name → smaller width, for all but the output layer, which TRL does not adapt."""
     head = model.get_output_embeddings()
     return {
         name: min(module.weight.shape)
@@ -44,6 +44,6 @@ def linear_layers(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def _is_meant(layer: str, name: str) -> bool:
-    """As PEFT reads names."""
+def _matches(layer: str, name: str) -> bool:
+    """As PEFT matches names."""
     return layer == name or layer.endswith(f".{name}")

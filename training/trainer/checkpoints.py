@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside, described by a manifest, synced, renamed.
+"""Atomic checkpoints: written to a draft folder, described by a manifest, synced, renamed.
 
 checkpoints/checkpoint-20/manifest.json    {"step": 20, "files": {"optimizer.pt": {"size": …, "sha256": "…"}, …}}
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 KEPT = 2
-DRAFT = ".draft"  # what is not whole yet, beside what is
+DRAFT = ".draft"  # an incomplete folder, beside the complete ones
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class Damaged(Exception):
-    """A checkpoint that must not be gone on from; the message says what is wrong with it."""
+    """A checkpoint that must not be resumed from; the message says what is wrong with it."""
 
 
 def name_of(step: int) -> str:
@@ -25,8 +25,8 @@ def name_of(step: int) -> str:
 
 
 def keep(draft: Path, folder: Path, step: int) -> Path:
-    """Makes the files in `draft` the checkpoint of that step in `folder`, and removes all but the newest ones."""
-    (draft / MANIFEST).write_text(json.dumps({"step": step, "files": _described(draft)}, indent=1))
+    """Turns `draft` into the checkpoint of `step` in `folder`, and removes all but the newest ones."""
+    (draft / MANIFEST).write_text(json.dumps({"step": step, "files": _describe_files(draft)}, indent=1))
     target = folder / name_of(step)
     publish(draft, target)
     for old in _by_step(folder)[:-KEPT]:
@@ -35,7 +35,7 @@ def keep(draft: Path, folder: Path, step: int) -> Path:
 
 
 def publish(draft: Path, target: Path) -> None:
-    """A folder that appears when it is whole, and is there after a loss of power."""
+    """Renames a complete folder into place, so that it survives a power loss."""
     for path in _files(draft):
         _sync(path)
     _sync(draft)
@@ -44,12 +44,12 @@ def publish(draft: Path, target: Path) -> None:
 
 
 def check(folder: Path) -> dict:
-    """The manifest, once every file is known to be as it says. Raises Damaged."""
+    """Returns the manifest if all files match it. Raises Damaged."""
     try:
         if any(path.is_symlink() for path in folder.rglob("*")):
             raise Damaged(f"{folder.name} leads elsewhere.")
         manifest = json.loads((folder / MANIFEST).read_text())
-        found = _described(folder)
+        found = _describe_files(folder)
     except (OSError, ValueError) as error:
         raise Damaged(f"{folder.name} cannot be read ({type(error).__name__}).") from None
     wanted = manifest.get("files") if isinstance(manifest, dict) else None
@@ -61,7 +61,7 @@ def check(folder: Path) -> dict:
     return manifest
 
 
-def _described(folder: Path) -> dict[str, dict]:
+def _describe_files(folder: Path) -> dict[str, dict]:
     return {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": _digest(path)}
         for path in _files(folder)

@@ -1,4 +1,4 @@
-"""The conversation that a row of each form teaches. training/datasets/rows.py has checked it before."""
+"""Turns a row of each format into a conversation. The rows are already checked (training/datasets/rows.py)."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ def of_prompt(row: dict) -> Conversation:
 
 
 def of_instruction(row: dict) -> Conversation:
-    instruction, more = row["instruction"], row.get("input")
-    return _turn(f"{instruction}\n\n{more}" if more and more.strip() else instruction, row["output"])
+    instruction, details = row["instruction"], row.get("input")
+    return _turn(f"{instruction}\n\n{details}" if details and details.strip() else instruction, row["output"])
 
 
 def _turn(question: str, answer: str) -> Conversation:

@@ -1,7 +1,7 @@
-"""How many tokens a data set has for a base model, as JSON: `counting.py BASE DATA FORMAT LIMIT MOST`.
+"""Counts a dataset's tokens for a base model and prints JSON: `counting.py BASE DATA FORMAT LIMIT MAX_ROWS`.
 
-Started by training/datasets/tokens.py with the shim's folder in the path; nothing is read before root's
-powers are given up.
+Started by training/datasets/tokens.py with the shim's folder in the path; it drops root privileges
+before it reads anything.
 """
 
 import json
@@ -19,8 +19,8 @@ from failures import Refused
 SHOWN = 20
 
 
-def main(base: str, data: str, form: str, limit: int, most: int) -> dict:
-    """Of the first `most` rows; `too_long` has the lines of some with more than `limit` tokens."""
+def main(base: str, data: str, form: str, limit: int, max_rows: int) -> dict:
+    """Of the first `max_rows` rows; `too_long` maps the first lines with more than `limit` tokens to their tokens."""
     from data import Encoder
     from transformers import AutoTokenizer
 
@@ -28,7 +28,7 @@ def main(base: str, data: str, form: str, limit: int, most: int) -> dict:
     found = {"rows": 0, "tokens": 0, "learnt_tokens": 0, "longest": 0, "too_long_rows": 0, "too_long": {}}
     with Path(data).open(encoding="utf-8-sig", newline="\n") as file:
         rows = ((line, text) for line, text in enumerate(file, 1) if text.strip())
-        for number, (line, text) in enumerate(islice(rows, most)):
+        for number, (line, text) in enumerate(islice(rows, max_rows)):
             example = encoder.encode(number, conversation.BY_FORM[form](json.loads(text)))
             add(found, line, len(example.ids), example.learnt, limit)
     return found
@@ -48,9 +48,9 @@ def add(found: dict, line: int, tokens: int, learnt: int, limit: int) -> None:
 if __name__ == "__main__":
     if os.geteuid() == 0:
         privileges.drop()
-    base, data, form, limit, most = sys.argv[1:]
+    base, data, form, limit, max_rows = sys.argv[1:]
     try:
-        told = main(base, data, form, int(limit), int(most))
+        result = main(base, data, form, int(limit), int(max_rows))
     except Refused as refusal:
-        told = {"refused": refusal.reason}
-    print(json.dumps(told))
+        result = {"refused": refusal.reason}
+    print(json.dumps(result))

@@ -1,4 +1,4 @@
-"""The rows as tokens: what is taught, what is held out to measure with, and which tokens the assistant says."""
+"""Tokenizes the rows: those to train on, those held out, and which tokens are the assistant's."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from pyarrow import ListArray, Table
 from spec import Spec
 from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # torch's own mark of a token that is read but not learnt
-# As transformers itself finds them.
+IGNORED = -100  # torch's label for tokens that are not learnt
+# The same pattern as in transformers.
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -36,7 +36,7 @@ class Example:
 
 @dataclass
 class Data:
-    """`shown` are the conversations of which samples are made: of held-out rows, or else of taught ones."""
+    """`shown` are the conversations for samples: held-out rows, or training rows if none are held out."""
 
     taught: list[Example] = field(default_factory=list)
     held_out: list[Example] = field(default_factory=list)
@@ -49,19 +49,19 @@ class Data:
         return sum(example.learnt for example in self.taught)
 
     def table(self) -> Dataset:
-        """The taught rows as TRL wants them, without a detour over lists of Python's numbers."""
+        """The training rows as TRL expects them, made without lists of Python numbers."""
         columns = {"input_ids": [row.ids for row in self.taught], "labels": [row.labels for row in self.taught]}
         ends = numpy.cumsum([0, *(len(row.ids) for row in self.taught)], dtype=numpy.int32)
         lists = {name: ListArray.from_arrays(ends, numpy.concatenate(rows)) for name, rows in columns.items()}
-        return Dataset(Table.from_pydict(lists), fingerprint="taught")  # which else takes copies to make
+        return Dataset(Table.from_pydict(lists), fingerprint="taught")  # computing one would copy the rows
 
-    def show(self, messages: Conversation, most: int) -> None:
-        if len(self.shown) < most and all(messages[:-1] != shown[:-1] for shown in self.shown):
+    def show(self, messages: Conversation, limit: int) -> None:
+        if len(self.shown) < limit and all(messages[:-1] != shown[:-1] for shown in self.shown):
             self.shown.append(messages)
 
 
 def read(spec: Spec, encoder: "Encoder") -> Data:
-    """Raises Refused for rows of which nothing is left to learn."""
+    """Raises Refused if no row has tokens to learn."""
     data = Data()
     for number, messages in _conversations(Path(spec.data), spec.format):
         held_out = number in spec.held_out
@@ -80,14 +80,14 @@ def read(spec: Spec, encoder: "Encoder") -> Data:
 
 
 def _conversations(path: Path, form: str) -> Iterator[tuple[int, Conversation]]:
-    """By the numbers of the rows, from 0; blank lines are none."""
+    """With row numbers, from 0; blank lines do not count."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(line for line in file if line.strip()):
             yield number, conversation.BY_FORM[form](json.loads(line))
 
 
 class Encoder:
-    """Makes tokens of conversations by the model's own chat template."""
+    """Tokenizes conversations with the model's own chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int):
         self.tokenizer, self.longest = tokenizer, longest
@@ -101,7 +101,7 @@ class Encoder:
 
     def encode(self, number: int, messages: Conversation) -> Example:
         try:
-            ids, learnt = self._marked(messages) if self.marks_itself else self._found(messages)
+            ids, learnt = self._encode_by_template(messages) if self.marks_itself else self._encode_by_spans(messages)
         except TemplateError as error:
             raise Refused(f"Row {number + 1} does not suit the model's chat template: {error}", "dataset") from None
         tokens = numpy.array(ids, numpy.int32)
@@ -112,13 +112,13 @@ class Encoder:
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
 
-    def _marked(self, messages: Conversation) -> tuple[list[int], list[bool]]:
+    def _encode_by_template(self, messages: Conversation) -> tuple[list[int], list[bool]]:
         encoded = self.tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
         return encoded["input_ids"], [bool(mask) for mask in encoded["assistant_masks"]]
 
-    def _found(self, messages: Conversation) -> tuple[list[int], list[bool]]:
+    def _encode_by_spans(self, messages: Conversation) -> tuple[list[int], list[bool]]:
         text, found = spans.assistant_spans(messages, self._render)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], spans.marked(encoded["offset_mapping"], found)

@@ -1,4 +1,4 @@
-"""What the model makes of rows that it was not taught: loss, perplexity, and answers side by side."""
+"""Evaluation on held-out rows: loss, perplexity, and sample answers before and after training."""
 
 import math
 import time
@@ -16,20 +16,20 @@ Collate = Callable[[list[dict]], dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Measure:
-    """`loss` is the mean over all tokens that the assistant says, in nats."""
+    """`loss` is the mean over all tokens of the assistant, in nats."""
 
     loss: float
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700))  # of more there is no float
+        return math.exp(min(self.loss, 700))  # a larger loss overflows a float
 
     def told(self) -> dict[str, float]:
         return {"loss": self.loss, "perplexity": self.perplexity}
 
 
 def measure(model: PreTrainedModel, examples: list[Example], batch_size: int, collate: Collate) -> Measure | None:
-    """None without examples. Draws no random number, so that a training goes on as if it had not been measured."""
+    """None without examples. Draws no random numbers, so that it does not change the training."""
     if not examples:
         return None
     was_training = model.training
@@ -46,7 +46,7 @@ def measure(model: PreTrainedModel, examples: list[Example], batch_size: int, co
 
 
 def _batches(examples: list[Example], size: int) -> Iterator[list[dict]]:
-    """Rows of like length together."""
+    """Rows of similar length together."""
     ordered = sorted(examples, key=lambda example: len(example.ids))
     for start in range(0, len(ordered), size):
         yield [{"input_ids": list(row.ids), "labels": list(row.labels)} for row in ordered[start : start + size]]
@@ -57,7 +57,7 @@ def _autocast(model: PreTrainedModel):
 
 
 def samples(model: PreTrainedModel, encoder: Encoder, data: Data) -> list[dict]:
-    """Answers of the base and of what was taught, in the order of the data, as many as the time allows."""
+    """Answers of the base and of the trained model, in the order of the data, as many as the time allows."""
     model.eval()
     found, deadline = [], time.monotonic() + SECONDS
     for messages in data.shown:
@@ -73,7 +73,7 @@ def samples(model: PreTrainedModel, encoder: Encoder, data: Data) -> list[dict]:
 
 
 def _answer(model: PreTrainedModel, encoder: Encoder, ids: list[int], deadline: float) -> str:
-    """The likeliest words, as greedy decoding finds them."""
+    """By greedy decoding."""
     ids = ids[-encoder.longest :]
     with torch.no_grad(), _autocast(model):
         output = model.generate(

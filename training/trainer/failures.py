@@ -1,11 +1,11 @@
-"""What ends a training for good, in words for the tenant: none of them names a path of this machine."""
+"""Errors that end a training for good. Their messages are for the tenant and name no path of this machine."""
 
 import errno
 import re
 
 DISK_FULL = "There is no room left on the disk."
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What torch and safetensors, which write by themselves, say then.
+# Messages of torch and safetensors, which write files themselves.
 FULL_WORDS = re.compile(
     r"os error (28|122|27)\b|PytorchStreamWriter failed writing|unexpected pos \d+ vs|No space left|File too large"
 )
@@ -14,7 +14,7 @@ NO_MEMORY = "The device's memory does not hold this training: lower batchSize, m
 
 
 class Refused(Exception):
-    """A retry will not cure it. `field` is a field of the recipe, "dataset" or "base_model"."""
+    """A retry cannot fix it. `field` is a field of the recipe, "dataset" or "base_model"."""
 
     def __init__(self, reason: str, field: str | None = None):
         super().__init__(reason)
@@ -22,8 +22,8 @@ class Refused(Exception):
 
 
 def explain(error: Exception) -> Refused | None:
-    """None: a bug or an accident, which the log tells of."""
-    for cause in _chain(error):
+    """None for a bug or an accident; the log has the traceback."""
+    for cause in _causes(error):
         if isinstance(cause, Refused):
             return cause
         if (isinstance(cause, OSError) and cause.errno in FULL) or FULL_WORDS.search(str(cause)):
@@ -33,7 +33,7 @@ def explain(error: Exception) -> Refused | None:
     return None
 
 
-def _chain(error: BaseException | None):
+def _causes(error: BaseException | None):
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""`progress.jsonl`: what a run has to say, one JSON object per line, each handed to the system at once."""
+"""`progress.jsonl`: the events of a run, one JSON object per line, each written at once."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Journal:
-    """Raises OSError where the disk takes no more; a line that was torn so is closed before the next."""
+    """Raises OSError if the disk is full; the next event then ends the torn line first."""
 
     def __init__(self, path: Path):
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,4 +1,4 @@
-"""What happens while the model is taught: each step is told, checkpoints are kept, and a stop is heeded."""
+"""The trainer's callback: it reports each step, saves checkpoints and obeys a stop."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from progress import Journal
 from stopping import Stop
 from transformers import TrainerCallback
 
-BEFORE = "before.json"  # in a checkpoint: what was measured before the first step
-# All that a resumed training needs; what else transformers saves stays out.
+BEFORE = "before.json"  # in a checkpoint: the evaluation before the first step
+# All that a resumed training needs; other files of transformers are removed.
 SAVED = {
     "adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth",
     "trainer_state.json", BEFORE,
@@ -23,7 +23,7 @@ SAVED = {
 
 @dataclass
 class Pace:
-    """Time that steps take, without what lies between them."""
+    """Measures the time in steps, without the time between them."""
 
     began: float = field(default_factory=time.monotonic)
     step_began: float = 0.0
@@ -37,7 +37,7 @@ class Pace:
         self.steps += 1
 
     def told(self, tokens: float, left: int) -> dict[str, float]:
-        """`tokens` are those of all steps so far, read or learnt."""
+        """`tokens` are those of all steps so far, learnt or not."""
         speed = (tokens - self.told_tokens) / max(self.seconds - self.told_seconds, 1e-9)
         self.told_tokens, self.told_seconds = tokens, self.seconds
         eta = left * self.seconds / max(self.steps, 1)
@@ -46,7 +46,7 @@ class Pace:
 
 
 class Reporter(TrainerCallback):
-    """`before` is kept in each checkpoint, so that a resumed run need not measure it again."""
+    """`before` is saved in each checkpoint, so that a resumed run need not measure it again."""
 
     def __init__(self, folder: Path, journal: Journal, stop: Stop, before: dict | None):
         self.folder, self.journal, self.stop, self.before = folder, journal, stop, before

@@ -1,4 +1,4 @@
-"""Where in a rendered conversation the assistant speaks, found by rendering how it begins.
+"""Finds the assistant's answers in a rendered conversation, by rendering its beginnings.
 
 For chat templates that do not mark it themselves (`{% generation %}`). Standard library only.
 """
@@ -6,15 +6,15 @@ For chat templates that do not mark it themselves (`{% generation %}`). Standard
 from collections.abc import Callable
 
 Conversation = list[dict[str, str]]
-Render = Callable[[Conversation, bool], str]  # with the words that make the assistant speak, or without
+Render = Callable[[Conversation, bool], str]  # with or without the generation prompt at the end
 Span = tuple[int, int]
 
 
 def assistant_spans(conversation: Conversation, render: Render) -> tuple[str, list[Span]]:
-    """The whole text, and from where to where in it what the assistant says, its end mark included.
+    """The whole text, and the spans of the assistant's answers in it, with their end marks.
 
-    A template may show an earlier answer otherwise once the conversation has gone on (without its thoughts, say). Such
-    an answer has no place that is sure and is not among the spans; nor has one that answers nothing.
+    A template may render an earlier answer differently once the conversation continues (without its reasoning, for
+    example). Such an answer cannot be located and has no span; neither has an answer at the very beginning.
     """
     whole = render(conversation, False)
     found = []
@@ -27,5 +27,5 @@ def assistant_spans(conversation: Conversation, render: Render) -> tuple[str, li
 
 
 def marked(offsets: list[Span], spans: list[Span]) -> list[bool]:
-    """Which tokens, told by their places in the text, the assistant says."""
+    """Which tokens, given by their offsets in the text, are the assistant's."""
     return [any(start < until and end > since for since, until in spans) for start, end in offsets]

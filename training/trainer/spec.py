@@ -1,17 +1,17 @@
-"""What a run is to do: `spec.json`, written by whoever starts it, with paths and values that were checked before."""
+"""The input of a run: `spec.json`, written by the runner, with paths and values that are already checked."""
 
 import json
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-MOST_LOGGED = 1000  # steps of one run: a series is for people to look at
+MOST_LOGGED = 1000  # steps of one run: people look at the series
 WARM_UP = 0.03  # of all steps
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """As training/jobs/recipe.py settles it. No `target_modules` means all linear layers."""
+    """As training/jobs/recipe.py resolves it. No `target_modules` means all linear layers."""
 
     batch_size: int
     learning_rate: float
@@ -32,7 +32,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Spec:
-    """`held_out` are numbers of rows, from 0; `resume` is a folder below the run's own, or None."""
+    """`held_out` are row numbers, from 0; `resume` is a folder below the run's own, or None."""
 
     job: str
     base: str

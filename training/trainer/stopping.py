@@ -1,4 +1,4 @@
-"""SIGTERM: a training ends within one step, with a checkpoint where there is something to be kept."""
+"""SIGTERM: a training ends within one step, with a checkpoint if there is progress to save."""
 
 import os
 import signal
@@ -9,21 +9,21 @@ STOPPED = 3
 
 
 class Stop:
-    """While steps are made (`deferred`) it waits for the end of one; before and after there is nothing to be kept."""
+    """During steps (`deferred`) it waits for the end of one; before and after, there is nothing to save."""
 
     def __init__(self, journal: Journal):
         self.journal, self.step = journal, 0
         self.asked = self.deferred = False
-        signal.signal(signal.SIGTERM, self._heed)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def _heed(self, _signum, _frame) -> None:
+    def _on_sigterm(self, _signum, _frame) -> None:
         self.asked = True
         if not self.deferred:
             self.leave()
 
     def leave(self) -> None:
         self.journal.tell("stopped", self.step)
-        os._exit(STOPPED)  # nothing is open, and torch takes its time
+        os._exit(STOPPED)  # nothing is open, and the exit of torch is slow
 
     def too_late(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Teacher(SFTTrainer):
-    """TRL's own trainer, which measures on held-out rows in our way and tells of it."""
+    """TRL's trainer with our own evaluation on held-out rows, which it reports."""
 
     def measure(self, when: str) -> Measure | None:
         found = evaluation.measure(self.model, self.held_out, self.args.per_device_eval_batch_size, self.data_collator)
@@ -34,12 +34,12 @@ class Teacher(SFTTrainer):
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         self.measure("during")
-        self.control.should_evaluate = False  # which is looked at again at the end of an epoch
+        self.control.should_evaluate = False  # transformers reads it again at the end of an epoch
         return {}
 
 
 def run(spec: Spec, folder: Path, journal: Journal, stop: Stop) -> None:
-    """Raises Refused, and whatever else goes wrong."""
+    """Raises Refused, and any other error as it is."""
     prepare_device(spec)
     tokenizer, model = load_base(spec)
     encoder = Encoder(tokenizer, longest_row(spec, model))
@@ -48,30 +48,30 @@ def run(spec: Spec, folder: Path, journal: Journal, stop: Stop) -> None:
     step = checkpoints.check(resume)["step"] if resume else 0
     stop.step = step
     tell_start(spec, data, step, journal)
-    teacher = make_teacher(spec, folder, tokenizer, model, data)
-    teacher.held_out, teacher.journal = data.held_out, journal
-    before = json.loads((resume / BEFORE).read_text()) if resume else told(teacher.measure("before"))
-    teacher.add_callback(Reporter(folder, journal, stop, before))
-    teacher.train(resume_from_checkpoint=str(resume) if resume else None)
-    finish(teacher, encoder, data, before, folder, stop)
+    trainer = make_teacher(spec, folder, tokenizer, model, data)
+    trainer.held_out, trainer.journal = data.held_out, journal
+    before = json.loads((resume / BEFORE).read_text()) if resume else told(trainer.measure("before"))
+    trainer.add_callback(Reporter(folder, journal, stop, before))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finish(trainer, encoder, data, before, folder, stop)
 
 
-def finish(teacher: Teacher, encoder: Encoder, data: Data, before: dict | None, folder: Path, stop: Stop) -> None:
+def finish(trainer: Teacher, encoder: Encoder, data: Data, before: dict | None, folder: Path, stop: Stop) -> None:
     stop.deferred = False
     if stop.asked:
         stop.leave()
-    found = {"before": before, "after": told(teacher.measure("after"))}
-    found["samples"] = evaluation.samples(teacher.model, encoder, data)
+    found = {"before": before, "after": told(trainer.measure("after"))}
+    found["samples"] = evaluation.samples(trainer.model, encoder, data)
     stop.too_late()
     write_atomically(folder / "evaluation.json", found)
-    save_adapter(teacher.model, folder)
-    teacher.journal.tell("done", teacher.state.global_step)
+    save_adapter(trainer.model, folder)
+    trainer.journal.tell("done", trainer.state.global_step)
 
 
 def prepare_device(spec: Spec) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(spec.threads)
-    if spec.device != "cpu":  # its kernels add in any order otherwise; on a CPU the number of threads settles it
+    if spec.device != "cpu":  # GPU kernels else add in any order; on a CPU a fixed number of threads is enough
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
 
@@ -115,7 +115,7 @@ def make_teacher(
 
 
 def arguments(spec: Spec, output: Path, total_steps: int) -> SFTConfig:
-    """What is not named here is as TRL has it."""
+    """All other arguments have TRL's defaults."""
     recipe = spec.recipe
     return SFTConfig(
         output_dir=str(output),
@@ -133,7 +133,7 @@ def arguments(spec: Spec, output: Path, total_steps: int) -> SFTConfig:
         dataloader_pin_memory=spec.device != "cpu",
         logging_steps=log_every(total_steps),
         logging_nan_inf_filter=False,
-        eval_strategy="no",  # the Reporter says when
+        eval_strategy="no",  # the Reporter decides when
         eval_steps=recipe.eval_steps,
         save_steps=recipe.save_steps,
         disable_tqdm=True,
@@ -151,12 +151,12 @@ def save_adapter(model: PreTrainedModel, folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: dict) -> None:
-    beside = path.with_name(f".{path.name}")
-    with beside.open("w", encoding="utf-8") as file:
+    draft = path.with_name(f".{path.name}")
+    with draft.open("w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    draft.replace(path)
 
 
 def told(measure: Measure | None) -> dict | None:
