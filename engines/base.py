@@ -1,4 +1,4 @@
-"""What the platform needs to know of an engine. To add one, subclass EngineAdapter and name it in the settings."""
+"""The interface of an engine. To add one, subclass EngineAdapter and name it in the settings."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ GIB = 1024 * MIB
 
 @dataclass(frozen=True)
 class Estimate:
-    """Device memory of one instance, in bytes. The engine is told `kv_cache`, so that the claim is what it takes."""
+    """Device memory of one instance, in bytes. `kv_cache` is passed to the engine, so that it uses what is claimed."""
 
     weights: int
     overhead: int
@@ -54,7 +54,7 @@ class Command:
 
 @dataclass(frozen=True)
 class AdapterRoutes:
-    """How a running engine is told of an adapter, by POST: its routes, which take `lora_name` (and `lora_path`)."""
+    """The POST routes of a running engine for adapters; they take `lora_name` (and `lora_path`)."""
 
     load: str
     unload: str
@@ -62,12 +62,12 @@ class AdapterRoutes:
 
 @dataclass(frozen=True)
 class Readings:
-    """What an engine's metrics page says, in the same words for every engine. None: this engine does not say it.
+    """The values of an engine's metrics page, with the same names for every engine. None: the engine lacks it.
 
-    `running` and `waiting` are requests at this moment, `kv_usage` is the share of the KV cache in use, 0 to 1. All
-    else counts up since the engine started: tokens (`cached_tokens` are those of `prompt_tokens` that were not computed
+    `running` and `waiting` are current requests, `kv_usage` is the share of the KV cache in use, 0 to 1. All others are
+    counters since the engine's start: tokens (`cached_tokens` are the part of `prompt_tokens` that was not computed
     again; of `prefix_queries` tokens looked up in the prefix cache `prefix_hits` were found), preemptions in requests,
-    and in seconds the time to the first token (`ttft`) and per output token after it (`tpot`), one observation each
+    and in seconds the time to the first token (`ttft`) and per output token after it (`tpot`), one observation per
     request. A counter that went down means a new engine.
     """
 
@@ -89,7 +89,7 @@ HISTOGRAMS = {"ttft", "tpot"}
 
 @dataclass(frozen=True)
 class Symptom:
-    """A pattern in the last log lines, what it means to a person, and which cause that is."""
+    """A pattern in the last log lines, its meaning for a person, and the cause that it indicates."""
 
     pattern: str
     meaning: str
@@ -127,60 +127,60 @@ UNAVAILABLE = {
 
 
 class EngineAdapter:
-    """One engine: how much memory it takes, how it is started, how its words are read.
+    """One engine: its memory needs, its command, and how its metrics and logs are read.
 
-    Adapters hold no state and do no I/O but reading what they are given.
+    Subclasses hold no state, and their only I/O is to read what they are given.
     """
 
     name: str
-    title: str  # as people write it
+    title: str  # its display name
     health_path = "/health"
     symptoms: list[Symptom] = []
-    adapter_routes: AdapterRoutes | None = None  # None: this engine takes no adapters while it runs
+    adapter_routes: AdapterRoutes | None = None  # None: this engine loads no adapters while it runs
     reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
 
     def unavailable_because(self) -> str | None:
-        """Why the engine cannot run on this machine now, as a sentence; None when it can."""
+        """Why the engine cannot run on this machine now, as a sentence; None if it can."""
         status = install.status(self.name)
-        words = {"engine": self.title, "name": self.name, "progress": status.progress, "error": status.error}
-        return UNAVAILABLE[status.state] % words if status.state != install.READY else None
+        parameters = {"engine": self.title, "name": self.name, "progress": status.progress, "error": status.error}
+        return UNAVAILABLE[status.state] % parameters if status.state != install.READY else None
 
     def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
         """Memory that one instance of `model` needs on a device of this kind."""
         raise NotImplementedError
 
     def adapter_limits(self, model: Model) -> AdapterLimits | None:
-        """What adapters it takes, started for `model` as it is now; None for none."""
+        """The adapter limits of the engine when it is started for `model` now; None if it takes none."""
         return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
 
     def command(self, request: LaunchRequest) -> Command:
-        """The argument list and the whole environment of the engine process; it listens on `request.socket`."""
+        """The arguments and the complete environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 
     def readings(self, metrics: str) -> Readings:
-        """The engine's metrics page in common words. A page of nonsense gives readings that are all None."""
+        """The engine's metrics page as Readings. An unreadable page gives readings that are all None."""
         page = Page(metrics, self.reading_names.values())
-        return Readings(**{reading: _read(page, reading, name) for reading, name in self.reading_names.items()})
+        return Readings(**{reading: _read_metric(page, reading, name) for reading, name in self.reading_names.items()})
 
     def diagnose(self, log: list[str]) -> Diagnosis | None:
-        """What a person should know, from the last log lines; None if nothing is recognised."""
+        """Diagnose the engine's end from its last log lines; None if no symptom matches."""
         return diagnose([*self.symptoms, *COMMON_SYMPTOMS], log)
 
 
 def diagnose(symptoms: list[Symptom], log: list[str]) -> Diagnosis | None:
-    """A symptom whose cause is known goes before one that only repeats the program's words.
+    """Match the newest line first. None if no symptom matches.
 
-    Of equals the first one of the list counts, of several lines the newest.
+    Symptoms with a known cause take precedence over those that only repeat the log; then the order of the list counts.
     """
-    for symptom in sorted(symptoms, key=lambda each: each.cause == Cause.UNKNOWN):
+    for symptom in sorted(symptoms, key=lambda symptom: symptom.cause == Cause.UNKNOWN):
         for line in reversed(log):
             if match := symptom.regex.search(line):
                 return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
     return None
 
 
-def _read(page: Page, reading: str, name: str) -> Histogram | float | int | None:
-    """Over the ranks of one engine requests and tokens add up; the fullest cache is the one that counts."""
+def _read_metric(page: Page, reading: str, name: str) -> Histogram | float | int | None:
+    """Requests and tokens are summed over the ranks of one engine; of caches the fullest counts."""
     if reading in HISTOGRAMS:
         return page.histogram(name)
     if reading == "kv_usage":

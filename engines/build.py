@@ -1,4 +1,4 @@
-"""Compiles an engine out of the source in a package, with CMake and Ninja from the engine's own environment."""
+"""Compiles an engine from the source in a package, with CMake and Ninja from the engine's own environment."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from engines.recipes import Source
 
 COMPILERS = ("c++", "g++", "clang++")
 COMPLAINT_LINES = 8
-_DONE = re.compile(r"^\[(\d+)/(\d+)\]")
-_COMPLAINT = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
+_NINJA_PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
+_ERROR_LINE = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
 
 Note = Callable[[int, str], None]
 
@@ -24,7 +24,7 @@ class BuildFailed(Exception):
 
 
 class Build:
-    """One compilation into `folder`, an environment that holds the tools. `note` gets percent and progress."""
+    """One compilation into `folder`, an environment that contains the tools. `note` receives percent and progress."""
 
     def __init__(self, source: Source, folder: Path, runner: Runner, note: Note):
         self._source, self._folder, self._runner, self._note = source, folder, runner, note
@@ -37,11 +37,11 @@ class Build:
                 self._fetch(work)
                 self._compile(self._unpack(work), work / "out")
             except CommandFailed as failure:
-                raise BuildFailed(_complaint(failure.said)) from failure
-            self._keep(work / "out")
+                raise BuildFailed(_error_lines(failure.said)) from failure
+            shutil.move(work / "out" / "bin" / self._source.target, self._folder / self._source.program)
 
     def _fetch(self, work: Path) -> None:
-        """By pip, which knows the machine's package index and checks the hash; uv fetches no sources."""
+        """With pip, which uses the machine's package index and checks the hash; uv cannot fetch sources."""
         self._note(10, "fetching the source")
         options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--disable-pip-version-check")
         pip = (self._tool("python"), "-m", "pip", "download", "--require-hashes", *options)
@@ -63,28 +63,24 @@ class Build:
         self._runner.run([cmake, "-S", source, "-B", out, *settings])
         jobs = str(len(os.sched_getaffinity(0)))
         build = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]
-        self._runner.run(build, self._follow)
+        self._runner.run(build, self._report_progress)
 
-    def _follow(self, line: str) -> None:
-        if done := _DONE.match(line):
+    def _report_progress(self, line: str) -> None:
+        if done := _NINJA_PROGRESS.match(line):
             number, total = int(done[1]), int(done[2])
             self._note(20 + 70 * number // total, f"compiled {number} of {total} files")
-
-    def _keep(self, out: Path) -> None:
-        program = out / "bin" / self._source.target
-        shutil.move(program, self._folder / self._source.program)
 
     def _tool(self, name: str) -> Path:
         return self._folder / "bin" / name
 
 
 def require_compiler() -> None:
-    """Raises BuildFailed with the name of the package that brings one."""
+    """Raises BuildFailed, which names the package that provides one."""
     if not any(map(shutil.which, COMPILERS)):
         raise BuildFailed("A C++ compiler is missing: apt-get install g++ (Fedora: dnf install gcc-c++).")
 
 
-def _complaint(said: list[str]) -> str:
-    """The first lines that sound like an error, else the last ones."""
-    complaints = [line for line in said if _COMPLAINT.search(line)][:COMPLAINT_LINES]
-    return "\n".join(complaints or said[-COMPLAINT_LINES:])
+def _error_lines(output: list[str]) -> str:
+    """The first lines that look like an error, else the last lines."""
+    errors = [line for line in output if _ERROR_LINE.search(line)][:COMPLAINT_LINES]
+    return "\n".join(errors or output[-COMPLAINT_LINES:])

@@ -1,4 +1,4 @@
-"""Runs the programs that install an engine, line by line, so that one can tell how far they are."""
+"""Runs the programs that install an engine, and passes on each line of output, so that progress can be shown."""
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -9,31 +9,31 @@ OnLine = Callable[[str], None]
 
 
 class CommandFailed(Exception):
-    """The program ended with an error; `said` are its lines."""
+    """The program ended with an error; `said` is its output, line by line."""
 
-    def __init__(self, said: list[str]):
-        super().__init__("\n".join(said[-10:]))
-        self.said = said
+    def __init__(self, output: list[str]):
+        super().__init__("\n".join(output[-10:]))
+        self.said = output
 
 
 class Runner:
-    """Starts programs that hold on to a lock, so that it stays closed if this process is killed before them."""
+    """Runs programs that inherit a file lock, so that it stays locked if this process is killed before them."""
 
     def __init__(self, held_file: int | None = None):
         self._inherited = () if held_file is None else (held_file,)
 
     def run(self, command: Sequence[str | Path], on_line: OnLine = lambda line: None) -> None:
         """Raises CommandFailed, OSError."""
-        said = []
-        with self._started(command) as process:
+        output = []
+        with self._start(command) as process:
             for line in process.stdout:
-                said.append(line.strip())
-                on_line(said[-1])
+                output.append(line.strip())
+                on_line(output[-1])
         if process.returncode:
-            raise CommandFailed(said)
+            raise CommandFailed(output)
 
     @contextmanager
-    def _started(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen]:
+    def _start(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             pass_fds=self._inherited,
@@ -41,6 +41,6 @@ class Runner:
         with process:
             try:
                 yield process
-            except BaseException:  # also Ctrl-C: nobody is left who would read what it writes
+            except BaseException:  # also Ctrl-C: nothing reads its output any more
                 process.terminate()
                 raise

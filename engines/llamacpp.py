@@ -1,4 +1,4 @@
-"""llama.cpp's server, for GGUF files, always on a Unix socket and with an explicit length of its KV cache."""
+"""llama.cpp's server for GGUF files, always on a Unix socket and with an explicit KV cache length."""
 
 from dataclasses import replace
 
@@ -9,16 +9,16 @@ from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
-# Bytes of one number in the KV cache; q8_0 keeps 32 of them in 34 bytes.
+# Bytes of one number in the KV cache; q8_0 stores 32 of them in 34 bytes.
 KV_WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
-MOST_SLOTS = 4  # by default, if the limit holds as many sequences of full length
+MOST_SLOTS = 4  # by default, if so many sequences of full length fit the limit
 CONTEXT_STEP = 256  # the engine rounds a sequence's length up to it
-BASE = {"cpu": 64 * MIB, "cuda": 700 * MIB}  # the process, on CUDA with its context: measured, and assumed
-UBATCH = 512  # tokens that the engine computes at once by itself
+BASE = {"cpu": 64 * MIB, "cuda": 700 * MIB}  # the process, on CUDA with its context; measured for cpu, assumed for cuda
+UBATCH = 512  # the engine's default number of tokens computed at once
 ALL_LAYERS = 999
 
-# By the name that llama-cpp-python gave a chat format: the engine's name for the same template.
+# llama-cpp-python's name of a chat format → the engine's name of the same template.
 TEMPLATES = {
     "chatml": "chatml", "qwen": "chatml", "gemma": "gemma", "llama-2": "llama2", "llama-3": "llama3",
     "mistral-instruct": "mistral-v1", "vicuna": "vicuna", "zephyr": "zephyr",
@@ -58,7 +58,7 @@ class LlamaCppAdapter(EngineAdapter):
     ]
 
     def readings(self, metrics: str) -> Readings:
-        """The engine does not count cached tokens among those of its prompts."""
+        """The engine does not count cached tokens as prompt tokens."""
         found = super().readings(metrics)
         if found.prompt_tokens is None or found.cached_tokens is None:
             return found
@@ -102,7 +102,7 @@ class LlamaCppAdapter(EngineAdapter):
 
 
 def slots(model: Model, artefact: Artefact, device_kind: str) -> int:
-    """Sequences that are computed at once: as configured, else as many of full length as the limit holds."""
+    """Sequences computed at once: as configured, else as many of full length as fit the limit."""
     fitting = KV_LIMIT[device_kind] // max(1, _sequence_bytes(model, artefact))
     return model.config.get("n_parallel") or max(1, min(MOST_SLOTS, fitting))
 
@@ -117,14 +117,14 @@ def _sequence_bytes(model: Model, artefact: Artefact) -> int:
 
 
 def _compute_bytes(model: Model, artefact: Artefact) -> int:
-    """What computing a batch takes: its logits and some activations, in four bytes each."""
+    """Memory to compute a batch: its logits and some activations, four bytes each."""
     batch = _ubatch(model, artefact)
     hidden, vocabulary = (artefact.parameters.get(name) or 0 for name in ("hidden_size", "vocab_size"))
     return batch * (vocabulary + 16 * hidden) * 4
 
 
 def _ubatch(model: Model, artefact: Artefact) -> int:
-    """Models that pool must take a whole text at once."""
+    """Tokens computed at once. Models that pool must process a whole text at once."""
     if model.mode != Mode.CHAT:
         return _sequence_tokens(model, artefact)
     return model.config.get("n_ubatch", UBATCH)
@@ -147,7 +147,7 @@ def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
 
 
 def _template_arguments(config: dict) -> list[str]:
-    """The engine's own templates are no Jinja; with the model's own, tools work."""
+    """The engine's own templates do not use Jinja. The model's own template supports tools."""
     if "chat_format" in config:
         return ["--no-jinja", "--chat-template", TEMPLATES[config["chat_format"]]]
     return ["--jinja"]

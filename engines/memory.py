@@ -1,4 +1,4 @@
-"""What engines share in their estimates: the size of a KV cache, the length of a sequence, the CPU's threads."""
+"""Estimates that engines share: the size of a KV cache, the length of a sequence, the number of CPU threads."""
 
 import os
 
@@ -7,7 +7,7 @@ from django.conf import settings
 from models_app.artefacts import Artefact
 from models_app.models import Model
 
-# Without a limit of its own a model of a very long context would claim a whole device for one sequence.
+# Without this limit a model with a very long context would claim a whole device for one sequence.
 DEFAULT_CONTEXT_LIMIT = 32768
 
 
@@ -20,15 +20,15 @@ def kv_bytes_per_token(parameters: dict, width: float) -> int:
 
 
 def adapter_bytes(parameters: dict, rank: int, width: int) -> int:
-    """An adapter of all linear layers, embeddings and head included: between a layer's ends lie `rank` numbers."""
+    """Bytes of an adapter of all linear layers, embeddings and head: `rank` numbers per input and output of a layer."""
     hidden = parameters.get("hidden_size") or 4096
     heads = parameters.get("num_attention_heads") or 1
     head_size = parameters.get("head_dim") or hidden // heads
     queries, keys = heads * head_size, (parameters.get("num_key_value_heads") or heads) * head_size
     inner = parameters.get("intermediate_size") or 4 * hidden
     attention = 2 * (hidden + queries) + 2 * (hidden + keys)
-    ends = (parameters.get("num_hidden_layers") or 32) * (attention + 3 * (hidden + inner))
-    return rank * (ends + 2 * (hidden + (parameters.get("vocab_size") or 32_000))) * width
+    features = (parameters.get("num_hidden_layers") or 32) * (attention + 3 * (hidden + inner))
+    return rank * (features + 2 * (hidden + (parameters.get("vocab_size") or 32_000))) * width
 
 
 def configured_context(model: Model) -> int | None:
@@ -43,5 +43,5 @@ def context_length(model: Model, artefact: Artefact) -> int:
 
 
 def cpu_threads() -> int:
-    """Threads that one engine computes with, unless its model says otherwise."""
+    """Compute threads of one engine, unless its model sets them."""
     return settings.ENGINE_THREADS or max(1, (os.cpu_count() or 2) // 2)

@@ -1,4 +1,4 @@
-"""Installs Python packages into an environment with uv, from where pip's own configuration looks for them."""
+"""Installs Python packages into an environment with uv, from the sources of pip's configuration."""
 
 import ast
 import functools
@@ -15,23 +15,23 @@ _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)
 
 
 class PackageError(Exception):
-    """uv could not do it; the message is its complaint."""
+    """uv failed; the message is its error output."""
 
 
 class Uv:
-    """uv, told to read what pip reads: by itself it knows none of pip's settings."""
+    """uv with pip's settings passed as options: by itself it reads none of them."""
 
     def __init__(self, runner: Runner | None = None):
         self._program = find_uv()
         self._runner = runner or Runner()
 
     def make_environment(self, folder: Path) -> None:
-        """A fresh virtual environment of the interpreter that runs this."""
+        """Create a fresh virtual environment for the running interpreter."""
         self._run("venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(folder))
 
     def offers(self, python: Path, requirement: str) -> bool:
-        """Whether pip's configuration leads to this very build."""
-        options = ("--dry-run", "--no-deps", *_target(python), *_every_source())
+        """Whether pip's configured sources offer exactly this build."""
+        options = ("--dry-run", "--no-deps", *_target(python), *_all_sources())
         try:
             self._run("pip", "install", *options, requirement)
         except PackageError:
@@ -40,7 +40,7 @@ class Uv:
 
     def install_build(self, python: Path, requirement: str, on_line: OnLine) -> None:
         """Install one build whose bytes differ from source to source: checked by version, not by hash."""
-        options = ("--no-deps", *_target(python), *_every_source())
+        options = ("--no-deps", *_target(python), *_all_sources())
         self._run("pip", "install", *options, requirement, on_line=on_line)
 
     def install_lock(self, python: Path, lock: Path, on_line: OnLine) -> None:
@@ -52,7 +52,7 @@ class Uv:
         try:
             self._runner.run([self._program, *arguments, "--color", "never"], on_line)
         except CommandFailed as failure:
-            raise PackageError(_complaint(failure.said)) from failure
+            raise PackageError(_error_lines(failure.said)) from failure
 
 
 def find_uv() -> str:
@@ -63,10 +63,10 @@ def find_uv() -> str:
     return found
 
 
-def _complaint(said: list[str]) -> str:
-    """uv's error line and what explains it, without the progress before."""
-    start = next((place for place, line in enumerate(said) if line.startswith("error")), 0)
-    return "\n".join(said[start : start + COMPLAINT_LINES])
+def _error_lines(output: list[str]) -> str:
+    """uv's error line and the lines that follow, without the progress before."""
+    start = next((number for number, line in enumerate(output) if line.startswith("error")), 0)
+    return "\n".join(output[start : start + COMPLAINT_LINES])
 
 
 def _target(python: Path) -> tuple[str, ...]:
@@ -74,33 +74,33 @@ def _target(python: Path) -> tuple[str, ...]:
 
 
 def _main_sources() -> list[str]:
-    """A mirror of PyPI and folders of wheels; further indexes are asked only for builds that PyPI lacks."""
-    options = [word for place in _places() for word in ("--find-links", place)]
+    """A mirror of PyPI and folders of wheels; extra indexes are used only for builds that PyPI lacks."""
+    options = [argument for place in _find_links() for argument in ("--find-links", place)]
     for url in _pip_settings()["index-url"][-1:]:
         options += ["--default-index", url]
     return options
 
 
 def source_variables() -> dict[str, str]:
-    """The same as variables that uv reads."""
-    found = {"UV_DEFAULT_INDEX": "".join(_pip_settings()["index-url"][-1:]), "UV_FIND_LINKS": ",".join(_places())}
+    """The same sources as environment variables that uv reads."""
+    found = {"UV_DEFAULT_INDEX": "".join(_pip_settings()["index-url"][-1:]), "UV_FIND_LINKS": ",".join(_find_links())}
     return {name: value for name, value in found.items() if value}
 
 
-def _places() -> list[str]:
-    """Unlike pip, uv gives up where a folder is missing."""
+def _find_links() -> list[str]:
+    """Without missing folders, on which uv fails, unlike pip."""
     return [place for place in _pip_settings()["find-links"] if "://" in place or Path(place).exists()]
 
 
-def _every_source() -> list[str]:
-    extra = [word for url in _pip_settings()["extra-index-url"] for word in ("--index", url)]
-    # pip takes the best version of all indexes; without this word uv takes the first index that has any.
+def _all_sources() -> list[str]:
+    extra = [argument for url in _pip_settings()["extra-index-url"] for argument in ("--index", url)]
+    # pip takes the best version of all indexes; without this option uv takes the first index that has any version.
     return [*_main_sources(), *extra, "--index-strategy", "unsafe-best-match"]
 
 
 @functools.cache
 def _pip_settings() -> dict[str, list[str]]:
-    """Where pip looks, out of its files and its variables. Later ones override, except that places add up."""
+    """pip's sources, from its files and variables. Later values come last: an index overrides, other sources add up."""
     found: dict[str, list[str]] = {"find-links": [], "index-url": [], "extra-index-url": []}
     for name, value in _PIP_SETTING.findall(_pip_config_list()):
         found[name] += [place for place in ast.literal_eval(value).split() if place not in found[name]]
@@ -108,10 +108,10 @@ def _pip_settings() -> dict[str, list[str]]:
 
 
 def _pip_config_list() -> str:
-    """The environment of the platform may have been made without pip, so others are asked too."""
-    own = [sys.executable, "-m", "pip"]
-    base = [sys._base_executable, "-m", "pip"]
-    for pip in (own, base, [shutil.which("pip3") or "pip3"]):
+    """The platform's environment may lack pip, so other interpreters are tried too."""
+    own_pip = [sys.executable, "-m", "pip"]
+    base_pip = [sys._base_executable, "-m", "pip"]
+    for pip in (own_pip, base_pip, [shutil.which("pip3") or "pip3"]):
         try:
             answer = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, timeout=60)
         except OSError:

@@ -1,4 +1,4 @@
-"""Reads pages of metrics in Prometheus' text form. Lines without sense are passed over: an engine may be broken."""
+"""Parses metrics pages in Prometheus' text format. Invalid lines are skipped: an engine may be broken."""
 
 import re
 from collections import defaultdict
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LONGEST_LINE = 16_384
 MOST_SAMPLES = 20_000
-HIGHEST = 2.0**53  # what a float counts exactly, and what a column holds
+HIGHEST = 2.0**53  # the largest count that is exact in a float and fits a column
 
 _PARTS = ("_bucket", "_sum", "_count")
 _LABEL_VALUE = r'"(?:[^"\\]|\\.)*+"'
@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many observations were at most so large: (upper bound, count) in rising order, the last bound is infinite."""
+    """`buckets` are (upper bound, observations up to it) in rising order; the last bound is infinite."""
 
     buckets: tuple[tuple[float, int], ...]
     sum: float
@@ -35,7 +35,7 @@ class Histogram:
 
 
 class Page:
-    """The samples of some families on one page, added up over label sets such as the ranks of one engine."""
+    """The samples of the named families on one page, aggregated over label sets such as the ranks of one engine."""
 
     def __init__(self, text: str, names: Collection[str]):
         self._samples = defaultdict(list)
@@ -52,7 +52,7 @@ class Page:
         return max(self._values(name), default=None)
 
     def histogram(self, name: str) -> Histogram | None:
-        """None where it does not occur, or lacks a part."""
+        """None if it does not occur or is incomplete."""
         total, count = self.total(f"{name}_sum"), self.total(f"{name}_count")
         buckets = _buckets(self._samples[f"{name}_bucket"])
         if total is None or count is None or not buckets:
@@ -64,9 +64,9 @@ class Page:
 
 
 def _samples(text: str, names: frozenset[str]) -> Iterator[Sample]:
-    left, beginnings = MOST_SAMPLES, tuple(names)
+    left, prefixes = MOST_SAMPLES, tuple(names)
     for line in text.splitlines():
-        if not line.startswith(beginnings) or len(line) > LONGEST_LINE:  # most lines: not worth a closer look
+        if not line.startswith(prefixes) or len(line) > LONGEST_LINE:  # most lines: a cheap first filter
             continue
         if not (found := _SAMPLE.match(line)) or found["name"] not in names:
             continue
@@ -79,7 +79,7 @@ def _samples(text: str, names: frozenset[str]) -> Iterator[Sample]:
 
 
 def _number(text: str) -> float | None:
-    """None for what no count, size or duration can be."""
+    """None if it cannot be a count, size or duration."""
     try:
         value = float(text)
     except ValueError:
@@ -96,7 +96,7 @@ def _unescape(found: re.Match) -> str:
 
 
 def _buckets(samples: Iterable[Sample]) -> tuple[tuple[float, int], ...]:
-    """Engines of one kind have the same bounds, so their counts add up."""
+    """All label sets have the same bounds, so their counts are summed."""
     counts = defaultdict(int)
     for sample in samples:
         bound = _number(sample.labels.get("le", ""))

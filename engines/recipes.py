@@ -1,4 +1,4 @@
-"""What the environment of each engine is made of, on this machine."""
+"""The environment of each engine on this machine: its packages or its source."""
 
 import hashlib
 import platform
@@ -22,7 +22,7 @@ class UnknownEngine(Exception):
 
 @dataclass(frozen=True)
 class Library:
-    """A library of the system that an engine loads, and what brings it."""
+    """A system library that an engine loads, and how to install it."""
 
     file: str
     advice: str
@@ -30,7 +30,7 @@ class Library:
 
 @dataclass(frozen=True)
 class TwoBuilds:
-    """A package whose better build is not to be had everywhere; the other needs `else_disk` bytes more."""
+    """A package whose preferred build is not available everywhere; the other one needs `else_disk` bytes more."""
 
     wanted: str
     else_lock: Path
@@ -41,7 +41,7 @@ class TwoBuilds:
 class Source:
     """A program that is compiled on this machine, from a `folder` in the package that `lock` names.
 
-    `settings` are for CMake, its initial cache first; `definitions` are what differs between machines.
+    `settings` are files for CMake, its initial cache first; `definitions` are those that differ between machines.
     """
 
     lock: Path
@@ -57,9 +57,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An environment: a lock with hashes, and what it needs beside that. Sizes are in bytes.
+    """An environment: a lock with hashes, and what else it needs. Sizes are in bytes.
 
-    It is tried by importing `modules`, or, where it is compiled from `source`, by asking for the program's version.
+    It is tested by importing `modules` or, if compiled from `source`, by running the program with `--version`.
     """
 
     engine: str
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def program(self) -> str:
-        """What is started of it, below its folder."""
+        """The program that starts the engine, relative to the environment's folder."""
         return self.source.program if self.source else "bin/python"
 
 
@@ -94,7 +94,7 @@ def find(engine: str) -> Recipe:
 
 @cache
 def key(recipe: Recipe) -> str:
-    """Same content, same Python, same environment: clones of the platform share it."""
+    """The environment's name: clones of the platform with the same content and Python share it."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {platform.machine()}".encode())
     for file in recipe.files:
         digest.update(file.read_bytes())
@@ -147,12 +147,12 @@ def _llamacpp() -> Recipe:
 
 
 def _cuda_definitions() -> tuple[str, ...]:
-    """With code for every kind of card that the toolkit knows; the rest of the model may stay on the CPU."""
+    """With code for every GPU type that the toolkit knows; a part of the model may stay on the CPU."""
     return ("GGML_CUDA=ON", "CMAKE_CUDA_ARCHITECTURES=all-major", *_cpu_definitions())
 
 
 def _cpu_definitions() -> tuple[str, ...]:
-    """What this machine's CPU can; the environment's key has it, so that another CPU gets another build."""
+    """The features of this machine's CPU. They are part of the key, so that another CPU gets another build."""
     features = set(_CPU.read_text().split()) if _CPU.exists() else set()
     if platform.machine() == "x86_64":
         return tuple(f"GGML_{name}={'ON' if flag in features else 'OFF'}" for name, flag in _CPU_FLAGS.items())

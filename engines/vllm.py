@@ -13,14 +13,14 @@ from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
 DTYPE_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
-# Resident size of the server and engine processes without weights and cache, as measured (docs/engines.md).
+# Measured resident size of the server and engine processes without weights and cache (docs/engines.md).
 OVERHEAD = {"cpu": 1400 * MIB, "cuda": 1700 * MIB}
 KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
 KV_FLOOR = 64 * MIB
-FULL_SEQUENCES = 8  # the default cache holds this many sequences of full length, within the limit
-# They read a text at once and cache nothing of it, whichever of them is told to pool.
+FULL_SEQUENCES = 8  # the default cache fits this many sequences of full length, within the limit
+# Encoders read a text at once and use no KV cache, also when they pool.
 ENCODERS = re.compile(r"Bert|Roberta|Gte")
-# Without the option the engine looks for nearly all memory of the machine, even if it will cache nothing.
+# Without the option the engine claims nearly all memory of the machine, even if it caches nothing.
 LEAST_KV_ARGUMENT = 1 * MIB
 
 LAUNCHER = Path(__file__).parent / "launchers" / "vllm_on_cpu.py"
@@ -42,7 +42,7 @@ class VllmAdapter(EngineAdapter):
     reading_names = {
         "running": "vllm:num_requests_running",
         "waiting": "vllm:num_requests_waiting",
-        "kv_usage": "vllm:kv_cache_usage_perc",  # a share, in spite of its name
+        "kv_usage": "vllm:kv_cache_usage_perc",  # a share of 1, in spite of its name
         "prompt_tokens": "vllm:prompt_tokens_total",
         "generation_tokens": "vllm:generation_tokens_total",
         "cached_tokens": "vllm:prompt_tokens_cached_total",
@@ -89,7 +89,7 @@ class VllmAdapter(EngineAdapter):
         return Estimate(weights, overhead, self._kv_bytes(model, artefact, device_kind, width))
 
     def _adapter_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
-        """Room for one batch at the highest rank, made at the start; and, in main memory, for all that are loaded."""
+        """Room for one batch at the highest rank, allocated at the start; in main memory also for all loaded ones."""
         limits = self.adapter_limits(model)
         if limits is None:
             return 0
@@ -103,7 +103,7 @@ class VllmAdapter(EngineAdapter):
             return 0
         per_token = kv_bytes_per_token(artefact.parameters, width)
         sequence = per_token * context_length(model, artefact)
-        sequences = FULL_SEQUENCES if model.mode == Mode.CHAT else 1  # nothing is kept once a text is read
+        sequences = FULL_SEQUENCES if model.mode == Mode.CHAT else 1  # the cache is free again once a text is read
         wanted = min(sequences * sequence, KV_LIMIT[device_kind])
         return max(wanted, sequence + sequence // 8, KV_FLOOR)
 
@@ -134,7 +134,7 @@ class VllmAdapter(EngineAdapter):
         return Command(argv, self._environment(request))
 
     def _program(self, device_kind: str) -> list[str]:
-        """CUDA must not begin before a fork, so on GPUs vLLM's own module chooses how its processes start."""
+        """CUDA must not be initialised before a fork, so on GPUs vLLM's own module chooses how its processes start."""
         return [str(LAUNCHER)] if device_kind == "cpu" else ["-m", "vllm.entrypoints.openai.api_server"]
 
     def _python(self) -> Path:
@@ -197,7 +197,7 @@ class VllmAdapter(EngineAdapter):
 
 
 def is_encoder(artefact: Artefact) -> bool:
-    """Made for reading only: it has no KV cache, and the engine knows its length better than its config tells."""
+    """An encoder has no KV cache, and the engine determines its length better than its config."""
     return any(ENCODERS.search(name) for name in artefact.architectures)
 
 

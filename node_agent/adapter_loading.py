@@ -1,7 +1,7 @@
-"""Adapters in running engines: which shall be loaded, and the questions to the engines that make it so.
+"""Loads and unloads LoRA adapters in running engines.
 
-An engine forgets its adapters when it ends, so what it has loaded is written on its instance's row, for this run only.
-Whatever is let go of is first marked, so that gateways send nothing more, and unloaded when all have let go of it.
+An engine loses its adapters when it ends, so the loaded ones are recorded on its instance's row, for this run only. An
+adapter to unload is first marked as leaving, so that gateways stop using it, and unloaded once no gateway uses it.
 """
 
 import http.client
@@ -35,13 +35,13 @@ PATH = re.compile(r"(?:/[\w.@-]+){2,}")
 FOREWORD = "Call to add_lora method failed: "
 ALREADY = "already been loaded"
 
-Known = dict[str, dict]  # version → what is known of it on one run
+Known = dict[str, dict]  # version → its state in one run
 Run = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A version that somebody may ask for: the whole tenant if it is published, else its maker."""
+    """A version that may be requested: by the whole tenant if it is published, else by its creator."""
 
     id: str
     folder: Path
@@ -50,79 +50,82 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question to an engine; `known` of None: it has forgotten the version."""
+    """The result of one request to an engine. `known` is None once the version is unloaded."""
 
     version: str
     known: dict | None
 
 
 def to_leave(known: Known, wanted: Iterable[Wanted], slots: int, use: AdapterUse) -> list[str]:
-    """Loaded versions to let go of: those not wanted, and the least recently used for those that are waited for."""
+    """Loaded versions to unload: unwanted ones, and the least recently used to free slots for those waited for."""
     ids = {version.id for version in wanted}
-    loaded = [version for version, word in known.items() if word["state"] == LOADED]
+    loaded = [version for version, entry in known.items() if entry["state"] == LOADED]
     unwanted = [version for version in loaded if version not in ids]
     waited_for = len((use.waiting & ids) - known.keys())
-    lacking = len(loaded) - len(unwanted) + waited_for - slots
+    missing_slots = len(loaded) - len(unwanted) + waited_for - slots
     idle = [version for version in loaded if version in ids and version not in use.busy | use.waiting]
     idle.sort(key=lambda version: use.idle.get(version, math.inf), reverse=True)
-    return unwanted + idle[: max(0, lacking)]
+    return unwanted + idle[: max(0, missing_slots)]
 
 
 def to_load(known: Known, wanted: Iterable[Wanted], slots: int, use: AdapterUse) -> Wanted | None:
-    """The next one, if there is a slot: those that are waited for go first, then published ones, then trials."""
-    if sum(word["state"] != REFUSED for word in known.values()) >= slots:
+    """The next version, if a slot is free: first those that requests wait for, then published ones, then trials."""
+    if sum(entry["state"] != REFUSED for entry in known.values()) >= slots:
         return None
     missing = [version for version in wanted if version.id not in known]
     return min(missing, key=lambda version: (version.id not in use.waiting, not version.published), default=None)
 
 
 class Adapters:
-    """Brings each engine, one question at a time, to what is wanted of it. `on_change` is called from a thread."""
+    """Brings each engine to its wanted adapters, one request at a time. `on_change` is called from a thread."""
 
     def __init__(self, on_change: Callable[[], None], threads: int = 4):
         self._on_change = on_change
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
-        self._asked: dict[Run, Future[Answer | None]] = {}
+        self._requests: dict[Run, Future[Answer | None]] = {}
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def work(self, instances: list[Instance], traffic: Traffic, fence: int) -> None:
-        taking = [each for each in instances if _takes_adapters(each)]
-        runs = {(each.pk, each.running_generation) for each in taking}
-        self._asked = {run: future for run, future in self._asked.items() if run in runs}
-        wanted = _wanted({each.model_id for each in taking}, traffic.adapters_waited_for()) if taking else {}
-        for instance in taking:
-            self._look_after(instance, wanted.get(instance.model_id, []), traffic, fence)
+        eligible = [instance for instance in instances if _takes_adapters(instance)]
+        runs = {(instance.pk, instance.running_generation) for instance in eligible}
+        self._requests = {run: future for run, future in self._requests.items() if run in runs}
+        base_models = {instance.model_id for instance in eligible}
+        wanted = _wanted_by_model(base_models, traffic.adapters_waited_for()) if eligible else {}
+        for instance in eligible:
+            self._reconcile_engine(instance, wanted.get(instance.model_id, []), traffic, fence)
 
-    def _look_after(self, instance: Instance, wanted: list[Wanted], traffic: Traffic, fence: int) -> None:
+    def _reconcile_engine(self, instance: Instance, wanted: list[Wanted], traffic: Traffic, fence: int) -> None:
         run = (instance.pk, instance.running_generation)
-        if run in self._asked and not self._asked[run].done():
+        if run in self._requests and not self._requests[run].done():
             return
-        known = _after(instance.adapters, self._asked.pop(run, None), wanted)
+        known = _apply_answer(instance.adapters, self._requests.pop(run, None), wanted)
         use = traffic.adapter_use(instance.pk)
         leaving = to_leave(known, wanted, instance.adapter_slots, use)
-        known |= {version: {"state": LEAVING, "since": _now().isoformat()} for version in leaving}
-        if known != instance.adapters and not _write(instance, known, fence):
+        known |= {version: {"state": LEAVING, "since": _database_now().isoformat()} for version in leaving}
+        if known != instance.adapters and not _save_known(instance, known, fence):
             return
-        question = self._question(instance, wanted, traffic, use)
-        if question:
-            self._asked[run] = self._pool.submit(self._ask, question)
+        request = self._next_request(instance, wanted, traffic, use)
+        if request:
+            self._requests[run] = self._pool.submit(self._send, request)
 
-    def _question(self, instance: Instance, wanted: list[Wanted], traffic: Traffic, use: AdapterUse):
-        """The one to put next; None where everything is as it should be, or gateways have yet to let go."""
+    def _next_request(self, instance: Instance, wanted: list[Wanted], traffic: Traffic, use: AdapterUse):
+        """The next request to send. None if nothing is to be done, or gateways still use what is leaving."""
         routes, socket = registry.get(instance.model.framework).adapter_routes, folders.socket_of(instance.pk)
-        for version, word in instance.adapters.items():
-            if word["state"] == LEAVING and traffic.let_go(instance.pk, version, datetime.fromisoformat(word["since"])):
+        for version, entry in instance.adapters.items():
+            if entry["state"] == LEAVING and traffic.let_go(
+                instance.pk, version, datetime.fromisoformat(entry["since"])
+            ):
                 return lambda: unload(socket, routes.unload, version)
         if version := to_load(instance.adapters, wanted, instance.adapter_slots, use):
             return lambda: load(socket, routes.load, version)
         return None
 
-    def _ask(self, question: Callable[[], Answer]) -> Answer | None:
-        """None where the engine did not answer: it is asked again."""
+    def _send(self, request: Callable[[], Answer]) -> Answer | None:
+        """None if the engine did not answer: the request is repeated."""
         try:
-            return question()
+            return request()
         except (OSError, http.client.HTTPException) as error:
             logger.warning("an engine did not answer for an adapter: %s", type(error).__name__)
             return None
@@ -131,7 +134,7 @@ class Adapters:
 
 
 def load(socket: Path, route: str, version: Wanted) -> Answer:
-    """One that was loaded already, by an agent that has not lived to write it down, is as good."""
+    """An adapter that is already loaded counts as loaded: an agent may have ended before it recorded that."""
     status, text = _post(socket, route, {"lora_name": version.id, "lora_path": str(version.folder)})
     reason = _reason(text)
     if status == 200 or ALREADY in reason:
@@ -141,7 +144,7 @@ def load(socket: Path, route: str, version: Wanted) -> Answer:
 
 
 def unload(socket: Path, route: str, version: str) -> Answer:
-    """Whatever it says: it had it, or has it no more."""
+    """Every answer counts as success: the engine has no such adapter afterwards."""
     _post(socket, route, {"lora_name": version})
     return Answer(version, None)
 
@@ -157,7 +160,7 @@ def _post(socket: Path, route: str, body: dict) -> tuple[int, str]:
 
 
 def _reason(text: str) -> str:
-    """The engine's own words, without where files lie on this machine."""
+    """The engine's own message, without this machine's paths."""
     try:
         text = str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -170,13 +173,13 @@ def _takes_adapters(instance: Instance) -> bool:
     return instance.state == State.READY and instance.desired == Desired.RUNNING and instance.adapter_slots > 0
 
 
-def _wanted(model_ids: set[str], waited_for: set[str]) -> dict[str, list[Wanted]]:
-    """Base model → the versions in use and those on trial, the newest first.
+def _wanted_by_model(model_ids: set[str], waited_for: set[str]) -> dict[str, list[Wanted]]:
+    """Base model → the current versions, those on trial and those waited for, newest first.
 
-    A request that has begun to wait for a version gets it, even if another one is in use by now.
+    A request that already waits for a version gets it, even if another version is current by now.
     """
-    answering = Q(published_at=None) | Q(pk=F("adapter__current")) | Q(pk__in=waited_for)
-    rows = AdapterVersion.objects.filter(answering, adapter__base_model__in=model_ids).order_by("-created_at", "pk")
+    usable = Q(published_at=None) | Q(pk=F("adapter__current")) | Q(pk__in=waited_for)
+    rows = AdapterVersion.objects.filter(usable, adapter__base_model__in=model_ids).order_by("-created_at", "pk")
     found: dict[str, list[Wanted]] = {}
     for version in rows.select_related("tenant", "adapter"):
         wanted = Wanted(version.pk, files.folder_of(version), published=version.published_at is not None)
@@ -184,20 +187,20 @@ def _wanted(model_ids: set[str], waited_for: set[str]) -> dict[str, list[Wanted]
     return found
 
 
-def _after(before: Known, asked: Future[Answer | None] | None, wanted: list[Wanted]) -> Known:
-    """What is known with an engine's answer; a refusal is forgotten with what was refused."""
+def _apply_answer(before: Known, sent: Future[Answer | None] | None, wanted: list[Wanted]) -> Known:
+    """The known adapters after an engine's answer. A refusal is dropped once its version is no longer wanted."""
     known = dict(before)
-    answer = asked.result() if asked else None
+    answer = sent.result() if sent else None
     if answer and answer.known:
         known[answer.version] = answer.known
     elif answer:
         known.pop(answer.version, None)
     ids = {version.id for version in wanted}
-    return {version: word for version, word in known.items() if word["state"] != REFUSED or version in ids}
+    return {version: entry for version, entry in known.items() if entry["state"] != REFUSED or version in ids}
 
 
-def _write(instance: Instance, known: Known, fence: int) -> bool:
-    """As every move of an instance: by the newest agent, for the run that it has looked at."""
+def _save_known(instance: Instance, known: Known, fence: int) -> bool:
+    """Guarded like every state change: only by the newest agent, only for the run that it has observed."""
     run = {"state": State.READY, "running_generation": instance.running_generation}
     if not Instance.objects.filter(pk=instance.pk, node__fence=fence, **run).update(adapters=known):
         return False
@@ -205,6 +208,6 @@ def _write(instance: Instance, known: Known, fence: int) -> bool:
     return True
 
 
-def _now() -> datetime:
-    """The database's clock, to which gateways hold their beats."""
+def _database_now() -> datetime:
+    """The database's clock, on which gateways write their heartbeats."""
     return Instance.objects.values_list(Now(), flat=True)[0]

@@ -1,4 +1,4 @@
-"""The agent as a step of the Celery worker: beside the consumer, so that a lost broker does not restart it."""
+"""Runs the agent as a bootstep of the Celery worker, apart from the consumer: a lost broker does not restart it."""
 
 import fcntl
 import logging
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class AnotherAgent(Exception):
-    """The data folder has an agent already."""
+    """Another agent already uses this data folder."""
 
 
 def claim_data_folder() -> int:
-    """A lock that the kernel gives back when this process ends. Raises AnotherAgent."""
+    """Lock the data folder; the kernel releases the lock when this process ends. Raises AnotherAgent."""
     settings.PRIVATE_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(settings.PRIVATE_DIR / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -33,7 +33,7 @@ def claim_data_folder() -> int:
 
 
 class AgentStep(bootsteps.StartStopStep):
-    """Starts the agent's threads with the worker and ends them with it; engines live on."""
+    """Starts and stops the agent's threads with the worker; engines keep running."""
 
     requires = {"celery.worker.components:Pool"}
 
@@ -50,7 +50,7 @@ class AgentStep(bootsteps.StartStopStep):
         self.sampling.start()
 
     def _run(self) -> None:
-        """A worker without its agent looks alive and starts nothing: it ends, and the next adopts the engines."""
+        """If the agent fails, the worker stops too: it would start nothing. The next worker adopts the engines."""
         try:
             self.agent.run()
         except Exception:

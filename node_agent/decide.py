@@ -1,4 +1,4 @@
-"""What an agent does next for one instance: a pure function of what should be and what is there."""
+"""Decides what the agent does next for one instance: a pure function of its row and of what was observed."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -6,29 +6,29 @@ from enum import Enum
 from inference.models import Desired, Instance, State
 
 MAX_CRASHES = 3
-HANG_SECONDS = 120  # a busy engine answers its health probe late; only a dead one never does
-ENGINE_PATIENCE = 10  # seconds for an engine to finish what no gateway waits for
-KILL_SLACK = 10  # seconds that a shim gets beyond the engine's own grace
+HANG_SECONDS = 120  # a busy engine answers its health probe late; only a hung one never does
+ENGINE_PATIENCE = 10  # seconds for an engine to finish requests that no gateway waits for
+KILL_SLACK = 10  # seconds that a shim gets after the engine's own grace period
 
 
 class Process(Enum):
-    NONE = "none"  # nothing was ever started for this generation, or no trace of it is left
+    NONE = "none"  # no run of this generation was started, or no trace of it is left
     RUNNING = "running"
-    EXITED = "exited"  # the shim saw its end
+    EXITED = "exited"  # the shim has recorded its exit
     LOST = "lost"  # the shim itself is gone
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at an instance. Times are in seconds; `idle` is its model's, None while requests are in flight."""
+    """One observation of an instance, times in seconds. `idle` is its model's, None while requests are in flight."""
 
     process: Process
     killed_by_signal: bool = False
     healthy: bool | None = None
     unhealthy_for: float = 0.0
     in_state_for: float = 0.0
-    let_go_for: float | None = None  # since when no gateway has used it; None: one does
-    engine_busy: bool = False  # by its own count; also where it has not been asked since the drain began
+    let_go_for: float | None = None  # how long no gateway has used it; None while one does
+    engine_busy: bool = False  # by its own request count; also if it was not probed since the drain began
     idle: float | None = None
     may_launch: bool = True
 
@@ -39,11 +39,11 @@ class Step(Enum):
     READY = "ready"
     HEALTH = "health"  # only the health flag changes
     DRAIN = "drain"
-    UNLOAD = "unload"  # idle: drain, and wish for the end
-    END = "end"  # ask the shim to stop the tree
-    SWEEP = "sweep"  # kill what is left without a shim
+    UNLOAD = "unload"  # idle: drain, and set `desired` to stopped
+    END = "end"  # request the shim to stop the tree
+    SWEEP = "sweep"  # kill processes that have no shim any more
     STOPPED = "stopped"
-    AGAIN = "again"  # the next generation is to be started
+    AGAIN = "again"  # start the next generation
     CRASHED = "crashed"
     FAILED = "failed"
     TIMED_OUT = "timed out"
@@ -64,7 +64,7 @@ def decide(instance: Instance, seen: Seen, idle_timeout: int) -> Step:
 
 
 def _wanted(instance: Instance) -> bool:
-    """Whether the run that exists is still the one that is asked for."""
+    """Whether the existing run is still the requested one."""
     return instance.desired == Desired.RUNNING and instance.generation == instance.running_generation
 
 
@@ -72,7 +72,7 @@ def _pending(instance: Instance, seen: Seen) -> Step:
     if instance.desired == Desired.STOPPED:
         return Step.STOPPED
     if seen.process in (Process.RUNNING, Process.LOST):
-        return Step.SWEEP  # an earlier run of it is not gone yet
+        return Step.SWEEP  # an earlier run has not ended yet
     return Step.LAUNCH if seen.may_launch else Step.WAIT
 
 
@@ -117,7 +117,7 @@ def _draining(instance: Instance, seen: Seen) -> Step:
 
 
 def _drained(seen: Seen) -> bool:
-    """The engine's own count may lag behind when its last request was broken off, so it is not waited for for ever."""
+    """The engine's own count may lag when its last request was cancelled, so the wait for it is limited."""
     return seen.let_go_for is not None and (not seen.engine_busy or seen.let_go_for > ENGINE_PATIENCE)
 
 

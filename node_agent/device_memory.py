@@ -1,4 +1,4 @@
-"""Device memory as the agent sees it: what our processes and others hold, what ended ones have not given back."""
+"""Tracks device memory: what our processes and others use, and what ended runs have not released yet."""
 
 import time
 from collections import defaultdict
@@ -13,9 +13,9 @@ from node_agent import devices, folders, node, processes, shims
 from node_agent.devices import Reading
 from node_agent.shim.proc import descendants
 
-RETURN_SECONDS = 60.0  # then an ended engine's memory is not waited for any longer
-SLACK = 256 * MIB  # what others may take meanwhile without a process of their own
-WORTH_WRITING = 16 * MIB  # every write wakes who follows instances
+RETURN_SECONDS = 60.0  # the longest wait for an ended engine's memory
+SLACK = 256 * MIB  # growth without an owner that others may cause meanwhile
+WORTH_WRITING = 16 * MIB  # every write notifies all listeners to instances
 SERVING = (State.READY, State.DRAINING)
 
 Key = tuple[str, int]  # kind and index of a device
@@ -23,7 +23,7 @@ Key = tuple[str, int]  # kind and index of a device
 
 @dataclass
 class Debt:
-    """Memory of an ended engine that must go. `limit`: so much without an owner means that it has gone."""
+    """Memory of an ended engine that is not released yet. With at most `limit` bytes without an owner, it is."""
 
     before: int
     limit: int
@@ -41,112 +41,114 @@ class Debt:
 
 
 class Memory:
-    """One per agent. A device whose memory is not back is suspect until it is."""
+    """One per agent. A device with an overdue release is suspect until its memory is free."""
 
     def __init__(self, registered: Node):
         self._node = registered
-        self._unowned: dict[Key, int] = {}  # as last seen while nothing was owed
-        self._debts: dict[Key, Debt] = {}
-        self._ended: set[tuple[str, int]] = set()  # runs whose debts are written down
+        self._unowned: dict[Key, int] = {}  # as last measured while no release was pending
+        self._pending: dict[Key, Debt] = {}
+        self._ended: set[tuple[str, int]] = set()  # runs whose release is tracked already
 
     def measure(self) -> None:
-        """Write what is held of each device now, and by each instance."""
+        """Measure and record the memory in use, per device and per instance."""
         claims, readings = self._claims(), devices.read()
-        held = {owner: _held(owner, claimed, readings) for owner, claimed in claims.items()}
+        held = {owner: _held_by_tree(owner, claimed, readings) for owner, claimed in claims.items()}
         serving = Instance.objects.filter(pk__in=claims, state__in=SERVING).select_related("model")
         for instance in serving:
             if held[instance.pk]:
-                self._note(instance, held[instance.pk])
+                self._record_usage(instance, held[instance.pk])
         ending = {key for owner, claimed in claims.items() if not held[owner] for key in claimed}
-        self._settle(readings, ending)
-        ours = {reading.key: sum(each.get(reading.key, 0) for each in held.values()) for reading in readings}
+        self._update_pending(readings, ending)
+        ours = {
+            reading.key: sum(held_bytes.get(reading.key, 0) for held_bytes in held.values()) for reading in readings
+        }
         node.record_devices(self._node, readings, ours, self._suspicions())
 
     def is_back(self, owner: str, generation: int) -> bool:
-        """Whether the memory of this ended run is free again, or was waited for long enough."""
+        """Whether the memory of this ended run is released, or the wait for it has timed out."""
         self.expect_back(owner, generation)
-        self._settle(devices.read())
-        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(owner))
-        self._mark()
-        return not is_owed
+        self._update_pending(devices.read())
+        is_pending = any(key in self._pending and not self._pending[key].is_overdue for key in _claimed_devices(owner))
+        self._mark_suspects()
+        return not is_pending
 
     def expect_back(self, owner: str, generation: int) -> None:
-        """Its tree is gone: from now on its devices owe its memory."""
+        """Its tree has ended: from now on its devices must release its memory."""
         run = (owner, generation)
         if run in self._ended:
             return
         self._ended = {known for known in self._ended if known[0] != owner} | {run}
-        for key, claim in _keys(owner).items():
+        for key, claim in _claimed_devices(owner).items():
             if key in self._unowned:
                 before = self._unowned[key]
-                debt = Debt(before, before + max(SLACK, claim // 2), time.monotonic(), now=before)
-                self._debts.setdefault(key, debt)
+                pending = Debt(before, before + max(SLACK, claim // 2), time.monotonic(), now=before)
+                self._pending.setdefault(key, pending)
 
     def may_start(self, owner: str) -> bool:
-        """Whether its claim is there to be taken: promised to nobody who still runs, nor on its way back."""
-        if self._debts:
-            self._settle(devices.read())
-        is_owed = any(key in self._debts and not self._debts[key].is_overdue for key in _keys(owner))
-        return not is_owed and memory_ledger.may_start(owner)
+        """Whether the memory it claims is free: not in use by a run that still has to end, and no release pending."""
+        if self._pending:
+            self._update_pending(devices.read())
+        is_pending = any(key in self._pending and not self._pending[key].is_overdue for key in _claimed_devices(owner))
+        return not is_pending and memory_ledger.may_start(owner)
 
     def _claims(self) -> dict[str, dict[Key, int]]:
-        """Owner → what it claims on this node."""
+        """Owner → its claims on this node."""
         found: dict[str, dict[Key, int]] = defaultdict(dict)
         for claim in Reservation.objects.filter(device__node=self._node).select_related("device"):
             found[claim.owner][claim.device.kind, claim.device.index] = claim.bytes
         return dict(found)
 
-    def _note(self, instance: Instance, held: dict[Key, int]) -> None:
+    def _record_usage(self, instance: Instance, held: dict[Key, int]) -> None:
         total, first = sum(held.values()), instance.peak_bytes is None
         if first or total > instance.peak_bytes:
-            memory_peaks.record(instance, max(held.values()) + (_untouched(instance) if first else 0))
+            memory_peaks.record(instance, max(held.values()) + (_unwritten_cache_bytes(instance) if first else 0))
         peak = max(total, instance.peak_bytes or 0)
         if not first and peak == instance.peak_bytes and abs(total - (instance.memory_bytes or 0)) < WORTH_WRITING:
             return
         Instance.objects.filter(pk=instance.pk).update(memory_bytes=total, peak_bytes=peak)
 
-    def _settle(self, readings: list[Reading], ending: Collection[Key] = ()) -> None:
-        """`ending`: devices of runs that may just have ended, whose debts are not written down yet."""
+    def _update_pending(self, readings: list[Reading], ending: Collection[Key] = ()) -> None:
+        """`ending`: devices of runs that may just have ended, whose release is not tracked yet."""
         for reading in readings:
-            debt = self._debts.get(reading.key)
-            if debt:
-                debt.now = reading.unowned
-            if debt and debt.now <= debt.limit:
-                del self._debts[reading.key]
-            if reading.key not in self._debts and reading.key not in ending:
+            pending = self._pending.get(reading.key)
+            if pending:
+                pending.now = reading.unowned
+            if pending and pending.now <= pending.limit:
+                del self._pending[reading.key]
+            if reading.key not in self._pending and reading.key not in ending:
                 self._unowned[reading.key] = reading.unowned
 
     def _suspicions(self) -> dict[Key, str]:
-        return {key: debt.suspicion for key, debt in self._debts.items() if debt.is_overdue}
+        return {key: pending.suspicion for key, pending in self._pending.items() if pending.is_overdue}
 
-    def _mark(self) -> None:
+    def _mark_suspects(self) -> None:
         for (kind, index), suspicion in self._suspicions().items():
             Device.objects.filter(node=self._node, kind=kind, index=index).update(suspect=suspicion)
 
 
-def _keys(owner: str) -> dict[Key, int]:
-    """The devices that it was placed on, with the bytes claimed on each."""
+def _claimed_devices(owner: str) -> dict[Key, int]:
+    """The devices that the owner was placed on, with the bytes claimed on each."""
     claims = Reservation.objects.of(owner).select_related("device")
     return {(claim.device.kind, claim.device.index): claim.bytes for claim in claims}
 
 
-def _held(owner: str, claims: dict[Key, int], readings: list[Reading]) -> dict[Key, int]:
-    """What its process tree holds on the devices that it was placed on; nothing once the tree has begun to end."""
+def _held_by_tree(owner: str, claims: dict[Key, int], readings: list[Reading]) -> dict[Key, int]:
+    """Bytes that its process tree uses on its devices; nothing once the tree has begun to end."""
     state = shims.read(folders.folder_of(owner))
     if not shims.is_running(state) or state.phase != "running":
         return {}
     tree = [process.pid for process in descendants(state.shim_pid)]
     seen = [reading for reading in readings if tree and reading.key in claims]
-    return {reading.key: _on(reading, tree, claims[reading.key]) for reading in seen}
+    return {reading.key: _tree_bytes(reading, tree, claims[reading.key]) for reading in seen}
 
 
-def _on(reading: Reading, tree: list[int], claim: int) -> int:
-    """Where the driver does not know processes by our pids, an engine is taken to hold what it claimed."""
+def _tree_bytes(reading: Reading, tree: list[int], claim: int) -> int:
+    """If the driver does not report our pids, the engine is assumed to use what it claimed."""
     if reading.kind == DeviceKind.CPU:
         return sum(map(processes.memory_of, tree))
     return sum(reading.holders.get(pid, 0) for pid in tree) or claim
 
 
-def _untouched(instance: Instance) -> int:
-    """Main memory of a cache counts only once something was written to it, which later requests will do."""
+def _unwritten_cache_bytes(instance: Instance) -> int:
+    """Main memory of a cache counts only once it was written to, which later requests will do."""
     return instance.placement["kv_cache"] if instance.placement["device_kind"] == DeviceKind.CPU else 0

@@ -1,4 +1,4 @@
-"""The devices of this machine with real figures: cores and main memory by psutil, GPUs by NVML."""
+"""Measures the devices of this machine: cores and main memory with psutil, GPUs with NVML."""
 
 from dataclasses import dataclass, field
 
@@ -7,17 +7,17 @@ import pynvml
 
 from inference.models import DeviceKind
 
-MAIN_MEMORY_SHARE = 0.85  # the rest is the system's and ours
+MAIN_MEMORY_SHARE = 0.85  # the rest is for the system and the platform
 GPU_SHARE = 0.95
 CPU_SENSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One device now: sizes in bytes, the temperature in °C where the device tells it, cores of a CPU.
+    """One measurement of a device: sizes in bytes, the temperature in °C if it has a sensor, cores of a CPU.
 
-    `holders` are the processes on a GPU, with their bytes. `unowned` is what lies there without a process that would
-    take it along: shared memory and RAM disks, or what a GPU's driver counts for nobody.
+    `holders` maps the pids on a GPU to bytes. `unowned` is memory that is not freed by the end of a process: shared
+    memory and RAM disks, or GPU memory that the driver attributes to no process.
     """
 
     kind: str
@@ -56,9 +56,9 @@ def _main_memory() -> Reading:
 
 
 def _cpu_temperature() -> int | None:
-    """Of the hottest sensor of the processor; virtual machines and many boards have none."""
-    read = getattr(psutil, "sensors_temperatures", dict)  # not on every platform
-    found = [sensor.current for chip, sensors in read().items() if chip in CPU_SENSORS for sensor in sensors]
+    """The hottest sensor of the processor; virtual machines and many boards have none."""
+    read_sensors = getattr(psutil, "sensors_temperatures", dict)  # not on every platform
+    found = [sensor.current for chip, sensors in read_sensors().items() if chip in CPU_SENSORS for sensor in sensors]
     return round(max(found)) if found else None
 
 
@@ -75,7 +75,7 @@ def _gpus() -> list[Reading]:
 
 def _gpu(index: int) -> Reading:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory, holders = pynvml.nvmlDeviceGetMemoryInfo(handle), _holders(handle)
+    memory, holders = pynvml.nvmlDeviceGetMemoryInfo(handle), _bytes_by_pid(handle)
     return Reading(
         DeviceKind.CUDA,
         index,
@@ -89,8 +89,8 @@ def _gpu(index: int) -> Reading:
     )
 
 
-def _holders(handle) -> dict[int, int]:
-    """Without those whose memory the driver does not tell; in a container without its own pids nobody is known here."""
+def _bytes_by_pid(handle) -> dict[int, int]:
+    """Bytes by pid, without processes whose memory the driver does not report. In a container it may report none."""
     try:
         found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError:
@@ -102,4 +102,4 @@ def _gpu_temperature(handle) -> int | None:
     try:
         return pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
     except pynvml.NVMLError:
-        return None  # virtual GPUs do not tell
+        return None  # virtual GPUs do not report it

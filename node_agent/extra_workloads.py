@@ -1,4 +1,4 @@
-"""What an agent looks after besides instances. Apps above register it, so that imports keep running one way."""
+"""Workloads of an agent other than instances. Apps above register them, so that imports keep one direction."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -11,36 +11,37 @@ from node_agent.log_shipper import Source
 class FurtherWork(Protocol):
     """Process trees of one kind on this node, each under a shim and named by the id of its row.
 
-    Whoever starts one asks `Memory.may_start` first and tells by `ledger.note` what it does with its claim: one start
-    per device at a time holds for all. One object per agent; it is used from the agent's thread only.
+    Before a start it calls `Memory.may_start`, and records with `ledger.note` how its claim is used: all workloads
+    share the rule of one start per device at a time. One object per agent; used from the agent's thread only.
     """
 
     def look(self) -> None:
-        """One look at everything, and what follows from it; in each of the agent's ticks. Waits for nobody."""
+        """Check all process trees and act on what is found; called in each of the agent's ticks. Never blocks."""
 
     def active(self) -> set[str]:
-        """Ids whose processes and files are to be left alone by everybody else."""
+        """Ids whose processes and files nothing else may touch."""
 
     def ended(self, found: Iterable[str]) -> set[str]:
-        """Those of `found` whose rows say that nothing of them may run here any more."""
+        """Ids of `found` whose rows say that none of their processes may run here any more."""
 
     def log_sources(self, *, recent: bool) -> list[Source]:
-        """Whose lines are to be shipped: of the active ones, with `recent` of all whose files may still be here."""
+        """The logs to ship: of active ids; with `recent`, of all ids whose files may still exist here."""
 
 
-Maker = Callable[[Node, str, Memory], FurtherWork]  # this machine's row with its fence, the cluster's id, its memory
-_makers: list[Maker] = []
+# Gets this machine's row with its fence, the cluster's id, and the agent's view of device memory.
+Maker = Callable[[Node, str, Memory], FurtherWork]
+_factories: list[Maker] = []
 _tables: set[str] = set()
 
 
-def register(make: Maker, table: str) -> None:
-    """`table` is the one whose changes (core/notify.py) are worth a look at once."""
-    _makers.append(make)
+def register(factory: Maker, table: str) -> None:
+    """A change of `table` (core/notify.py) wakes the agent at once."""
+    _factories.append(factory)
     _tables.add(table)
 
 
 def makers() -> list[Maker]:
-    return _makers
+    return _factories
 
 
 def tables() -> set[str]:

@@ -1,4 +1,4 @@
-"""Why an engine ended: what its last words, its exit and its shim tell together."""
+"""Diagnoses why an engine ended: from its last log lines, its exit status and its shim's state."""
 
 import signal
 
@@ -12,12 +12,12 @@ from inference.models import Instance, State
 from models_app.artefacts import Missing
 from node_agent import folders, shims
 
-TAIL_LINES = 120  # an engine of several processes tells the root first, then at length that one of them is gone
+TAIL_LINES = 120  # an engine with several processes logs the root cause first, then much about the lost process
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 def after_end(instance: Instance, state: shims.ShimState | None) -> Finding:
-    """Of a run that was there."""
+    """Diagnose a run that had started."""
     lines = last_lines(instance.pk)
     diagnosis = _diagnose(instance, state, lines)
     if state is None:
@@ -32,13 +32,13 @@ def last_lines(owner: str) -> list[str]:
 
 
 def before_start(error: PlatformError | OSError | shims.LaunchFailed) -> Finding:
-    """Of a run that could not begin."""
+    """Diagnose a run that could not start."""
     cause = Cause.MISSING_FILE if isinstance(error, Missing) else Cause.UNKNOWN
     return Finding(cause, for_tenant(clean(str(error))))
 
 
 def _diagnose(instance: Instance, state: shims.ShimState | None, lines: list[str]) -> Diagnosis:
-    if _was_too_slow(instance, state):
+    if _start_timed_out(instance, state):
         reason = f"The engine was not ready after {instance.start_timeout} seconds."
         return Diagnosis(Cause.TIMED_OUT, reason)
     found = registry.get(instance.model.framework).diagnose(lines)
@@ -53,8 +53,8 @@ def was_killed(state: shims.ShimState | None) -> bool:
     return state is None or state.signal in FROM_OUTSIDE
 
 
-def _was_too_slow(instance: Instance, state: shims.ShimState | None) -> bool:
-    """Nobody but the agent asks the shim of a starting engine for its end, and wanted it is still."""
+def _start_timed_out(instance: Instance, state: shims.ShimState | None) -> bool:
+    """While an engine starts and is still wanted, only the agent's start timeout requests its stop."""
     return state is not None and state.reason == "stop" and instance.state == State.STARTING
 
 

@@ -1,4 +1,4 @@
-"""Where process trees of this node keep their files: one 0700 folder each, with a path short enough for a socket."""
+"""Folders of this node's process trees: one 0700 folder each, with a path short enough for a Unix socket."""
 
 import hashlib
 import os
@@ -8,13 +8,16 @@ from pathlib import Path
 
 from django.conf import settings
 
-SOCKET_PATH_LIMIT = 100  # the kernel takes 107 bytes
+SOCKET_PATH_LIMIT = 100  # the kernel's limit is 107 bytes
 SOCKET = "engine.sock"
 NAME_LENGTH = len(f"0123456789ab/{SOCKET}") + 1
 
 
 def runtime_dir() -> Path:
-    """DATA_DIR/run, or a folder of this account under the temporary folder where that path is too long."""
+    """DATA_DIR/run, or this account's folder in the temporary folder if that path is too long.
+
+    Raises PermissionError if the folder belongs to another account.
+    """
     folder = settings.DATA_DIR / "run"
     if len(os.fsencode(folder)) + NAME_LENGTH > SOCKET_PATH_LIMIT:
         name = hashlib.sha256(os.fsencode(settings.DATA_DIR)).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Wakes the agent when Postgres says that what it looks after changed. Missing a word costs one slow tick."""
+"""Wakes the agent when Postgres notifies a change of its tables. A missed notification costs one slow tick."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Carries the lines that engines and the like write from this node's files to streams. A thread of its own."""
+"""Ships the log lines of engines and other workloads from this node's files to streams, in its own thread."""
 
 import heapq
 import logging
@@ -23,25 +23,25 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 0.25
 RETRY = 1.0
-BATCH = 500  # lines of one instance in one step
+BATCH = 500  # lines of one source per read
 LOSS_CHECK_TURNS = 20
 
 
 @dataclass
 class Source:
-    """The files of one owner of processes. `place` is None until Valkey was asked how far they have been read."""
+    """The log files of one owner. `place`, the position shipped so far, is None until it was read from Valkey."""
 
     owner: str
-    stream: str  # a model's id, or what else has a stream of its own
+    stream: str  # the id of a model, or of another owner of a stream
     replica: int
-    since: float  # epoch seconds: what is older was cleared
+    since: float  # epoch seconds: older lines were cleared
     folder: Path
     place: str | None = None
-    wanted: bool = True  # false: it has ended, and goes once it was read to its end
+    wanted: bool = True  # false: it has ended, and is dropped once it was read to its end
     seen: tuple = field(default=(), compare=False)
 
     def has_changed(self) -> bool:
-        """Whether its newest file is another one, or longer, than at the last look."""
+        """Whether its newest file was replaced or has grown since the last call."""
         try:
             status = (self.folder / "engine.log").stat()
         except FileNotFoundError:
@@ -51,7 +51,7 @@ class Source:
 
 
 class Shipper:
-    """`follow` says whose lines are wanted. Nobody waits for it, and it waits for nobody but Valkey."""
+    """`follow` sets the sources to ship. It blocks on nothing but Valkey, and nothing blocks on it."""
 
     def __init__(self):
         self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
@@ -60,7 +60,7 @@ class Shipper:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self.wants_all = True  # also those that have ended: after a start, and when Valkey has lost its data
+        self.wants_all = True  # also ended sources: after a start, and when Valkey has lost its data
 
     def start(self) -> None:
         self._thread.start()
@@ -70,7 +70,7 @@ class Shipper:
         self._thread.join(5)
 
     def follow(self, sources: list[Source], *, all_there_are: bool) -> None:
-        """These; others that were followed are read to their end first."""
+        """Ship these sources. Others that were shipped before are first read to their end."""
         with self._lock:
             wanted = {source.owner for source in sources}
             for known in self._sources.values():
@@ -86,30 +86,30 @@ class Shipper:
             try:
                 with self._loop.turn():
                     if self._loop.turns % LOSS_CHECK_TURNS == 1:
-                        self._notice_loss()
+                        self._detect_loss()
                     if self._ship_all():
                         pause = 0
             except broker.UNAVAILABLE as error:
                 logger.warning("logs wait for Valkey: %s", type(error).__name__)
-                self._doubt()
+                self._reset_positions()
                 pause = RETRY
             self._stopping.wait(pause)
         self._loop.end()
 
-    def _notice_loss(self) -> None:
-        """The mark is as lasting as the streams: where it is gone they are."""
+    def _detect_loss(self) -> None:
+        """The mark is stored like the streams: if it is gone, they are gone too."""
         if broker.client().set(self._mark, 1, nx=True):
-            self._doubt()
+            self._reset_positions()
             self.wants_all = True
 
-    def _doubt(self) -> None:
-        """Ask again how far each has been read."""
+    def _reset_positions(self) -> None:
+        """Read from Valkey again how far each source was shipped."""
         with self._lock:
             for source in self._sources.values():
                 source.place, source.seen = None, ()
 
     def _ship_all(self) -> bool:
-        """One step for each stream; whether there is more."""
+        """One batch for each stream. Returns whether there is more."""
         with self._lock:
             sources = list(self._sources.values())
         by_stream = defaultdict(list)
@@ -127,15 +127,15 @@ class Shipper:
                 self._sources.pop(source.owner, None)
 
     def _ship(self, name: str, sources: list[Source]) -> bool:
-        """Send what is new of a stream's sources, in the order of time. Whether there is more."""
-        self._find_places(name, sources)
+        """Ship the new lines of a stream's sources, ordered by time. Returns whether there is more."""
+        self._load_positions(name, sources)
         reads = {source.owner: read_on(source.folder, source.place, BATCH) for source in sources}
         full = [found for found in reads.values() if len(found) == BATCH]
         until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
         parts = [(source, _up_to(reads[source.owner], until)) for source in sources]
         parts = [(source, part) for source, part in parts if part]
         progress = [stream.Progress(source.owner, source.place, part[-1].place) for source, part in parts]
-        done = not parts or stream.append(name, progress, _merged(parts))
+        done = not parts or stream.append(name, progress, _merge(parts))
         for source, part in parts:
             source.place = part[-1].place if done else None
         if full or not done:
@@ -143,7 +143,7 @@ class Shipper:
                 source.seen = ()
         return bool(full) or not done
 
-    def _find_places(self, name: str, sources: list[Source]) -> None:
+    def _load_positions(self, name: str, sources: list[Source]) -> None:
         unknown = [source for source in sources if source.place is None]
         if unknown:
             found = stream.positions(name, [source.owner for source in unknown])
@@ -152,11 +152,11 @@ class Shipper:
 
 
 def _up_to(reads: list[Read], until: float) -> list[Read]:
-    """Those before the moment from which on another source may have more."""
+    """Reads up to the time after which another source may have unread lines."""
     return list(takewhile(lambda read: read.line.timestamp <= until, reads))
 
 
-def _merged(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
+def _merge(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
     sorted_parts = [
         [
             Line(read.line.timestamp, source.owner, source.replica, clean(read.line.text))

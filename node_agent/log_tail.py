@@ -1,6 +1,6 @@
-"""Reads an engine's output on from a remembered place, over files that the shim turns over meanwhile.
+"""Reads an engine's log from a saved position, across files that the shim rotates in the meantime.
 
-A place is `<first line's time>:<inode>:<offset>`: the file it is in, whichever name that has by now, and the byte.
+A position is `<first line's time>:<inode>:<offset>`: it identifies the file, even once renamed, and the byte in it.
 """
 
 import os
@@ -19,19 +19,19 @@ OPEN_TRIES = 5
 
 @dataclass(frozen=True)
 class Read:
-    """A line and the place after it."""
+    """A line and the position after it."""
 
     line: LogLine
     place: str
 
 
 def read_on(folder: Path, place: str, lines: int) -> list[Read]:
-    """The next lines after `place`, at most so many. From the oldest file where that place is gone."""
+    """The next lines after `place`, at most `lines`. Starts with the oldest file if the file of `place` is gone."""
     with ExitStack() as stack:
         files = _open(folder, stack)
         found = []
-        for name, file in _from(files, place):
-            for read in _lines(name, file):
+        for name, file in _starting_at(files, place):
+            for read in _complete_lines(name, file):
                 found.append(read)
                 if len(found) == lines:
                     return found
@@ -39,13 +39,13 @@ def read_on(folder: Path, place: str, lines: int) -> list[Read]:
 
 
 def _open(folder: Path, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
-    """All files with their lasting names, oldest first, as of one moment between two turns."""
+    """All files with their stable names, oldest first, in a consistent state between two rotations."""
     files = []
     for _try in range(OPEN_TRIES):
         files = [stack.enter_context(file) for file in map(_open_if_there, log_files(folder)) if file]
         if not files or _is_newest(folder, files[0]):
             break
-    return [(name, file) for file in reversed(files) if (name := _name(file))]
+    return [(name, file) for file in reversed(files) if (name := _stable_name(file))]
 
 
 def _open_if_there(path: Path) -> BinaryIO | None:
@@ -63,25 +63,25 @@ def _is_newest(folder: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _name(file: BinaryIO) -> str:
-    """Empty until the first line has begun. An inode alone is used again once its file has gone."""
+def _stable_name(file: BinaryIO) -> str:
+    """Empty until the first line has begun. The inode alone is not enough: it is reused after a file is removed."""
     stamp, space, _rest = file.read(STAMP_BYTES).partition(b" ")
     file.seek(0)
     return f"{stamp.decode('ascii', 'replace')}:{os.fstat(file.fileno()).st_ino}" if space else ""
 
 
-def _from(files: list[tuple[str, BinaryIO]], place: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The file of this place, set to it, and those after; all of them where it is gone."""
+def _starting_at(files: list[tuple[str, BinaryIO]], place: str) -> Iterator[tuple[str, BinaryIO]]:
+    """The file of this position, at its offset, and all later files; all files if it is gone."""
     name, _, offset = place.rpartition(":")
-    names = [each for each, _file in files]
+    names = [stable_name for stable_name, _file in files]
     if name in names:
         files = files[names.index(name) :]
         files[0][1].seek(int(offset))
     yield from files
 
 
-def _lines(name: str, file: BinaryIO) -> Iterator[Read]:
-    """Whole lines; one that is being written is left for the next time."""
+def _complete_lines(name: str, file: BinaryIO) -> Iterator[Read]:
+    """Complete lines; one that is still being written is left for the next call."""
     while (raw := file.readline()).endswith(b"\n"):
         if line := parse(raw.decode("utf-8", "replace")):
             yield Read(line, f"{name}:{file.tell()}")

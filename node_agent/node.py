@@ -1,4 +1,4 @@
-"""This machine's own rows: the node with its fence, its devices, which engines it has."""
+"""Writes this machine's rows: the node with its fence and its engines, and its devices."""
 
 import logging
 import socket
@@ -18,7 +18,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def session() -> str:
-    """What changes when everything here has ended meanwhile: each `up`, else each boot of the machine."""
+    """A value that changes whenever all processes here have ended: with each `up`, else with each boot."""
     if settings.SESSION:
         return settings.SESSION
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
@@ -26,9 +26,9 @@ def session() -> str:
 
 @transaction.atomic
 def register() -> tuple[Node, bool]:
-    """This machine's row with a new fence, which ends the right of any earlier agent to write; it has not spoken yet.
+    """Give this machine's row a new fence, with which no earlier agent can write any more. Sends no heartbeat.
 
-    Returns the node and whether the session is another one than before.
+    Returns the node and whether the session has changed.
     """
     node, _created = Node.objects.get_or_create(name=socket.gethostname(), data_folder=str(settings.DATA_DIR))
     before, now = node.session, session()
@@ -40,9 +40,9 @@ def register() -> tuple[Node, bool]:
 def record_devices(
     node: Node, readings: list[Reading], ours: dict[tuple[str, int], int], suspicions: dict[tuple[str, int], str]
 ) -> None:
-    """Write what was measured, with what our engines hold of it and why a device is not to be trusted.
+    """Write the readings, the bytes that our engines use (`ours`) and why a device is suspect.
 
-    A device that is gone stays, and is marked.
+    The row of a device that is gone stays, marked as suspect.
     """
     seen = []
     for reading in readings:
@@ -65,7 +65,7 @@ def record_devices(
 
 
 def beat(node: Node) -> bool:
-    """Say that the agent lives and which engines could start. False when another agent has taken over."""
+    """Record a heartbeat and which engines can start. False if another agent has taken over."""
     engines = {name: str(adapter.unavailable_because() or "") for name, adapter in registry.adapters().items()}
     rows = Node.objects.filter(pk=node.pk, fence=node.fence)
     return bool(rows.update(heartbeat_at=timezone.now(), engines=engines))

@@ -1,4 +1,4 @@
-"""Questions to engines over their sockets: are they well, what do their counters say. One at a time per engine."""
+"""Polls engines over their sockets: their health and their metrics. One request at a time per engine."""
 
 import http.client
 import math
@@ -15,9 +15,9 @@ from node_agent.folders import SOCKET
 
 TIMEOUT = 5.0
 METRICS_EVERY = 5.0
-WHILE_STARTING = 0.05  # nobody listens yet: refused at once, at the cost of a system call
+WHILE_STARTING = 0.05  # nothing listens yet: refused at once, which costs one system call
 WHILE_DRAINING = 0.2
-AFTER_FAILURE = 5.0  # an engine that did not answer is asked again sooner than one that did
+AFTER_FAILURE = 5.0  # an engine that failed a probe is polled again sooner
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -47,17 +47,17 @@ def get(path: Path, url: str, timeout: float = TIMEOUT) -> str | None:
 
 @dataclass
 class Probe:
-    """What one run of an engine has answered. Times are of the monotonic clock."""
+    """The latest answers of one run of an engine. Times are of the monotonic clock."""
 
     healthy: bool | None = None
     failing_since: float | None = None
-    metrics: str | None = None  # as last read, until somebody has taken them
+    metrics: str | None = None  # the last metrics page, until it is consumed
     metrics_at: float = 0.0
-    busy: bool = False  # by the engine's own count of requests, out of the last metrics that were taken
+    busy: bool = False  # by the engine's own count of requests, from the last consumed page
     ended: bool = False
 
     def is_known_since(self, seconds: float) -> bool:
-        """Whether `busy` tells of a moment at most so many seconds ago."""
+        """Whether `busy` was measured at most so many seconds ago."""
         return self.metrics is None and time.monotonic() - self.metrics_at <= seconds
 
     def unhealthy_for(self) -> float:
@@ -66,7 +66,7 @@ class Probe:
 
 @dataclass(kw_only=True)
 class Asked(Probe):
-    """The same with where and when to ask next."""
+    """A probe with its target and its schedule."""
 
     folder: Path
     health_url: str
@@ -86,15 +86,15 @@ class Asked(Probe):
         return self.metrics_at + self.metrics_every
 
     def pace(self, every: float, metrics_every: float) -> None:
-        """A shorter interval than before holds for the question that waits already."""
+        """Set the intervals. A shorter one also applies to the next request, which is already scheduled."""
         self.every, self.metrics_every = every, metrics_every
         self.health_due = min(self.health_due, time.monotonic() + every)
 
 
 class Probes:
-    """Asks every engine at its own pace, in threads, so that a hung one keeps no other from being asked.
+    """Polls every engine at its own interval, in threads, so that a hung one does not delay the others.
 
-    `on_change` is called, from a thread, when an engine has become well or unwell or has ended.
+    `on_change` is called, from a thread, when an engine has become healthy or unhealthy or has ended.
     """
 
     def __init__(self, on_change: Callable[[], None] = lambda: None, threads: int = 8):
@@ -103,12 +103,12 @@ class Probes:
         self._probes: dict[tuple[str, int], Asked] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._clock = threading.Thread(target=self._keep_asking, name="probe-clock", daemon=True)
+        self._clock = threading.Thread(target=self._run_schedule, name="probe-clock", daemon=True)
 
     def look(
         self, instance_id: str, generation: int, folder: Path, health_url: str, every: float, metrics_every: float
     ) -> Probe:
-        """The latest answers of this run, which is asked every so many seconds from now on."""
+        """The latest answers of this run. From now on it is polled at these intervals, in seconds."""
         with self._changed:
             if (instance_id, generation) not in self._probes:
                 self._drop(instance_id)
@@ -134,24 +134,24 @@ class Probes:
         for key in [key for key in self._probes if key[0] == instance_id]:
             del self._probes[key]
 
-    def _keep_asking(self) -> None:
+    def _run_schedule(self) -> None:
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
                 for probe in self._probes.values():
                     if probe.due_at <= now:
                         probe.is_waiting = True
-                        self._pool.submit(self._ask, probe)
+                        self._pool.submit(self._poll, probe)
                 next_at = min((probe.due_at for probe in self._probes.values()), default=math.inf)
                 self._changed.wait(None if next_at == math.inf else max(0.0, next_at - now))
 
-    def _ask(self, probe: Asked) -> None:
+    def _poll(self, probe: Asked) -> None:
         before = (probe.healthy, probe.ended)
         try:
             if time.monotonic() >= probe.health_due:
-                self._ask_health(probe)
+                self._poll_health(probe)
             if probe.healthy and time.monotonic() >= probe.metrics_due:
-                self._ask_metrics(probe)
+                self._poll_metrics(probe)
         finally:
             with self._changed:
                 probe.is_waiting = False
@@ -159,15 +159,15 @@ class Probes:
         if (probe.healthy, probe.ended) != before:
             self._on_change()
 
-    def _ask_health(self, probe: Asked) -> None:
+    def _poll_health(self, probe: Asked) -> None:
         probe.healthy = get(probe.folder / SOCKET, probe.health_url) is not None
         state = None if probe.healthy else shims.read(probe.folder)
         probe.ended = state is not None and state.phase == "exited"
         probe.failing_since = None if probe.healthy else probe.failing_since or time.monotonic()
         probe.health_due = time.monotonic() + (probe.every if probe.healthy else min(probe.every, AFTER_FAILURE))
 
-    def _ask_metrics(self, probe: Asked) -> None:
+    def _poll_metrics(self, probe: Asked) -> None:
         probe.metrics = get(probe.folder / SOCKET, "/metrics")
         probe.metrics_at = time.monotonic()
-        if probe.metrics is None:  # perhaps it is not well any more: no need to wait for the interval to end
+        if probe.metrics is None:  # it may be unhealthy by now: check at once, not after the interval
             probe.health_due = 0.0

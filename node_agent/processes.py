@@ -1,6 +1,6 @@
-"""Which processes of ours exist on this machine, by the marks that shims leave in their environment.
+"""Finds our processes on this machine by the markers that shims set in their environment.
 
-Linux only: elsewhere there is no /proc, nothing is found and nothing is killed.
+Linux only: elsewhere there is no /proc, so nothing is found and nothing is killed.
 """
 
 import signal
@@ -15,7 +15,7 @@ ROUND_S = 0.02
 
 @dataclass(frozen=True)
 class MarkedProcess:
-    """`start` is in clock ticks since boot; with the pid it names one process for ever."""
+    """`start` is in clock ticks since boot; with the pid it identifies one process."""
 
     pid: int
     start: int
@@ -25,26 +25,26 @@ class MarkedProcess:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of main memory, a page that several processes share in parts; 0 where there is no such process."""
+    """Bytes of main memory, shared pages counted in proportion; 0 if there is no such process."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             shares = [int(line.split()[1]) for line in file if line.startswith("Pss:")]
         return sum(shares) * 1024
-    except OSError:  # ended, or not ours to look into
+    except OSError:  # ended, or not readable for this account
         process = read_process(pid)
         return process.rss_bytes if process else 0
 
 
 def scan(cluster: str, data_folder: str) -> list[MarkedProcess]:
-    """Every live process, shims too, that carries exactly this cluster and data folder."""
-    found = (_read_marks(pid, cluster, data_folder) for pid in list_pids())
+    """Every live process, shims included, with the markers of this cluster and data folder."""
+    found = (_read_marked_process(pid, cluster, data_folder) for pid in list_pids())
     return [process for process in found if process]
 
 
 def kill_marked(cluster: str, data_folder: str, instance: str, generation: int | None = None) -> list[MarkedProcess]:
-    """SIGKILL what carries exactly these marks, until nothing does; without a generation, all of them.
+    """SIGKILL the processes with these markers until none is left; without a generation, those of every run.
 
-    Returns what was killed. What cannot die within two seconds is left to a later call.
+    Returns the killed processes. Those that have not ended within two seconds are left to a later call.
     """
     killed: dict[MarkedProcess, None] = {}
     for _ in range(KILL_ROUNDS):
@@ -63,17 +63,17 @@ def kill_marked(cluster: str, data_folder: str, instance: str, generation: int |
     return list(killed)
 
 
-def _read_marks(pid: int, cluster: str, data_folder: str) -> MarkedProcess | None:
-    process = read_process(pid)  # before the marks: with another process's start time no signal is sent
-    marks = _environment(pid)
-    ours = (marks.get("SERAI_CLUSTER"), marks.get("SERAI_DATA_FOLDER")) == (cluster, data_folder)
-    instance, generation = marks.get("SERAI_INSTANCE"), marks.get("SERAI_GENERATION", "")
+def _read_marked_process(pid: int, cluster: str, data_folder: str) -> MarkedProcess | None:
+    process = read_process(pid)  # before the markers: a pid recycled in between has another start time, and is spared
+    markers = _read_markers(pid)
+    ours = (markers.get("SERAI_CLUSTER"), markers.get("SERAI_DATA_FOLDER")) == (cluster, data_folder)
+    instance, generation = markers.get("SERAI_INSTANCE"), markers.get("SERAI_GENERATION", "")
     if process is None or not ours or not instance or not generation.isdigit():
         return None
     return MarkedProcess(pid, process.start, process.group, instance, int(generation))
 
 
-def _environment(pid: int) -> dict[str, str]:
+def _read_markers(pid: int) -> dict[str, str]:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             entries = file.read().decode(errors="surrogateescape").split("\0")

@@ -1,4 +1,4 @@
-"""The node agent: makes what exists on this machine equal to what the rows ask for, and writes what it sees."""
+"""The node agent: reconciles the processes on this machine with the rows, and records what it observes."""
 
 import logging
 import threading
@@ -38,15 +38,15 @@ MEASURE_EVERY = 15.0
 STABLE_AFTER = timedelta(minutes=5)
 BACK_OFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
 LOG_FILES_KEPT = timedelta(days=1)
-FAILURE_PAUSE = timedelta(seconds=30)  # requests do not start a failed model again before
+FAILURE_PAUSE = timedelta(seconds=30)  # requests do not restart a failed model earlier
 
 
 class Superseded(Exception):
-    """Another agent took this node over; this one must not write any more."""
+    """Another agent has taken over this node; this one must not write any more."""
 
 
 class Agent:
-    """One per node. `run` returns when `stop` was called; engines live on and the next agent adopts them."""
+    """One per node. `run` returns after `stop`; engines keep running and the next agent adopts them."""
 
     def __init__(self):
         self._loop = Periodic("agent", Level.CRITICAL, TICK)
@@ -56,7 +56,7 @@ class Agent:
         self._probes = Probes(on_change=self.look_now)
         self._adapters = Adapters(on_change=self.look_now)
         self._due: dict[str, float] = {}
-        self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was asked for, and how
+        self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was requested, if forced
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
         self._node = None
         self._autostart: Autostart | None = None
@@ -93,7 +93,7 @@ class Agent:
         self._logs.stop()
 
     def tick(self) -> None:
-        """One look at everything, and what follows from it."""
+        """Check everything once and act on it."""
         if self._node is None:
             self._begin()
         if self._every("memory", min(MEASURE_EVERY, configuration.current().gpu_monitor_interval)):
@@ -140,7 +140,7 @@ class Agent:
         return list(rows)
 
     def _follow_logs(self, active: list[Instance]) -> None:
-        """Of the active ones, and at times of all whose files are still here."""
+        """Ship the logs of active instances, and of all whose files still exist when the shipper needs them."""
         everything = self._logs.wants_all
         recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_FILES_KEPT)
         sources = [source_of(instance) for instance in (recent if everything else active)]
@@ -149,7 +149,7 @@ class Agent:
         self._logs.follow(sources, all_there_are=everything)
 
     def _after_boot(self) -> None:
-        """Everything ended meanwhile. What requests had started waits for the next request; the rest comes back."""
+        """All engines have ended. Those that requests had started wait for the next request; all others restart."""
         for instance in self._active():
             if self._process(instance)[0] == Process.RUNNING:
                 continue
@@ -182,7 +182,7 @@ class Agent:
         return workload.look(instance.pk, None if instance.state == State.PENDING else instance.running_generation)
 
     def _probe(self, instance: Instance) -> Probe:
-        """Asked many times a second while it starts, so that nobody waits for a tick once it is ready."""
+        """Polled many times a second while the engine starts, so that it is seen as ready without a tick's delay."""
         path = registry.get(instance.model.framework).health_path
         every, metrics_every = configuration.current().health_check_interval, METRICS_EVERY
         if instance.state == State.STARTING:
@@ -196,7 +196,7 @@ class Agent:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
         return Seen(
             process=process,
-            killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # which was ours
+            killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # a stop is our own
             healthy=probe.healthy,
             unhealthy_for=probe.unhealthy_for(),
             in_state_for=in_state_for,
@@ -207,7 +207,7 @@ class Agent:
         )
 
     def _let_go_for(self, instance: Instance, seen_traffic: gateway_reports.Traffic) -> float | None:
-        """How long no gateway has used it any more; None while one does."""
+        """Seconds since no gateway uses it any more; None while one does."""
         run = (instance.pk, instance.running_generation)
         if instance.state != State.DRAINING or not seen_traffic.drained(instance):
             self._let_go.pop(run, None)
@@ -215,7 +215,7 @@ class Agent:
         return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
 
     def _may_launch(self, instance: Instance) -> bool:
-        """One start per device at a time, when those who go for it are gone, and a crashed one after its pause."""
+        """After its back-off; one start per device at a time; only once the instances it replaces have ended."""
         if instance.retry_at and instance.retry_at > timezone.now():
             return False
         return self._memory.may_start(instance.pk) and not memory_ledger.is_above_limit()
@@ -224,7 +224,7 @@ class Agent:
         return 0 if instance.model.pinned else instance.model.idle_timeout
 
     def _note_readings(self, instance: Instance, probe: Probe) -> None:
-        """Keep the engine's own counters, to hold the usage ledger against, and whether it is at work."""
+        """Record the engine's own counters, to compare with the usage ledger, and whether it is busy."""
         if probe.metrics is None:
             return
         readings = registry.get(instance.model.framework).readings(probe.metrics)
@@ -282,7 +282,7 @@ class Agent:
             log_tail=[],
             retry_at=None,
         )
-        self._due["memory"] = 0.0  # a new engine is measured soon
+        self._due["memory"] = 0.0  # measure a new engine soon
 
     def _health(self, instance: Instance, _state, probe: Probe) -> None:
         Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
@@ -293,12 +293,12 @@ class Agent:
         self._move(instance, State.DRAINING)
 
     def _unload(self, instance: Instance, _state, _probe) -> None:
-        """Idle; what runs of the model elsewhere follows at its agents' next look."""
+        """The model is idle. Its instances on other nodes follow in the next tick of their agents."""
         if services.unload(instance.model):
             self._move(instance, State.DRAINING)
 
     def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
-        """Ask the shim, again when the wish has become urgent; a tree that outlives its grace is killed without it."""
+        """Ask the shim, once more if the stop is now forced; kill a tree that outlives its grace without the shim."""
         run = (instance.pk, instance.running_generation)
         since, was_forced = self._asked.get(run, (None, False))
         if since is None or instance.force_stop and not was_forced:
@@ -312,7 +312,7 @@ class Agent:
         workload.sweep(instance.pk, self._cluster)
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
-        """Only once its memory is back: who hears of a stop may count on it."""
+        """Only once its memory is released: after a stop, clients may rely on that."""
         if self._memory.is_back(instance.pk, instance.running_generation):
             self._end(instance, State.STOPPED, **_exit_of(state))
 
@@ -357,7 +357,7 @@ class Agent:
         )
 
     def _end(self, instance: Instance, outcome: State, **fields) -> None:
-        """The tree is gone: free its memory and close the row."""
+        """The tree has ended: release its claim and close the row."""
         with transaction.atomic():
             ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
             if ended:
@@ -380,7 +380,7 @@ STEPS = {
     Step.AGAIN: Agent._again,
     Step.CRASHED: Agent._crashed,
     Step.FAILED: Agent._failed,
-    Step.TIMED_OUT: Agent._end_tree,  # seen at a later tick as a failure
+    Step.TIMED_OUT: Agent._end_tree,  # a later tick sees a failure
 }
 
 

@@ -1,4 +1,4 @@
-"""Takes figures of this machine at the configured interval, in a thread. Apps above register what is to be taken."""
+"""Samples this machine at the configured interval, in two threads. Apps above register their samplers."""
 
 import logging
 import threading
@@ -14,16 +14,16 @@ from inference.models import Node
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # how soon a new interval is in force
+LOOK_SECONDS = 1.0  # a changed interval takes effect within this time
 STOP_SECONDS = 5.0
 
 
 class Sampler(Protocol):
     def sample(self, node: Node) -> None:
-        """Measure now and keep what was measured. Never waits for the database."""
+        """Measure now and buffer the result. Never waits for the database."""
 
     def write(self, node: Node) -> None:
-        """Send on what is kept. May wait for the database, and raise what it raises."""
+        """Write the buffered results. May wait for the database and raise its errors."""
 
 
 _samplers: list[Sampler] = []
@@ -34,7 +34,7 @@ def register(sampler: Sampler) -> None:
 
 
 class Sampling:
-    """Two threads: one measures by the clock, the other writes. `node` gives this machine's row, if there is one."""
+    """Two threads: one measures on a clock, the other writes. `node` returns this machine's row, or None."""
 
     def __init__(self, node: Callable[[], Node | None]):
         self._node = node
@@ -43,8 +43,8 @@ class Sampling:
         self._stopping = threading.Event()
         self._measured = threading.Event()
         self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("sampling", self._measure), ("samples", self._write))
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (("sampling", self._measure), ("samples", self._write))
         ]
 
     def start(self) -> None:

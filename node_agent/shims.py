@@ -1,4 +1,4 @@
-"""What the agent does with shims: launch one, read its state and its engine's output, ask it to stop."""
+"""The agent's interface to shims: launch one, read its state and its engine's log, request its stop."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ STATE_FIELDS = {field.name for field in fields(ShimState)}
 
 
 class LaunchFailed(Exception):
-    """The shim did not come up; the message says why as far as it is known."""
+    """The shim did not start; the message says why, as far as it is known."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LogLine:
 def launch(folder: Path, spec: Spec) -> ShimState:
     """Start a shim that outlives this process; returns once its engine's process exists, at most 5 s later.
 
-    The engine may still fail to begin; the state then says so. Raises LaunchFailed, or OSError for the files.
+    The engine may still fail to start; the state then says so. Raises LaunchFailed, or OSError for the files.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_running(read(folder)):
@@ -57,7 +57,7 @@ def launch(folder: Path, spec: Spec) -> ShimState:
 
 
 def read(folder: Path) -> ShimState | None:
-    """None where there is no state, or none that can be read."""
+    """None if there is no readable state."""
     try:
         content = json.loads((folder / "state.json").read_bytes())
     except (OSError, ValueError):
@@ -68,15 +68,15 @@ def read(folder: Path) -> ShimState | None:
 
 
 def is_running(state: ShimState | None) -> bool:
-    """Whether the shim of this state is there and still has a tree. Its engine cannot outlive it for long."""
+    """Whether the shim of this state runs and still has a tree. Its engine cannot outlive it for long."""
     if state is None or state.phase == "exited":
         return False
     return process_identity.is_alive(state.shim_pid, state.shim_start)
 
 
 def request_stop(folder: Path, state: ShimState, grace: float) -> bool:
-    """Ask for the end of the tree, with SIGKILL after `grace` seconds. False where no shim is there."""
-    with suppress(OSError):  # on a full disk the signal alone ends the tree too, with the grace of the spec
+    """Request the end of the tree, with SIGKILL after `grace` seconds. False if the shim is gone."""
+    with suppress(OSError):  # on a full disk the signal alone suffices, with the grace of the spec
         write_atomically(folder / "stop.json", {"grace": grace})
     return send_signal(state.shim_pid, state.shim_start, signal.SIGTERM)
 
@@ -94,7 +94,7 @@ def renew_lease(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Drop what is known of a run whose shim and tree are gone; its output stays."""
+    """Remove the state files of a run whose shim and tree are gone; its log stays."""
     for name in STALE:
         (folder / name).unlink(missing_ok=True)
 
@@ -110,7 +110,7 @@ def tail(folder: Path, lines: int, since: float = 0.0) -> list[LogLine]:
 
 
 def _spawn(folder: Path, spec: Spec) -> None:
-    """The process started here ends at once; the shim is its child, in a session of its own."""
+    """The process started here exits at once; the shim is its child, in a session of its own."""
     command = [sys.executable, "-I", "-S", str(SHIM), str(folder)]
     with (folder / "shim.log").open("ab") as log:
         starter = subprocess.Popen(
@@ -132,10 +132,10 @@ def _wait_for_state(folder: Path, spec: Spec) -> ShimState:
         if state and state.generation == spec.generation:
             return state
         time.sleep(POLL_S)
-    raise LaunchFailed(f"The shim wrote no state: {_last_words(folder)}")
+    raise LaunchFailed(f"The shim wrote no state: {_last_shim_message(folder)}")
 
 
-def _last_words(folder: Path) -> str:
+def _last_shim_message(folder: Path) -> str:
     with (folder / "shim.log").open(errors="replace") as log:
         return "".join(deque(log, maxlen=1)).strip() or "it said nothing"
 

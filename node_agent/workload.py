@@ -1,4 +1,4 @@
-"""Process trees under the shim: whether one is there, how one is launched, and what an engine's is made of."""
+"""Process trees under the shim: read their status, launch them, end them, and build the command of an engine."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 def command_for(instance: Instance) -> Command:
-    """Raises PlatformError where the files or the engine are not fit to start."""
-    model, where = profiles.applied(instance.model, instance.profile), instance.placement
+    """Raises PlatformError if the files or the engine cannot be started."""
+    model, placement = profiles.applied(instance.model, instance.profile), instance.placement
     artefact = artefacts.check_startable(model)
     command = registry.get(model.framework).command(
         LaunchRequest(
@@ -28,9 +28,9 @@ def command_for(instance: Instance) -> Command:
             path=artefact.path,
             artefact=artefact,
             socket=folders.socket_of(instance.pk),
-            device_kind=where["device_kind"],
-            device_indexes=tuple(where["device_indexes"]),
-            estimate=Estimate(where["weights"], where["overhead"], where["kv_cache"]),
+            device_kind=placement["device_kind"],
+            device_indexes=tuple(placement["device_indexes"]),
+            estimate=Estimate(placement["weights"], placement["overhead"], placement["kv_cache"]),
             work_folder=folders.folder_of(instance.pk),
         )
     )
@@ -39,7 +39,7 @@ def command_for(instance: Instance) -> Command:
 
 
 def adapter_fields(instance: Instance) -> dict:
-    """What adapters the run takes that is started now; a new run has none loaded."""
+    """The adapter limits of the run that is started now; no adapter is loaded yet."""
     model = profiles.applied(instance.model, instance.profile)
     limits = registry.get(model.framework).adapter_limits(model)
     slots, rank = (limits.slots, limits.rank) if limits else (0, 0)
@@ -47,7 +47,7 @@ def adapter_fields(instance: Instance) -> dict:
 
 
 def look(owner: str, generation: int | None) -> tuple[Process, shims.ShimState | None]:
-    """The run of that generation; for None whichever is there."""
+    """The run of that generation; with None, of any generation."""
     state = shims.read(folders.folder_of(owner))
     if state is None or generation not in (None, state.generation):
         return Process.NONE, None
@@ -62,7 +62,7 @@ def launch(
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(owner)
     folder.mkdir(mode=0o700, exist_ok=True)
-    folders.socket_of(owner).unlink(missing_ok=True)  # a killed engine's: not every engine replaces it
+    folders.socket_of(owner).unlink(missing_ok=True)  # left by a killed engine: not every engine replaces it
     return shims.launch(
         folder,
         shims.Spec(
@@ -71,42 +71,42 @@ def launch(
             instance=owner,
             generation=generation,
             argv=command.argv,
-            env=command.env | _session(),
+            env=command.env | _session_marker(),
             cwd=str(cwd or folder),
             drop_privileges=True,
             log_bytes=LOG_BYTES,
             log_files=LOG_FILES,
             stop_grace=grace,
-            **_lifetime(),
+            **_lifetime_limits(),
         ),
     )
 
 
 def sweep(owner: str, cluster: str) -> None:
-    """No shim watches over it any more: kill what carries its marks, then forget the state file."""
+    """For a run without a shim: kill the processes with its markers, then remove its state files."""
     data_folder = str(settings.DATA_DIR)
     processes.kill_marked(cluster, data_folder, owner)
-    if not any(found.instance == owner for found in processes.scan(cluster, data_folder)):
+    if not any(process.instance == owner for process in processes.scan(cluster, data_folder)):
         shims.forget(folders.folder_of(owner))
 
 
-def _lifetime() -> dict:
-    """Under `up` a tree ends with the supervisor; else it holds a lease that the agent renews."""
+def _lifetime_limits() -> dict:
+    """Under `up` a tree ends with the supervisor; otherwise with a lease that the agent must renew."""
     if settings.SUPERVISOR_PID:
         watched = {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
         return {"supervisor": watched, "lease_seconds": None}
     return {"supervisor": None, "lease_seconds": settings.ENGINE_LEASE_SECONDS}
 
 
-def _session() -> dict[str, str]:
-    """The mark by which `up` finds and ends what its children started."""
+def _session_marker() -> dict[str, str]:
+    """The marker by which `up` finds and ends what its children started."""
     return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
 
 
 def record(command: Command) -> dict:
-    """The launch as operators see it: no value that looks like a secret."""
+    """The launch as operators see it, without values that look like secrets."""
     hidden = {
-        name: "<set>" if any(word in name for word in SECRET_WORDS) else redact(value)
+        name: "<set>" if any(part in name for part in SECRET_WORDS) else redact(value)
         for name, value in command.env.items()
     }
-    return {"argv": [redact(word) for word in command.argv], "env": hidden}
+    return {"argv": [redact(argument) for argument in command.argv], "env": hidden}

@@ -1,25 +1,25 @@
-"""Corrects vLLM's LoRA on CPUs, and makes it cheap for requests that ask for no adapter.
+"""Corrects vLLM's LoRA on CPUs, and makes it cheap for requests without an adapter.
 
-vLLM 0.32 marks a token without an adapter by the index -1, and its PyTorch operators take that for the last slot: as
-soon as all slots are filled, a base model's answers bear the last adapter's marks wherever both are in one batch. They
-also copy an adapter's matrices for every single token. Here each adapter of a batch is applied to its own rows, by two
-products of matrices, and other rows are left alone.
+vLLM 0.32 marks a token without an adapter by the index -1, and its PyTorch operators read that as the last slot: once
+all slots are filled, the last adapter changes the base model's answers in every batch with both. They also copy an
+adapter's matrices for every single token. Here each adapter of a batch is applied only to its own rows, by two matrix
+products.
 """
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-Rows = list[tuple[int, torch.Tensor | slice]]  # a slot, and the rows of a batch that asked for it
+Rows = list[tuple[int, torch.Tensor | slice]]  # a slot, and the rows of a batch that use it
 
 update_metadata = PunicaWrapperCPU.update_metadata
 
 
 def rows_by_slot(indices: torch.Tensor) -> Rows:
-    """-1 is no slot."""
-    asked = indices.tolist()
-    slots = set(asked) - {-1}
-    if len(slots) == 1 and -1 not in asked:
-        return [(slots.pop(), slice(0, len(asked)))]
+    """-1 means no slot."""
+    row_slots = indices.tolist()
+    slots = set(row_slots) - {-1}
+    if len(slots) == 1 and -1 not in row_slots:
+        return [(slots.pop(), slice(0, len(row_slots)))]
     return [(slot, (indices == slot).nonzero().squeeze(1)) for slot in sorted(slots)]
 
 
@@ -42,9 +42,9 @@ def add_product(y: torch.Tensor, rows: torch.Tensor | slice, start: int, x: torc
 
 def add_lora_linear(self, y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **_options) -> None:
     for slot, rows in self.token_rows:
-        taken, start = flat(x)[rows].float(), 0
+        inputs, start = flat(x)[rows].float(), 0
         for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            add_product(flat(y), rows, start, taken @ a[slot, 0].T.float() * scale, b[slot, 0])
+            add_product(flat(y), rows, start, inputs @ a[slot, 0].T.float() * scale, b[slot, 0])
             start += width
 
 
@@ -55,8 +55,8 @@ def add_lora_embedding(self, y, x, lora_b_stacked, **_options) -> None:
 
 def add_lora_logits(self, y, x, lora_a_stacked, lora_b_stacked, scale, **_options) -> None:
     for slot, rows in self.sampler_rows:
-        taken = flat(x)[rows].float() @ lora_a_stacked[slot, 0].T.float() * scale
-        add_product(flat(y), rows, 0, taken, lora_b_stacked[slot, 0])
+        low_rank = flat(x)[rows].float() @ lora_a_stacked[slot, 0].T.float() * scale
+        add_product(flat(y), rows, 0, low_rank, lora_b_stacked[slot, 0])
 
 
 def apply() -> None:

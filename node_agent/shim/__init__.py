@@ -1,5 +1,5 @@
-"""The parent of one engine: starts it, keeps its output, writes its state and ends its whole process tree.
+"""The parent of one engine: starts it, logs its output, writes its state and ends its whole process tree.
 
-It runs as `python -I -S <this folder> <instance folder>`, outside of the product: it imports its own modules
-and the standard library, nothing else, so that it outlives every other process and costs little. Linux only.
+It runs as `python -I -S <this folder> <instance folder>`, apart from the product: it imports only its own
+modules and the standard library, so that it outlives every other process and costs little. Linux only.
 """

@@ -15,16 +15,16 @@ from log import Log
 from proc import descendants, kill_groups, read_process, send_signal
 from records import Spec, State, write_atomically
 
-TICK_S = 0.5  # how often stop request, lease and supervisor are looked at
-SAMPLE_S = 2.0  # how often the memory of the tree is summed up
-SETTLE_S = 1.0  # so long what is left may end by itself once the engine has ended
-SWEEP_S = 0.02  # between two rounds of SIGKILL
-SUPERVISOR_DELAY_S = 5.0
-SUPERVISOR_GRACE_S = 10.0
-LOCK_WAIT_S = 2.0
+TICK_INTERVAL = 0.5  # between checks of stop request, lease and supervisor
+SAMPLE_INTERVAL = 2.0  # between measurements of the tree's memory
+EXIT_TIMEOUT = 1.0  # for the other processes to end by themselves after the engine has ended
+SWEEP_INTERVAL = 0.02  # between two rounds of SIGKILL
+SUPERVISOR_DELAY = 5.0
+SUPERVISOR_GRACE = 10.0
+LOCK_TIMEOUT = 2.0
 READ_BYTES = 65536
-DRAIN_READS = 64  # what is left in the pipe; a stranger may hold its other end open for ever
-SAVE_TRIES = 20  # a full disk may get better
+MAX_DRAIN_READS = 64  # of what is left in the pipe; an unknown process may never close its other end
+MAX_SAVE_TRIES = 20  # a full disk may get free space again
 
 
 class Shim:
@@ -46,7 +46,7 @@ class Shim:
             self.wait()
             now = time.monotonic()
             if now >= self.next_tick or self.terminated:
-                self.next_tick = now + TICK_S
+                self.next_tick = now + TICK_INTERVAL
                 self.tick(now)
             if now >= self.kill_at:
                 self.sweep()
@@ -71,10 +71,10 @@ class Shim:
         self.selector.register(self.wakeups, selectors.EVENT_READ)
 
     def on_signal(self, signum: int, _frame) -> None:
-        self.terminated |= signum != signal.SIGCHLD  # which only has to wake the selector
+        self.terminated |= signum != signal.SIGCHLD  # which only needs to wake the selector
 
     def start(self) -> None:
-        """Write who the engine is before it can do anything."""
+        """Save the engine's pid before the engine can do anything."""
         pid, self.output, gate, failure = engine.fork(self.spec)
         self.state.pid, self.state.start = pid, read_process(pid).start
         self.state.started_at = time.time()
@@ -87,15 +87,15 @@ class Shim:
         self.selector.register(self.output, selectors.EVENT_READ)
 
     def wait(self) -> None:
-        until_kill = max(self.kill_at - time.monotonic(), SWEEP_S)
-        for key, _ in self.selector.select(min(TICK_S, until_kill)):
+        until_kill = max(self.kill_at - time.monotonic(), SWEEP_INTERVAL)
+        for key, _ in self.selector.select(min(TICK_INTERVAL, until_kill)):
             if key.fd == self.wakeups:
                 os.read(self.wakeups, READ_BYTES)
             else:
                 self.read_output()
 
     def read_output(self) -> bool:
-        """One read, so that an engine that floods us does not keep us from our other work."""
+        """One read only: an engine that writes without pause must not block our other work."""
         try:
             output = os.read(self.output, READ_BYTES)
         except BlockingIOError:
@@ -106,7 +106,7 @@ class Shim:
         return bool(output)
 
     def reap(self) -> bool:
-        """Whether anything of the tree is left: the kernel gives its orphans to us, the subreaper."""
+        """Whether any process of the tree is left: as the subreaper we inherit its orphans."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -122,7 +122,7 @@ class Shim:
         self.state.exit_code, self.state.signal = (code, None) if code >= 0 else (None, -code)
         self.state.phase = "stopping"
         self.state.reason = self.state.reason or ("error" if self.state.error else "exit")
-        self.kill_at = min(self.kill_at, time.monotonic() + SETTLE_S)
+        self.kill_at = min(self.kill_at, time.monotonic() + EXIT_TIMEOUT)
         self.save_if_possible()
 
     def tick(self, now: float) -> None:
@@ -134,9 +134,9 @@ class Shim:
         if self.lease_expired(now):
             self.end("lease", self.spec.stop_grace)
         if self.supervisor_gone(now):
-            self.end("supervisor", min(self.spec.stop_grace, SUPERVISOR_GRACE_S))
+            self.end("supervisor", min(self.spec.stop_grace, SUPERVISOR_GRACE))
         if now >= self.next_sample:
-            self.next_sample = now + SAMPLE_S
+            self.next_sample = now + SAMPLE_INTERVAL
             self.sample()
 
     def requested_grace(self) -> float:
@@ -147,7 +147,7 @@ class Shim:
             return self.spec.stop_grace
 
     def lease_expired(self, now: float) -> bool:
-        """By the time since the file last changed: a step of the wall clock must not end engines."""
+        """On the monotonic clock since the file last changed: a step of the wall clock must not end engines."""
         try:
             mtime = os.stat(self.file("lease")).st_mtime_ns
         except OSError:
@@ -161,7 +161,7 @@ class Shim:
             supervisor = read_process(self.spec.supervisor["pid"])
             if not (supervisor and supervisor.alive and supervisor.start == self.spec.supervisor["start"]):
                 self.supervisor_lost = now
-        return now - self.supervisor_lost >= SUPERVISOR_DELAY_S
+        return now - self.supervisor_lost >= SUPERVISOR_DELAY
 
     def sample(self) -> None:
         rss = sum(process.rss_bytes for process in descendants(os.getpid()))
@@ -171,7 +171,7 @@ class Shim:
             self.save_if_possible()
 
     def end(self, reason: str, grace: float) -> None:
-        """Ask the engine to end. A later, more urgent request only shortens the grace."""
+        """Request the engine's end. A later, more urgent request only shortens the grace."""
         self.kill_at = min(self.kill_at, time.monotonic() + grace)
         if self.state.reason is None:
             self.state.phase, self.state.reason = "stopping", reason
@@ -179,7 +179,7 @@ class Shim:
             os.kill(self.state.pid, signal.SIGTERM)  # not yet reaped, so the pid is still its own
 
     def sweep(self) -> None:
-        """By groups first: the engine leads one of its own, and a tree that forks faster than we look stays in it."""
+        """Groups first: the engine leads its own group, and a tree that forks faster than we scan stays in it."""
         found = [process for process in descendants(os.getpid()) if process.alive]
         self.state.killed |= kill_groups({process.group for process in found})
         for process in found:
@@ -187,22 +187,22 @@ class Shim:
                 self.state.killed = True
 
     def finish(self) -> None:
-        for _ in range(DRAIN_READS):
+        for _ in range(MAX_DRAIN_READS):
             if not self.read_output():
                 break
         self.log.flush()
         self.state.log_dropped = self.log.dropped
         self.state.phase, self.state.ended_at = "exited", time.time()
-        for _ in range(SAVE_TRIES):
+        for _ in range(MAX_SAVE_TRIES):
             if self.save_if_possible():
                 break
-            time.sleep(TICK_S)
+            time.sleep(TICK_INTERVAL)
 
     def fail(self, error: Exception) -> None:
-        """Leave no process and no riddle behind when we cannot go on."""
+        """After an error of ours: leave no process behind and record the reason."""
         while self.reap():
             self.sweep()
-            time.sleep(SWEEP_S)
+            time.sleep(SWEEP_INTERVAL)
         self.state.reason, self.state.error = "error", f"{type(error).__name__}: {error}"
         self.state.phase, self.state.ended_at = "exited", time.time()
         self.save_if_possible()
@@ -223,7 +223,7 @@ class Shim:
 
 
 def detach() -> None:
-    """A session of our own, and a parent that ends at once: nobody's child, nobody's zombie."""
+    """Start a session of our own. Our parent exits at once, so that init reaps us and no zombie is left."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -231,9 +231,9 @@ def detach() -> None:
 
 
 def lock(folder: str) -> None:
-    """One shim per folder. The one before may still be on its last steps."""
+    """One shim per folder. An earlier one may not have exited yet."""
     fd = os.open(folder, os.O_RDONLY)
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -241,7 +241,7 @@ def lock(folder: str) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 sys.exit(f"Another shim runs in {folder}.")
-        time.sleep(SWEEP_S)
+        time.sleep(SWEEP_INTERVAL)
 
 
 def main(folder: str) -> None:

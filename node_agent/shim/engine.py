@@ -1,4 +1,4 @@
-"""How the engine's process begins: held back until its state is on disk, bound to the life of the shim."""
+"""Starts the engine's process: it waits until its state is on disk, and it is killed when the shim ends."""
 
 import os
 import signal
@@ -16,9 +16,9 @@ IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python itself
 
 class Engine(NamedTuple):
     pid: int
-    output: int  # what it writes, to be read
-    gate: int  # one byte lets it begin; closed without one, it ends
-    failure: int  # why it could not begin; empty once it has
+    output: int  # to read what it writes
+    gate: int  # one byte lets it start; closed without one, it exits
+    failure: int  # why it could not start; empty once it has
 
 
 def become_subreaper() -> None:
@@ -34,13 +34,13 @@ def fork(spec: Spec) -> Engine:
     pid = os.fork()
     if pid == 0:
         os.close(gate)
-        _begin(spec, shim, gate_end, output_end, failure_end)
+        _run_child(spec, shim, gate_end, output_end, failure_end)
     for fd in (output_end, gate_end, failure_end):
         os.close(fd)
     return Engine(pid, output, gate, failure)
 
 
-def _begin(spec: Spec, shim: int, gate: int, output: int, failure: int) -> NoReturn:
+def _run_child(spec: Spec, shim: int, gate: int, output: int, failure: int) -> NoReturn:
     try:
         _become_engine(spec, shim, gate, output)
     except (OSError, TypeError, ValueError) as error:

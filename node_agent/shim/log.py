@@ -8,7 +8,7 @@ LINE_BYTES = 65536
 
 
 class Log:
-    """Puts epoch seconds before each line. A full disk costs lines, which are counted, and nothing else."""
+    """Prefixes each line with epoch seconds. On a full disk lines are dropped and counted; nothing else fails."""
 
     def __init__(self, path: str, file_bytes: int, files: int):
         self.path, self.file_bytes, self.files = path, file_bytes, files

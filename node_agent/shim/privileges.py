@@ -1,4 +1,4 @@
-"""How a process that reads what tenants have sent gives up the powers of root."""
+"""Drops root's privileges in a process that handles input from tenants."""
 
 import ctypes
 import os

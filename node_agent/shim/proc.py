@@ -1,4 +1,4 @@
-"""Processes as /proc shows them, and signals that never hit a recycled pid."""
+"""Processes as /proc reports them, and signals that never reach a recycled pid."""
 
 import errno
 import os
@@ -23,13 +23,13 @@ def read_process(pid: int) -> Process | None:
             stat = file.read()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold anything
+    fields = stat[stat.rindex(b")") + 2 :].split()  # the process name before it may contain anything
     alive = fields[0] not in b"ZX"
     return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]), alive, int(fields[21]) * PAGE_BYTES)
 
 
 def list_pids() -> list[int]:
-    """The newest first: what forks faster than it can be looked at is among them."""
+    """Newest first, to catch what forks faster than it can be examined."""
     try:
         return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
     except FileNotFoundError:  # not Linux
@@ -65,7 +65,7 @@ def send_signal(pid: int, start: int, signum: int) -> bool:
 
 
 def kill_groups(groups: set[int]) -> bool:
-    """SIGKILL all members of each group in one step, which a fork cannot slip through; never our own group."""
+    """SIGKILL each group in one step, so that no fork escapes; never our own group."""
     killed = False
     for group in groups - {os.getpgrp()}:
         try:

@@ -1,4 +1,4 @@
-"""The files between agent and shim: what is to run (`spec.json`) and what became of it (`state.json`)."""
+"""The files that agent and shim exchange: what to run (`spec.json`) and the state of that run (`state.json`)."""
 
 import json
 import os
@@ -20,7 +20,7 @@ class Spec:
     log_bytes: int = 10 * 2**20  # per file
     log_files: int = 3
     supervisor: dict[str, int] | None = None  # {"pid", "start"}: end with this process
-    lease_seconds: float | None = None  # end when the file `lease` was not touched for so long
+    lease_seconds: float | None = None  # end when the file `lease` was not touched for this long
     stop_grace: float = 30.0
 
     def __post_init__(self):
@@ -28,7 +28,7 @@ class Spec:
             raise ValueError("argv is empty")
 
     def markers(self) -> dict[str, str]:
-        """The variables by which a scan of /proc recognises every process of the tree."""
+        """Variables by which a scan of /proc finds every process of the tree."""
         return {
             "SERAI_CLUSTER": self.cluster,
             "SERAI_DATA_FOLDER": self.data_folder,
@@ -58,9 +58,9 @@ class State:
     ended_at: float | None = None
     reason: str | None = None  # exit, stop, lease, supervisor, error
     error: str | None = None
-    killed: bool = False  # at least one process had to be
+    killed: bool = False  # at least one process needed SIGKILL
     max_rss_bytes: int = 0
-    log_dropped: int = 0  # lines that a full disk did not take
+    log_dropped: int = 0  # lines lost to a full disk
 
 
 def write_atomically(path: str | os.PathLike, content: dict) -> None:
