@@ -1,4 +1,4 @@
-"""Weights from the hub, fetched by the engine's own environment: ours has no hub client."""
+"""Downloads weights from the hub with the Python of the engine's environment: this one has no hub client."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ UNKNOWN = re.compile(r"RepositoryNotFound|GatedRepo|401|403|404")
 
 
 class NotFetched(Exception):
-    """Why the hub's files did not come, and what to do."""
+    """The message says why the download failed and what to do."""
 
 
 def fetch(hub_id: str, folder: Path) -> None:
@@ -41,7 +41,7 @@ def fetch(hub_id: str, folder: Path) -> None:
     )
     if done.returncode:
         raise NotFetched(_explain(hub_id, done.stdout.strip()))
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes of what it fetched
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own download records
 
 
 def _explain(hub_id: str, problem: str) -> str:

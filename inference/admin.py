@@ -1,4 +1,4 @@
-"""Operators' pages for models, instances, nodes and tasks. Actions call services."""
+"""Admin pages for models, instances, nodes and tasks. Actions call services."""
 
 from collections.abc import Callable, Iterable
 
@@ -52,36 +52,36 @@ class CatalogueAdmin(AuditedAdmin):
         return super().get_queryset(request).prefetch_related("instances")
 
     def get_readonly_fields(self, request, obj=None):
-        """A model stays in its tenant: its aliases, usage and files are there."""
+        """The tenant of a model cannot change: its aliases, usage and files belong to it."""
         return [*self.readonly_fields, "tenant"] if obj else self.readonly_fields
 
     def save_formset(self, request, form, formset, change):
-        formset.save(commit=False)  # for Django's note of what has changed
+        formset.save(commit=False)  # for Django's change message
         catalogue.set_aliases(form.instance, formset.names)
 
     def get_deleted_objects(self, objs, request):
-        """What ran of a model goes with it, and is nobody's to forbid; a running one is not deleted."""
-        kept = [why for model in objs if (why := self._why_kept(model))]
+        """Rows of ended instances go with the model, without a permission check; a running model is not deleted."""
+        protected = [reason for model in objs if (reason := self._deletion_problem(model))]
         aliases = ModelAlias.objects.filter(model__in=objs).count()
         counts = {Model._meta.verbose_name_plural: len(objs), _("Aliases"): aliases}
-        return [str(model) for model in objs], counts, set(), kept
+        return [str(model) for model in objs], counts, set(), protected
 
     def delete_view(self, request, object_id, extra_context=None):
-        """Of a running model, and of one that something needs, there is nothing to confirm."""
+        """No confirmation page for a model that is running or that something needs."""
         model = self.get_object(request, object_id)
-        if model and (why := self._why_kept(model)):
-            self.message_user(request, why, messages.ERROR)
+        if model and (problem := self._deletion_problem(model)):
+            self.message_user(request, problem, messages.ERROR)
             return redirect("admin:models_app_model_change", object_id)
-        return self._told(request, super().delete_view, request, object_id, extra_context)
+        return self._show_refusal(request, super().delete_view, request, object_id, extra_context)
 
     def change_view(self, request, object_id, form_url="", extra_context=None):
-        return self._told(request, super().change_view, request, object_id, form_url, extra_context)
+        return self._show_refusal(request, super().change_view, request, object_id, form_url, extra_context)
 
     def changelist_view(self, request, extra_context=None):
-        return self._told(request, super().changelist_view, request, extra_context)
+        return self._show_refusal(request, super().changelist_view, request, extra_context)
 
-    def _told(self, request, view, *arguments):
-        """What a service refuses at the last moment: it was started, or deleted, since the page was made."""
+    def _show_refusal(self, request, view, *arguments):
+        """Show a service's refusal as a message, e.g. if the model was started or deleted since the page was opened."""
         try:
             return view(*arguments)
         except PlatformError as error:
@@ -89,16 +89,16 @@ class CatalogueAdmin(AuditedAdmin):
             return redirect("admin:models_app_model_changelist")
 
     def save_model(self, request, obj, form, change):
-        """A row that was deleted meanwhile does not come back."""
+        """Must not create a row again that was deleted since the page was opened."""
         if change:
             catalogue.lock(obj)
         super().save_model(request, obj, form, change)
 
-    def _why_kept(self, model: Model) -> str:
+    def _deletion_problem(self, model: Model) -> str:
         if model_runtime.get().is_active(model):
             return RUNNING % model
-        why = catalogue.why_kept(model)
-        return f"{model}: {why}" if why else ""
+        reason = catalogue.why_kept(model)
+        return f"{model}: {reason}" if reason else ""
 
     def delete_model(self, request, obj):
         catalogue.delete(actor_for_user(request.user), obj, force=False, request=request)
@@ -108,7 +108,7 @@ class CatalogueAdmin(AuditedAdmin):
             self.delete_model(request, model)
 
     def log_deletions(self, request, queryset):
-        """The service has written the audit record."""
+        """Skips AuditedAdmin: the service has written the audit record."""
         return super(AuditedAdmin, self).log_deletions(request, queryset)
 
     @display(description=_("Status"), label=STATUS_COLOURS)
@@ -125,22 +125,24 @@ class CatalogueAdmin(AuditedAdmin):
 
     @action(description=_("Start"))
     def start_models(self, request, queryset):
-        _each(self, request, queryset, services.start, _("%s is starting."))
+        _run_on_each(self, request, queryset, services.start, _("%s is starting."))
 
     @action(description=_("Stop"))
     def stop_models(self, request, queryset):
-        _each(self, request, queryset, services.stop, STOPPING)
+        _run_on_each(self, request, queryset, services.stop, STOPPING)
 
     @action(description=_("Restart"))
     def restart_models(self, request, queryset):
-        _each(self, request, queryset, services.restart, _("%s is restarting."))
+        _run_on_each(self, request, queryset, services.restart, _("%s is restarting."))
 
 
-def _each(page: AuditedAdmin, request, models: Iterable[Model], verb: Callable[[Model], Task], done: str) -> None:
+def _run_on_each(
+    page: AuditedAdmin, request, models: Iterable[Model], service: Callable[[Model], Task], done: str
+) -> None:
     for model in models:
         try:
-            verb(model)
-            page.audit(request, verb.__name__, model)
+            service(model)
+            page.audit(request, service.__name__, model)
             page.message_user(request, done % model.name, messages.SUCCESS)
         except PlatformError as error:
             page.message_user(request, f"{model.name}: {error.message}", messages.ERROR)
@@ -174,8 +176,9 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     @action(description=_("Stop"), permissions=["view"])
     def stop_instances(self, request, queryset):
-        """A replica alone would be replaced: its model stops."""
-        _each(self, request, Model.objects.filter(instances__in=queryset.active()).distinct(), services.stop, STOPPING)
+        """Stops the whole model: a single replica would be started again."""
+        models = Model.objects.filter(instances__in=queryset.active()).distinct()
+        _run_on_each(self, request, models, services.stop, STOPPING)
 
 
 class DeviceInline(TabularInline):
@@ -230,7 +233,7 @@ class NodeAdmin(ReadOnlyAdmin):
 
     @display(description=_("Engines"))
     def show_engines(self, node):
-        """What is missing where an engine cannot start."""
+        """Each engine: ready, or what is missing."""
         return ", ".join(f"{name}: {missing or _('Ready')}" for name, missing in node.engines.items())
 
 

@@ -1,8 +1,8 @@
-"""The ledger of device memory: what is promised never exceeds what there is, and nobody is promised what others hold.
+"""The ledger of device memory: reservations never exceed the capacity of a device.
 
-An owner is whatever has an id and a row of its own: an instance, or what an app above places. A reservation that is
-`leaving` belongs to an instance that has to go: its bytes are promised to somebody else already and no longer part of
-`Device.reserved_bytes`, though its process still holds them.
+An owner is the id of a row that needs memory: an instance, or a workload of another app (a training job). A reservation
+that is `leaving` belongs to an instance that is being evicted: its bytes are reserved for another owner already and
+not part of `Device.reserved_bytes`, although its process still holds them.
 """
 
 from django.db import connection, transaction
@@ -12,16 +12,16 @@ from django.db.models.functions import Least
 from accounts import configuration
 from inference.models import RUNNING_STATES, Desired, Device, Instance, Reservation, StopReason, Use
 
-LOCK = 0x5E4A1_1ED6E4  # of Postgres' advisory locks, any number that nobody else uses
+LOCK = 0x5E4A1_1ED6E4  # id of a Postgres advisory lock; any number that nothing else uses
 CAPACITY = Least(F("usable_bytes"), F("total_bytes") - F("foreign_bytes"))
 
 
 class NoRoom(Exception):
-    """Another claim was faster; the surrounding transaction has to be rolled back or another device tried."""
+    """Another claim was faster. Roll back the surrounding transaction, or try another device."""
 
 
 def lock() -> None:
-    """From here to the end of the transaction nobody else places, promises or releases. Devices need no order then."""
+    """Until the transaction ends, no other one claims, evicts or releases. So device rows need no lock order."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
 
@@ -31,20 +31,20 @@ def claim(owner: str, claims: dict[int, int]) -> None:
     """Reserve for `owner`; `claims` maps a device's id to bytes. Raises NoRoom."""
     lock()
     for device_id, size in sorted(claims.items()):
-        _take(device_id, size)
+        _reserve(device_id, size)
         Reservation.objects.create(owner=owner, device_id=device_id, bytes=size)
 
 
 def note(owner: str, use: Use) -> None:
-    """What the owner's processes do with its memory now; told in the transaction that changes its row."""
+    """Record what the owner's processes do with its memory now. Call it in the transaction that changes that row."""
     Reservation.objects.of(owner).exclude(use=use).update(use=use)
 
 
 @transaction.atomic
 def evict(instance_ids: list[str], patience: int) -> list[Instance]:
-    """Ask these to go and promise away what they hold. Requests in flight get `patience` seconds to end.
+    """Stop these instances and free their reservations at once. Requests in flight get `patience` seconds to end.
 
-    Raises NoRoom where one of them is not as it was, or is being changed by somebody at this moment.
+    Raises NoRoom if one of them is no longer evictable, or if another transaction is changing it.
     """
     lock()
     rows = Instance.objects.select_for_update(skip_locked=True, no_key=True, of=["self"]).select_related("model")
@@ -53,62 +53,62 @@ def evict(instance_ids: list[str], patience: int) -> list[Instance]:
         raise NoRoom
     for victim in victims:
         if victim.desired == Desired.RUNNING:
-            _ask_to_go(victim, patience)
-    theirs = Reservation.objects.filter(owner__in=[victim.pk for victim in victims])
-    for reservation in theirs.filter(leaving=False):
-        _give(reservation)
-    theirs.update(leaving=True)
+            _request_stop(victim, patience)
+    reservations = Reservation.objects.filter(owner__in=[victim.pk for victim in victims])
+    for reservation in reservations.filter(leaving=False):
+        _unreserve(reservation)
+    reservations.update(leaving=True)
     return victims
 
 
-def _ask_to_go(victim: Instance, patience: int) -> None:
-    wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.EVICTED, "stop_timeout": patience}
-    if not Instance.objects.evictable().filter(pk=victim.pk).update(**wish):
+def _request_stop(victim: Instance, stop_timeout: int) -> None:
+    fields = {"desired": Desired.STOPPED, "stop_reason": StopReason.EVICTED, "stop_timeout": stop_timeout}
+    if not Instance.objects.evictable().filter(pk=victim.pk).update(**fields):
         raise NoRoom
     victim.refresh_from_db()
 
 
 @transaction.atomic
 def reclaim(instance: Instance) -> None:
-    """For one that was to go and is wanted again: its claim counts again. Raises NoRoom if it is promised away."""
+    """Restore the reservation of an instance that was stopping. Raises NoRoom if another owner has the memory."""
     Instance.objects.select_for_update(no_key=True).get(pk=instance.pk)
     lock()
     leaving = instance.reservations.leaving()
     for reservation in leaving:
-        _take(reservation.device_id, reservation.bytes)
+        _reserve(reservation.device_id, reservation.bytes)
     leaving.update(leaving=False)
     Instance.objects.filter(pk=instance.pk).update(stop_reason="")
 
 
 @transaction.atomic
 def release(owner: str) -> None:
-    """Give back what `owner` holds. Doing it twice changes nothing."""
+    """Free all that `owner` has reserved. Idempotent."""
     lock()
     for reservation in Reservation.objects.of(owner):
         if not reservation.leaving:
-            _give(reservation)
+            _unreserve(reservation)
         reservation.delete()
 
 
 def may_start(owner: str) -> bool:
-    """Whether its processes would find what it claimed: who had to go is gone, and nobody else starts there now."""
+    """Whether its processes may start: the evicted ones have ended, and nothing else starts on its devices."""
     claims = Reservation.objects.of(owner).select_related("device")
-    return not _is_being_filled([claim.device_id for claim in claims]) and all(map(_holds_its_place, claims))
+    return not _has_start_in_progress([claim.device_id for claim in claims]) and all(map(_has_its_memory, claims))
 
 
 def is_above_limit() -> bool:
-    """As many engines run as may, and one of them is to go."""
+    """Whether max_concurrent_models engines run and one of them is being evicted: a start must wait for its end."""
     running = Instance.objects.filter(state__in=RUNNING_STATES)
     leaving = running.filter(pk__in=Reservation.objects.leaving().owners())
     return leaving.exists() and running.count() >= configuration.current().max_concurrent_models
 
 
-def _is_being_filled(device_ids: list[int]) -> bool:
-    """One start per device at a time: engines and trainers look at what is free while they start."""
+def _has_start_in_progress(device_ids: list[int]) -> bool:
+    """One start per device at a time: engines and trainers measure the free memory while they start."""
     return Reservation.objects.filter(device_id__in=device_ids, use=Use.FILLING).exists()
 
 
-def _holds_its_place(own: Reservation) -> bool:
+def _has_its_memory(own: Reservation) -> bool:
     others = own.device.reservations.exclude(pk=own.pk)
     if not others.leaving().exists():
         return True
@@ -116,11 +116,11 @@ def _holds_its_place(own: Reservation) -> bool:
     return held + own.bytes <= own.device.usable_bytes
 
 
-def _take(device_id: int, size: int) -> None:
+def _reserve(device_id: int, size: int) -> None:
     room = Device.objects.filter(pk=device_id).annotate(capacity=CAPACITY)
     if not room.filter(capacity__gte=F("reserved_bytes") + size).update(reserved_bytes=F("reserved_bytes") + size):
         raise NoRoom(device_id)
 
 
-def _give(reservation: Reservation) -> None:
+def _unreserve(reservation: Reservation) -> None:
     Device.objects.filter(pk=reservation.device_id).update(reserved_bytes=F("reserved_bytes") - reservation.bytes)

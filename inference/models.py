@@ -1,4 +1,4 @@
-"""What runs where: nodes, devices, the ledger of their memory, engine instances, tasks, gateways, and usage."""
+"""Tables of running models: nodes, devices, memory reservations, engine instances, tasks, gateways and usage."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from models_app.models import Model
 
 
 class State(models.TextChoices):
-    """Life cycle of an instance; the agent on its node is the only writer once it is placed."""
+    """Life cycle of an instance. Once it is placed, only the agent on its node writes it."""
 
     PENDING = "pending", _("Pending")
     STARTING = "starting", _("Starting")
@@ -39,12 +39,12 @@ MEASURED_LATELY = timedelta(minutes=1)
 
 class NodeQuerySet(models.QuerySet):
     def alive(self):
-        """Those whose agent has spoken a moment ago, by the database's clock."""
+        """Nodes whose agent sent a heartbeat within NODE_SILENCE, by the database's clock."""
         return self.filter(heartbeat_at__gt=Now() - NODE_SILENCE)
 
 
 class Node(models.Model):
-    """A machine, or a part of one, with an agent of its own (host name and data folder tell them apart)."""
+    """A machine, or a part of one, with its own agent; identified by host name and data folder."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_node_id, editable=False)
     name = models.CharField(max_length=200)
@@ -73,7 +73,7 @@ class DeviceKind(models.TextChoices):
 
 class DeviceQuerySet(models.QuerySet):
     def online(self):
-        """Those that the agent of a live node has measured lately: a device that is gone is not measured."""
+        """Devices that the agent of an online node measured within MEASURED_LATELY: a removed one is not measured."""
         return self.filter(node__in=Node.objects.alive(), measured_at__gt=Now() - MEASURED_LATELY)
 
 
@@ -122,7 +122,7 @@ class InstanceQuerySet(TenantQuerySet):
         return self.exclude(state__in=ACTIVE_STATES)
 
     def evictable(self):
-        """Still serving, and nobody has asked for anything else."""
+        """Ready, and neither a stop nor a restart is requested."""
         return self.filter(state=State.READY, desired=Desired.RUNNING, generation=F("running_generation"))
 
     def serving(self):
@@ -135,7 +135,7 @@ class InstanceQuerySet(TenantQuerySet):
         return self.active().filter(desired=Desired.RUNNING)
 
     def foremost(self):
-        """Of a model's instances, first the one whose state is the model's: what serves goes before what comes."""
+        """Orders instances so that the first of each model has the model's state: ready comes before starting."""
         rank = Case(
             When(state=State.READY, then=0),
             When(state__in=[State.PENDING, State.STARTING], then=1),
@@ -148,8 +148,8 @@ class InstanceQuerySet(TenantQuerySet):
 class Instance(TenantModel):
     """One engine process tree that serves a model, from its placement to its end.
 
-    `generation` is which run is wanted, `running_generation` which one the agent has started: a restart
-    only raises the first. `endpoint` is a URL (`unix:///…`), so that other transports can follow.
+    `generation` is the number of the wanted run, `running_generation` that of the run the agent has started: a
+    restart only raises the first. `endpoint` is a URL (`unix:///…`), so that other transports can be added.
     """
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_instance_id, editable=False)
@@ -218,18 +218,18 @@ class Instance(TenantModel):
     def reservations(self):
         return Reservation.objects.of(self.pk)
 
-    def ask(self, **wishes) -> None:
-        """Change what is wanted of it; only the agent changes what is observed."""
-        type(self).objects.filter(pk=self.pk).update(**wishes)
+    def ask(self, **fields) -> None:
+        """Change the desired state; only the agent changes the observed state."""
+        type(self).objects.filter(pk=self.pk).update(**fields)
         self.refresh_from_db()
 
 
 class Use(models.TextChoices):
-    """What an owner's processes do with its memory; nobody is shown it."""
+    """What an owner's processes do with its memory. Internal: no API shows it."""
 
-    PROMISED = "promised"  # nothing runs there yet
-    FILLING = "filling"  # they are starting
-    HELD = "held"
+    PROMISED = "promised", "Promised"  # no process yet
+    FILLING = "filling", "Filling"  # the processes are starting
+    HELD = "held", "Held"
 
 
 class ReservationQuerySet(models.QuerySet):
@@ -237,7 +237,7 @@ class ReservationQuerySet(models.QuerySet):
         return self.filter(owner=owner)
 
     def in_use(self):
-        """Processes are there."""
+        """Reservations whose owner has processes."""
         return self.exclude(use=Use.PROMISED)
 
     def leaving(self):
@@ -249,9 +249,9 @@ class ReservationQuerySet(models.QuerySet):
 
 
 class Reservation(models.Model):
-    """A claim of device memory; freed when its owner's process tree is gone and the memory is back.
+    """Reserved device memory; deleted when its owner's process tree has ended and the memory is free again.
 
-    `owner` is the id of an instance, or of whatever else an app above has placed.
+    `owner` is the id of an instance, or of a workload of another app (a training job).
     """
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="reservations")
@@ -270,7 +270,7 @@ class Reservation(models.Model):
 
 
 class MemoryPeak(models.Model):
-    """The most memory that a way to run a model was seen to take on one device; the next start reserves by it."""
+    """The highest memory use of a model configuration on one device; the next start reserves that much."""
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="memory_peaks")
     engine = models.CharField(max_length=20)
@@ -286,7 +286,7 @@ class MemoryPeak(models.Model):
 
 
 class PlacementRecord(TenantModel):
-    """One decision of the placement and its trace: why a start went where it went, or nowhere."""
+    """One placement decision and its trace: why a start got these devices, or none."""
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="placement_records")
     instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="placement_records")
@@ -299,7 +299,7 @@ class PlacementRecord(TenantModel):
 
 
 class CrashDossier(TenantModel):
-    """What was known when an engine ended unasked: kept so that its cause can be found the morning after."""
+    """What was known when an engine ended unexpectedly, so that the cause can be found later."""
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="crash_dossiers")
     instance = models.ForeignKey(Instance, null=True, on_delete=models.SET_NULL, related_name="crash_dossiers")
@@ -331,7 +331,7 @@ class TaskStatus(models.TextChoices):
 
 
 class Task(TenantModel):
-    """A start, stop or restart that somebody asked for, and what came of it."""
+    """A requested start, stop or restart, and its result."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_task_id, editable=False)
     kind = models.CharField(max_length=10, choices=TaskKind)
@@ -349,7 +349,7 @@ class Task(TenantModel):
 
 
 class GatewayHeartbeat(models.Model):
-    """What one gateway process has in flight; written by it every second, so that agents can drain."""
+    """The requests in flight of one gateway process; it writes them every second, so that agents can drain."""
 
     id = models.UUIDField(primary_key=True)
     host = models.CharField(max_length=200)
@@ -398,7 +398,7 @@ class UsageRecord(models.Model):
 
 
 class EngineTokens(models.Model):
-    """An engine run's own token counters, as last read: what the usage ledger is held against."""
+    """An engine run's own token counters, as last read; the usage ledger is compared with them."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="token_counts")
     generation = models.PositiveIntegerField()

@@ -1,4 +1,4 @@
-"""Bodies and replies of the routes that run models."""
+"""Request bodies and replies of the routes for running models."""
 
 from django.utils.translation import gettext as _
 from rest_framework import serializers
@@ -23,7 +23,7 @@ class StopSerializer(serializers.Serializer):
 
 
 class AcceptedSerializer(serializers.Serializer):
-    """`task_id` can be followed at /api/tasks/{task_id}."""
+    """The task's progress is at /api/tasks/{task_id}."""
 
     success = serializers.BooleanField()
     message = serializers.CharField()
@@ -33,7 +33,7 @@ class AcceptedSerializer(serializers.Serializer):
 
 
 class RestartedSerializer(serializers.Serializer):
-    """`failed_models` has the reason of each that could not be restarted."""
+    """`failed_models` maps the name of each model that could not be restarted to the reason."""
 
     success = serializers.BooleanField()
     message = serializers.CharField()
@@ -42,7 +42,7 @@ class RestartedSerializer(serializers.Serializer):
 
 
 class StoppedSerializer(serializers.Serializer):
-    """They are stopping; what has requests in flight ends after them."""
+    """The models are stopping; each ends after its requests in flight."""
 
     success = serializers.BooleanField()
     message = serializers.CharField()
@@ -107,7 +107,7 @@ class MemorySerializer(serializers.Serializer):
 
 
 class GpuSerializer(MemorySerializer):
-    """`temperature` in °C, null where the device does not tell it."""
+    """`temperature` in °C, null if the device does not report it."""
 
     name = serializers.CharField()
     temperature = serializers.IntegerField(allow_null=True)
@@ -143,7 +143,7 @@ class DevicesSerializer(serializers.Serializer):
 
 
 class VersionedModelSerializer(ModelSerializer):
-    """The engine document's fields beside the service document's; `modelPath` is a name, never a path of the host."""
+    """The fields of the service API and the engine API; `modelPath` is a name, never a path on the host."""
 
     engine = serializers.CharField()
     capabilities = serializers.ListField(child=serializers.CharField())
@@ -156,7 +156,7 @@ class VersionedModelSerializer(ModelSerializer):
 
 
 class VersionedModelsSerializer(serializers.Serializer):
-    """`items` are as below /api, `models` have the engine document's fields too."""
+    """`items` are as below /api; `models` also have the fields of the engine API."""
 
     models = VersionedModelSerializer(many=True)
     items = ModelSerializer(many=True)
@@ -167,7 +167,7 @@ class VersionedModelsSerializer(serializers.Serializer):
 
 
 class UsageQuerySerializer(serializers.Serializer):
-    """`start_date` and `end_date` are days in UTC, both included; without them the last 30 days."""
+    """`start_date` and `end_date` are days in UTC, both included; by default the last 30 days."""
 
     group_by = serializers.ChoiceField(choices=["tenant", "key", "model", "day"], default="model")
     start_date = serializers.DateField(required=False)
@@ -216,7 +216,7 @@ class UsageSerializer(serializers.Serializer):
 
 
 class CandidateSerializer(serializers.Serializer):
-    """The word on one device; memory in MiB. `node` is null for all but operators."""
+    """The result for one device; memory in MiB. `node` is null for all but operators."""
 
     profile = serializers.CharField(allow_null=True)
     node = serializers.CharField(allow_null=True)
@@ -230,7 +230,7 @@ class CandidateSerializer(serializers.Serializer):
 
 
 class WaySerializer(serializers.Serializer):
-    """One device configuration and what the model takes in it; memory in MiB."""
+    """One device configuration and the memory that the model needs on it, in MiB."""
 
     profile = serializers.CharField(allow_null=True)
     device = serializers.ChoiceField(choices=DeviceKind.choices)
@@ -246,7 +246,7 @@ class WaySerializer(serializers.Serializer):
 
 
 class VictimSerializer(serializers.Serializer):
-    """A model that would have to give its memory back. Another tenant's has no name."""
+    """A model that would be evicted. A model of another tenant has no name."""
 
     model_id = serializers.CharField(allow_null=True)
     model_name = serializers.CharField(allow_null=True)
@@ -265,7 +265,7 @@ class EstimateSerializer(serializers.Serializer):
 
 
 class HolderSerializer(serializers.Serializer):
-    """An instance that held memory then: it had to go, or why it could stay. Another tenant's model has no name."""
+    """An instance that held memory then: it was evicted, or `why` not. A model of another tenant has no name."""
 
     model_id = serializers.CharField(allow_null=True)
     model_name = serializers.CharField(allow_null=True)
@@ -274,7 +274,7 @@ class HolderSerializer(serializers.Serializer):
 
 
 class DecisionSerializer(serializers.Serializer):
-    """`last_asked_at` is later than `created_at` for who asked in vain several times; `total` is in MiB."""
+    """`last_asked_at` is later than `created_at` if a refused start was retried; `total` is in MiB."""
 
     created_at = serializers.DateTimeField()
     last_asked_at = serializers.DateTimeField()
@@ -291,7 +291,7 @@ class DecisionSerializer(serializers.Serializer):
 
 
 class ExplanationSerializer(serializers.Serializer):
-    """`stop_reason` tells of a stop that nobody had asked for."""
+    """`stop_reason` is set only for a stop that no user requested."""
 
     model_id = serializers.CharField()
     model_name = serializers.CharField()

@@ -1,4 +1,4 @@
-"""REST routes of what runs, below /api/. They come before the catalogue's: a model's name may hold slashes."""
+"""REST routes of running models, below /api/. They come before the catalogue's, as model names may contain slashes."""
 
 from django.urls import path
 from rest_framework.routers import SimpleRouter

@@ -1,4 +1,4 @@
-"""REST routes that answer otherwise below /api/v1 than below /api."""
+"""REST routes whose replies below /api/v1 differ from those below /api."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""The usage ledger, summed up; and, per model, what the engines' own counters say beside it."""
+"""Sums of the usage ledger and, per model, the engines' own token counters for comparison."""
 
 from datetime import date, timedelta
 
@@ -26,7 +26,7 @@ SUMS = {
 
 
 def records(start: date, end: date) -> QuerySet:
-    """The days from `start` to `end`, both included."""
+    """Records from `start` to `end`, both days included."""
     return UsageRecord.objects.filter(started_on__gte=start, started_on__lte=end)
 
 
@@ -51,19 +51,19 @@ def summary(actor: Actor, *, group_by: str, start: date | None = None, end: date
 
 
 def _add_engine_counts(rows: list[dict], actor: Actor, start: date, end: date) -> None:
-    """Of the models that the actor sees whole: counters of another tenant's engine would tell of its requests."""
+    """Only for models whose requests the actor may all see: an engine counts the requests of every tenant."""
     ids = {row["model_id"] for row in rows}
-    whole = set(Model.objects.visible_to(actor).filter(pk__in=ids).values_list("pk", flat=True))
-    made, delivered = _counted(whole, start, end), _delivered(whole, start, end)
+    visible_ids = set(Model.objects.visible_to(actor).filter(pk__in=ids).values_list("pk", flat=True))
+    generated, delivered = _engine_counts(visible_ids, start, end), _delivered(visible_ids, start, end)
     for row in rows:
-        row["engine"] = made.get(row["model_id"])
+        row["engine"] = generated.get(row["model_id"])
         row["difference"] = _difference(row["engine"], delivered.get(row["model_id"]))
 
 
-def _counted(model_ids: set[str], start: date, end: date) -> dict[str, dict]:
-    """Model id → tokens by the counters of the engine runs that were read in that time.
+def _engine_counts(model_ids: set[str], start: date, end: date) -> dict[str, dict]:
+    """Model id → tokens by the counters of engine runs that were read in that time.
 
-    A run that began before `start` counts whole: the difference means something for whole runs only.
+    A run that began before `start` counts in full, so the difference is exact only for runs within the range.
     """
     runs = EngineTokens.objects.filter(instance__model_id__in=model_ids, read_at__date__range=(start, end))
     sums = {"prompt": Sum("prompt_tokens"), "completion": Sum("generation_tokens")}
@@ -79,8 +79,8 @@ def _delivered(model_ids: set[str], start: date, end: date) -> dict[str, dict]:
     return {row["model_id"]: row for row in grouped}
 
 
-def _difference(made: dict | None, delivered: dict | None) -> dict | None:
-    """What the engines made beyond the ledger: of streams that were cut, mostly."""
-    if made is None or delivered is None:
+def _difference(generated: dict | None, delivered: dict | None) -> dict | None:
+    """Tokens that the engines generated beyond the ledger, mostly of streams that clients cut off."""
+    if generated is None or delivered is None:
         return None
-    return {name: made[name] - delivered[name] for name in made}
+    return {name: generated[name] - delivered[name] for name in generated}

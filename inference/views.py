@@ -1,4 +1,4 @@
-"""REST of what runs: start, stop, restart, the manager document's info and devices, tasks, usage."""
+"""REST views for running models: start, stop, restart, the manager API's info and devices, tasks, usage."""
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
@@ -38,7 +38,7 @@ from models_app.views import ModelViewSet
 
 
 class VerbView(APIView):
-    """One verb on one model: `act` is the service, the reply has the task to follow."""
+    """One action on one model: `act` is the service; the reply has the id of the task to watch."""
 
     permissions = {"POST": Permission.RUN_MODELS}
     serializer_class = StartSerializer
@@ -46,18 +46,20 @@ class VerbView(APIView):
     @extend_schema(responses=AcceptedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        task = self._act(request.auth, model, checked(self.serializer_class, request.data))
+        task = self._run_service(request.auth, model, checked(self.serializer_class, request.data))
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
         reply = {"success": True, "message": self.message(), "task_id": task.pk, "status": self.status}
         return Response(reply | ({"warnings": [task.warning]} if task.warning else {}))
 
-    def _act(self, actor, model, options):
-        """The trace of a placement names nodes, which are the operators' business."""
+    def _run_service(self, actor, model, options):
+        """The placement trace names nodes, so only operators get it."""
         try:
             return self.act(model, **options)
         except PlatformError as error:
             if actor.is_operator and isinstance(error.__cause__, claim.Refused):
-                error.details["candidates"] = [reason_messages.line(each) for each in error.__cause__.decision.trace]
+                error.details["candidates"] = [
+                    reason_messages.line(candidate) for candidate in error.__cause__.decision.trace
+                ]
             raise
 
 
@@ -84,7 +86,7 @@ class RestartView(VerbView):
 
 
 class RestartAutostartView(APIView):
-    """Of the caller's tenant; for an operator who names none, of all."""
+    """Restarts the autostart models of the caller's tenant; of all tenants for an operator without a tenant."""
 
     for_all_tenants = True
     permissions = {"POST": Permission.RUN_MODELS}
@@ -92,14 +94,14 @@ class RestartAutostartView(APIView):
     @extend_schema(request=None, responses=RestartedSerializer)
     def post(self, request):
         done, failed = services.restart_autostart(request.auth)
-        _record(request, "model.restart", done)
+        _audit_each(request, "model.restart", done)
         message = _("%(count)d autostart models are restarting.") % {"count": len(done)}
         reply = {"success": not failed, "message": message, "started_models": [model.name for model in done]}
         return Response(reply | ({"failed_models": failed} if failed else {}))
 
 
 class StopAllView(APIView):
-    """Of the caller's tenant; for an operator who names none, of all."""
+    """Stops the models of the caller's tenant; of all tenants for an operator without a tenant."""
 
     for_all_tenants = True
     permissions = {"POST": Permission.RUN_MODELS}
@@ -107,13 +109,12 @@ class StopAllView(APIView):
     @extend_schema(request=StopSerializer, responses=StoppedSerializer)
     def post(self, request):
         done, _failed = services.stop_all(request.auth, **checked(StopSerializer, request.data))
-        _record(request, "model.stop", done)
-        return Response(
-            {"success": True, "message": _("All models are stopping."), "stopped_models": [each.name for each in done]}
-        )
+        _audit_each(request, "model.stop", done)
+        names = [model.name for model in done]
+        return Response({"success": True, "message": _("All models are stopping."), "stopped_models": names})
 
 
-def _record(request, action: str, models: list[Model]) -> None:
+def _audit_each(request, action: str, models: list[Model]) -> None:
     for model in models:
         audit.record(request.auth, action, model, request=request)
 
@@ -162,7 +163,7 @@ class DevicesView(APIView):
 
 
 class VersionedModelViewSet(ModelViewSet):
-    """Below /api/v1 a model has the engine document's fields too, and `models` lists what `items` does."""
+    """Below /api/v1 a model also has the fields of the engine API, and `models` lists the same models as `items`."""
 
     @extend_schema(operation_id="versioned_models_list", responses=VersionedModelsSerializer)
     def list(self, request):

@@ -1,4 +1,4 @@
-"""What starts with the worker: models that are marked so, and pinned ones, the most important first."""
+"""Starts the models that start with the worker: those with `auto_start` and pinned ones, by priority."""
 
 import logging
 import time
@@ -11,23 +11,23 @@ from models_app.models import Model
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 3600.0  # seconds that an engine's installation, or room, is waited for after a boot
+PATIENCE = 3600.0  # seconds after a boot; until then a start waits for room or for the engine's installation
 
 
 class Autostart:
-    """The starts of one boot. What cannot start yet is tried again for a while; what fails otherwise is not."""
+    """The starts of one boot. Those without room or engine are retried for a while; other failures are not."""
 
     def __init__(self):
         wanted = Model.objects.filter(Q(auto_start=True) | Q(pinned=True)).order_by("-priority", "created_at")
-        self._left = list(wanted.values_list("pk", flat=True))
-        self._until = time.monotonic() + PATIENCE
+        self._pending = list(wanted.values_list("pk", flat=True))
+        self._deadline = time.monotonic() + PATIENCE
 
     def work(self) -> None:
-        if time.monotonic() > self._until:
-            self._left = []
-        self._left = [pk for pk in self._left if not self._is_settled(pk)]
+        if time.monotonic() > self._deadline:
+            self._pending = []
+        self._pending = [pk for pk in self._pending if not self._is_done(pk)]
 
-    def _is_settled(self, pk: str) -> bool:
+    def _is_done(self, pk: str) -> bool:
         model = Model.objects.filter(pk=pk).first()
         if model is None or model.instances.active().exists():
             return True

@@ -1,4 +1,4 @@
-"""What to do about each cause of a failure: one home for all who tell it, in the reader's language."""
+"""What to do about each cause of a failure, in the reader's language. All surfaces take it from here."""
 
 from typing import Protocol
 
@@ -30,14 +30,14 @@ ADVICE = {
 
 
 class Failed(Protocol):
-    """An instance, as a row or as a gateway knows it."""
+    """The fields of a failed instance, as a row or as the gateway has it."""
 
     failure_reason: str
     failure_cause: str
 
 
 def told(instance: Failed):
-    """Why it failed, and what to do about it, in the language of whoever reads it; empty where nothing did."""
+    """Why it failed and what to do about it, in the reader's language; empty if nothing failed."""
     if not instance.failure_reason or not instance.failure_cause:
         return instance.failure_reason
     return format_lazy("{} {}", instance.failure_reason, ADVICE[Cause(instance.failure_cause)])

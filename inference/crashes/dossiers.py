@@ -1,4 +1,4 @@
-"""Dossiers of engines that ended unasked: made by the agent, kept in a limited number, grouped for who reads them."""
+"""Crash dossiers: the agent writes one when an engine ends unexpectedly; a limited number is kept per model."""
 
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,7 +15,7 @@ MOST_PER_MODEL = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a run ended, as far as it is known: what a person is told, and what of the evidence is left."""
+    """Why a run ended, as far as it is known, and the evidence: last lines, exit status, peak memory."""
 
     cause: Cause
     reason: str
@@ -26,13 +26,13 @@ class Finding:
 
     @property
     def on_instance(self) -> dict:
-        """What of it stands in the instance's row."""
+        """The fields of it in the instance's row."""
         exit_fields = {"exit_code": self.exit_code, "exit_signal": self.exit_signal}
         return {"failure_reason": self.reason, "failure_cause": self.cause, "log_tail": self.lines} | exit_fields
 
 
 def keep(instance: Instance, finding: Finding) -> None:
-    """One for each run; of a model's the newest ones."""
+    """Save a dossier, one per run, and delete all but the newest of its model."""
     fields = {
         "tenant_id": instance.tenant_id,
         "model_id": instance.model_id,
@@ -52,7 +52,7 @@ def keep(instance: Instance, finding: Finding) -> None:
 
 
 def _memory(instance: Instance, finding: Finding) -> dict:
-    """Bytes: the run's own, and its devices as they are after its end."""
+    """Bytes: of the run, and of its devices after its end."""
     devices = Device.objects.filter(reservations__owner=instance.pk)
     return {
         "peak": max(filter(None, [finding.peak_bytes, instance.peak_bytes]), default=None),
@@ -89,9 +89,9 @@ def _by_cause(dossier: CrashDossier) -> str:
 
 
 def describe(dossier: CrashDossier, actor: Actor) -> dict:
-    """How it was started, on what, and its lines as they were are the operators'."""
-    whole = actor.is_operator
-    memory = dossier.memory if whole else {name: dossier.memory.get(name) for name in ("peak", "last")}
+    """Only operators see how it was started, its devices and the unfiltered lines."""
+    unfiltered = actor.is_operator
+    memory = dossier.memory if unfiltered else {name: dossier.memory.get(name) for name in ("peak", "last")}
     return {
         "id": dossier.pk,
         "instance_id": dossier.instance_id,
@@ -100,8 +100,8 @@ def describe(dossier: CrashDossier, actor: Actor) -> dict:
         "reason": dossier.reason,
         "exit_code": dossier.exit_code,
         "exit_signal": dossier.exit_signal,
-        "log_tail": dossier.log_tail if whole else [for_tenant(line) for line in dossier.log_tail],
-        "launch": dossier.launch if whole else None,
+        "log_tail": dossier.log_tail if unfiltered else [for_tenant(line) for line in dossier.log_tail],
+        "launch": dossier.launch if unfiltered else None,
         "memory": memory,
         "started_at": dossier.started_at,
         "ended_at": dossier.created_at,

@@ -1,4 +1,4 @@
-"""Adapters in running engines, as rows tell: what a base takes, which version is where, and what is in use."""
+"""Adapters in running engines, by the rows: what a base accepts, where a version is loaded, whether it is in use."""
 
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -13,7 +13,7 @@ LOADED, LEAVING, REFUSED = "loaded", "leaving", "refused"
 
 
 def require(model: Model, rank: int) -> None:
-    """Raises Conflict where the model, as it runs or would be started, takes no adapter of this rank."""
+    """Raises Conflict if the model, as it runs or would be started, accepts no adapter of this rank."""
     limits = options.adapter_limits(model.config)
     running = list(model.instances.wanted().exclude(running_generation=0).values_list("adapter_slots", "adapter_rank"))
     names = {"base": model.name, "rank": rank, "most": limits.rank if limits else 0}
@@ -30,23 +30,22 @@ def require(model: Model, rank: int) -> None:
 
 
 def loaded(version_ids: list[str]) -> dict[str, list[dict]]:
-    """Version id → a word from each active replica that knows of it."""
-    found: dict[str, list[dict]] = {}
-    for known in (
-        Instance.objects.active().filter(adapters__has_any_keys=version_ids).values_list("adapters", flat=True)
-    ):
-        for version_id in known.keys() & set(version_ids):
-            found.setdefault(version_id, []).append(known[version_id])
-    return found
+    """Version id → its state in each active replica that has one."""
+    states: dict[str, list[dict]] = {}
+    instances = Instance.objects.active().filter(adapters__has_any_keys=version_ids)
+    for adapters in instances.values_list("adapters", flat=True):
+        for version_id in adapters.keys() & set(version_ids):
+            states.setdefault(version_id, []).append(adapters[version_id])
+    return states
 
 
 def in_use(version_ids: list[str]) -> bool:
-    """Whether a gateway has requests for one of them in flight or waiting, by its last word."""
-    words = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - DEAD_GATEWAY).values_list("adapters", flat=True)
+    """Whether a gateway has requests for one of them in flight or waiting, by its last heartbeat."""
+    reports = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - DEAD_GATEWAY).values_list("adapters", flat=True)
     wanted = set(version_ids)
-    return any(_names(word) & wanted for word in words)
+    return any(_versions(report) & wanted for report in reports)
 
 
-def _names(word: dict) -> set[str]:
-    in_flight = (version for each in word.get("inflight", {}).values() for version in each)
-    return {*in_flight, *word.get("waiting", {})}
+def _versions(report: dict) -> set[str]:
+    in_flight = (version for versions in report.get("inflight", {}).values() for version in versions)
+    return {*in_flight, *report.get("waiting", {})}

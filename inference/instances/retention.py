@@ -1,4 +1,4 @@
-"""What keeps the tables of this app in order: partitions of the usage ledger, dead gateways forgotten."""
+"""Cleans the tables of this app: partitions of the usage ledger, rows of dead gateways."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ from django.db.models.functions import Now
 from core.partitions import Partitioned
 from inference.models import GatewayHeartbeat
 
-USAGE = Partitioned("inference_usagerecord", "started_on", keep_days=400)  # a year of bills and some more
+USAGE = Partitioned("inference_usagerecord", "started_on", keep_days=400)  # a year of bills and a margin
 DEAD_GATEWAY = timedelta(minutes=5)
 
 

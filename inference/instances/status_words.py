@@ -1,4 +1,4 @@
-"""One state of an instance, in each document's word."""
+"""The state of a model's foremost instance, as each API names it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from inference.models import Instance, State
 
 @dataclass(frozen=True)
 class Word:
-    """`status` and `health` are the service document's, `manager` and `engine` the two other documents'."""
+    """`status` and `health` are for the service API, `manager` and `engine` for the manager API and the engine API."""
 
     status: str
     health: str
@@ -30,7 +30,7 @@ WORDS = {
 
 
 def word(instance: Instance | None) -> Word:
-    """The words for a model, by its foremost instance; None for one that was never started."""
+    """The labels of a model by its foremost instance; None for a model that was never started."""
     if instance is None:
         return NEVER_STARTED
     if instance.state == State.READY and not instance.healthy:

@@ -1,4 +1,4 @@
-"""Moves of an instance between states: one conditional UPDATE each, with the event and the tasks that hang on it."""
+"""State changes of an instance: one conditional UPDATE each, with the update of its tasks and the event."""
 
 from django.db import transaction
 from django.db.models.functions import Now
@@ -16,12 +16,12 @@ USES = {State.STARTING: Use.FILLING, State.READY: Use.HELD, State.DRAINING: Use.
 
 @transaction.atomic
 def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
-    """Write what the agent with this fence observed. False when the row has moved on or the agent is an old one.
+    """Write what the agent with this fence observed. False if the row has changed or the agent was replaced.
 
-    The model's row is the lock: of two replicas that become ready at once, the second one finishes the task.
+    Locks the model's row: if two replicas become ready at once, the second one sees both and finishes the task.
     """
     Model.objects.select_for_update(no_key=True, of=["self"]).filter(pk=instance.model_id).first()
-    before = _word(instance.model_id)
+    before = _status_labels(instance.model_id)
     rows = Instance.objects.filter(
         pk=instance.pk, state=instance.state, running_generation=instance.running_generation, node__fence=fence
     )
@@ -30,13 +30,13 @@ def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
     memory_ledger.note(instance.pk, USES.get(state, Use.PROMISED))
     instance.refresh_from_db()
     operations.follow(instance)
-    if _word(instance.model_id) != before:
+    if _status_labels(instance.model_id) != before:
         announce(instance)
     return True
 
 
 def announce(instance: Instance) -> None:
-    """Tell the state of its model."""
+    """Publish the state of its model."""
     model = instance.model
     foremost = model.instances.all().foremost().first()
     data, public = event_data(model.pk, foremost), model.visibility == Visibility.PUBLIC
@@ -45,9 +45,9 @@ def announce(instance: Instance) -> None:
 
 def event_data(model_id: str, instance: Instance | None) -> dict:
     """`instance` is the model's foremost one, None if it was never started."""
-    word = status_words.word(instance)
-    return {"model_id": model_id, "status": word.status, "health": word.health, "timestamp": now_z()}
+    labels = status_words.word(instance)
+    return {"model_id": model_id, "status": labels.status, "health": labels.health, "timestamp": now_z()}
 
 
-def _word(model_id: str) -> status_words.Word:
+def _status_labels(model_id: str) -> status_words.Word:
     return status_words.word(Instance.objects.filter(model_id=model_id).foremost().first())

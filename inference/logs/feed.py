@@ -1,4 +1,4 @@
-"""One reader's stream of kept lines as server-sent events: what is there, then what comes."""
+"""A stream of log lines for one client as server-sent events: first the stored lines, then new ones."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ from core.streaming import COMMENT, HEARTBEAT_SECONDS
 from inference.logs.stream import Entry
 from inference.logs.tail import ENTRY_ID, Tail
 
-PAGE = 500  # lines in one event to the server: what a slow reader holds in memory
+PAGE = 500  # lines in one chunk: how much a slow client keeps in memory
 RECHECK_SECONDS = 4.0
 
 NOT_ALLOWED = _("You may no longer read these logs.")
@@ -30,7 +30,7 @@ LOGS_AWAY = _("The logs cannot be read at the moment; the stream goes on when th
 
 
 class Form(Protocol):
-    """How a document wants its events."""
+    """How an API renders its events."""
 
     def line(self, entry: Entry, *, new: bool) -> dict: ...
     def caught_up(self) -> list[dict]: ...
@@ -40,9 +40,9 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads, and what: the lines of the row `name`, as long as it is among the `rows` that an actor sees.
+    """A client and what it reads: the lines of the row with id `name`, while `rows(actor)` contains that row.
 
-    `resume_after` is the id of the last line that he has; else he gets the last `lines`.
+    `resume_after` is the id of the last line that the client has; without it, the client gets the last `lines`.
     """
 
     principal: Principal
@@ -55,19 +55,19 @@ class Reader:
     language: str = field(default_factory=translation.get_language)
 
     def still_may(self) -> bool:
-        """Also false where he acts for somebody else now, or what wrote the lines is gone."""
+        """Also false if the client acts for another tenant now, or if the model or job is deleted."""
         try:
             actor = self.principal.reader()
         except PlatformError:
             return False
-        same = (actor.tenant, actor.sees_all, actor.is_operator)
-        if same != (self.actor.tenant, self.actor.sees_all, self.actor.is_operator):
+        rights = (actor.tenant, actor.sees_all, actor.is_operator)
+        if rights != (self.actor.tenant, self.actor.sees_all, self.actor.is_operator):
             return False
         return self.rows(actor).filter(pk=self.name).exists()
 
 
 def resume_id(given: str | None) -> str | None:
-    """What a client says that it has had last; nonsense counts as nothing."""
+    """The id of the last line that a client has; None if it is no valid id."""
     return given if given and ENTRY_ID.fullmatch(given) else None
 
 
@@ -77,21 +77,21 @@ class Feed:
     def __init__(self, reader: Reader):
         self._reader, self._form = reader, reader.form
         self._tail = Tail(reader.name, reader.lines, reader.resume_after, PAGE)
-        self._checked_at = self._spoke_at = time.monotonic()
+        self._checked_at = self._sent_at = time.monotonic()
 
     async def events(self) -> AsyncIterator[bytes]:
         with self._tail.watched():
             async for chunk in self._history():
                 yield chunk
             yield self._render(self._form.caught_up())
-            while (ending := await self._ending()) is None:
+            while (end_reason := await self._end_reason()) is None:
                 if entries := await self._tail.new():
-                    yield self._spoken(self._lines(entries, new=True))
-                elif time.monotonic() - self._spoke_at >= HEARTBEAT_SECONDS:
-                    yield self._spoken(COMMENT)
+                    yield self._mark_sent(self._lines(entries, new=True))
+                elif time.monotonic() - self._sent_at >= HEARTBEAT_SECONDS:
+                    yield self._mark_sent(COMMENT)
                 else:
                     await self._tail.wait()
-        yield self._render([*([self._error(ending)] if ending else []), *self._form.end()])
+        yield self._render([*([self._error(end_reason)] if end_reason else []), *self._form.end()])
 
     async def _history(self) -> AsyncIterator[bytes]:
         try:
@@ -103,8 +103,8 @@ class Feed:
     def _lines(self, entries: list[Entry], *, new: bool) -> bytes:
         return b"".join(_event(self._form.line(entry, new=new), entry.id) for entry in entries)
 
-    async def _ending(self) -> str | None:
-        """None while the stream goes on; else why it ends, empty where nothing is wrong."""
+    async def _end_reason(self) -> str | None:
+        """None while the stream continues; else why it ends, empty if nothing is wrong."""
         if closing.begun:
             return ""
         if time.monotonic() - self._checked_at < RECHECK_SECONDS:
@@ -116,8 +116,8 @@ class Feed:
             return DATABASE_AWAY
         return None if allowed else NOT_ALLOWED
 
-    def _spoken(self, chunk: bytes) -> bytes:
-        self._spoke_at = time.monotonic()
+    def _mark_sent(self, chunk: bytes) -> bytes:
+        self._sent_at = time.monotonic()
         return chunk
 
     def _error(self, message) -> dict:
@@ -134,5 +134,5 @@ def _event(data: dict, entry_id: str = "") -> bytes:
 
 
 def follow(reader: Reader) -> Callable[[], AsyncIterator[bytes]]:
-    """For an EventStream: the feed is made on the loop that runs it."""
+    """For an EventStream, which creates the feed on its own event loop."""
     return lambda: Feed(reader).events()

@@ -1,27 +1,27 @@
-"""A line of an engine's output: how it is cleaned before it is kept, and what of it a tenant may see."""
+"""A line of an engine's output: how it is cleaned before it is stored, and what of it a tenant may see."""
 
 import re
 from dataclasses import dataclass
 
 from core.logs import redact
 
-LONGEST = 4000  # characters; what is cut off is of no use to a reader
+LONGEST = 4000  # characters; the rest is cut off
 CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 )
 LEVEL = re.compile(r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b")
-LEVEL_WITHIN = 80  # characters: further on such a word is part of the message
+LEVEL_WITHIN = 80  # characters: after these such a word is part of the message
 LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 DEFAULT_LEVEL = "INFO"
 
-# Any path of two parts or more, but for addresses (`http://host/…`) and the routes that engines list (`/v1/…`).
+# Any path of two or more parts, except URLs (`http://host/…`) and the routes that engines list (`/v1/…`).
 HOST_PATH = re.compile(r"(?:(?<=://)|(?<![\w/.]))/(?!v\d+/)(?:[^/\s'\":,;()<>\[\]{}|]+/)+([^/\s'\":,;()<>\[\]{}|]*)")
 PROCESS_ID = re.compile(r"\b((?:p?pid|process(?: id)?)[ =:]{0,2}[\[(]?)\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Line:
-    """`time` is in epoch seconds, when the shim read it; `replica` and `instance_id` tell whose it is."""
+    """`time` is in epoch seconds, when the shim read it; `instance_id` and `replica` name the source."""
 
     time: float
     instance_id: str
@@ -41,5 +41,5 @@ def clean(text: str) -> str:
 
 
 def for_tenant(text: str) -> str:
-    """Without pids, and of paths on the host only the last part."""
+    """Without pids, and with only the last part of host paths."""
     return PROCESS_ID.sub(r"\1…", HOST_PATH.sub(r"…/\1", text))

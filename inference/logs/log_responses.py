@@ -1,4 +1,4 @@
-"""Lines as the two documents show them. Whose they are is told beside what the documents have."""
+"""Log lines as the service API and the manager API show them, with the instance and replica added."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from inference.logs.stream import Entry
 
 
 def service_line(line: Line, *, whole: bool) -> dict:
-    """As the service document has it. `whole`: with host paths and pids, for operators."""
+    """A line as the service API shows it. `whole`: with host paths and pids, for operators."""
     moment = datetime.fromtimestamp(line.time, UTC)
     return {
         "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
@@ -21,7 +21,7 @@ def service_line(line: Line, *, whole: bool) -> dict:
 
 @dataclass(frozen=True)
 class ServiceForm:
-    """`GET …/logs?follow=true`: one line an event."""
+    """`GET …/logs?follow=true`: one line per event."""
 
     whole: bool
 
@@ -40,7 +40,7 @@ class ServiceForm:
 
 @dataclass(frozen=True)
 class ManagerForm:
-    """`GET …/logs/stream`: messages with a type, times in epoch seconds."""
+    """`GET …/logs/stream`: messages with a type; times in epoch seconds."""
 
     whole: bool
 

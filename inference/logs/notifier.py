@@ -1,4 +1,4 @@
-"""Tells the log streams of a process that a model has new lines: one question to Valkey for all of them together."""
+"""Notifies the log streams of a process of new lines: one query to Valkey for all watched models together."""
 
 import asyncio
 import logging
@@ -16,36 +16,36 @@ from inference.logs.stream import Entry
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.3
-READS_AT_ONCE = 8  # connections to Valkey, however many streams there are
+READS_AT_ONCE = 8  # connections to Valkey, for any number of streams
 
 
 class Tips:
-    """For one event loop. Looks while somebody watches; a reader keeps nothing here but an event."""
+    """For one event loop. Polls while there are watchers; each watcher is only an event here."""
 
     def __init__(self):
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._tips: dict[str, bytes] = {}
+        self._newest_ids: dict[str, bytes] = {}
         self._client: redis.asyncio.Redis | None = None
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     @contextmanager
     def watch(self, model_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the model may have new lines."""
+        """Yields an event that is set whenever the model may have new lines."""
         changed = asyncio.Event()
         self._watchers[model_id].add(changed)
         if self._client is None:
             self._client = broker.async_client()
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._poll())
         try:
             yield changed
         finally:
             self._watchers[model_id].discard(changed)
             if not self._watchers[model_id]:
                 del self._watchers[model_id]
-                self._tips.pop(model_id, None)
+                self._newest_ids.pop(model_id, None)
 
     async def after(self, model_id: str, cursor: str, count: int) -> list[Entry]:
-        """The next lines after an entry id; all kept ones after `0`."""
+        """The next lines after an entry id; `0`: from the first stored line."""
         async with self._reads:
             return stream.decode(await self._client.xrange(stream.keys(model_id)[0], min=f"({cursor}", count=count))
 
@@ -53,11 +53,11 @@ class Tips:
         async with self._reads:
             return stream.decode(reversed(await self._client.xrevrange(stream.keys(model_id)[0], count=count)))
 
-    async def _look(self) -> None:
-        """Until nobody watches any more."""
+    async def _poll(self) -> None:
+        """Until there are no watchers."""
         while self._watchers:
             try:
-                await self._compare()
+                await self._notify_changes()
             except broker.UNAVAILABLE as error:
                 logger.warning("logs cannot be followed: %s", type(error).__name__)
                 await asyncio.sleep(broker.PATIENCE)
@@ -65,23 +65,23 @@ class Tips:
         client, self._client = self._client, None
         await client.aclose()
 
-    async def _compare(self) -> None:
+    async def _notify_changes(self) -> None:
         watched = list(self._watchers)
         async with self._reads, self._client.pipeline(transaction=False) as pipeline:
             for model_id in watched:
                 pipeline.xrevrange(stream.keys(model_id)[0], count=1)
             newest = await pipeline.execute()
         for model_id, entries in zip(watched, newest, strict=True):
-            tip = entries[0][0] if entries else b""
-            if self._tips.get(model_id) != tip:
-                self._tips[model_id] = tip
+            newest_id = entries[0][0] if entries else b""
+            if self._newest_ids.get(model_id) != newest_id:
+                self._newest_ids[model_id] = newest_id
                 for changed in self._watchers.get(model_id, ()):
                     changed.set()
 
 
-_tips: WeakKeyDictionary[asyncio.AbstractEventLoop, Tips] = WeakKeyDictionary()
+_notifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, Tips] = WeakKeyDictionary()
 
 
 def here() -> Tips:
-    """Those of the running event loop."""
-    return _tips.setdefault(asyncio.get_running_loop(), Tips())
+    """The instance of the running event loop."""
+    return _notifiers.setdefault(asyncio.get_running_loop(), Tips())

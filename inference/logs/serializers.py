@@ -9,7 +9,7 @@ MOST_MINUTES = 60 * 24 * 366
 
 
 class LogQuerySerializer(serializers.Serializer):
-    """`last_event_id` is for a new EventSource, which cannot send the header of that name."""
+    """`last_event_id` is for a new EventSource, which cannot send the header Last-Event-ID."""
 
     lines = serializers.IntegerField(min_value=1, max_value=MOST_LINES, default=DEFAULT_LINES)
     follow = serializers.BooleanField(default=False)
@@ -17,14 +17,14 @@ class LogQuerySerializer(serializers.Serializer):
 
 
 class StreamQuerySerializer(serializers.Serializer):
-    """Without `lines` all that is kept."""
+    """By default all stored lines."""
 
     lines = serializers.IntegerField(min_value=1, max_value=MOST_LINES, default=MOST_LINES)
     last_event_id = serializers.CharField(required=False, max_length=40)
 
 
 class ClearQuerySerializer(serializers.Serializer):
-    """0 clears all."""
+    """0 clears all lines."""
 
     keep_minutes = serializers.IntegerField(min_value=0, max_value=MOST_MINUTES, default=0)
 

@@ -17,27 +17,27 @@ from models_app.models import Model
 logger = logging.getLogger(__name__)
 
 
-def _away() -> ServiceUnavailable:
+def _unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(_("The logs cannot be read at the moment. Try again shortly."), retry_after=5)
 
 
 def latest(name: str, count: int) -> list[Line]:
     """The newest lines of a training job, or of all instances of a model, oldest first. Raises ServiceUnavailable."""
     try:
-        found = [entry.line for entry in stream.latest(name, count)]
+        lines = [entry.line for entry in stream.latest(name, count)]
     except broker.UNAVAILABLE:
-        raise _away() from None
-    return sorted(found, key=lambda line: line.time)
+        raise _unavailable() from None
+    return sorted(lines, key=lambda line: line.time)
 
 
 def stats(actor: Actor) -> dict:
-    """Over the actor's own models. Raises ServiceUnavailable."""
+    """Counts over the actor's own models. Raises ServiceUnavailable."""
     own = Model.objects.usable_by(actor).visible_to(actor)
     ids = list(own.order_by().values_list("pk", flat=True))
     try:
         sizes = stream.sizes(ids)
     except broker.UNAVAILABLE:
-        raise _away() from None
+        raise _unavailable() from None
     return {
         "total_models": len(ids),
         "total_log_entries": sum(sizes),
@@ -46,18 +46,18 @@ def stats(actor: Actor) -> dict:
 
 
 def clear(model: Model, keep_minutes: int) -> int:
-    """Delete lines older than that, all for 0; the agent will not fill them in again. Returns how many."""
+    """Delete lines older than that, all for 0; the agent does not write them again. Returns how many."""
     before = time.time() - 60 * keep_minutes
     try:
-        gone = stream.clear(model.pk, before if keep_minutes else None)
+        count = stream.clear(model.pk, before if keep_minutes else None)
     except broker.UNAVAILABLE:
-        raise _away() from None
+        raise _unavailable() from None
     Instance.objects.filter(model=model).update(logs_since=datetime.fromtimestamp(before, UTC))
-    return gone
+    return count
 
 
 def forget(name: str) -> None:
-    """Of a model or job that is gone. Where Valkey is away its lines go with their time."""
+    """Delete the lines of a deleted model or job. If Valkey is unavailable, they expire later."""
     try:
         stream.forget(name)
     except broker.UNAVAILABLE as error:

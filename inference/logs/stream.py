@@ -1,7 +1,7 @@
 """The last lines of each model, from all of its instances, in a capped stream of Valkey.
 
-Beside the stream lies a book: how far each instance's files have been read, and the stream's size. Both change in one
-step, so that no line is lost or doubled; when Valkey has lost them, the agent fills them again from its files.
+A hash beside the stream (the book) has the read position in each instance's files and the stream's size. Both change
+in one step, so that no line is lost or doubled. If Valkey loses its data, the agent writes it again from its files.
 """
 
 import time
@@ -16,7 +16,7 @@ MOST_BYTES = 4 * 2**20
 KEPT_SECONDS = 30 * 24 * 3600  # after the last line
 
 # KEYS: stream, book.  ARGV: most lines, most bytes, seconds, n, n × (instance, known position, next position),
-# then lines as (time, instance, replica, text). Returns 0, having done nothing, where a position is not the known one.
+# then lines as (time, instance, replica, text). Returns 0 and changes nothing if a position is not the known one.
 APPEND = """
 local stream, book = KEYS[1], KEYS[2]
 local lines = 5 + 3 * ARGV[4]
@@ -42,7 +42,7 @@ redis.call('EXPIRE', stream, ARGV[3])
 redis.call('EXPIRE', book, ARGV[3])
 return 1
 """
-# KEYS: stream, book.  ARGV: the time before which lines go. Returns how many went.
+# KEYS: stream, book.  ARGV: the time before which lines are deleted. Returns how many were.
 CLEAR = """
 local bytes, gone = tonumber(redis.call('HGET', KEYS[2], 'bytes') or 0), 0
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
@@ -58,7 +58,7 @@ return gone
 
 @dataclass(frozen=True)
 class Entry:
-    """`id` orders the lines of a model by their arrival and is what a reader goes on from."""
+    """`id` orders the lines of a model by arrival; a client resumes after it."""
 
     id: str
     line: Line
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Progress:
-    """One instance's files have been read from `known` to `reached`."""
+    """One instance's files were read from position `known` to `reached`."""
 
     instance_id: str
     known: str
@@ -78,17 +78,17 @@ def keys(model_id: str) -> list[str]:
 
 
 def append(model_id: str, progress: Sequence[Progress], lines: Iterable[Line]) -> bool:
-    """False where somebody else has written these lines, or Valkey has lost its data: ask for the positions again."""
-    sources = [word for each in progress for word in (each.instance_id, each.known, each.reached)]
-    words = [word for line in lines for word in (repr(line.time), line.instance_id, line.replica, line.text)]
-    arguments = [MOST_LINES, MOST_BYTES, KEPT_SECONDS, len(progress), *sources, *words]
+    """False if these lines were written already, or if Valkey has lost its data: read the positions again."""
+    sources = [value for read in progress for value in (read.instance_id, read.known, read.reached)]
+    fields = [value for line in lines for value in (repr(line.time), line.instance_id, line.replica, line.text)]
+    arguments = [MOST_LINES, MOST_BYTES, KEPT_SECONDS, len(progress), *sources, *fields]
     return bool(broker.client().eval(APPEND, 2, *keys(model_id), *arguments))
 
 
 def positions(model_id: str, instance_ids: Sequence[str]) -> dict[str, str]:
-    """How far each instance's files have been read; empty where nothing is known."""
-    found = broker.client().hmget(keys(model_id)[1], list(instance_ids))
-    return {key: (value or b"").decode() for key, value in zip(instance_ids, found, strict=True)}
+    """The read position in each instance's files; empty if none is known."""
+    values = broker.client().hmget(keys(model_id)[1], list(instance_ids))
+    return {key: (value or b"").decode() for key, value in zip(instance_ids, values, strict=True)}
 
 
 def latest(model_id: str, count: int) -> list[Entry]:
@@ -97,7 +97,7 @@ def latest(model_id: str, count: int) -> list[Entry]:
 
 
 def clear(model_id: str, before: float | None = None) -> int:
-    """Delete the lines from before that time (epoch seconds), or all. Returns how many."""
+    """Delete the lines before that time (epoch seconds), or all. Returns how many."""
     return broker.client().eval(CLEAR, 2, *keys(model_id), repr(time.time() + 1 if before is None else before))
 
 
@@ -106,7 +106,7 @@ def forget(model_id: str) -> None:
 
 
 def sizes(model_ids: Sequence[str]) -> list[int]:
-    """How many lines each model has."""
+    """The number of lines of each model."""
     with broker.client().pipeline(transaction=False) as pipeline:
         for model_id in model_ids:
             pipeline.xlen(keys(model_id)[0])

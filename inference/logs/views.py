@@ -1,4 +1,4 @@
-"""REST of the engines' output: the last lines, streams of them, figures, their end."""
+"""REST views for the engines' output: last lines, streams, statistics, clearing."""
 
 from collections.abc import Callable
 
@@ -34,21 +34,21 @@ EVENTS = {(200, "text/event-stream"): OpenApiTypes.STR}
 
 
 class StreamingView(APIView):
-    """Lets a ticket in too, for browsers."""
+    """Also accepts a ticket, for browsers."""
 
     authentication_classes = [TicketAuthentication, *api_settings.DEFAULT_AUTHENTICATION_CLASSES]
     content_negotiation_class = JsonWhateverIsAccepted
     permissions = {"GET": Permission.READ}
 
     def stream(self, request, name: str, rows: Callable[[Actor], QuerySet], query: dict, form) -> EventStream:
-        """The lines of the row `name`, as long as it is among the `rows` that the reader sees.
+        """Stream the lines of the row with id `name`, while `rows(actor)` contains that row.
 
-        From the last line that the client has, where it says so; a browser's EventSource does by itself.
+        Resumes after the client's last line if the client sends its id; a browser's EventSource does so by itself.
         """
-        last = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
-        reader = Reader(ticket_identity.of(request), request.auth, name, rows, query["lines"], last, form)
-        holder = "operators" if request.auth.sees_all else request.auth.tenant.pk
-        return EventStream(follow(reader), holder)
+        resume_after = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
+        reader = Reader(ticket_identity.of(request), request.auth, name, rows, query["lines"], resume_after, form)
+        quota_owner = "operators" if request.auth.sees_all else request.auth.tenant.pk
+        return EventStream(follow(reader), quota_owner)
 
 
 class LogsView(StreamingView):
@@ -85,12 +85,12 @@ class ClearLogsView(APIView):
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
         minutes = checked(ClearQuerySerializer, request.query_params)["keep_minutes"]
-        gone = services.clear(model, minutes)
-        audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=gone)
-        return Response({"success": True, "message": self._message(model, minutes, gone)})
+        count = services.clear(model, minutes)
+        audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=count)
+        return Response({"success": True, "message": self._message(model, minutes, count)})
 
-    def _message(self, model, minutes: int, gone: int) -> str:
-        values = {"model": model.name, "minutes": minutes, "count": gone}
+    def _message(self, model, minutes: int, count: int) -> str:
+        values = {"model": model.name, "minutes": minutes, "count": count}
         if minutes:
             return _("Model '%(model)s': logs older than %(minutes)d minutes cleared, %(count)d lines.") % values
         return _("Model '%(model)s': all logs cleared, %(count)d lines.") % values

@@ -1,1 +1,1 @@
-"""Where instances go and who has to go for them: pure functions over a snapshot, no clock, no database."""
+"""Which devices an instance gets and which instances are evicted for it: pure functions, no clock, no database."""

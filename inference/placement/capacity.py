@@ -1,4 +1,4 @@
-"""A model's wishes held against all known machines: what none could ever fulfil is refused with the figures."""
+"""Checks a model's resource requirements: refuses those that no known machine could ever meet, and names the limit."""
 
 from django.utils.translation import gettext as _
 
@@ -12,22 +12,22 @@ from models_app.models import Model
 
 
 def check(model: Model, devices: list[DeviceView]) -> list[str]:
-    """Warnings. Raises InvalidRequest that names each wish with what there is at most; memory in MiB."""
-    most = _most(devices)
-    wrong = {}
-    for field, name, wanted in _wishes(model):
-        if name in most and wanted > most[name]:
-            words = _("%(wanted)s is more than any machine here has: %(most)s.")
-            wrong[field] = words % {"wanted": wanted, "most": most[name]}
-    if wrong:
-        raise InvalidRequest(details=wrong)
-    if devices and "gpu_count" not in most and resource_options.wants_gpus(model):
+    """Returns warnings. Raises InvalidRequest with each field that asks for too much and the maximum; memory in MiB."""
+    limits = _limits(devices)
+    errors = {}
+    for field, name, wanted in _requirements(model):
+        if name in limits and wanted > limits[name]:
+            message = _("%(wanted)s is more than any machine here has: %(most)s.")
+            errors[field] = message % {"wanted": wanted, "most": limits[name]}
+    if errors:
+        raise InvalidRequest(details=errors)
+    if devices and "gpu_count" not in limits and resource_options.wants_gpus(model):
         return [_("The model asks for GPUs, and no machine has one: it cannot start until one does.")]
     return []
 
 
-def _wishes(model: Model):
-    """(place, name, figure) of everything that is asked of a machine in so many words."""
+def _requirements(model: Model):
+    """Yields (field, name, value) of each explicit requirement."""
     for name, wanted in model.resource_requirements.items():
         yield f"resource_requirements.{name}", name, wanted
     for number, profile in enumerate(model.profiles):
@@ -38,19 +38,19 @@ def _wishes(model: Model):
         yield "config.kv_cache_bytes", "kv_cache_bytes", model.config["kv_cache_bytes"]
 
 
-def _most(devices: list[DeviceView]) -> dict[str, float]:
-    """The largest figure that any machine has; a name that no machine has anything of is left out."""
+def _limits(devices: list[DeviceView]) -> dict[str, float]:
+    """Name → the largest value that any machine has; without names that no machine has."""
     gpus = [device for device in devices if device.kind == DeviceKind.CUDA]
     processors = [device for device in devices if device.kind == DeviceKind.CPU]
-    found = {}
+    limits = {}
     if gpus:
-        found["gpu_count"] = max(len(group) for group in by_node(gpus).values())
-        found["gpu_memory"] = max(device.usable for device in gpus) // MIB
+        limits["gpu_count"] = max(len(group) for group in by_node(gpus).values())
+        limits["gpu_memory"] = max(device.usable for device in gpus) // MIB
     if processors:
-        found["memory"] = max(device.usable for device in processors) // MIB
+        limits["memory"] = max(device.usable for device in processors) // MIB
     if cores := [device.cores for device in processors if device.cores]:
-        found["cpu_cores"] = max(cores)
+        limits["cpu_cores"] = max(cores)
     if devices:
         groups = [*by_node(gpus).values(), *([device] for device in processors)]
-        found["kv_cache_bytes"] = max(sum(device.usable for device in group) for group in groups)
-    return found
+        limits["kv_cache_bytes"] = max(sum(device.usable for device in group) for group in groups)
+    return limits

@@ -1,4 +1,4 @@
-"""The decision itself: the ways to run a model held against the devices, the best first."""
+"""The placement decision: tries the options to run a model on the devices, best option first."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,68 +21,69 @@ from inference.placement.types import (  # fmt: skip
 
 @dataclass(frozen=True)
 class _Fit:
-    """Devices of one node that would do, and who has to go for it."""
+    """Devices of one node that fit, and the instances to evict for them."""
 
-    way: Way
+    option: Way
     devices: tuple[DeviceView, ...]
     claims: Claims
     victims: tuple[Holder, ...]
 
 
-def place(request: PlacementRequest, snapshot: Snapshot) -> Decision:
-    """The first way that fits: on free devices (the emptiest first), else by the cheapest eviction.
+def place(request: PlacementRequest, cluster: Snapshot) -> Decision:
+    """The first option that fits: on free devices (the emptiest first), else with the cheapest eviction.
 
-    Never fails: a decision that places nothing says why. Equal questions have equal answers.
+    Never raises: a decision that places nothing says why. Deterministic.
     """
     trace: list[Candidate] = []
-    spared = {holder.instance_id: spared_because(holder, request, snapshot) for holder in snapshot.holders}
-    evictable = [holder for holder in snapshot.holders if not spared[holder.instance_id]]
-    for way in request.ways:
-        fit = _best(way, snapshot, []) or _best(way, snapshot, evictable)
-        trace += candidates(way, snapshot, _ids(fit.devices) if fit else frozenset())
+    protected = {occupant.instance_id: spared_because(occupant, request, cluster) for occupant in cluster.holders}
+    evictable = [occupant for occupant in cluster.holders if not protected[occupant.instance_id]]
+    for option in request.ways:
+        fit = _cheapest_fit(option, cluster, []) or _cheapest_fit(option, cluster, evictable)
+        trace += candidates(option, cluster, _ids(fit.devices) if fit else frozenset())
         if fit:
-            return _decision(fit, trace, snapshot, spared)
-    return _refusal(request, snapshot, trace, spared)
+            return _decision(fit, trace, cluster, protected)
+    return _refusal(request, cluster, trace, protected)
 
 
-def survey(request: PlacementRequest, snapshot: Snapshot) -> list[Candidate]:
-    """The word on every device for every way, as things are now and without an eviction."""
-    return [candidate for way in request.ways for candidate in candidates(way, snapshot)]
+def survey(request: PlacementRequest, cluster: Snapshot) -> list[Candidate]:
+    """The result for each option and device, as things are now and without eviction."""
+    return [candidate for option in request.ways for candidate in candidates(option, cluster)]
 
 
-def _decision(fit: _Fit, trace: list[Candidate], snapshot: Snapshot, spared: dict[str, str]) -> Decision:
+def _decision(fit: _Fit, trace: list[Candidate], cluster: Snapshot, protected: dict[str, str]) -> Decision:
     claims = {device.id: size for device, size in fit.claims}
-    gone = {victim.instance_id for victim in fit.victims}
-    touched = _holders_on(snapshot, claims) if gone else ()
-    verdicts = tuple(_verdict(holder, gone, spared) for holder in touched)
-    return Decision(fit.way, fit.devices, claims, fit.victims, tuple(trace), verdicts)
+    evicted_ids = {victim.instance_id for victim in fit.victims}
+    affected = _occupants_on(cluster, claims) if evicted_ids else ()
+    verdicts = tuple(_verdict(occupant, evicted_ids, protected) for occupant in affected)
+    return Decision(fit.option, fit.devices, claims, fit.victims, tuple(trace), verdicts)
 
 
-def _refusal(request: PlacementRequest, snapshot: Snapshot, trace: list[Candidate], spared: dict) -> Decision:
-    """Would it fit without those who may not be evicted yet? Then waiting makes sense."""
-    soon = [holder for holder in snapshot.holders if spared[holder.instance_id] not in (Why.PINNED, Why.SIBLING)]
-    fits = [fit for way in request.ways if (fit := _best(way, snapshot, soon))]
+def _refusal(request: PlacementRequest, cluster: Snapshot, trace: list[Candidate], protected: dict) -> Decision:
+    """`waits` if it would fit once instances that are only protected for now may be evicted."""
+    permanent = (Why.PINNED, Why.SIBLING)
+    evictable_later = [occupant for occupant in cluster.holders if protected[occupant.instance_id] not in permanent]
+    fits = [fit for option in request.ways if (fit := _cheapest_fit(option, cluster, evictable_later))]
     wanted = frozenset(device.id for fit in fits for device, _size in fit.claims)
-    verdicts = tuple(_verdict(holder, set(), spared) for holder in snapshot.holders)
+    verdicts = tuple(_verdict(occupant, set(), protected) for occupant in cluster.holders)
     return Decision(trace=tuple(trace), holders=verdicts, waits=bool(fits), wanted=wanted)
 
 
-def _holders_on(snapshot: Snapshot, devices: Iterable[int]) -> tuple[Holder, ...]:
-    return tuple(holder for holder in snapshot.holders if holder.holds.keys() & set(devices))
+def _occupants_on(cluster: Snapshot, devices: Iterable[int]) -> tuple[Holder, ...]:
+    return tuple(occupant for occupant in cluster.holders if occupant.holds.keys() & set(devices))
 
 
-def _verdict(holder: Holder, gone: set[str], spared: dict[str, str]) -> Verdict:
-    evicted = holder.instance_id in gone
-    why = "" if evicted else spared[holder.instance_id]
-    return Verdict(holder.instance_id, holder.model_id, holder.model_name, holder.tenant_id, evicted, why)
+def _verdict(occupant: Holder, evicted_ids: set[str], protected: dict[str, str]) -> Verdict:
+    evicted = occupant.instance_id in evicted_ids
+    why = "" if evicted else protected[occupant.instance_id]
+    return Verdict(occupant.instance_id, occupant.model_id, occupant.model_name, occupant.tenant_id, evicted, why)
 
 
-def _best(way: Way, snapshot: Snapshot, evictable: list[Holder]) -> _Fit | None:
-    """The cheapest fit over all nodes; of equal ones the emptiest devices, then the first by name."""
+def _cheapest_fit(option: Way, cluster: Snapshot, evictable: list[Holder]) -> _Fit | None:
+    """The cheapest fit over all nodes; of equal ones that with the emptiest devices, then the first by name."""
     fits = []
-    for group in by_node(snapshot.devices).values():
-        sound = [device for device in group if not unfit(way, device)[0]]
-        if fit := _fit(way, sound, snapshot, evictable):
+    for group in by_node(cluster.devices).values():
+        usable_devices = [device for device in group if not unfit(option, device)[0]]
+        if fit := _fit(option, usable_devices, cluster, evictable):
             fits.append(fit)
     return min(fits, key=_cost, default=None)
 
@@ -92,35 +93,36 @@ def _cost(fit: _Fit) -> tuple:
     return (*price(fit.victims), emptiest, fit.devices[0].node_name, fit.devices[0].node_id)
 
 
-def _fit(way: Way, sound: list[DeviceView], snapshot: Snapshot, evictable: list[Holder]) -> _Fit | None:
-    """One device after the other, each time the one that costs the fewest victims, then the emptiest."""
-    left = sorted((d for d in sound if d.kind == way.kind), key=lambda d: (-d.free, d.index, d.id))
-    besides = _main_memory(way, sound)
-    if besides is None or len(left) < way.count:
+def _fit(option: Way, usable_devices: list[DeviceView], cluster: Snapshot, evictable: list[Holder]) -> _Fit | None:
+    """Greedy: adds one device at a time, the one with the cheapest eviction, then the emptiest."""
+    left = sorted((d for d in usable_devices if d.kind == option.kind), key=lambda d: (-d.free, d.index, d.id))
+    host_memory = _host_memory(option, usable_devices)
+    if host_memory is None or len(left) < option.count:
         return None
     chosen: list[DeviceView] = []
     victims: tuple[Holder, ...] = ()
-    while len(chosen) < way.count:
-        tried = {d: victims_for(_claims(way, [*chosen, d], besides), snapshot.slots, evictable) for d in left}
-        tried = {d: victims for d, victims in tried.items() if victims is not None}
-        if not tried:
+    while len(chosen) < option.count:
+        found = {d: victims_for(_claims(option, [*chosen, d], host_memory), cluster.slots, evictable) for d in left}
+        feasible = {d: victims for d, victims in found.items() if victims is not None}
+        if not feasible:
             return None
-        taken = min(tried, key=lambda d: price(tried[d]))
-        chosen, victims = [*chosen, taken], tried[taken]
-        left.remove(taken)
+        cheapest = min(feasible, key=lambda d: price(feasible[d]))
+        chosen, victims = [*chosen, cheapest], feasible[cheapest]
+        left.remove(cheapest)
     chosen.sort(key=lambda device: device.index)
-    return _Fit(way, tuple(chosen), _claims(way, chosen, besides), victims)
+    return _Fit(option, tuple(chosen), _claims(option, chosen, host_memory), victims)
 
 
-def _main_memory(way: Way, sound: list[DeviceView]) -> list[DeviceView] | None:
-    """The node's main memory if the way needs some besides its GPUs; None if it needs it and there is none."""
-    if way.kind == "cpu" or not way.main_memory:
+def _host_memory(option: Way, usable_devices: list[DeviceView]) -> list[DeviceView] | None:
+    """The node's CPU device if the option needs main memory beside its GPUs; None if the node has none for it."""
+    if option.kind == "cpu" or not option.main_memory:
         return []
-    return sorted((device for device in sound if device.kind == "cpu"), key=lambda d: (-d.free, d.index))[:1] or None
+    processors = sorted((d for d in usable_devices if d.kind == "cpu"), key=lambda d: (-d.free, d.index))
+    return processors[:1] or None
 
 
-def _claims(way: Way, chosen: list[DeviceView], besides: list[DeviceView]) -> Claims:
-    return (*((device, way.share) for device in chosen), *((device, way.main_memory) for device in besides))
+def _claims(option: Way, chosen: list[DeviceView], host_memory: list[DeviceView]) -> Claims:
+    return (*((device, option.share) for device in chosen), *((device, option.main_memory) for device in host_memory))
 
 
 def _ids(devices: Iterable[DeviceView]) -> frozenset[int]:

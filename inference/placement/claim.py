@@ -1,6 +1,6 @@
-"""From a wish to a row with its memory claimed: the placement's decision, made true in the ledger.
+"""Runs the placement decision and reserves the chosen memory in the ledger, in one transaction.
 
-`settle` is for whatever needs device memory; `place` is what instances make of it.
+`settle` is for any row that needs device memory; `place` uses it to create an instance of a model.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ TRIES = 3
 
 
 class Refused(Exception):
-    """A decision that placed nothing, carried by the error that people see."""
+    """A decision that placed nothing; the cause of the error that the caller gets."""
 
     def __init__(self, model: Model, decision: Decision, waits: bool):
         super().__init__(model.pk)
@@ -37,32 +37,32 @@ class Refused(Exception):
 
 @transaction.atomic
 def settle(owner: str, request: PlacementRequest, look: Callable[[], Snapshot]) -> Decision:
-    """Choose devices for `owner`, the id of any row that needs memory, and claim them.
+    """Choose devices for `owner`, the id of any row that needs memory, and reserve them.
 
-    Belongs into the transaction that locks or makes that row, after its lock (rows first, the ledger last). Takes the
-    ways to run it, the best first, and how to look at things (snapshots.take, snapshots.for_work), which is done again
-    where somebody else was faster. Never raises for want of room; of the Decision:
-    - `placed`: the claims are in the ledger, and idle models that had to go for them are asked to. The row's node is
-      `decision.devices[0].node_id`, and `where(decision)` is what an agent needs to launch it. To be started once
-      ledger.may_start(owner); given back by ledger.release(owner).
-    - not placed: nothing was changed. `wording.summary(decision)` says why in a sentence for tenants; `waits` means
-      that there will be room once what is busy, young or starting may go.
+    Call it in the transaction that locks or creates that row, after the row's lock: rows are always locked before the
+    ledger. `look` reads the current state (snapshots.take, snapshots.for_work); it is called again if rows
+    changed in between. Does not raise if there is no room. The Decision:
+    - `placed`: the ledger has the claims, and idle models that must make room are told to stop. The row's node is
+      `decision.devices[0].node_id`; `where(decision)` is what an agent needs to launch it. Start it once
+      ledger.may_start(owner); free it with ledger.release(owner).
+    - not placed: nothing was changed. `wording.summary(decision)` says why, in words for tenants; `waits`: there will
+      be room once busy, new or starting instances may be evicted.
     """
     memory_ledger.lock()
     for _try in range(TRIES):
         decision = decide(request, look())
-        if not decision.placed or _is_claimed(owner, decision):
+        if not decision.placed or _try_to_claim(owner, decision):
             return decision
     wanted = frozenset(decision.claims)
     return replace(decision, way=None, devices=(), claims={}, victims=(), waits=True, wanted=wanted)
 
 
 def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 0, standing: bool = False) -> Instance:
-    """Choose devices for one more instance of `model` and claim them, within the caller's transaction.
+    """Create one more instance of `model` with devices reserved for it, in the caller's transaction.
 
-    Idle models go for it where there is no other way, fewer for a `standing` wish (placement/eviction.py). Raises
-    InsufficientResources (NoRoomYet for a request, which can wait for it), EngineUnavailable or InvalidRequest (the
-    files).
+    Idle models are evicted if nothing else fits; `standing` (a retry) protects more of them (placement/eviction.py).
+    Raises InsufficientResources (NoRoomYet if an on-demand start can wait), EngineUnavailable or InvalidRequest (bad
+    model files).
     """
     request, owner = replace(resource_options.request_for(model), standing=standing), ids.new_instance_id()
     decision = settle(owner, request, lambda: cluster_view.take(model))
@@ -73,7 +73,7 @@ def place(model: Model, timeout: int | None, on_demand: bool, *, replica: int = 
 
 
 def keeps_refusals(verb: Callable) -> Callable:
-    """Around a verb with a transaction of its own: what it decided in vain is written down after the rollback."""
+    """Decorator for a service with its own transaction: stores its refused placement decision after the rollback."""
 
     @wraps(verb)
     def wrapper(*arguments, **options):
@@ -87,7 +87,7 @@ def keeps_refusals(verb: Callable) -> Callable:
 
 
 def note(error: PlatformError) -> None:
-    """Keep the decision behind it, if there is one."""
+    """Store the placement decision that caused this error, if there is one."""
     if isinstance(error.__cause__, Refused):
         refused = error.__cause__
         with suppress(ModelNotFound), transaction.atomic():
@@ -95,13 +95,13 @@ def note(error: PlatformError) -> None:
             decision_log.keep(model, refused.decision, WAITING if refused.waits else REFUSED)
 
 
-def _is_claimed(owner: str, decision: Decision) -> bool:
-    """False where a victim has changed since the snapshot."""
+def _try_to_claim(owner: str, decision: Decision) -> bool:
+    """False if a device or a victim has changed since the snapshot."""
     victims = [victim.instance_id for victim in decision.victims]
     try:
         with transaction.atomic():
-            for gone in memory_ledger.evict(victims, patience=int(settings.GATEWAY_TOTAL_TIMEOUT)):
-                transitions.announce(gone)
+            for evicted in memory_ledger.evict(victims, patience=int(settings.GATEWAY_TOTAL_TIMEOUT)):
+                transitions.announce(evicted)
             memory_ledger.claim(owner, decision.claims)
     except memory_ledger.NoRoom:
         return False
@@ -128,7 +128,7 @@ def _create(pk: str, model: Model, decision: Decision, timeout: int | None, on_d
 
 
 def where(decision: Decision) -> dict:
-    """What the agent needs in order to launch it: devices, and bytes as they were estimated."""
+    """What the agent needs to launch it: devices, and the estimated bytes."""
     estimate = decision.way.estimate
     return {
         "device_kind": decision.way.kind,

@@ -1,4 +1,4 @@
-"""What placement sees: the rows of devices, of those who hold their memory, and what gateways say of these."""
+"""Builds the input of placement from rows: devices, instances that hold their memory, and gateway reports on these."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -17,11 +17,11 @@ from models_app.models import Model
 
 
 def take(model: Model) -> Snapshot:
-    """As things are now, for a start of `model`."""
+    """The state now, for a start of `model`."""
     running = Instance.objects.active().filter(desired=Desired.RUNNING).count()
     return Snapshot(
         devices=tuple(devices_for(model.framework)),
-        holders=_holders(),
+        holders=_occupants(),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
         awaited=decision_log.devices_of_earlier_comers(model),
@@ -29,23 +29,23 @@ def take(model: Model) -> Snapshot:
 
 
 def for_work(engine: str, since: datetime) -> Snapshot:
-    """As things are now, for what is no model and runs in this engine's environment; it has waited `since` then."""
+    """For a workload other than a model; it runs in this engine's environment and waits since `since`."""
     return Snapshot(
         devices=tuple(devices_for(engine)),
-        holders=_holders(),
+        holders=_occupants(),
         residency=settings.MIN_RESIDENCY_SECONDS,
         awaited=decision_log.devices_awaited_since(since),
     )
 
 
 def devices_for(engine: str) -> list[DeviceView]:
-    """All devices, with what speaks against their nodes, in an order that stays the same."""
-    alive = set(Node.objects.alive().values_list("pk", flat=True))
+    """All devices in a fixed order, with the problems of their nodes."""
+    online = set(Node.objects.alive().values_list("pk", flat=True))
     rows = Device.objects.select_related("node").order_by("node__name", "node_id", "kind", "index")
-    return [_device(row, engine, row.node_id not in alive) for row in rows]
+    return [_device_view(row, engine, row.node_id not in online) for row in rows]
 
 
-def _device(device: Device, engine: str, silent: bool) -> DeviceView:
+def _device_view(device: Device, engine: str, stale: bool) -> DeviceView:
     node = device.node
     return DeviceView(
         id=device.pk,
@@ -58,27 +58,27 @@ def _device(device: Device, engine: str, silent: bool) -> DeviceView:
         reserved=device.reserved_bytes,
         foreign=device.foreign_bytes,
         cores=device.cores,
-        silent=silent,
+        silent=stale,
         node_problem=node.engines.get(engine, _("The engine %(name)s is not installed here.") % {"name": engine}),
         suspect=device.suspect,
     )
 
 
-def _holders() -> tuple[Holder, ...]:
-    seen, claims = gateway_reports.read(), _claims()
+def _occupants() -> tuple[Holder, ...]:
+    traffic_now, claims = gateway_reports.read(), _claims_by_owner()
     rows = Instance.objects.active().filter(node__in=Node.objects.alive()).select_related("model")
-    return tuple(_holder(instance, claims[instance.pk], seen) for instance in rows)
+    return tuple(_occupant(instance, claims[instance.pk], traffic_now) for instance in rows)
 
 
-def _claims() -> dict[str, dict[int, int]]:
-    """Owner → device id → bytes that would be free without it: not what is promised to others already."""
-    found: dict[str, dict[int, int]] = defaultdict(dict)
-    for claim in Reservation.objects.filter(leaving=False):
-        found[claim.owner][claim.device_id] = claim.bytes
-    return found
+def _claims_by_owner() -> dict[str, dict[int, int]]:
+    """Owner → device id → bytes that evicting it would free: without what is reserved for others already."""
+    claims: dict[str, dict[int, int]] = defaultdict(dict)
+    for reservation in Reservation.objects.filter(leaving=False):
+        claims[reservation.owner][reservation.device_id] = reservation.bytes
+    return claims
 
 
-def _holder(instance: Instance, holds: dict[int, int], seen: Traffic) -> Holder:
+def _occupant(instance: Instance, claims: dict[int, int], traffic_now: Traffic) -> Holder:
     ready = instance.state == State.READY
     resident = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds() if ready else None
     return Holder(
@@ -86,19 +86,19 @@ def _holder(instance: Instance, holds: dict[int, int], seen: Traffic) -> Holder:
         model_id=instance.model_id,
         model_name=instance.model.name,
         tenant_id=instance.tenant_id,
-        holds=holds,
+        holds=claims,
         priority=instance.model.priority,
-        idle=_idle(instance, resident, seen) if ready else None,
+        idle=_idle_seconds(instance, resident, traffic_now) if ready else None,
         resident=resident,
         pinned=instance.model.pinned,
-        awaited=any(beat.waiting.get(instance.model_id) for beat in seen.beats),
+        awaited=any(beat.waiting.get(instance.model_id) for beat in traffic_now.beats),
         going=instance.desired == Desired.STOPPED,
         scaled=instance.model.replicas > 1,
     )
 
 
-def _idle(instance: Instance, resident: float, seen: Traffic) -> float | None:
+def _idle_seconds(instance: Instance, resident: float, traffic_now: Traffic) -> float | None:
     """Seconds since the last request to this instance ended, or since it was ready; None while one is in flight."""
-    if any(beat.inflight.get(instance.pk) for beat in seen.beats):
+    if any(beat.inflight.get(instance.pk) for beat in traffic_now.beats):
         return None
-    return min([resident, *(beat.idle[instance.pk] for beat in seen.beats if instance.pk in beat.idle)])
+    return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.beats if instance.pk in beat.idle)])

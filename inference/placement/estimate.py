@@ -1,4 +1,4 @@
-"""What a start of a model would take and whether it would find room: told before anybody starts it. Memory in MiB."""
+"""What a start of a model would need and whether there is room for it, before it is started. Memory in MiB."""
 
 from accounts.actor import Actor
 from core.errors import PlatformError
@@ -11,32 +11,35 @@ from models_app.models import Model
 
 
 def estimate(model: Model, actor: Actor) -> dict:
-    """Raises InvalidRequest where the files say nothing yet, EngineUnavailable for an engine that is not here."""
+    """Raises InvalidRequest if the model files cannot be read yet, EngineUnavailable for an unknown engine."""
     request = resource_options.request_for(model)
-    seen = cluster_view.take(model)
-    decision, words = place(request, seen), survey(request, seen)
+    cluster = cluster_view.take(model)
+    decision, candidates = place(request, cluster), survey(request, cluster)
     return {
         "model_id": model.pk,
         "model_name": model.name,
         "outcome": _outcome(decision),
         "message": reason_messages.summary(decision),
         "profile": decision.way.profile if decision.way else None,
-        "would_evict": [_victim(victim, actor) for victim in decision.victims if not victim.going],
-        "ways": [_way(way, [word for word in words if _is_of(word, way)], actor) for way in request.ways],
+        "would_evict": [_render_victim(victim, actor) for victim in decision.victims if not victim.going],
+        "ways": [
+            _render_option(option, [candidate for candidate in candidates if _is_for(candidate, option)], actor)
+            for option in request.ways
+        ],
     }
 
 
 def warnings(model: Model) -> list[str]:
-    """What will keep a model from starting. Raises InvalidRequest for wishes that no machine here could ever fulfil."""
+    """What will keep a model from starting. Raises InvalidRequest for requirements that no machine could ever meet."""
     devices = cluster_view.devices_for(model.framework)
-    found = capacity.check(model, devices)
+    messages = capacity.check(model, devices)
     try:
         request = resource_options.request_for(model)
     except PlatformError:
-        return found  # files or engine are not there yet, which is said elsewhere
-    if devices and not found and not any(possible(way, devices) for way in request.ways):
-        found.append(reason_messages.too_big(min(way.share for way in request.ways)))
-    return found
+        return messages  # other checks report missing files or engines
+    if devices and not messages and not any(possible(option, devices) for option in request.ways):
+        messages.append(reason_messages.too_big(min(option.share for option in request.ways)))
+    return messages
 
 
 def _outcome(decision: Decision) -> str:
@@ -45,36 +48,36 @@ def _outcome(decision: Decision) -> str:
     return "evicts" if any(not victim.going for victim in decision.victims) else "fits"
 
 
-def _is_of(word: Candidate, way: Way) -> bool:
-    return word.profile == way.profile and word.device.startswith(f"{way.kind}:")
+def _is_for(candidate: Candidate, option: Way) -> bool:
+    return candidate.profile == option.profile and candidate.device.startswith(f"{option.kind}:")
 
 
-def _way(way: Way, words: list[Candidate], actor: Actor) -> dict:
+def _render_option(option: Way, candidates: list[Candidate], actor: Actor) -> dict:
     return {
-        "profile": way.profile or None,
-        "device": way.kind,
-        "count": way.count,
-        "source": way.source,
-        "weights": mib(way.estimate.weights),
-        "overhead": mib(way.estimate.overhead),
-        "kv_cache": mib(way.estimate.kv_cache),
-        "total": mib(way.share) * way.count,
-        "per_device": mib(way.share),
-        "main_memory": mib(way.main_memory),
-        "devices": [reason_messages.candidate(word, actor) for word in words],
+        "profile": option.profile or None,
+        "device": option.kind,
+        "count": option.count,
+        "source": option.source,
+        "weights": mib(option.estimate.weights),
+        "overhead": mib(option.estimate.overhead),
+        "kv_cache": mib(option.estimate.kv_cache),
+        "total": mib(option.share) * option.count,
+        "per_device": mib(option.share),
+        "main_memory": mib(option.main_memory),
+        "devices": [reason_messages.candidate(candidate, actor) for candidate in candidates],
     }
 
 
-def _victim(victim: Holder, actor: Actor) -> dict:
-    shown = reason_messages.may_name(victim.tenant_id, actor)
+def _render_victim(victim: Holder, actor: Actor) -> dict:
+    may_name = reason_messages.may_name(victim.tenant_id, actor)
     return {
-        "model_id": victim.model_id if shown else None,
-        "model_name": victim.model_name if shown else None,
+        "model_id": victim.model_id if may_name else None,
+        "model_name": victim.model_name if may_name else None,
         "priority": victim.priority,
         "idle_time_sec": int(victim.idle or 0),
     }
 
 
 def mib(size: int) -> int:
-    """Rounded up: what is claimed is never shown as less."""
+    """Rounded up, so that a claim is never shown smaller than it is."""
     return -(-size // MIB)

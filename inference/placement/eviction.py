@@ -1,68 +1,72 @@
-"""Who has to go so that somebody else has room, and who is spared."""
+"""Which instances are evicted to make room for another one, and which are protected."""
 
 from collections.abc import Iterable
 
 from inference.placement.types import Claims, Holder, PlacementRequest, Snapshot, Why
 
 
-def spared_because(holder: Holder, request: PlacementRequest, snapshot: Snapshot) -> str:
-    """Why this instance may not be evicted now; empty if it may."""
+def spared_because(occupant: Holder, request: PlacementRequest, cluster: Snapshot) -> str:
+    """Why this instance may not be evicted now; empty if it may be."""
     rules = [
-        (Why.SIBLING, holder.model_id == request.model_id),
-        (Why.PINNED, holder.pinned),
-        (Why.STARTING, holder.resident is None),
-        (Why.BUSY, holder.idle is None),
-        (Why.AWAITED, holder.awaited),
-        (Why.YOUNG, holder.resident is not None and holder.resident < snapshot.residency),
-        (Why.AHEAD, bool(holder.holds.keys() & snapshot.awaited)),
+        (Why.SIBLING, occupant.model_id == request.model_id),
+        (Why.PINNED, occupant.pinned),
+        (Why.STARTING, occupant.resident is None),
+        (Why.BUSY, occupant.idle is None),
+        (Why.AWAITED, occupant.awaited),
+        (Why.YOUNG, occupant.resident is not None and occupant.resident < cluster.residency),
+        (Why.AHEAD, bool(occupant.holds.keys() & cluster.awaited)),
     ]
-    in_force = {Why.AHEAD} if holder.going else set(Why)
-    rules += _spared_from_standing_wishes(holder, request, snapshot) if request.standing else []
-    return next((why.value for why, holds in rules if holds and why in in_force), "")
+    enforced = {Why.AHEAD} if occupant.going else set(Why)
+    rules += _retry_rules(occupant, request, cluster) if request.standing else []
+    return next((why.value for why, applies in rules if applies and why in enforced), "")
 
 
-def _spared_from_standing_wishes(holder: Holder, request: PlacementRequest, snapshot: Snapshot) -> list:
-    """Such a wish comes back again and again, and only for models with replicas: none of them goes for another one's.
+def _retry_rules(occupant: Holder, request: PlacementRequest, cluster: Snapshot) -> list:
+    """More rules when missing replicas are retried, which happens every few seconds.
 
-    Who goes was not used for a while, nor after the model that wants more.
+    Models with several replicas lose none, and a victim must have been idle for `residency` and for as long as the
+    model that wants another replica.
     """
-    own = min((each.idle or 0.0 for each in snapshot.holders if each.model_id == request.model_id), default=0.0)
+    own_idle = min((other.idle or 0.0 for other in cluster.holders if other.model_id == request.model_id), default=0.0)
     return [
-        (Why.SCALED, holder.scaled),
-        (Why.HIGHER, holder.priority > request.priority),
-        (Why.USED, holder.idle is not None and holder.idle < max(snapshot.residency, own)),
+        (Why.SCALED, occupant.scaled),
+        (Why.HIGHER, occupant.priority > request.priority),
+        (Why.USED, occupant.idle is not None and occupant.idle < max(cluster.residency, own_idle)),
     ]
 
 
 def price(victims: Iterable[Holder]) -> tuple:
-    """To be compared: the highest priority that has to go, how many, and how long the last of them was idle."""
-    going = [victim for victim in victims if not victim.going]
-    idle = min((victim.idle or 0 for victim in going), default=0)
-    return max((victim.priority for victim in going), default=0), len(going), -idle
+    """Sort key, cheapest first: the highest priority among the victims, their number, then the shortest idle time."""
+    running = [victim for victim in victims if not victim.going]
+    idle = min((victim.idle or 0 for victim in running), default=0)
+    return max((victim.priority for victim in running), default=0), len(running), -idle
 
 
 def victims_for(claims: Claims, slots: int, evictable: list[Holder]) -> tuple[Holder, ...] | None:
-    """Who has to go so that the claims fit: lowest priority first, then longest idle, and nobody in vain."""
+    """The instances to evict so that the claims fit, lowest priority first, then longest idle. None if none do.
+
+    A second pass drops each victim that is not needed.
+    """
     chosen: list[Holder] = []
-    for holder in sorted(evictable, key=_worth):
-        if _enough(claims, slots, chosen):
+    for occupant in sorted(evictable, key=_eviction_order):
+        if _fits(claims, slots, chosen):
             break
-        if _helps(holder, claims, slots, chosen):
-            chosen.append(holder)
-    if not _enough(claims, slots, chosen):
+        if _frees_something_needed(occupant, claims, slots, chosen):
+            chosen.append(occupant)
+    if not _fits(claims, slots, chosen):
         return None
-    for holder in sorted(chosen, key=_worth, reverse=True):
-        rest = [other for other in chosen if other is not holder]
-        chosen = rest if _enough(claims, slots, rest) else chosen
+    for occupant in sorted(chosen, key=_eviction_order, reverse=True):
+        rest = [other for other in chosen if other is not occupant]
+        chosen = rest if _fits(claims, slots, rest) else chosen
     return tuple(chosen)
 
 
-def _worth(holder: Holder) -> tuple:
-    return (not holder.going, holder.priority, -(holder.idle or 0), holder.instance_id)
+def _eviction_order(occupant: Holder) -> tuple:
+    return (not occupant.going, occupant.priority, -(occupant.idle or 0), occupant.instance_id)
 
 
-def _short(claims: Claims, victims: list[Holder]) -> dict[int, int]:
-    """Device id → bytes that are still missing there."""
+def _missing_bytes(claims: Claims, victims: list[Holder]) -> dict[int, int]:
+    """Device id → bytes that are still missing on it."""
     missing = {}
     for device, size in claims:
         freed = sum(victim.holds.get(device.id, 0) for victim in victims)
@@ -71,14 +75,14 @@ def _short(claims: Claims, victims: list[Holder]) -> dict[int, int]:
     return missing
 
 
-def _slots_short(slots: int, victims: list[Holder]) -> bool:
+def _slot_is_missing(slots: int, victims: list[Holder]) -> bool:
     return slots + sum(not victim.going for victim in victims) < 1
 
 
-def _enough(claims: Claims, slots: int, victims: list[Holder]) -> bool:
-    return not _short(claims, victims) and not _slots_short(slots, victims)
+def _fits(claims: Claims, slots: int, victims: list[Holder]) -> bool:
+    return not _missing_bytes(claims, victims) and not _slot_is_missing(slots, victims)
 
 
-def _helps(holder: Holder, claims: Claims, slots: int, victims: list[Holder]) -> bool:
-    frees_a_slot = not holder.going and _slots_short(slots, victims)
-    return frees_a_slot or bool(holder.holds.keys() & _short(claims, victims).keys())
+def _frees_something_needed(occupant: Holder, claims: Claims, slots: int, victims: list[Holder]) -> bool:
+    frees_a_slot = not occupant.going and _slot_is_missing(slots, victims)
+    return frees_a_slot or bool(occupant.holds.keys() & _missing_bytes(claims, victims).keys())

@@ -1,4 +1,4 @@
-"""The word on each device: why it is refused, or that it has the room."""
+"""The result for each device: why it is refused, or that it has enough free memory."""
 
 from collections.abc import Iterable
 
@@ -12,61 +12,63 @@ def by_node(devices: Iterable[DeviceView]) -> dict[str, list[DeviceView]]:
     return groups
 
 
-def unfit(way: Way, device: DeviceView) -> tuple[str, str]:
-    """Why this device is out of the question, whatever is free on it: the reason, and somebody's words on it."""
+def unfit(option: Way, device: DeviceView) -> tuple[str, str]:
+    """Why this device cannot be used, even if it were free: the reason, and a text from the agent."""
     rules = [
-        (Why.OTHER_NODE, bool(way.node) and way.node != device.node_name, way.node),
+        (Why.OTHER_NODE, bool(option.node) and option.node != device.node_name, option.node),
         (Why.SILENT, device.silent, ""),
         (Why.ENGINE, bool(device.node_problem), device.node_problem),
         (Why.SUSPECT, bool(device.suspect), device.suspect),
-        (Why.CORES, bool(device.cores) and way.cores > (device.cores or 0), ""),
+        (Why.CORES, bool(device.cores) and option.cores > (device.cores or 0), ""),
     ]
-    return next(((why.value, text) for why, holds, text in rules if holds), ("", ""))
+    return next(((why.value, text) for why, applies, text in rules if applies), ("", ""))
 
 
-def candidates(way: Way, snapshot: Snapshot, taken: frozenset[int] = frozenset()) -> list[Candidate]:
-    """One for each device of the kind, in the order of nodes and devices; `taken` are the ids of the chosen ones."""
-    found = []
-    for group in by_node(snapshot.devices).values():
-        refusal = _node_refusal(way, snapshot, group)
-        found += [_candidate(way, device, device.id in taken, refusal) for device in group if device.kind == way.kind]
-    return found
+def candidates(option: Way, cluster: Snapshot, taken: frozenset[int] = frozenset()) -> list[Candidate]:
+    """One result per device of the option's kind, ordered by node and device; `taken` are the chosen ids."""
+    results = []
+    for group in by_node(cluster.devices).values():
+        refusal = _node_refusal(option, cluster, group)
+        devices = [device for device in group if device.kind == option.kind]
+        results += [_candidate(option, device, device.id in taken, refusal) for device in devices]
+    return results
 
 
-def _candidate(way: Way, device: DeviceView, taken: bool, node_refusal: str) -> Candidate:
-    why, text = ("", "") if taken else unfit(way, device)
-    why = why or ("" if taken else _no_room(way, device) or node_refusal)
+def _candidate(option: Way, device: DeviceView, taken: bool, node_refusal: str) -> Candidate:
+    why, text = ("", "") if taken else unfit(option, device)
+    why = why or ("" if taken else _memory_refusal(option, device) or node_refusal)
     return Candidate(
-        way.profile, device.node_name, device.label, way.share, device.free, device.capacity, why, text, taken
+        option.profile, device.node_name, device.label, option.share, device.free, device.capacity, why, text, taken
     )
 
 
-def possible(way: Way, devices: Iterable[DeviceView]) -> bool:
-    """Whether these devices could hold it if nothing else ran, whatever is wrong with them today."""
-    return any(_could_hold(way, group) for group in by_node(devices).values())
+def possible(option: Way, devices: Iterable[DeviceView]) -> bool:
+    """Whether it would fit on these devices if nothing else ran and all of them worked."""
+    return any(_could_hold(option, group) for group in by_node(devices).values())
 
 
-def _could_hold(way: Way, group: list[DeviceView]) -> bool:
-    big = [device for device in group if device.kind == way.kind and device.usable >= way.share]
-    memory = max((device.usable for device in group if device.kind == "cpu"), default=0)
+def _could_hold(option: Way, group: list[DeviceView]) -> bool:
+    large_enough = [device for device in group if device.kind == option.kind and device.usable >= option.share]
+    main_memory = max((device.usable for device in group if device.kind == "cpu"), default=0)
     cores = max((device.cores or 0 for device in group), default=0)
-    enough_cores = not cores or cores >= way.cores
-    return len(big) >= way.count and enough_cores and (way.kind == "cpu" or memory >= way.main_memory)
+    enough_cores = not cores or cores >= option.cores
+    enough_memory = option.kind == "cpu" or main_memory >= option.main_memory
+    return len(large_enough) >= option.count and enough_cores and enough_memory
 
 
-def _no_room(way: Way, device: DeviceView) -> str:
-    if way.share > device.capacity:
+def _memory_refusal(option: Way, device: DeviceView) -> str:
+    if option.share > device.capacity:
         return Why.TOO_SMALL.value
-    return Why.NO_ROOM.value if way.share > device.free else ""
+    return Why.NO_ROOM.value if option.share > device.free else ""
 
 
-def _node_refusal(way: Way, snapshot: Snapshot, group: list[DeviceView]) -> str:
-    """What speaks against a device that has the room itself: its node, or the number of instances."""
-    sound = [device for device in group if not unfit(way, device)[0]]
-    roomy = [device for device in sound if device.kind == way.kind and way.share <= device.free]
-    memory = max((device.free for device in sound if device.kind == "cpu"), default=0)
-    if way.kind != "cpu" and way.main_memory > memory:
+def _node_refusal(option: Way, cluster: Snapshot, group: list[DeviceView]) -> str:
+    """Why a device with enough free memory is refused all the same: by its node, or by the limit of instances."""
+    usable_devices = [device for device in group if not unfit(option, device)[0]]
+    with_room = [device for device in usable_devices if device.kind == option.kind and option.share <= device.free]
+    main_memory = max((device.free for device in usable_devices if device.kind == "cpu"), default=0)
+    if option.kind != "cpu" and option.main_memory > main_memory:
         return Why.MAIN_MEMORY.value
-    if len(roomy) < way.count:
+    if len(with_room) < option.count:
         return Why.TOO_FEW.value
-    return Why.LIMIT.value if snapshot.slots < 1 else ""
+    return Why.LIMIT.value if cluster.slots < 1 else ""

@@ -1,4 +1,4 @@
-"""Decisions of the placement in words: for people of a tenant without a node's name or another tenant's model."""
+"""Messages for placement decisions. Tenants see neither the names of nodes nor models of other tenants."""
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
@@ -42,18 +42,17 @@ OF_THE_SIZE = {Why.NO_ROOM, Why.TOO_SMALL}
 
 
 def reason(why: str, needed: int = 0, free: int = 0, capacity: int = 0, text: str = "") -> str:
-    """One code in words; sizes in bytes."""
+    """The message for one reason code; sizes in bytes."""
     if not why:
         return ""
-    words = str(WORDS[Why(why)])
-    return words.format(needed=_figure(needed), free=_figure(free), capacity=_figure(capacity), text=text)
+    message = str(WORDS[Why(why)])
+    return message.format(needed=_gib_number(needed), free=_gib_number(free), capacity=_gib_number(capacity), text=text)
 
 
 def line(candidate: Candidate) -> str:
-    """For operators: profile, node, device and the word on it."""
-    word = _word(candidate)
-    where = f"{candidate.node} {candidate.device}"
-    return f"{candidate.profile}, {where}: {word}" if candidate.profile else f"{where}: {word}"
+    """For operators: profile, node, device and the result for it."""
+    result = f"{candidate.node} {candidate.device}: {_candidate_message(candidate)}"
+    return f"{candidate.profile}, {result}" if candidate.profile else result
 
 
 def may_name(tenant_id: str, actor: Actor) -> bool:
@@ -62,15 +61,15 @@ def may_name(tenant_id: str, actor: Actor) -> bool:
 
 
 def candidate(found: Candidate, actor: Actor) -> dict:
-    """The word on one device as REST shows it; memory in MiB."""
-    hidden = not actor.is_operator and found.why == Why.SUSPECT  # the agent's words on its machine
+    """The result for one device as the API shows it; memory in MiB."""
+    hidden = not actor.is_operator and found.why == Why.SUSPECT  # `text` describes the machine
     return {
         "profile": found.profile or None,
         "node": found.node if actor.is_operator else None,
         "device": found.device,
         "fits": not found.why,
         "taken": found.taken,
-        "why": _("The device is not in order.") if hidden else _word(found),
+        "why": _("The device is not in order.") if hidden else _candidate_message(found),
         "needed": -(-found.needed // MIB),
         "free": max(0, found.free) // MIB,
         "capacity": max(0, found.capacity) // MIB,
@@ -78,19 +77,19 @@ def candidate(found: Candidate, actor: Actor) -> dict:
 
 
 def summary(decision: Decision) -> str:
-    """One sentence for the whole."""
+    """The decision in one sentence."""
     evicted = sum(not victim.going for victim in decision.victims)
-    return _summary(decision.placed, decision.waits, evicted, str(_why_no_room(list(decision.trace))))
+    return _outcome_message(decision.placed, decision.waits, evicted, str(_shortage_message(list(decision.trace))))
 
 
 def kept_summary(record: dict, trace: list[Candidate]) -> str:
-    """The same for one that was written down."""
+    """The same for a stored decision."""
     evicted = sum(not victim["going"] for victim in record["evicted"])
     waits = record["outcome"] == "waiting"
-    return _summary(record["outcome"] == "placed", waits, evicted, str(_why_no_room(trace)))
+    return _outcome_message(record["outcome"] == "placed", waits, evicted, str(_shortage_message(trace)))
 
 
-def _summary(placed: bool, waits: bool, evicted: int, why_not: str) -> str:
+def _outcome_message(placed: bool, waits: bool, evicted: int, why_not: str) -> str:
     if placed and evicted:
         return _("It has room when idle models give theirs back (%(count)d).") % {"count": evicted}
     if placed:
@@ -101,39 +100,39 @@ def _summary(placed: bool, waits: bool, evicted: int, why_not: str) -> str:
 
 
 def too_big(size: int) -> str:
-    return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _figure(size)}
+    return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _gib_number(size)}
 
 
 def refusal(decision: Decision, waits: bool) -> PlatformError:
-    """The error for a decision that placed nothing. `waits`: the one who asked can wait until there is room."""
+    """The error for a decision that placed nothing. `waits`: the caller can wait until there is room."""
     trace = decision.trace
     if trace and all(candidate.why in OF_THE_NODE for candidate in trace):
-        worst = next((each for each in trace if each.why == Why.ENGINE), trace[-1])
+        worst = next((candidate for candidate in trace if candidate.why == Why.ENGINE), trace[-1])
         return EngineUnavailable(reason(worst.why, text=worst.text) or None, retry_after=15)
-    kind = NoRoomYet if waits else InsufficientResources
-    text = _why_no_room(list(trace))
+    error_class = NoRoomYet if waits else InsufficientResources
+    text = _shortage_message(list(trace))
     if any(candidate.why in OTHERS_HOLD_IT for candidate in trace):
         text = format_lazy("{} {}", text, MAKE_ROOM)
-    return kind(text, details=_figures(decision), retry_after=RETRY_SECONDS)
+    return error_class(text, details=_missing_memory(decision), retry_after=RETRY_SECONDS)
 
 
-def _why_no_room(trace: list[Candidate]) -> str:
+def _shortage_message(trace: list[Candidate]) -> str:
     if not trace:
         return _("No machine has a device of the kind that the model asks for.")
     if all(candidate.why == Why.LIMIT for candidate in trace):
         return reason(Why.LIMIT)
     short = [candidate for candidate in trace if candidate.why in OF_THE_SIZE]
     if not short:
-        return _("No device is fit for it: %(why)s") % {"why": _word(trace[0])}
+        return _("No device is fit for it: %(why)s") % {"why": _candidate_message(trace[0])}
     best = max(short, key=lambda candidate: candidate.free - candidate.needed)
     return _("No device has enough free memory: %(needed)s GiB needed, at most %(free)s GiB free.") % {
-        "needed": _figure(best.needed),
-        "free": _figure(best.free),
+        "needed": _gib_number(best.needed),
+        "free": _gib_number(best.free),
     }
 
 
-def _figures(decision: Decision) -> dict:
-    """MiB of the device that came closest."""
+def _missing_memory(decision: Decision) -> dict:
+    """Needed and free MiB of the device that came closest to having room."""
     short = [candidate for candidate in decision.trace if candidate.why in OF_THE_SIZE]
     if not short:
         return {}
@@ -141,17 +140,17 @@ def _figures(decision: Decision) -> dict:
     return {"needed_mib": -(-best.needed // MIB), "free_mib": max(0, best.free) // MIB}
 
 
-def _word(candidate: Candidate) -> str:
-    word = reason(candidate.why, candidate.needed, candidate.free, candidate.capacity, candidate.text)
-    if word:
-        return word
+def _candidate_message(candidate: Candidate) -> str:
+    message = reason(candidate.why, candidate.needed, candidate.free, candidate.capacity, candidate.text)
+    if message:
+        return message
     return _("taken") if candidate.taken else _("has the room")
 
 
 def gib(size: int) -> str:
-    """With its unit, for tables."""
-    return f"{_figure(size)} GiB"
+    """The size with its unit, for tables."""
+    return f"{_gib_number(size)} GiB"
 
 
-def _figure(size: int) -> str:
+def _gib_number(size: int) -> str:
     return f"{max(0, size) / GIB:.1f}"

@@ -1,4 +1,4 @@
-"""The ways to run a model: its profiles, or GPUs before main memory, each with what it takes there."""
+"""The options to run a model, with the memory of each: its profiles, or else GPUs first and then main memory."""
 
 from engines import registry
 from engines.base import MIB, EngineAdapter
@@ -14,20 +14,20 @@ SOURCES = FILES, PEAK, REQUIREMENTS = "files", "recorded peak", "resource_requir
 
 
 def request_for(model: Model) -> PlacementRequest:
-    """Raises EngineUnavailable for an unknown engine, InvalidRequest for files that cannot be started."""
-    adapter = registry.get(model.framework)
+    """Raises EngineUnavailable for an unknown engine, InvalidRequest for model files that cannot be run."""
+    engine = registry.get(model.framework)
     artefact = artefacts.check_startable(model)
-    found = tuple(_way(model, adapter, artefact, profile) for profile in _profiles(model))
-    return PlacementRequest(model.pk, found, model.priority)
+    options = tuple(_option(model, engine, artefact, profile) for profile in _profiles(model))
+    return PlacementRequest(model.pk, options, model.priority)
 
 
 def wants_gpus(model: Model) -> bool:
-    """Whether it may run nowhere else."""
+    """Whether the model may run on GPUs only."""
     return all(profile.device == DeviceKind.CUDA for profile in _profiles(model))
 
 
 def _profiles(model: Model) -> list[Profile]:
-    """The model's own, else one without a name for each kind of device that `gpu_count` leaves open."""
+    """The model's own profiles, else an unnamed one for each kind of device that `gpu_count` allows."""
     if own := profiles.of(model):
         return own
     match model.resource_requirements.get("gpu_count"):
@@ -40,13 +40,13 @@ def _profiles(model: Model) -> list[Profile]:
     return [Profile(name="", device=kind.value) for kind in kinds]
 
 
-def _way(model: Model, adapter: EngineAdapter, artefact: Artefact, profile: Profile) -> Way:
-    """Figures of a profile go before those of the model, these before what was measured, that before an estimate."""
-    shaped = profiles.applied(model, profile.name)
-    estimate = adapter.estimate(shaped, artefact, profile.device)
+def _option(model: Model, engine: EngineAdapter, artefact: Artefact, profile: Profile) -> Way:
+    """Memory comes from the first of these that has it: the profile, the model, the recorded peak, the estimate."""
+    configured = profiles.applied(model, profile.name)
+    estimate = engine.estimate(configured, artefact, profile.device)
     on_gpus = profile.device == DeviceKind.CUDA
-    count = _gpu_count(shaped, profile) if on_gpus else 1
-    digest = memory_peaks.digest(shaped, estimate, count)
+    count = _gpu_count(configured, profile) if on_gpus else 1
+    digest = memory_peaks.digest(configured, estimate, count)
     memory = (profile.memory or model.resource_requirements.get("memory") or 0) * MIB
     gpu_memory = (profile.gpu_memory or model.resource_requirements.get("gpu_memory") or 0) * MIB
     share, source = _share(gpu_memory if on_gpus else memory, memory_peaks.recorded(model, profile.device, digest))
@@ -64,13 +64,13 @@ def _way(model: Model, adapter: EngineAdapter, artefact: Artefact, profile: Prof
     )
 
 
-def _gpu_count(shaped: Model, profile: Profile) -> int:
-    wished = profile.gpu_count or shaped.resource_requirements.get("gpu_count")
-    return wished or shaped.config.get("tensor_parallel_size") or 1
+def _gpu_count(configured: Model, profile: Profile) -> int:
+    required = profile.gpu_count or configured.resource_requirements.get("gpu_count")
+    return required or configured.config.get("tensor_parallel_size") or 1
 
 
-def _share(wished: int, peak: int | None) -> tuple[int, str]:
-    """Bytes on each device and where they are from; 0 where only the files tell."""
-    if wished:
-        return wished, REQUIREMENTS
+def _share(required: int, peak: int | None) -> tuple[int, str]:
+    """Bytes on each device and their source; 0 if they must be estimated from the files."""
+    if required:
+        return required, REQUIREMENTS
     return (peak, PEAK) if peak else (0, FILES)

@@ -1,4 +1,4 @@
-"""What placement is asked, what it sees and what it answers. Every size is in bytes, every time in seconds."""
+"""Input and output types of placement. Every size is in bytes, every time in seconds."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,33 +7,33 @@ from engines.base import Estimate
 
 
 class Why(StrEnum):
-    """Why a device was refused, or a holder of memory kept. Messages: placement/reason_messages.py."""
+    """Why a device was refused, or an instance may not be evicted. Messages: placement/reason_messages.py."""
 
-    SILENT = "silent"  # the node's agent does not answer
-    ENGINE = "engine"  # the engine is missing there; `text` has its words
+    SILENT = "silent"  # the node's agent sends no heartbeat
+    ENGINE = "engine"  # the engine is not installed there; `text` says what is missing
     SUSPECT = "suspect"  # the device itself is not trusted; `text` says why
     OTHER_NODE = "other_node"  # the profile names another node
     CORES = "cores"
-    TOO_SMALL = "too_small"  # would not fit even if it were empty
+    TOO_SMALL = "too_small"  # does not fit even on the empty device
     NO_ROOM = "no_room"
-    TOO_FEW = "too_few"  # the node has not enough such devices with room
-    MAIN_MEMORY = "main_memory"  # of the node, which a GPU engine needs too
-    LIMIT = "limit"  # as many instances run as may
+    TOO_FEW = "too_few"  # the node has too few such devices with enough free memory
+    MAIN_MEMORY = "main_memory"  # too little on the node; a GPU engine needs some too
+    LIMIT = "limit"  # max_concurrent_models instances run already
     PINNED = "pinned"
     BUSY = "busy"  # requests in flight
     AWAITED = "awaited"  # requests wait for it
     STARTING = "starting"
-    YOUNG = "young"  # not resident for long enough
+    YOUNG = "young"  # became ready only a moment ago
     SIBLING = "sibling"  # another replica of the same model
-    HIGHER = "higher"  # more important than the one that asks
-    USED = "used"  # had a request not long ago
+    HIGHER = "higher"  # has a higher priority than the new one
+    USED = "used"  # had a request a short time ago
     SCALED = "scaled"  # one of several replicas
-    AHEAD = "ahead"  # somebody who came earlier waits for room there
+    AHEAD = "ahead"  # an earlier start waits for memory there
 
 
 @dataclass(frozen=True)
 class DeviceView:
-    """One device as placement sees it. `reserved` leaves out what its owners are about to give back."""
+    """One device as placement sees it. `reserved` excludes reservations of instances that are being evicted."""
 
     id: int
     node_id: str
@@ -51,7 +51,7 @@ class DeviceView:
 
     @property
     def capacity(self) -> int:
-        """What ours may take: what others hold beyond the share that is kept back for them is lost to us."""
+        """What our processes may use: the usable share, less if other processes hold more than the rest."""
         return min(self.usable, self.total - self.foreign)
 
     @property
@@ -67,8 +67,8 @@ class DeviceView:
 class Holder:
     """An instance that holds memory: `holds` maps a device's id to bytes.
 
-    `idle` is None while requests are in flight, `resident` (seconds since it was ready) None before it is.
-    `going`: it is being stopped anyway, so that its memory can be promised at no cost.
+    `idle` is None while requests are in flight; `resident` is the seconds since it became ready, None before that.
+    `going`: it is stopping already, so reserving its memory evicts nothing. `awaited`: requests wait for it.
     """
 
     instance_id: str
@@ -87,7 +87,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Way:
-    """One device configuration that the model may run in: `count` devices of a kind on one node, `share` on each."""
+    """A device configuration that the model may run on: `count` devices of one kind on one node, `share` on each."""
 
     kind: str
     count: int
@@ -95,10 +95,10 @@ class Way:
     estimate: Estimate
     source: str = "files"
     profile: str = ""
-    main_memory: int = 0  # of the node besides, for an engine on GPUs
+    main_memory: int = 0  # that an engine on GPUs needs on the node in addition
     cores: float = 0
-    node: str = ""  # only there
-    digest: str = ""  # of what its memory depends on; peaks are recorded under it
+    node: str = ""  # the only node allowed; empty: any
+    digest: str = ""  # of all that its memory use depends on; key of the recorded peaks
 
 
 Claims = tuple[tuple[DeviceView, int], ...]  # what is to be reserved on each device, in bytes
@@ -106,7 +106,7 @@ Claims = tuple[tuple[DeviceView, int], ...]  # what is to be reserved on each de
 
 @dataclass(frozen=True)
 class PlacementRequest:
-    """The ways to run `model_id`, the best first. `standing`: nobody asks now, but an earlier wish still stands."""
+    """Options to run `model_id`, best first. `standing`: a retry for missing replicas, not a request of a user now."""
 
     model_id: str
     ways: tuple[Way, ...]
@@ -116,8 +116,8 @@ class PlacementRequest:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All devices and holders. `slots`: instances that may still be added; `awaited`: devices that an earlier
-    comer waits for, on which nobody is evicted for this request; `residency`: how long an instance is safe."""
+    """All devices and the instances on them. `slots`: how many more may run. `awaited`: devices that an earlier
+    start waits for; this one evicts nothing there. `residency`: how long a new instance is safe from eviction."""
 
     devices: tuple[DeviceView, ...]
     holders: tuple[Holder, ...] = ()
@@ -128,7 +128,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The word on one device for one way. `why` is empty where it has the room (`taken`: and was chosen)."""
+    """The result for one device and one option. `why` is empty if it has room; `taken`: it was chosen."""
 
     profile: str
     node: str
@@ -143,7 +143,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word on one holder: it has to go, or `why` it may stay."""
+    """The result for one instance: it is evicted, or `why` it is not."""
 
     instance_id: str
     model_id: str
@@ -155,9 +155,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """`claims`: device id → bytes, empty where nothing fits. `victims` have to give back their memory first.
+    """`claims`: device id → bytes, empty if nothing fits. `victims` must release their memory first.
 
-    `waits`: nothing fits now, but would on `wanted` once what is busy, young or starting may be evicted.
+    `waits`: nothing fits now, but it will on the devices `wanted` once their busy, new or starting instances may
+    be evicted.
     """
 
     way: Way | None = None

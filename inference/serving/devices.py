@@ -1,4 +1,4 @@
-"""The devices of all live machines as the manager document shows them; memory in MiB, temperature in °C."""
+"""The devices of all online nodes as the manager API shows them; memory in MiB, temperature in °C."""
 
 from inference.models import Device, DeviceKind
 
@@ -6,7 +6,7 @@ MIB = 1024 * 1024
 
 
 def describe() -> dict:
-    """A kind that is nowhere is offline. Processors are summed up over the machines, GPUs listed one by one."""
+    """A kind without devices is offline. CPUs are summed up over the nodes, GPUs are listed one by one."""
     online = Device.objects.online().order_by("node__name", "kind", "index")
     gpus = [device for device in online if device.kind == DeviceKind.CUDA]
     processors = [device for device in online if device.kind == DeviceKind.CPU]

@@ -1,4 +1,4 @@
-"""The kept decisions about a model, readable: why it runs where it runs, or why it does not."""
+"""The stored placement decisions of a model in readable form: why it runs where it runs, or why it does not run."""
 
 from accounts.actor import Actor
 from inference.crashes import advice
@@ -12,7 +12,7 @@ from models_app.models import Model
 
 
 def explain(model: Model, actor: Actor) -> dict:
-    """Decisions, the newest first. Another tenant's public model shows none; nodes are the operators'."""
+    """Decisions, newest first. For a public model of another tenant there are none; only operators see nodes."""
     foremost = foremost_instances([model]).get(model.pk)
     records = PlacementRecord.objects.visible_to(actor).filter(model=model)
     return {
@@ -21,34 +21,34 @@ def explain(model: Model, actor: Actor) -> dict:
         "status": status_words.word(foremost).status,
         "stop_reason": foremost.get_stop_reason_display() or None if foremost else None,
         "failure_reason": advice.told(foremost) or None if foremost else None,
-        "decisions": [_one(record, actor) for record in records],
+        "decisions": [_render_decision(record, actor) for record in records],
     }
 
 
-def _one(record: PlacementRecord, actor: Actor) -> dict:
-    found = record.decision
-    trace = [Candidate(**each) for each in found["candidates"]]
+def _render_decision(record: PlacementRecord, actor: Actor) -> dict:
+    decision = record.decision
+    trace = [Candidate(**candidate) for candidate in decision["candidates"]]
     return {
         "created_at": record.created_at,
         "last_asked_at": record.updated_at,
-        "outcome": found["outcome"],
-        "message": reason_messages.kept_summary(found, trace),
+        "outcome": decision["outcome"],
+        "message": reason_messages.kept_summary(decision, trace),
         "instance_id": record.instance_id,
-        "profile": found["way"]["profile"] or None if found["way"] else None,
-        "source": found["way"]["source"] if found["way"] else None,
-        "total": mib(sum(found["claims"].values())) if found["way"] else None,
-        "node": found["node"] if actor.is_operator else None,
-        "devices": found["devices"],
-        "candidates": [reason_messages.candidate(each, actor) for each in trace],
-        "holders": [_holder(each, actor) for each in found["holders"]],
+        "profile": decision["way"]["profile"] or None if decision["way"] else None,
+        "source": decision["way"]["source"] if decision["way"] else None,
+        "total": mib(sum(decision["claims"].values())) if decision["way"] else None,
+        "node": decision["node"] if actor.is_operator else None,
+        "devices": decision["devices"],
+        "candidates": [reason_messages.candidate(candidate, actor) for candidate in trace],
+        "holders": [_render_verdict(verdict, actor) for verdict in decision["holders"]],
     }
 
 
-def _holder(verdict: dict, actor: Actor) -> dict:
-    shown = reason_messages.may_name(verdict["tenant_id"], actor)
+def _render_verdict(verdict: dict, actor: Actor) -> dict:
+    may_name = reason_messages.may_name(verdict["tenant_id"], actor)
     return {
-        "model_id": verdict["model_id"] if shown else None,
-        "model_name": verdict["model_name"] if shown else None,
+        "model_id": verdict["model_id"] if may_name else None,
+        "model_name": verdict["model_name"] if may_name else None,
         "evicted": verdict["evicted"],
         "why": reason_messages.reason(verdict["why"]) or None,
     }

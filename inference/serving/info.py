@@ -1,4 +1,4 @@
-"""A model as the manager document shows it."""
+"""Models as the manager API (`/api/models/…/info`) shows them."""
 
 from accounts.actor import Actor
 from inference.crashes import advice
@@ -10,11 +10,11 @@ from models_app.models import Model
 
 
 def describe(models: list[Model], actor: Actor) -> list[dict]:
-    """All of the document's fields. Pids and launch records are the operators'."""
-    foremost, ready, live = foremost_instances(models), ready_counts(models), gateway_reports.read()
-    failures, pending = _failures(models), live.pending()
+    """All fields of each model. Only operators see pids and command lines."""
+    foremost, ready, traffic_now = foremost_instances(models), ready_counts(models), gateway_reports.read()
+    failures, pending = _failures(models), traffic_now.pending()
     return [
-        _one(model, foremost.get(model.pk), live, actor)
+        _instance_fields(model, foremost.get(model.pk), traffic_now, actor)
         | {
             "failure_reason": failures.get(model.pk) if ready.get(model.pk, 0) < model.replicas else None,
             "pending_requests": pending[model.pk],
@@ -25,38 +25,38 @@ def describe(models: list[Model], actor: Actor) -> list[dict]:
 
 
 def overview(models: list[Model], actor: Actor) -> dict:
-    """All of them by name. Of equal names of several tenants the actor's own keeps it; the others go by id."""
+    """All models by name. If several tenants use one name, the actor's own model has it; the others go by id."""
     described = describe(models, actor)
     named = {}
-    for model, each in sorted(zip(models, described, strict=True), key=lambda pair: pair[0].tenant != actor.tenant):
-        named[model.pk if model.name in named else model.name] = each
+    for model, fields in sorted(zip(models, described, strict=True), key=lambda pair: pair[0].tenant != actor.tenant):
+        named[model.pk if model.name in named else model.name] = fields
     return {
         "models": named,
         "total_models": len(described),
-        "running_models": sum(each["status"] == "routing" for each in described),
-        "total_pending_requests": sum(each["pending_requests"] for each in described),
+        "running_models": sum(fields["status"] == "routing" for fields in described),
+        "total_pending_requests": sum(fields["pending_requests"] for fields in described),
     }
 
 
-def _one(model: Model, instance: Instance | None, live: Traffic, actor: Actor) -> dict:
-    """By the instance that speaks for it."""
+def _instance_fields(model: Model, instance: Instance | None, traffic_now: Traffic, actor: Actor) -> dict:
+    """`instance` is the model's foremost one."""
     ready = instance is not None and instance.state == State.READY
-    shown = instance is not None and instance.pid is not None and actor.is_operator
+    shows_process = instance is not None and instance.pid is not None and actor.is_operator
     return {
         "model_name": model.name,
         "aliases": [alias.name for alias in model.aliases.all()],
         "status": status_words.word(instance).manager,
-        "pid": instance.pid if shown else None,
-        "idle_time_sec": int(live.idle(model.pk) or 0) if ready else 0,
+        "pid": instance.pid if shows_process else None,
+        "idle_time_sec": int(traffic_now.idle(model.pk) or 0) if ready else 0,
         "mode": model.mode,
         "is_available": ready and instance.healthy,
-        "current_bat_path": _command_line(instance) if shown else None,
+        "current_bat_path": _command_line(instance) if shows_process else None,
         "config_source": (instance.profile or _devices(instance)) if instance else None,
     }
 
 
 def _failures(models: list[Model]) -> dict[str, str]:
-    """Model id → why the last of its instances that came to grief did."""
+    """Model id → why its newest failed instance failed."""
     rows = Instance.objects.filter(model__in=models).exclude(failure_reason="").order_by("model_id", "-created_at")
     return {row.model_id: advice.told(row) for row in rows.distinct("model_id")}
 
@@ -66,6 +66,6 @@ def _command_line(instance: Instance) -> str | None:
 
 
 def _devices(instance: Instance) -> str | None:
-    """The device configuration that the model runs on, as `cuda:0,1` or `cpu:0`."""
+    """The devices that the model runs on, as `cuda:0,1` or `cpu:0`."""
     kind, indexes = instance.placement.get("device_kind"), instance.placement.get("device_indexes", [])
     return f"{kind}:{','.join(map(str, indexes))}" if kind else None

@@ -1,4 +1,4 @@
-"""How many instances a model has: more until it has what it wants, fewer when it wants less."""
+"""Brings the number of a model's instances to its wanted number of replicas, up or down."""
 
 import logging
 import time
@@ -20,15 +20,15 @@ from models_app.models import Model
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 60  # that draining may take where nobody says otherwise
+STOP_SECONDS = 60  # the default limit for draining
 FAILURES_COUNT_FOR = timedelta(hours=1)
 FIRST_PAUSE, LONGEST_PAUSE, MOST_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
-NO_ROOM_PAUSE = 10.0  # seconds until a replica that found no room is tried again
+NO_ROOM_PAUSE = 10.0  # seconds until a replica without room is tried again
 
 
 @dataclass
 class Filled:
-    """The instances that are wanted now, and what kept the missing ones away."""
+    """The instances that are wanted now, and the error that kept the missing ones from being placed."""
 
     instances: list[Instance]
     shortfall: PlatformError | None = None
@@ -41,16 +41,17 @@ class Filled:
 
 
 def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, standing: bool = False) -> Filled:
-    """Ask for the instances that are missing, at the cost of idle ones. `model` is locked by the caller.
+    """Create the missing instances, evicting idle ones of other models. The caller has locked `model`.
 
-    Raises what placing raises where nothing of the model would run; a later one that finds no place is tried again.
+    Reuses stopping instances first, if their memory is still theirs. If not even one instance can run, raises what
+    placing.place raises; else the error is in the result, and Keeper tries again.
     """
     instances = list(model.instances.wanted().order_by("replica"))
-    for leaving in _revivable(model)[: max(0, model.replicas - len(instances))]:
-        with suppress(memory_ledger.NoRoom):  # promised away at this moment
-            memory_ledger.reclaim(leaving)
-            leaving.ask(desired=Desired.RUNNING, generation=leaving.running_generation + 1, on_demand=on_demand)
-            instances.append(leaving)
+    for stopping in _revivable(model)[: max(0, model.replicas - len(instances))]:
+        with suppress(memory_ledger.NoRoom):  # another start was given its memory just now
+            memory_ledger.reclaim(stopping)
+            stopping.ask(desired=Desired.RUNNING, generation=stopping.running_generation + 1, on_demand=on_demand)
+            instances.append(stopping)
     while len(instances) < model.replicas:
         try:
             with transaction.atomic():
@@ -65,22 +66,22 @@ def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, s
 
 
 def trim(model: Model) -> None:
-    """Stop what is more than wanted, after its requests in flight: first what does not serve yet."""
-    instances = sorted(model.instances.wanted(), key=lambda each: (each.state != State.READY, each.replica))
+    """Stop the surplus instances after their requests in flight: first those that are not ready."""
+    instances = sorted(model.instances.wanted(), key=lambda instance: (instance.state != State.READY, instance.replica))
     for instance in instances[model.replicas :]:
         instance.ask(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_SECONDS)
 
 
 def pause_after(failures: int) -> timedelta:
-    """How long a model whose replicas failed so often is left as it is: twice as long each time."""
+    """How long to wait after this many failures of a model's replicas: doubled each time, up to LONGEST_PAUSE."""
     return min(FIRST_PAUSE * 2 ** min(failures - 1, MOST_DOUBLINGS), LONGEST_PAUSE) if failures else timedelta()
 
 
 class Keeper:
-    """Brings running models back to the replicas that they want. It looks at rows only, so nothing is lost with it."""
+    """Brings running models back to their wanted replicas. All its input is rows, so it may restart at any time."""
 
     def __init__(self):
-        self._not_before: dict[str, float] = {}  # model id → when to look for room again, of the monotonic clock
+        self._not_before: dict[str, float] = {}  # model id → next try after NO_ROOM, by the monotonic clock
 
     def work(self) -> None:
         wanted = Count("instances", filter=Q(instances__state__in=ACTIVE_STATES, instances__desired=Desired.RUNNING))
@@ -88,22 +89,22 @@ class Keeper:
         for model in models:
             if self._not_before.get(model.pk, 0.0) <= time.monotonic():
                 with suppress(ModelNotFound):
-                    self._bring_to_size(model)
+                    self._reconcile(model)
 
     @transaction.atomic
-    def _bring_to_size(self, model: Model) -> None:
+    def _reconcile(self, model: Model) -> None:
         model = catalogue.lock(model)
         wanted = list(model.instances.wanted())
         if len(wanted) > model.replicas:
             trim(model)
-        elif wanted and not _failed_lately(model):
-            filled = fill(model, on_demand=all(each.on_demand for each in wanted), standing=True)
+        elif wanted and not _must_back_off(model):
+            filled = fill(model, on_demand=all(instance.on_demand for instance in wanted), standing=True)
             if filled.shortfall:
                 self._not_before[model.pk] = time.monotonic() + NO_ROOM_PAUSE
             logger.info("%s: %d of %d replicas", model.name, len(filled.instances), model.replicas)
 
 
-def _failed_lately(model: Model) -> bool:
+def _must_back_off(model: Model) -> bool:
     since = timezone.now() - FAILURES_COUNT_FOR
     failures = model.instances.filter(state=State.FAILED, state_since__gt=since)
     last = failures.aggregate(last=Max("state_since"))["last"]
@@ -111,10 +112,10 @@ def _failed_lately(model: Model) -> bool:
 
 
 def _revivable(model: Model) -> list[Instance]:
-    """Those on their way out whose memory is not promised to anybody yet."""
-    leaving = model.instances.active().filter(desired=Desired.STOPPED)
-    promised_away = Reservation.objects.leaving().owners()
-    return list(leaving.exclude(pk__in=promised_away).order_by("replica"))
+    """Instances that are stopping and whose memory is not reserved for another start yet."""
+    stopping = model.instances.active().filter(desired=Desired.STOPPED)
+    evicted = Reservation.objects.leaving().owners()
+    return list(stopping.exclude(pk__in=evicted).order_by("replica"))
 
 
 def _free_number(model: Model) -> int:

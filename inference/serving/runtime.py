@@ -1,4 +1,4 @@
-"""The running side of the catalogue's models: their status, figures of the last hour, and their end before deletion."""
+"""What the catalogue needs of running models: status, figures of the last hour, and their stop before deletion."""
 
 import time
 from datetime import timedelta
@@ -31,37 +31,37 @@ NO_REQUESTS = {"avg_response_time": 0.0, "requests_per_second": 0.0, "error_rate
 
 
 def foremost_instances(models: list[Model]) -> dict[str, Instance]:
-    """Model id → the instance that speaks for it, in one query."""
+    """Model id → the instance whose state is the model's, in one query."""
     rows = Instance.objects.filter(model__in=models).foremost().distinct("model_id")
     return {row.model_id: row for row in rows}
 
 
 def ready_counts(models: list[Model]) -> dict[str, int]:
-    """Model id → its replicas that serve, for those that have any."""
+    """Model id → number of ready replicas, for models that have any."""
     ready = Instance.objects.serving().filter(model__in=models).order_by()
     return dict(ready.values_list("model_id").annotate(Count("pk")))
 
 
 class Lifecycle:
     def statuses(self, models: list[Model]) -> dict[str, dict]:
-        foremost, ready, held = foremost_instances(models), ready_counts(models), _reserved(models)
-        figures = last_hour([model.pk for model in models])
+        foremost, ready, reserved = foremost_instances(models), ready_counts(models), _reserved_bytes(models)
+        stats = last_hour([model.pk for model in models])
         return {
-            model.pk: _words(foremost.get(model.pk))
+            model.pk: _status_fields(foremost.get(model.pk))
             | {
                 "replicas": {"wanted": model.replicas, "ready": ready.get(model.pk, 0)},
-                "resource_usage": _usage(held.get(model.pk, {})),
-                "performance_stats": figures.get(model.pk, NO_REQUESTS),
+                "resource_usage": _resource_usage(reserved.get(model.pk, {})),
+                "performance_stats": stats.get(model.pk, NO_REQUESTS),
             }
             for model in models
         }
 
-    def with_status(self, queryset: QuerySet, word: str) -> QuerySet:
+    def with_status(self, queryset: QuerySet, label: str) -> QuerySet:
         foremost = Instance.objects.filter(model=OuterRef("pk")).foremost().values("state")[:1]
         queryset = queryset.annotate(foremost_state=Subquery(foremost))
-        if word == "created":
+        if label == "created":
             return queryset.filter(foremost_state=None)
-        return queryset.filter(foremost_state__in=STATES[word])
+        return queryset.filter(foremost_state__in=STATES[label])
 
     def is_active(self, model: Model) -> bool:
         return model.instances.active().exists()
@@ -100,32 +100,32 @@ class Lifecycle:
         logs.forget(model_id)
 
 
-def _words(instance: Instance | None) -> dict:
-    word = status_words.word(instance)
-    return {"status": word.status, "health": word.health}
+def _status_fields(instance: Instance | None) -> dict:
+    labels = status_words.word(instance)
+    return {"status": labels.status, "health": labels.health}
 
 
-def _reserved(models: list[Model]) -> dict[str, dict[str, int]]:
+def _reserved_bytes(models: list[Model]) -> dict[str, dict[str, int]]:
     """Model id → kind of device → bytes reserved by all of its replicas."""
     of_instance = Instance.objects.filter(pk=OuterRef("owner"), model__in=models)
     claims = Reservation.objects.annotate(model_id=Subquery(of_instance.values("model_id"))).exclude(model_id=None)
-    held: dict[str, dict[str, int]] = {}
+    reserved: dict[str, dict[str, int]] = {}
     for model_id, kind, size in claims.values_list("model_id", "device__kind").annotate(Sum("bytes")):
-        held.setdefault(model_id, {})[kind] = size
-    return held
+        reserved.setdefault(model_id, {})[kind] = size
+    return reserved
 
 
-def _usage(held: dict[str, int]) -> dict:
-    """In MiB. Nobody measures its cores yet."""
+def _resource_usage(reserved: dict[str, int]) -> dict:
+    """In MiB. The use of CPU cores is not measured yet."""
     return {
-        "gpu_memory": held.get("cuda", 0) // MIB,
-        "cpu_cores": None if held else 0,
-        "memory": held.get("cpu", 0) // MIB,
+        "gpu_memory": reserved.get("cuda", 0) // MIB,
+        "cpu_cores": None if reserved else 0,
+        "memory": reserved.get("cpu", 0) // MIB,
     }
 
 
 def last_hour(model_ids: list[str]) -> dict[str, dict]:
-    """Model id → figures of its requests, for those that had any."""
+    """Model id → statistics of its requests, for models that had any."""
     since = timezone.now() - timedelta(seconds=HOUR)
     rows = UsageRecord.objects.filter(model_id__in=model_ids, started_at__gte=since, started_on__gte=since.date())
     grouped = rows.values("model_id").annotate(

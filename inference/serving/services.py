@@ -1,4 +1,4 @@
-"""What users ask of models that run: start, stop, restart, scale. Rows say what should be; agents make it so."""
+"""The actions on models that run: start, stop, restart, scale. They write the desired state; agents carry it out."""
 
 from collections.abc import Callable
 
@@ -21,23 +21,23 @@ from models_app.models import Model, ModelQuerySet
 @claim.keeps_refusals
 @transaction.atomic
 def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
-    """Ask for the model's replicas. What runs or starts already is left as it is.
+    """Start the model's missing replicas. Those that run or start already stay as they are.
 
-    `force` replaces one that failed a moment ago. Raises InsufficientResources, EngineUnavailable,
-    ModelNotRunning (failed a moment ago, to be tried again later) or InvalidRequest (the files), where not even
-    one replica can be had.
+    `force` starts it even if it failed a moment ago. If not even one replica can be placed, raises
+    InsufficientResources, EngineUnavailable, ModelNotRunning (failed a moment ago, retry later) or InvalidRequest
+    (bad model files).
     """
     model = catalogue.lock(model)
     if not force and not model.instances.active().exists():
         _refuse_right_after_failure(model, on_demand)
     if not on_demand:
         model.instances.wanted().update(on_demand=False)
-    filled = replicas.fill(model, timeout=timeout, on_demand=on_demand)
-    return operations.begin(TaskKind.START, model, _runs(filled.instances), filled.warning(model))
+    result = replicas.fill(model, timeout=timeout, on_demand=on_demand)
+    return operations.begin(TaskKind.START, model, _runs(result.instances), result.warning(model))
 
 
 def start_on_demand(model_id: str) -> Task:
-    """The first request for a stopped model; racing callers in all processes get the same instances."""
+    """Start a stopped model for its first request. Concurrent callers in all processes get the same instances."""
     model = Model.objects.filter(pk=model_id).first()
     if model is None:
         raise ModelNotFound(details={"model_id": model_id})
@@ -46,7 +46,7 @@ def start_on_demand(model_id: str) -> Task:
 
 @transaction.atomic
 def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
-    """Ask for the end of the model's instances, after their requests in flight unless `force`."""
+    """Stop the model's instances, after their requests in flight unless `force`."""
     model = catalogue.lock(model)
     active = model.instances.active()
     runs = dict(active.values_list("pk", "running_generation"))
@@ -58,18 +58,18 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
 @claim.keeps_refusals
 @transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
-    """Ask for a new run of each replica, one after the other; a stopped model is started."""
+    """Restart the replicas one after the other; a stopped model is started."""
     model = catalogue.lock(model)
-    wishes = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
+    fields = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
     running = model.instances.wanted()
     runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
-    running.update(**wishes)
-    filled = replicas.fill(model, timeout=timeout)
-    return operations.begin(TaskKind.RESTART, model, _runs(filled.instances) | runs, filled.warning(model))
+    running.update(**fields)
+    result = replicas.fill(model, timeout=timeout)
+    return operations.begin(TaskKind.RESTART, model, _runs(result.instances) | runs, result.warning(model))
 
 
 def scale(model: Model) -> list[str]:
-    """The model wants another number of replicas: if it runs, make it so. Returns warnings."""
+    """Bring a running model to its new number of replicas; a stopped one stays as it is. Returns warnings."""
     model = catalogue.lock(model)
     running = model.instances.wanted().count()
     if running == 0 or running == model.replicas:
@@ -84,39 +84,39 @@ def scale(model: Model) -> list[str]:
 
 @transaction.atomic
 def unload(model: Model) -> bool:
-    """Give an idle model's memory back, all replicas at once: one alone would be replaced.
+    """Stop an idle model to free its memory, all replicas at once: a single one would be started again.
 
-    False where somebody has just asked for more of it.
+    False if a start or restart of it was requested just now.
     """
     wanted = catalogue.lock(model).instances.wanted()
     if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
         return False
-    wish = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
-    wanted.update(**wish, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
+    fields = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
+    wanted.update(**fields, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
     return True
 
 
 def restart_autostart(actor: Actor) -> tuple[list[Model], dict[str, str]]:
-    """Restart, or start, what starts with the worker. Returns what came of it: models, and name → why not."""
-    return _each(_run_by(actor).filter(auto_start=True), restart)
+    """Restart or start the models that start with the worker. Returns the models, and name → why it failed."""
+    return _run_on_each(_models_run_by(actor).filter(auto_start=True), restart)
 
 
 def stop_all(actor: Actor, **options) -> tuple[list[Model], dict[str, str]]:
-    """Stop all that runs of the actor's tenant; of all tenants for an operator who names none."""
+    """Stop all running models of the actor's tenant; of all tenants for an operator without a tenant."""
     running = Instance.objects.active().values("model_id")
-    return _each(_run_by(actor).filter(pk__in=running), lambda model: stop(model, **options))
+    return _run_on_each(_models_run_by(actor).filter(pk__in=running), lambda model: stop(model, **options))
 
 
-def _run_by(actor: Actor) -> ModelQuerySet:
-    """The tenant's own models, those that a key is limited to; all for an operator without a tenant."""
+def _models_run_by(actor: Actor) -> ModelQuerySet:
+    """The tenant's own models, limited to those of the key; all models for an operator without a tenant."""
     return Model.objects.usable_by(actor).visible_to(actor)
 
 
-def _each(models: ModelQuerySet, verb: Callable[[Model], Task]) -> tuple[list[Model], dict[str, str]]:
+def _run_on_each(models: ModelQuerySet, action: Callable[[Model], Task]) -> tuple[list[Model], dict[str, str]]:
     done, failed = [], {}
     for model in models.order_by("-priority", "created_at"):
         try:
-            verb(model)
+            action(model)
             done.append(model)
         except ModelNotFound:
             continue  # deleted meanwhile
@@ -130,7 +130,7 @@ def _runs(instances: list[Instance]) -> dict[str, int]:
 
 
 def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:
-    """Requests must not start a broken model over and over; a person may, after looking."""
+    """Requests must not start a broken model again and again; a person may."""
     last = model.instances.filter(state=State.FAILED).order_by("-state_since").first()
     if not on_demand or last is None or last.retry_at is None or last.retry_at <= timezone.now():
         return

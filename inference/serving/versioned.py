@@ -1,4 +1,4 @@
-"""Models as the engine document shows them below /api/v1: its fields beside the service document's."""
+"""Models as the engine API (/api/v1) shows them: its own fields added to those of the service API (/api)."""
 
 from accounts.actor import Actor
 from inference.instances import status_words
@@ -13,17 +13,17 @@ CAPABILITIES = {
     Mode.EMBEDDING: ["embedding"],
     Mode.RERANKER: ["rerank"],
 }
-TRAINABLE = "vllm"  # its weights are those that the trainer reads
+TRAINABLE = "vllm"  # the trainer reads the weights of this engine only
 
 
 def add_fields(shown: list[dict], models: list[Model], actor: Actor) -> list[dict]:
-    """`shown` are the service document's fields of `models`; `status` is in the engine document's words."""
+    """`shown` has the fields of the service API for each of `models`; `status` gets the engine API's label."""
     foremost, has_gpu = foremost_instances(models), Device.objects.online().filter(kind=DeviceKind.CUDA).exists()
     adapters = _adapters(models, actor)
     return [
         {
             **fields,
-            **_own(model, foremost.get(model.pk), has_gpu),
+            **_engine_fields(model, foremost.get(model.pk), has_gpu),
             "loraAdapters": adapters.get(model.pk, []),
             "config": {**fields["config"], **_config(model)},
         }
@@ -32,7 +32,7 @@ def add_fields(shown: list[dict], models: list[Model], actor: Actor) -> list[dic
 
 
 def _adapters(models: list[Model], actor: Actor) -> dict[str, list[str]]:
-    """Model id → the published adapters that the actor's tenant has on it: each is the name of a model in requests."""
+    """Model id → names of the published adapters on it that the actor sees; each can be `model` in a request."""
     found: dict[str, list[str]] = {}
     published = Adapter.objects.visible_to(actor).filter(base_model__in=models, current__isnull=False)
     for model_id, name in published.order_by("name").values_list("base_model_id", "name"):
@@ -40,7 +40,7 @@ def _adapters(models: list[Model], actor: Actor) -> dict[str, list[str]]:
     return found
 
 
-def _own(model: Model, instance: Instance | None, has_gpu: bool) -> dict:
+def _engine_fields(model: Model, instance: Instance | None, has_gpu: bool) -> dict:
     return {
         "engine": _engine(model, instance, has_gpu),
         "status": status_words.word(instance).engine,
@@ -51,7 +51,7 @@ def _own(model: Model, instance: Instance | None, has_gpu: bool) -> dict:
 
 
 def _engine(model: Model, instance: Instance | None, has_gpu: bool) -> str:
-    """Where it runs or ran last; of a model that never ran, where it would be placed first."""
+    """By the device where it runs or ran last; for a model that never ran, by the first choice of placement."""
     if model.framework == LLAMA:
         return LLAMA
     kind = instance.placement.get("device_kind") if instance else None
@@ -65,7 +65,7 @@ def capabilities(model: Model) -> list[str]:
 
 
 def _path_name(model: Model) -> str:
-    """A name below the tenant's folder or of the hub as it stands; of a path on the host only its last part."""
+    """A name in the tenant's folder or of the hub unchanged; of an absolute path on the host only the last part."""
     path = model.config.get("model_path", "").rstrip("/")
     return path.rpartition("/")[2] if path.startswith("/") else path
 

@@ -1,4 +1,4 @@
-"""manage.py bench: what the product costs, as tables and JSON."""
+"""manage.py bench: runs the benchmarks and prints the results as tables and JSON."""
 
 import json
 from pathlib import Path
@@ -35,12 +35,12 @@ class Command(BaseCommand):
         except CannotMeasure as reason:
             raise CommandError(str(reason)) from None
         for scenario, rows in results["scenarios"].items():
-            self._table(scenario, rows, subject.COLUMNS)
+            self._print_table(scenario, rows, subject.COLUMNS)
         self.stdout.write(f"\nratios: {json.dumps(results['ratios'])}")
         if out:
             out.write_text(json.dumps(results, indent=2))
 
-    def _table(self, scenario: str, rows: dict, columns: dict[str, str]) -> None:
+    def _print_table(self, scenario: str, rows: dict, columns: dict[str, str]) -> None:
         self.stdout.write(f"\n{scenario:<20}" + "".join(f"{title:>15}" for title in columns.values()))
         for name, row in rows.items():
             cells = ("–" if row[column] is None else f"{row[column]:.4g}" for column in columns)

@@ -1,4 +1,4 @@
-"""manage.py worker: a Celery worker of this machine with the node agent in it."""
+"""manage.py worker: this machine's Celery worker, with the node agent in the same process."""
 
 import socket
 import warnings
@@ -23,7 +23,7 @@ class Command(BaseCommand):
             self._lock = claim_data_folder()
         except AnotherAgent as error:
             raise CommandError(str(error)) from None
-        # Celery's word against root is about pickled messages, and we take JSON only
+        # Celery warns against root because of pickled messages; we accept JSON only
         warnings.filterwarnings("ignore", category=SecurityWarning)
         configuration.follow()
         periodic.watch()

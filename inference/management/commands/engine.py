@@ -1,4 +1,4 @@
-"""manage.py engine: installs an engine into its own environment, or says how far that is."""
+"""manage.py engine: installs an engine into its own environment, or prints the state of the installation."""
 
 import json
 import signal
@@ -31,11 +31,11 @@ class Command(BaseCommand):
         # By default SIGTERM would end this process and leave its uv running.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            python = install.install(engine, self._say)
+            python = install.install(engine, self._print)
         except install.InstallFailed as failure:
             raise CommandError(str(failure)) from failure
-        self._say(f"{engine} is ready: {python}")
+        self._print(f"{engine} is ready: {python}")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()

@@ -1,4 +1,4 @@
-"""manage.py model: puts weights from a local folder or the hub into a tenant's catalogue, and lists it."""
+"""manage.py model: adds weights from a local folder or the hub to a tenant's catalogue, and lists the catalogue."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from models_app import artefacts, intake, model_runtime, services
 from models_app.models import Model
 
 DEFAULT_TENANT = "default"
-STEP = 10  # per cent between two lines of progress
+STEP = 10  # per cent between two progress lines
 
 
 class Command(BaseCommand):
@@ -61,15 +61,15 @@ class Command(BaseCommand):
         huggingface.fetch(hub_id, draft)
 
     def _copy(self, folder: Path, draft: Path) -> None:
-        # Before gigabytes are copied in vain. An operator's own folder may hold links, as the hub's cache does.
+        # Fail before copying gigabytes. An operator's own folder may contain links, as the hub's cache does.
         artefacts.inspect(folder, root=Path("/"))
-        shown = -STEP
+        printed = -STEP
 
         def report(copied: int, total: int) -> None:
-            nonlocal shown
+            nonlocal printed
             percent = 100 * copied // total
-            if percent >= shown + STEP or percent == 100 > shown:
-                shown = percent
+            if percent >= printed + STEP or percent == 100 > printed:
+                printed = percent
                 self.stdout.write(f"copied {percent} % of {total / 10**6:.1f} MB")
 
         intake.copy_folder(folder, draft, report)
@@ -91,7 +91,7 @@ def create(actor: Actor, name: str, place: str) -> Model:
 
 @contextmanager
 def explained():
-    """What goes wrong with names, files, the hub or the disk is one line for the operator."""
+    """Turns errors of names, files, the hub or the disk into one line for the operator."""
     try:
         yield
     except PlatformError as error:
