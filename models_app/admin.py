@@ -1,4 +1,4 @@
-"""Operators' page of adapters: their versions with what was measured, published and taken back by services."""
+"""Operators' page of adapters: versions with their evaluation; services publish and unpublish them."""
 
 from collections.abc import Callable
 
@@ -28,8 +28,8 @@ class VersionInline(TabularInline):
 
     @display(description=_("Loss before and after"))
     def show_loss(self, version):
-        found = version.evaluation or {}
-        sides = [(found.get(side) or {}).get("loss") for side in ("before", "after")]
+        evaluation = version.evaluation or {}
+        sides = [(evaluation.get(side) or {}).get("loss") for side in ("before", "after")]
         return " → ".join("–" if loss is None else f"{loss:.3f}" for loss in sides)
 
 
@@ -48,18 +48,18 @@ class AdapterAdmin(ReadOnlyAdmin):
 
     @action(description=_("Publish the newest version"))
     def publish_newest(self, request, queryset):
-        self._each(request, queryset, services.publish, _("%s is published."))
+        self._apply_to_all(request, queryset, services.publish, _("%s is published."))
 
     @action(description=_("Unpublish"))
     def unpublish(self, request, queryset):
-        self._each(request, queryset, services.unpublish, _("%s is not published any more."))
+        self._apply_to_all(request, queryset, services.unpublish, _("%s is not published any more."))
 
-    def _each(self, request, adapters, verb: Callable, done: str) -> None:
+    def _apply_to_all(self, request, adapters, operation: Callable, done: str) -> None:
         """The service writes the audit record."""
         actor = actor_for_user(request.user)
         for adapter in adapters:
             try:
-                verb(actor, adapter, request=request)
+                operation(actor, adapter, request=request)
                 self.message_user(request, done % adapter.name, messages.SUCCESS)
             except PlatformError as error:
                 self.message_user(request, f"{adapter.name}: {error.message}", messages.ERROR)

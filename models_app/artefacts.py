@@ -1,4 +1,4 @@
-"""Weights on disk: where a tenant may point, what the files say of themselves, and what is refused unseen."""
+"""Weights on disk: which paths a tenant may name, what the files contain, and what is refused without loading."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from models_app import formats, packaged_models
 from models_app.models import Mode, Model
 
 FIELD = "config.model_path"
-DOCUMENT_ROOTS = ("models", "data", "checkpoints")  # what the documents' examples begin with
-MOST_FILES = 10_000
-CONFIG_LIMIT = 1024 * 1024
-JSON_LIMIT = 64 * 1024 * 1024  # a tokenizer.json of a large vocabulary has 33 MB
+DOCUMENT_ROOTS = ("models", "data", "checkpoints")  # first folder of the paths in the API specifications' examples
+MAX_FILES = 10_000
+MAX_CONFIG_BYTES = 1024 * 1024
+MAX_JSON_BYTES = 64 * 1024 * 1024  # a tokenizer.json of a large vocabulary has 33 MB
 # Files that some loader would execute: Python's own, native libraries, pickles and formats that may hold them.
 CODE_SUFFIXES = {
     ".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib",
@@ -39,18 +39,18 @@ PARAMETERS = {
     "max_position_embeddings": "context_length",
     "vocab_size": "vocab_size",
 }
-HIGHEST_PARAMETER = 1_000_000_000
+MAX_PARAMETER = 1_000_000_000
 
 
 class Refused(InvalidRequest):
-    """The files are there, and no engine may see them."""
+    """The files exist, and no engine may load them."""
 
     def __init__(self, message):
         super().__init__(message, param=FIELD)
 
 
 class Missing(InvalidRequest):
-    """There is nothing at that place yet, or not all of it."""
+    """The files do not exist yet, or some are missing."""
 
     def __init__(self, message):
         super().__init__(message, param=FIELD)
@@ -58,7 +58,7 @@ class Missing(InvalidRequest):
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a model's files say of themselves: sizes in bytes, `parameters` by their names in config.json."""
+    """What a model's files contain: sizes in bytes, `parameters` by their names in config.json."""
 
     path: Path
     format: str
@@ -68,23 +68,23 @@ class Artefact:
     architectures: tuple[str, ...] = ()
     has_chat_template: bool = False
     adapter: Path | None = None
-    pools: bool = False  # made for embeddings or ranking, by what its files say
+    pools: bool = False  # for embeddings or ranking, according to its files
 
     @property
     def mode(self) -> Mode:
-        """What the model is for, as far as its architecture tells."""
+        """What the model is for, as far as its architecture shows."""
         if any(name.endswith("ForSequenceClassification") for name in self.architectures):
             return Mode.RERANKER
         encoder = any(name.endswith("Model") and not name.endswith("HeadModel") for name in self.architectures)
         return Mode.EMBEDDING if encoder or self.pools else Mode.CHAT
 
 
-# --- where
+# --- paths
 
 
 @dataclass(frozen=True)
 class Place:
-    """A path below a root that links must not leave."""
+    """A path below a root; links must not lead out of the root."""
 
     root: Path
     path: Path
@@ -95,26 +95,26 @@ def tenant_folder(tenant: Tenant) -> Path:
 
 
 def locate(tenant: Tenant, name: str) -> Path:
-    """The place that a tenant means by a path or a hub id; it need not exist.
+    """The path of a tenant's files, by a relative path or a hub id; it need not exist.
 
-    The tenant's own folder goes before the operator's shared roots. Raises Refused for what leads elsewhere.
+    The tenant's own folder has precedence over the operator's shared roots. Raises Refused for other paths.
     """
-    return _place(tenant, name).path
+    return _locate(tenant, name).path
 
 
-def _place(tenant: Tenant, name: str) -> Place:
+def _locate(tenant: Tenant, name: str) -> Place:
     relative = below_root(name)
     own = tenant_folder(tenant)
     roots = [own, *settings.MODEL_ROOTS]
     if str(relative) == settings.DEMO_MODEL.name:
         roots.append(settings.DEMO_MODEL.parent)
-    by_default = packaged_models.root() if str(relative) in packaged_models.PACKAGED else own
-    root = next((root for root in roots if os.path.lexists(root / relative)), by_default)
-    return Place(root, _inside(root, root / relative))
+    default_root = packaged_models.root() if str(relative) in packaged_models.PACKAGED else own
+    root = next((root for root in roots if os.path.lexists(root / relative)), default_root)
+    return Place(root, _resolve_below(root, root / relative))
 
 
 def below_root(name: str) -> PurePosixPath:
-    """A leading /models/, as in the documents' examples, means the tenant's folder; nothing else absolute does.
+    """The path relative to a root. A leading /models/, /data/ or /checkpoints/ is dropped; no other root is allowed.
 
     Raises Refused.
     """
@@ -130,7 +130,7 @@ def below_root(name: str) -> PurePosixPath:
     return path
 
 
-def _inside(root: Path, path: Path) -> Path:
+def _resolve_below(root: Path, path: Path) -> Path:
     """`path` with links followed, if it stays below `root`."""
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(root)):
@@ -138,16 +138,16 @@ def _inside(root: Path, path: Path) -> Path:
     return real
 
 
-# --- what
+# --- contents
 
 
 def check_startable(model: Model) -> Artefact:
-    """The files of a catalogue model, checked anew before each start. Raises Missing or Refused."""
+    """The files of a catalogue model, checked before each start. Raises Missing or Refused."""
     name = model.config.get("model_path") or model.config.get("model_name")
     if not name:
         raise Missing(_("The model names no files: set config.model_path."))
-    place = _place(model.tenant, name)
-    artefact = _to_be_fetched(place.path) or inspect(place.path, place.root)
+    place = _locate(model.tenant, name)
+    artefact = _packaged_artefact(place.path) or inspect(place.path, place.root)
     if artefact.format != ENGINE_FORMATS[model.framework]:
         raise Refused(
             _("%(engine)s serves %(wanted)s here, and this is %(found)s.")
@@ -155,11 +155,11 @@ def check_startable(model: Model) -> Artefact:
         )
     if model.framework == "vllm" and artefact.path.is_file():
         raise Refused(_("vLLM needs the folder with the weights, their config.json and their tokenizer."))
-    return _with_adapter(artefact, model)
+    return _add_adapter(artefact, model)
 
 
-def _to_be_fetched(path: Path) -> Artefact | None:
-    """A packaged model whose files the machine does not have yet, by what is known of it."""
+def _packaged_artefact(path: Path) -> Artefact | None:
+    """The known facts of a packaged model that is not downloaded yet, else None."""
     model = None if path.exists() else packaged_models.at(path)
     if model is None:
         return None
@@ -168,12 +168,12 @@ def _to_be_fetched(path: Path) -> Artefact | None:
     )
 
 
-def _with_adapter(artefact: Artefact, model: Model) -> Artefact:
-    """With the adapter that the model is always served with, if it names one; its bytes count as weights."""
+def _add_adapter(artefact: Artefact, model: Model) -> Artefact:
+    """Add the adapter that the config applies to all requests, if any; its bytes count as weights."""
     name = model.config.get("lora_path")
     if not name:
         return artefact
-    place = _place(model.tenant, name)
+    place = _locate(model.tenant, name)
     adapter = inspect(place.path, place.root)
     if adapter.format != "gguf":
         raise Refused(_("%(name)s is no GGUF file.") % {"name": place.path.name})
@@ -183,9 +183,9 @@ def _with_adapter(artefact: Artefact, model: Model) -> Artefact:
 
 
 def inspect(path: Path, root: Path | None = None) -> Artefact:
-    """What lies at `path`: a folder with weights and a config.json, or one GGUF or safetensors file.
+    """The contents of `path`: a folder with weights and a config.json, or one GGUF or safetensors file.
 
-    Links may lead anywhere below `root`, by default `path` itself. Raises Missing or Refused.
+    Links may point anywhere below `root`, by default `path` itself. Raises Missing or Refused.
     """
     try:
         if path.is_dir():
@@ -202,7 +202,7 @@ def _inspect_file(path: Path) -> Artefact:
     if formats.is_gguf(start):
         return _gguf_artefact(path)
     if start.startswith(PICKLE_STARTS):
-        raise _holds_code(path.name)
+        raise _code_refusal(path.name)
     weights = _read(formats.read_safetensors, path)
     return Artefact(path, "safetensors", weights.bytes, weights.dtype)
 
@@ -223,26 +223,26 @@ def _inspect_folder(folder: Path, root: Path) -> Artefact:
 def _safetensors_artefact(folder: Path, shards: list[Path]) -> Artefact:
     _require_all_shards(folder, {shard.name for shard in shards})
     config = _read_object(folder / "config.json")
-    found = [_read(formats.read_safetensors, shard) for shard in shards]
-    largest = max(found, key=lambda weights: weights.bytes)
+    shard_weights = [_read(formats.read_safetensors, shard) for shard in shards]
+    largest = max(shard_weights, key=lambda weights: weights.bytes)
     names = config.get("architectures")
     return Artefact(
-        folder, "safetensors", sum(weights.bytes for weights in found), largest.dtype, _parameters(config),
+        folder, "safetensors", sum(weights.bytes for weights in shard_weights), largest.dtype, _parameters(config),
         tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else (),
         has_chat_template=_has_chat_template(folder), pools=(folder / "modules.json").exists(),
     )  # fmt: skip
 
 
 def _require_all_shards(folder: Path, present: set[str]) -> None:
-    """An interrupted download shows in the index of the weights."""
+    """Finds an interrupted download by the index of the weights. Raises Missing."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return
-    shards = _read_object(index, JSON_LIMIT).get("weight_map")
+    shards = _read_object(index, MAX_JSON_BYTES).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise Refused(_("%(name)s is damaged: %(why)s.") % {"name": index.name, "why": "weight_map"})
-    if lacking := sorted(set(shards.values()) - present):
-        raise Missing(_("Weights are missing: %(name)s") % {"name": lacking[0][:200]})
+    if missing := sorted(set(shards.values()) - present):
+        raise Missing(_("Weights are missing: %(name)s") % {"name": missing[0][:200]})
 
 
 def _gguf_artefact(path: Path) -> Artefact:
@@ -250,29 +250,29 @@ def _gguf_artefact(path: Path) -> Artefact:
     metadata = weights.metadata
     architecture = str(metadata.get("general.architecture"))
     values = {name: metadata.get(f"{architecture}.{key}") for name, key in PARAMETERS.items()}
-    values["vocab_size"] = values["vocab_size"] or _length(metadata.get("tokenizer.ggml.tokens"))
+    values["vocab_size"] = values["vocab_size"] or _array_length(metadata.get("tokenizer.ggml.tokens"))
     return Artefact(
         path, "gguf", weights.bytes, weights.dtype, _parameters(values), (architecture,),
         has_chat_template="tokenizer.chat_template" in metadata, pools=f"{architecture}.pooling_type" in metadata,
     )  # fmt: skip
 
 
-def _length(array: list | int | None) -> int | None:
-    """The reader keeps of long arrays their length only."""
+def _array_length(array: list | int | None) -> int | None:
+    """The reader keeps only the length of a long array."""
     return len(array) if isinstance(array, list) else array
 
 
 def _parameters(values: dict) -> dict[str, int]:
-    """Sizes that estimates are made of. Models of several parts keep the language model's under text_config."""
+    """The sizes for memory estimates. Multimodal models keep the language model's under text_config."""
     text = values.get("text_config")
     merged = values | text if isinstance(text, dict) else values
     return {name: _parameter(name, merged[name]) for name in PARAMETERS if merged.get(name) is not None}
 
 
 def _parameter(name: str, value) -> int:
-    """Some models have a value for each layer: the highest counts."""
+    """Some models have one value per layer: the highest is used."""
     numbers = value if isinstance(value, list) and value else [value]
-    if not all(type(number) is int and 0 < number <= HIGHEST_PARAMETER for number in numbers):
+    if not all(type(number) is int and 0 < number <= MAX_PARAMETER for number in numbers):
         raise Refused(_("The model's own %(name)s is impossible.") % {"name": name})
     return max(numbers)
 
@@ -281,41 +281,41 @@ def _has_chat_template(folder: Path) -> bool:
     if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     tokenizer = folder / "tokenizer_config.json"
-    return tokenizer.exists() and bool(_read_object(tokenizer, JSON_LIMIT).get("chat_template"))
+    return tokenizer.exists() and bool(_read_object(tokenizer, MAX_JSON_BYTES).get("chat_template"))
 
 
 def _read(reader, path: Path) -> formats.Weights:
     try:
         return reader(path)
-    except formats.Damaged as why:
-        raise Refused(_("%(name)s is damaged: %(why)s.") % {"name": path.name, "why": why}) from None
+    except formats.Damaged as error:
+        raise Refused(_("%(name)s is damaged: %(why)s.") % {"name": path.name, "why": error}) from None
 
 
 # --- code in the folder
 
 
 def _refuse_code(folder: Path, root: Path) -> None:
-    """Pickles, programs, requests for remote code and links out are refused before any engine sees the folder."""
+    """Refuse pickles, programs, remote code and links out of the folder before any engine reads it."""
     for path in _files(folder, root):
         name = path.relative_to(folder)
         if path.suffix.lower() in CODE_SUFFIXES or _may_hold_pickle(path):
-            raise _holds_code(str(name))
-        if path.suffix.lower() == ".json" and _asks_for_code(path):
+            raise _code_refusal(str(name))
+        if path.suffix.lower() == ".json" and _requests_code(path):
             raise Refused(_("%(name)s asks for code from elsewhere (auto_map).") % {"name": name})
 
 
 def _files(folder: Path, root: Path) -> Iterator[Path]:
-    """Every file below `folder`. Raises Refused for links out, linked folders, and what is no plain file."""
-    number = 0
+    """Every file below `folder`. Raises Refused for links out of `root`, linked folders and special files."""
+    file_count = 0
     for parent, folders, names in os.walk(folder, onerror=_reraise):
         paths = [Path(parent, name) for name in names]
         if any(Path(parent, name).is_symlink() for name in folders):
             raise Refused(_("The folder holds a link to another folder."))
-        number += len(paths)
-        if number > MOST_FILES:
-            raise Refused(_("The folder holds more than %(most)d files.") % {"most": MOST_FILES})
+        file_count += len(paths)
+        if file_count > MAX_FILES:
+            raise Refused(_("The folder holds more than %(most)d files.") % {"most": MAX_FILES})
         for path in paths:
-            if not _inside(root, path).is_file():
+            if not _resolve_below(root, path).is_file():
                 raise Refused(_("%(name)s is not a plain file.") % {"name": path.name})
             yield path
 
@@ -325,15 +325,15 @@ def _reraise(error: OSError) -> None:
 
 
 def _may_hold_pickle(path: Path) -> bool:
-    """By the first bytes; a .bin without any that are known may be a pickle of the oldest kind."""
+    """Decides by the first bytes; a .bin with unknown first bytes may be a pickle of an old protocol."""
     start = _start_of(path)
     if path.suffix.lower() == ".bin":
         return not (formats.is_gguf(start) or formats.looks_like_safetensors(start))
     return start.startswith(PICKLE_STARTS)
 
 
-def _asks_for_code(path: Path) -> bool:
-    content = path.read_bytes() if path.stat().st_size <= JSON_LIMIT else b""
+def _requests_code(path: Path) -> bool:
+    content = path.read_bytes() if path.stat().st_size <= MAX_JSON_BYTES else b""
     if content and b"auto_map" not in content and b"\\u" not in content:
         return False
     try:
@@ -343,7 +343,7 @@ def _asks_for_code(path: Path) -> bool:
 
 
 def _names_auto_map(content) -> bool:
-    """In a vocabulary the word may occur, as the name of a number."""
+    """A vocabulary may contain this text as a token, with an integer value."""
     if isinstance(content, list):
         return any(_names_auto_map(value) for value in content)
     if not isinstance(content, dict):
@@ -353,7 +353,7 @@ def _names_auto_map(content) -> bool:
     )
 
 
-def _holds_code(name: str) -> Refused:
+def _code_refusal(name: str) -> Refused:
     return Refused(_("%(name)s can hold code; only safetensors and GGUF are served.") % {"name": name})
 
 
@@ -362,7 +362,7 @@ def _start_of(path: Path) -> bytes:
         return file.read(START_BYTES)
 
 
-def _read_object(path: Path, limit: int = CONFIG_LIMIT) -> dict:
+def _read_object(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict:
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(limit))

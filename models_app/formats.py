@@ -1,4 +1,4 @@
-"""Headers of weight files, held against the size of the file: nothing of the weights is read, nothing is believed."""
+"""Headers of weight files, checked against the file size: weights are not read, and no value is trusted."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 MIB = 1024 * 1024
-# The safetensors library takes 100 MB; parsed, hostile JSON of that size fills gigabytes. Real headers stay below 12.
+# The safetensors library accepts 100 MB, but hostile JSON of that size takes gigabytes when parsed. Real headers: < 12.
 SAFETENSORS_HEADER_LIMIT = 16 * MIB
 # A vocabulary of 260,000 words with its merges takes about 15 MiB.
 GGUF_HEADER_LIMIT = 32 * MIB
-LONGEST_KEPT_TEXT = 4096
-LONGEST_KEPT_ARRAY = 1024
-LARGEST_DIMENSION = 2**40
-HIGHEST_RANK = 16
+MAX_KEPT_TEXT = 4096
+MAX_KEPT_ARRAY = 1024
+MAX_DIMENSION = 2**40
+MAX_RANK = 16
 
 # Bits of one number, and the name that engines use.
 SAFETENSORS_TYPES = {
@@ -40,11 +40,11 @@ GGUF_TYPES = {
 }  # fmt: skip
 GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_TEXT, GGUF_ARRAY = 8, 9
-GGUF_SMALLEST_PAIR, GGUF_SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
+GGUF_MIN_PAIR_BYTES, GGUF_MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 
 class Damaged(ValueError):
-    """The header contradicts itself or the file; a careless reader could be led anywhere."""
+    """The header contradicts itself or the file size."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def is_gguf(start: bytes) -> bool:
 
 
 def looks_like_safetensors(start: bytes) -> bool:
-    """Eight bytes of length, and JSON behind them."""
+    """Eight bytes of length, then JSON."""
     return start[8:9] == b"{"
 
 
@@ -69,19 +69,19 @@ def looks_like_safetensors(start: bytes) -> bool:
 
 
 def read_safetensors(path: Path) -> Weights:
-    """Raises Damaged unless the tensors fill the file exactly, as the safetensors library asks; OSError."""
+    """Raises Damaged unless the tensors fill the file exactly, as the safetensors library requires; OSError."""
     return _safetensors_weights(*_safetensors_header(path))
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """The shape of each tensor by its name, held against the file in the same way."""
+    """Tensor name → shape, checked against the file in the same way."""
     header, data_bytes = _safetensors_header(path)
     _safetensors_weights(header, data_bytes)
     return {name: entry["shape"] for name, entry in header.items()}
 
 
 def _safetensors_header(path: Path) -> tuple[dict, int]:
-    """With the bytes of data behind it."""
+    """The header, and the number of data bytes after it."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
@@ -117,13 +117,13 @@ def _safetensors_weights(header: dict, data_bytes: int) -> Weights:
 
 
 def _safetensors_tensor(entry) -> tuple[int, int, str]:
-    """Where it begins and ends, and its type."""
+    """Begin and end in the data, and the type."""
     if not isinstance(entry, dict):
         raise Damaged("a tensor is not an object")
     shape, offsets, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     if not (isinstance(kind, str) and kind in SAFETENSORS_TYPES):
         raise Damaged("a tensor has an unknown type")
-    if not (_are_sizes(shape, HIGHEST_RANK) and _are_sizes(offsets, 2) and len(offsets) == 2):
+    if not (_are_sizes(shape, MAX_RANK) and _are_sizes(offsets, 2) and len(offsets) == 2):
         raise Damaged("a tensor has an impossible shape or place")
     bits, name = SAFETENSORS_TYPES[kind]
     begin, end = offsets
@@ -136,7 +136,7 @@ def _are_sizes(values, most: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) <= most
-        and all(type(value) is int and 0 <= value <= LARGEST_DIMENSION for value in values)
+        and all(type(value) is int and 0 <= value <= MAX_DIMENSION for value in values)
     )
 
 
@@ -144,7 +144,7 @@ def _are_sizes(values, most: int) -> bool:
 
 
 class Reader:
-    """Reads forward, never past the end of the file nor past the limit of a header."""
+    """Reads forward, never past the end of the file or the header limit. Raises Damaged."""
 
     def __init__(self, file: BinaryIO, limit: int):
         self._file = file
@@ -174,13 +174,13 @@ class Reader:
 
     def text(self, keep: bool = True) -> str | None:
         length = self.number("Q")
-        if keep and length <= LONGEST_KEPT_TEXT:
+        if keep and length <= MAX_KEPT_TEXT:
             return self.take(length).decode("utf-8", "replace")
         self.skip(length)
         return None
 
     def count(self, smallest: int) -> int:
-        """How many things of at least that many bytes follow."""
+        """The number of items that follow, of at least `smallest` bytes each."""
         number = self.number("Q")
         if number * smallest > self.left:
             raise Damaged("a count is higher than the file could hold")
@@ -193,10 +193,10 @@ def read_gguf(path: Path) -> Weights:
         reader = Reader(file, GGUF_HEADER_LIMIT)
         if reader.take(4) != b"GGUF" or reader.number("I") not in (2, 3):
             raise Damaged("not a GGUF file of version 2 or 3")
-        tensors, pairs = reader.count(GGUF_SMALLEST_TENSOR), reader.count(GGUF_SMALLEST_PAIR)
-        metadata = _gguf_metadata(reader, pairs)
-        found = [_gguf_tensor(reader) for _number in range(tensors)]
-    return _gguf_weights(found, metadata, reader)
+        tensor_count, pair_count = reader.count(GGUF_MIN_TENSOR_BYTES), reader.count(GGUF_MIN_PAIR_BYTES)
+        metadata = _gguf_metadata(reader, pair_count)
+        tensors = [_gguf_tensor(reader) for _number in range(tensor_count)]
+    return _gguf_weights(tensors, metadata, reader)
 
 
 def _gguf_metadata(reader: Reader, pairs: int) -> dict:
@@ -220,7 +220,7 @@ def _gguf_value(reader: Reader, kind: int):
 
 
 def _gguf_array(reader: Reader) -> list | int:
-    """A short array of numbers as a list; of everything else its length."""
+    """A short array of numbers as a list; of any other array its length."""
     kind = reader.number("I")
     if kind == GGUF_TEXT:
         length = reader.count(8)
@@ -231,14 +231,14 @@ def _gguf_array(reader: Reader) -> list | int:
         raise Damaged("an array has an unknown type")
     width = struct.calcsize(GGUF_SCALARS[kind])
     length = reader.count(width)
-    if length <= LONGEST_KEPT_ARRAY:
+    if length <= MAX_KEPT_ARRAY:
         return list(struct.unpack(f"<{length}{GGUF_SCALARS[kind]}", reader.take(length * width)))
     reader.skip(length * width)
     return length
 
 
 def _gguf_tensor(reader: Reader) -> tuple[int, int, str]:
-    """Its offset in the data, its bytes, and its type."""
+    """Offset in the data, bytes, and type."""
     if len(reader.text() or "") > 64:
         raise Damaged("a tensor's name is too long")
     rank = reader.number("I")
@@ -246,7 +246,7 @@ def _gguf_tensor(reader: Reader) -> tuple[int, int, str]:
         raise Damaged("a tensor has too many dimensions")
     shape = [reader.number("Q") for _number in range(rank)]
     kind, offset = reader.number("I"), reader.number("Q")
-    if kind not in GGUF_TYPES or max(shape, default=1) > LARGEST_DIMENSION:
+    if kind not in GGUF_TYPES or max(shape, default=1) > MAX_DIMENSION:
         raise Damaged("a tensor has an unknown type or an impossible shape")
     name, block, block_bytes = GGUF_TYPES[kind]
     if shape and shape[0] % block:

@@ -1,4 +1,4 @@
-"""The console's forms of a model and its aliases: operators are held to the same rules as the API's callers."""
+"""The console's forms of a model and its aliases: the rules of the API apply to operators too."""
 
 from django import forms
 
@@ -6,21 +6,21 @@ from core.errors import InvalidRequest, ModelAlreadyExists
 from models_app import services
 from models_app.models import Model
 
-CHECKED = ("tenant", "name", "framework", "config", "resource_requirements", "profiles")
+CHECKED_FIELDS = ("tenant", "name", "framework", "config", "resource_requirements", "profiles")
 
 
 class ModelForm(forms.ModelForm):
     def clean(self):
         fields = super().clean()
         for name in services.MERGED & fields.keys():
-            fields[name] = fields[name] or {}  # an empty box
+            fields[name] = fields[name] or {}  # an empty text box
         fields["profiles"] = fields.get("profiles") or []
         if not self.errors:
-            given = {name: fields.get(name, getattr(self.instance, name, None)) for name in CHECKED}
-            self._hold_to_rules(Model(pk=self.instance.pk, **given))
+            given = {name: fields.get(name, getattr(self.instance, name, None)) for name in CHECKED_FIELDS}
+            self._check_model(Model(pk=self.instance.pk, **given))
         return fields
 
-    def _hold_to_rules(self, model: Model) -> None:
+    def _check_model(self, model: Model) -> None:
         try:
             services.check(model)
         except InvalidRequest as error:
@@ -34,14 +34,14 @@ class ModelForm(forms.ModelForm):
 class AliasFormSet(forms.BaseInlineFormSet):
     @property
     def names(self) -> list[str]:
-        """The aliases that the model shall have."""
-        kept = [form for form in self.forms if form not in self.deleted_forms]
-        return [form.cleaned_data["name"] for form in kept if form.cleaned_data.get("name")]
+        """The aliases that the model will have."""
+        kept_forms = [form for form in self.forms if form not in self.deleted_forms]
+        return [form.cleaned_data["name"] for form in kept_forms if form.cleaned_data.get("name")]
 
     def clean(self):
         super().clean()
         if any(self.errors) or not self.instance.tenant_id:
-            return  # they are shown already, or the model's own are
+            return  # they, or the model's own errors, are shown already
         try:
             services.claim_names(self.instance, self.names)
         except InvalidRequest as error:

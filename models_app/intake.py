@@ -1,4 +1,4 @@
-"""Brings weights into a tenant's folder: beside it first, checked, and moved into place when they are whole."""
+"""Imports weights into a tenant's folder: written next to the target, checked, and moved there when complete."""
 
 import shutil
 import uuid
@@ -19,33 +19,33 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def landing(tenant: Tenant, name: str) -> Iterator[Path]:
-    """An empty folder to fill; it becomes the tenant's folder `name` afterwards, if engines may see what it holds.
+    """Yields an empty folder to fill; afterwards it becomes the tenant's folder `name`, if engines may load it.
 
-    Raises artefacts.Refused or Missing for what they may not see, Conflict where something lies already, OSError.
+    Raises artefacts.Refused or Missing if they may not, Conflict if the name has files already, OSError.
     """
     target = artefacts.tenant_folder(tenant) / name
     if artefacts.locate(tenant, name).exists():
         raise Conflict(_("There are files under the name %(name)s already.") % {"name": name})
-    beside = target.parent / f".adding-{uuid.uuid4().hex}"
-    draft = beside / target.name
+    temporary = target.parent / f".adding-{uuid.uuid4().hex}"
+    draft = temporary / target.name
     try:
         draft.mkdir(parents=True)
         yield draft
         artefacts.inspect(draft)
         draft.rename(target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def copy_folder(source: Path, target: Path, progress: Progress) -> None:
-    """The files below `source`, links followed. `progress` gets the bytes copied so far and those of all files."""
+    """Copy the files below `source`, following links. `progress` gets the bytes copied so far and in total."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     total, copied = sum(path.stat().st_size for path in files), 0
     for path in files:
-        place = target / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as reading, place.open("xb") as writing:
-            while chunk := reading.read(CHUNK):
-                writing.write(chunk)
+        destination = target / path.relative_to(source)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as input_file, destination.open("xb") as output_file:
+            while chunk := input_file.read(CHUNK):
+                output_file.write(chunk)
                 copied += len(chunk)
                 progress(copied, total)

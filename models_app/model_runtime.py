@@ -1,4 +1,4 @@
-"""What the catalogue asks of the app that runs models, which stands above it and registers itself here."""
+"""What the catalogue needs from the app that runs models. That app is above the catalogue and registers itself here."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,37 +11,37 @@ from models_app.models import Model
 
 class Lifecycle(Protocol):
     def statuses(self, models: list[Model]) -> dict[str, dict]:
-        """Model id → status, health, replicas, resource_usage and performance_stats in the service document's words."""
+        """Model id → status, health, replicas, resource_usage and performance_stats in the terms of the service API."""
 
     def with_status(self, queryset: QuerySet, status: str) -> QuerySet:
-        """Only the models with this status word."""
+        """Only the models with this status."""
 
     def is_active(self, model: Model) -> bool:
-        """Whether anything of it runs, starts or is being stopped."""
+        """Whether any instance of it runs, starts or stops."""
 
     def scale(self, model: Model) -> list[str]:
-        """Bring a running model to the replicas that it wants now, in the caller's transaction. Returns warnings."""
+        """Start or stop replicas of a running model as it wants, in the caller's transaction. Returns warnings."""
 
     def estimate(self, model: Model, actor: Actor) -> dict | None:
-        """What a start would take and whether it would find room; None while nobody can tell."""
+        """The memory that a start needs and whether it would fit; None while that is unknown."""
 
     def doubts(self, model: Model) -> list[str]:
-        """What will keep it from starting. Raises InvalidRequest for wishes that no machine could ever fulfil."""
+        """Warnings of what prevents a start. Raises InvalidRequest for requirements that no machine can meet."""
 
     def end(self, model: Model) -> None:
-        """Stop it at once and return when nothing of it runs. Raises Conflict if that takes too long."""
+        """Stop it now and return when no instance runs. Raises Conflict if that takes too long."""
 
     def require_adapters(self, model: Model, rank: int) -> None:
-        """Raises Conflict where the model, as it runs or would be started, takes no adapter of this rank."""
+        """Raises Conflict if the model, as it runs or would start, accepts no adapter of this rank."""
 
     def adapters_loaded(self, version_ids: list[str]) -> dict[str, list[dict]]:
-        """Version id → a word from each running replica that knows of it: `state` and, if refused, `reason`."""
+        """Version id → one report per running replica that knows it: `state` and, if refused, `reason`."""
 
     def adapters_in_use(self, version_ids: list[str]) -> bool:
-        """Whether requests for one of them are in flight or wait."""
+        """Whether requests for one of them are in flight or queued."""
 
     def forget(self, model_id: str) -> None:
-        """The model is gone: so goes what is kept of it outside the database."""
+        """Delete what is stored outside the database for a deleted model."""
 
 
 _registered: list[Lifecycle] = []
@@ -55,14 +55,14 @@ def get() -> Lifecycle:
     return _registered[0]
 
 
-Need = Callable[[Model], str]  # why a model has to stay, empty where nothing needs it
-_needs: list[Need] = []
+Need = Callable[[Model], str]  # the reason why a model must stay; empty if there is none
+_dependencies: list[Need] = []
 
 
 def register_need(need: Need) -> None:
     """For apps whose work would break if a model were deleted."""
-    _needs.append(need)
+    _dependencies.append(need)
 
 
 def needed_because(model: Model) -> str:
-    return next(filter(None, (need(model) for need in _needs)), "")
+    return next(filter(None, (need(model) for need in _dependencies)), "")

@@ -1,4 +1,4 @@
-"""The catalogue: which models and adapters a tenant has, under which names, and how they are to be run."""
+"""The catalogue: which models and adapters a tenant has, under which names, and how they run."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -35,7 +35,7 @@ class ModelQuerySet(TenantQuerySet):
 
 
 class Model(TenantModel):
-    """A language model that a tenant can start, by itself or by a request for it."""
+    """A language model that a tenant can start, by command or by a request for it."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_model_id, editable=False)
     name = models.CharField(max_length=200)
@@ -94,9 +94,9 @@ class ModelAlias(TenantModel):
 
 class AdapterQuerySet(TenantQuerySet):
     def visible_to(self, actor):
-        """A key that is limited to some models sees those adapters among them, and what it had trained of the models.
+        """A key limited to some models sees the adapters in its list, and those that it trained from models in it.
 
-        Who may use a base may not see what others taught it.
+        Access to a base model gives no access to adapters that others trained.
         """
         visible = super().visible_to(actor)
         limited = actor.key.allowed_models if actor.key else []
@@ -107,7 +107,7 @@ class AdapterQuerySet(TenantQuerySet):
 
 
 class Adapter(TenantModel):
-    """A name of the tenant under which a fine-tuned version of `base_model` answers: `current`, if it is published."""
+    """A tenant's name for fine-tuned versions of `base_model`. It serves `current`, if it is published."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_adapter_id, editable=False)
     name = models.CharField(max_length=200)
@@ -127,9 +127,9 @@ class Adapter(TenantModel):
 
 
 class AdapterVersion(TenantModel):
-    """What one training made; its files never change (models_app/adapters/files.py). Engines know it by its id.
+    """The result of one training; its files never change (models_app/adapters/files.py). Engines know it by its id.
 
-    Until it is published it is on trial: it answers to its maker only.
+    Until it is published it is on trial: only its maker can use it.
     """
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_version_id, editable=False)

@@ -1,4 +1,4 @@
-"""What a model's `config` may say: a typed table per engine. What is not in it is refused by name."""
+"""The options of a model's `config`: a typed table per engine. Options outside of it are refused by name."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from django.utils.translation import gettext_lazy as lazy
 from core.errors import InvalidRequest
 
 MIB = 1024 * 1024
-LONGEST_TEXT, LONGEST_STOP, MOST_STOPS = 500, 256, 16
-SHOWN_NAME = 60
+MAX_TEXT_LENGTH, MAX_STOP_LENGTH, MAX_STOPS = 500, 256, 16
+MAX_SHOWN_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,36 @@ class Option:
         return _("Expected a number from %(low)s to %(high)s.") % {"low": self.low, "high": self.high}
 
     def _str_problem(self, value) -> str:
-        if isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
+        if isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH and value.isprintable():
             return ""
-        return _("Expected a text of 1 to %(most)d visible characters.") % {"most": LONGEST_TEXT}
+        return _("Expected a text of 1 to %(most)d visible characters.") % {"most": MAX_TEXT_LENGTH}
 
     def _list_problem(self, value) -> str:
-        if isinstance(value, list) and len(value) <= MOST_STOPS and all(map(_is_stop, value)):
+        if isinstance(value, list) and len(value) <= MAX_STOPS and all(map(_is_stop, value)):
             return ""
         return _("Expected a list of at most %(most)d texts of 1 to %(longest)d characters.") % {
-            "most": MOST_STOPS,
-            "longest": LONGEST_STOP,
+            "most": MAX_STOPS,
+            "longest": MAX_STOP_LENGTH,
         }
 
     def schema(self) -> dict:
-        """The same for the API's description."""
+        """The option as a JSON schema, for the API's description."""
         kinds = {int: "integer", float: "number", bool: "boolean", str: "string", list: "array"}
-        described = {"type": kinds[self.kind], "description": str(self.help)}
+        schema = {"type": kinds[self.kind], "description": str(self.help)}
         if self.choices:
-            described["enum"] = list(self.choices)
+            schema["enum"] = list(self.choices)
         elif self.kind in (int, float):
-            described |= {"minimum": self.low, "maximum": self.high}
+            schema |= {"minimum": self.low, "maximum": self.high}
         elif self.kind is list:
-            described |= {"items": {"type": "string"}, "maxItems": MOST_STOPS}
-        return described
+            schema |= {"items": {"type": "string"}, "maxItems": MAX_STOPS}
+        return schema
 
 
 def _is_stop(value) -> bool:
-    """Line breaks may end an answer; what Postgres or UTF-8 cannot hold may not."""
+    """A stop text may contain line breaks, but nothing that Postgres or UTF-8 cannot store."""
     return (
         isinstance(value, str)
-        and 0 < len(value) <= LONGEST_STOP
+        and 0 < len(value) <= MAX_STOP_LENGTH
         and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
     )
 
@@ -158,7 +158,7 @@ ENGINES: dict[str, Table] = {
 RESOURCE_TABLE = _table(RESOURCES)
 
 # Options that engines have and tenants may not set, and why.
-REFUSED = [
+REFUSED_OPTIONS = [
     (lazy("It would run code that comes with the weights."), (
         "trust_remote_code", "code_revision", "tool_parser_plugin", "reasoning_parser_plugin", "io_processor_plugin",
         "logits_processors", "middleware", "worker_cls", "worker_extension_cls", "scheduler_cls", "load_format",
@@ -195,17 +195,17 @@ REFUSED = [
         "n_gpu_layers_draft", "ctx_checkpoints",
     )),
 ]  # fmt: skip
-REASONS = {name: reason for reason, names in REFUSED for name in names}
+REFUSAL_REASONS = {name: reason for reason, names in REFUSED_OPTIONS for name in names}
 
 
 def context_length(config: dict) -> int | None:
-    """Tokens of one sequence, prompt and answer together, in either engine's word; None: the model's own length."""
+    """Tokens of one sequence, prompt and answer together, under either engine's name; None: the model's own length."""
     return config.get("max_model_len") or config.get("n_ctx")
 
 
 @dataclass(frozen=True)
 class AdapterLimits:
-    """What a base takes: the highest rank of an adapter, how many in one batch, and how many loaded at once."""
+    """Adapter limits of a base model: the highest rank, adapters in one batch, and adapters loaded at once."""
 
     rank: int
     batch: int
@@ -213,7 +213,7 @@ class AdapterLimits:
 
 
 def adapter_limits(config: dict) -> AdapterLimits | None:
-    """None for a base that takes no adapters."""
+    """None for a base model that accepts no adapters."""
     if not config.get("enable_lora"):
         return None
     batch = config.get("max_loras", 4)
@@ -221,7 +221,7 @@ def adapter_limits(config: dict) -> AdapterLimits | None:
 
 
 def check_config(framework: str, config) -> None:
-    """Raises InvalidRequest with a sentence for each wrong option."""
+    """Raises InvalidRequest with a message for each wrong option."""
     if framework not in ENGINES:
         engines = ", ".join(ENGINES)
         raise InvalidRequest(details={"framework": _("Expected one of: %(choices)s.") % {"choices": engines}})
@@ -234,7 +234,7 @@ def check_config(framework: str, config) -> None:
 
 
 def check_resources(resources) -> None:
-    """Raises InvalidRequest with a sentence for each wrong figure."""
+    """Raises InvalidRequest with a message for each wrong value."""
     _check("resource_requirements", RESOURCE_TABLE, resources)
 
 
@@ -245,11 +245,11 @@ def schema(*tables: Table) -> dict:
 
 
 def problems(field: str, table: Table, values) -> dict[str, str]:
-    """What is wrong with `values`, a sentence for each wrong option by its place below `field`."""
+    """The problems in `values`: the path of each wrong option, below `field` → a message."""
     if not isinstance(values, dict):
         return {field: _("Expected an object.")}
-    found = {f"{field}.{shown(name)}": _problem(table, name, value) for name, value in values.items()}
-    return {name: problem for name, problem in found.items() if problem}
+    messages = {f"{field}.{shown(name)}": _find_problem(table, name, value) for name, value in values.items()}
+    return {name: problem for name, problem in messages.items() if problem}
 
 
 def _check(field: str, table: Table, values) -> None:
@@ -258,13 +258,13 @@ def _check(field: str, table: Table, values) -> None:
 
 
 def shown(name: str) -> str:
-    """An option's name as an answer may repeat it."""
-    return name[:SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
+    """An option's name, safe to repeat in a response."""
+    return name[:MAX_SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _problem(table: Table, name: str, value) -> str:
+def _find_problem(table: Table, name: str, value) -> str:
     if name in table:
         return table[name].problem(value)
-    if reason := REASONS.get(name.lower().lstrip("-").replace("-", "_")):
+    if reason := REFUSAL_REASONS.get(name.lower().lstrip("-").replace("-", "_")):
         return _("This option is refused. %(why)s") % {"why": reason}
     return _("There is no such option.")

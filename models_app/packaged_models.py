@@ -1,6 +1,6 @@
-"""Models that come as a package of the Python index: fetched once per machine, when they are first started.
+"""Models that are packages of the Python index: downloaded once per machine, at their first start.
 
-Their files lie in CACHE_DIR/models/<name>, for all tenants. What is to be known before they are there is said here.
+Their files are in CACHE_DIR/models/<name>, for all tenants. This module has the facts that are needed before that.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ _LOCKS = Path(__file__).parent / "locks"
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model by its name, and where in the package its files lie. Sizes are in bytes."""
+    """A model, and the folder of its files inside the package. Sizes are in bytes."""
 
     name: str
     inside: str
@@ -24,7 +24,7 @@ class Packaged:
 
     @property
     def lock(self) -> Path:
-        """One package with its hash, as pip reads it."""
+        """A requirements file for pip: one package with its hash."""
         return _LOCKS / f"{self.name}.lock.txt"
 
     @property
@@ -51,6 +51,6 @@ PACKAGED = {model.name: model for model in (MINILM,)}
 
 
 def at(path: Path) -> Packaged | None:
-    """The packaged model that belongs at this place."""
+    """The packaged model whose folder is `path`, else None."""
     found = PACKAGED.get(path.name)
     return found if found and path == found.folder else None

@@ -1,4 +1,4 @@
-"""Device configurations of a model, tried in order: where it may run, and what differs there."""
+"""Device configurations of a model, tried in order: on which devices it may run, and which options differ there."""
 
 import copy
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from models_app import options
 from models_app.models import Model
 from models_app.options import Option
 
-MOST = 16
-LONGEST_NAME = 100
+MAX_PROFILES = 16
+MAX_NAME_LENGTH = 100
 FIELDS = [
     Option("name", str, lazy("Shown as config_source of what runs in it.")),
     Option("device", str, lazy("Kind of device."), choices=("cuda", "cpu")),
@@ -23,12 +23,12 @@ FIELDS = [
 ]
 TABLE = {option.name: option for option in FIELDS}
 # A profile says how an engine runs, not which weights it serves or how answers are sampled.
-FIXED = {option.name for option in (*options.FILES, *options.SAMPLING)}
+FIXED_OPTIONS = {option.name for option in (*options.FILES, *options.SAMPLING)}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One entry of `Model.profiles`. Memory in MiB; None where the model's own figures hold."""
+    """One entry of `Model.profiles`. Memory in MiB; None means the model's own value."""
 
     name: str
     device: str
@@ -44,7 +44,7 @@ def of(model: Model) -> list[Profile]:
 
 
 def applied(model: Model, name: str) -> Model:
-    """The model as it runs in the profile of this name; as it is, if it has none of it (any more)."""
+    """The model with the config of the profile of this name; unchanged if that profile does not exist (any more)."""
     changes = next((profile.config for profile in of(model) if profile.name == name), None)
     if not changes:
         return model
@@ -54,14 +54,16 @@ def applied(model: Model, name: str) -> Model:
 
 
 def check(framework: str, profiles) -> None:
-    """Raises InvalidRequest with a sentence for each wrong field, by its place: `profiles.0.gpu_count`."""
-    if not isinstance(profiles, list) or len(profiles) > MOST:
-        raise InvalidRequest(details={"profiles": _("Expected a list of at most %(most)d objects.") % {"most": MOST}})
+    """Raises InvalidRequest with a message for each wrong field by its path: `profiles.0.gpu_count`."""
+    if not isinstance(profiles, list) or len(profiles) > MAX_PROFILES:
+        raise InvalidRequest(
+            details={"profiles": _("Expected a list of at most %(most)d objects.") % {"most": MAX_PROFILES}}
+        )
     wrong = {}
-    for place, entry in enumerate(profiles):
-        wrong |= _problems(framework, f"profiles.{place}", entry)
+    for index, entry in enumerate(profiles):
+        wrong |= _find_problems(framework, f"profiles.{index}", entry)
     if not wrong:
-        wrong = _equal_names(profiles)
+        wrong = _find_duplicate_names(profiles)
     if wrong:
         raise InvalidRequest(details=wrong)
 
@@ -70,25 +72,27 @@ def schema() -> dict:
     """For the API's description."""
     entry = options.schema(TABLE)
     entry["properties"]["config"] = options.schema(*options.ENGINES.values())
-    return {"type": "array", "maxItems": MOST, "items": entry | {"required": ["name", "device"]}}
+    return {"type": "array", "maxItems": MAX_PROFILES, "items": entry | {"required": ["name", "device"]}}
 
 
-def _problems(framework: str, where: str, entry) -> dict[str, str]:
+def _find_problems(framework: str, prefix: str, entry) -> dict[str, str]:
     if not isinstance(entry, dict):
-        return {where: _("Expected an object.")}
+        return {prefix: _("Expected an object.")}
     plain = {name: value for name, value in entry.items() if name != "config"}
-    wrong = options.problems(where, TABLE, plain)
-    wrong |= {f"{where}.{name}": _("This field is required.") for name in ("name", "device") if name not in entry}
-    if isinstance(entry.get("name"), str) and len(entry["name"]) > LONGEST_NAME:
-        wrong[f"{where}.name"] = _("At most %(most)d characters are expected.") % {"most": LONGEST_NAME}
+    wrong = options.problems(prefix, TABLE, plain)
+    wrong |= {f"{prefix}.{name}": _("This field is required.") for name in ("name", "device") if name not in entry}
+    if isinstance(entry.get("name"), str) and len(entry["name"]) > MAX_NAME_LENGTH:
+        wrong[f"{prefix}.name"] = _("At most %(most)d characters are expected.") % {"most": MAX_NAME_LENGTH}
     if entry.get("device") == "cpu":
-        wrong |= {f"{where}.{name}": _("Only GPUs have this.") for name in ("gpu_count", "gpu_memory") if name in entry}
-    allowed = {name: option for name, option in options.ENGINES[framework].items() if name not in FIXED}
-    return wrong | options.problems(f"{where}.config", allowed, entry.get("config", {}))
+        wrong |= {
+            f"{prefix}.{name}": _("Only GPUs have this.") for name in ("gpu_count", "gpu_memory") if name in entry
+        }
+    allowed = {name: option for name, option in options.ENGINES[framework].items() if name not in FIXED_OPTIONS}
+    return wrong | options.problems(f"{prefix}.config", allowed, entry.get("config", {}))
 
 
-def _equal_names(profiles: list[dict]) -> dict[str, str]:
+def _find_duplicate_names(profiles: list[dict]) -> dict[str, str]:
     names = [entry["name"] for entry in profiles]
     return {
-        f"profiles.{place}.name": _("A name occurs twice.") for place, name in enumerate(names) if name in names[:place]
+        f"profiles.{index}.name": _("A name occurs twice.") for index, name in enumerate(names) if name in names[:index]
     }

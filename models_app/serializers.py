@@ -1,4 +1,4 @@
-"""Models as the service document shows them. Writable fields are named one by one."""
+"""Models in the form of the service API. Writable fields are listed explicitly."""
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -14,7 +14,7 @@ class ConfigField(serializers.DictField):
 
 @extend_schema_field(options.schema(options.RESOURCE_TABLE))
 class ResourcesField(serializers.DictField):
-    """What the model asks of the machine; models_app/options.py checks it."""
+    """What the model requires of the machine; models_app/options.py checks it."""
 
 
 class ReplicasSerializer(serializers.Serializer):
@@ -26,7 +26,7 @@ class ReplicasSerializer(serializers.Serializer):
 
 @extend_schema_field({"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_REPLICAS}, {"type": "object"}]})
 class ReplicasField(serializers.IntegerField):
-    """A number; what a reply shows, with `wanted`, may be sent back as it is."""
+    """A number; the object of a reply, with `wanted`, is accepted too."""
 
     def to_internal_value(self, data):
         return super().to_internal_value(data.get("wanted") if isinstance(data, dict) else data)
@@ -34,7 +34,7 @@ class ReplicasField(serializers.IntegerField):
 
 @extend_schema_field(profiles.schema())
 class ProfilesField(serializers.JSONField):
-    """Device configurations; models_app/profiles.py checks them. Machines are named to operators only."""
+    """Device configurations; models_app/profiles.py checks them. Only operators see machine names."""
 
     def to_representation(self, value):
         request = self.context.get("request")
@@ -44,7 +44,7 @@ class ProfilesField(serializers.JSONField):
 
 
 class ResourceUsageSerializer(serializers.Serializer):
-    """Memory in MiB as it is reserved for the model; `cpu_cores` is null where it is not measured."""
+    """The memory reserved for the model, in MiB; `cpu_cores` is null if it is not measured."""
 
     gpu_memory = serializers.IntegerField()
     cpu_cores = serializers.FloatField(allow_null=True)
@@ -60,7 +60,7 @@ class PerformanceSerializer(serializers.Serializer):
 
 
 class ModelSerializer(serializers.ModelSerializer):
-    """`running` is what the app that runs models says; the view attaches it."""
+    """`running` is what the app that runs models reports; the view attaches it."""
 
     tenant = serializers.CharField(source="tenant.slug")
     aliases = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
@@ -111,7 +111,7 @@ class WriteModelSerializer(serializers.ModelSerializer):
 
 
 class CreatedSerializer(serializers.Serializer):
-    """`estimate` is that of /api/models/{ref}/estimate; null where files or engine are not there yet."""
+    """`estimate` is that of /api/models/{ref}/estimate; null if files or engine are missing."""
 
     id = serializers.CharField()
     name = serializers.CharField()
@@ -122,7 +122,7 @@ class CreatedSerializer(serializers.Serializer):
 
 
 class DeleteSerializer(serializers.Serializer):
-    """`force` ends a running model first. It may stand in the query or in the body."""
+    """`force` ends a running model first. It may be in the query or in the body."""
 
     force = serializers.BooleanField(default=False)
 

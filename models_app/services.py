@@ -1,4 +1,4 @@
-"""What users do with the catalogue: find, create, change and delete models."""
+"""Operations on the catalogue: find, create, change and delete models."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -17,7 +17,7 @@ from models_app.models import RESERVED_NAMES, Adapter, Model, ModelAlias, Visibi
 LONGEST_NAME = 200
 MERGED = {"config", "resource_requirements"}
 SIZING = {"config", "resource_requirements", "profiles", "framework"}
-# A name whose last part is a route of its own could not be told from that route.
+# A name whose last part is also a sub-route could not be distinguished from that route.
 RESERVED_ENDINGS = {
     "start", "stop", "restart", "info", "logs", "stream", "generate", "completions", "embeddings", "estimate",
     "crashes", "explain",
@@ -44,7 +44,7 @@ def _rank(actor: Actor, model: Model, ref: str) -> int:
 
 
 def find_own(actor: Actor, ref: str) -> Model:
-    """As find, for those who want to change or run it: another tenant's public model is not theirs to touch."""
+    """Like find, for callers that change or run the model. Raises Forbidden for another tenant's public model."""
     model = find(actor, ref)
     if not actor.is_operator and model.tenant_id != actor.tenant.pk:
         raise Forbidden(_("The model belongs to another tenant."))
@@ -52,14 +52,14 @@ def find_own(actor: Actor, ref: str) -> Model:
 
 
 def own_ids(actor: Actor, model_ids: Iterable[str]) -> set[str]:
-    """Those of the ids for which find_own would find a model."""
+    """The ids for which find_own would return a model."""
     found = Model.objects.usable_by(actor).filter(pk__in=model_ids)
     found = found if actor.is_operator else found.filter(tenant=actor.tenant)
     return set(found.values_list("pk", flat=True))
 
 
 def resolve_id(actor: Actor, ref: str) -> str | None:
-    """Of a model or an adapter, for keys that are limited to some."""
+    """The id of a model or an adapter, for keys that are limited to some."""
     try:
         return find(actor, ref).pk
     except ModelNotFound:
@@ -68,9 +68,9 @@ def resolve_id(actor: Actor, ref: str) -> str | None:
 
 
 def lock(model: Model) -> Model:
-    """The row as it is now, held to the end of the transaction: who changes it, or what runs of it, begins here.
+    """Lock and reload the row, until the transaction ends. Changes of the model or its instances start with this.
 
-    Raises ModelNotFound for one that was deleted meanwhile.
+    Raises ModelNotFound if it was deleted meanwhile.
     """
     locked = Model.objects.select_for_update(of=["self"]).select_related("tenant").filter(pk=model.pk).first()
     if locked is None:
@@ -80,7 +80,7 @@ def lock(model: Model) -> Model:
 
 @transaction.atomic
 def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
-    """A new model of the actor's tenant, and warnings about what will keep it from starting."""
+    """A new model of the actor's tenant, and warnings of what prevents its start."""
     if actor.tenant is None:
         raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
     names = fields.pop("aliases", [])
@@ -88,7 +88,7 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     _check_options(model)
     _check_visibility(actor, Visibility.PRIVATE, model.visibility)
     _check_machines(actor, fields)
-    warnings = _look_at_files(model, guess_mode="mode" not in fields) + model_runtime.get().doubts(model)
+    warnings = _check_files(model, guess_mode="mode" not in fields) + model_runtime.get().doubts(model)
     claim_names(model, names)
     model.save()
     set_aliases(model, names)
@@ -98,7 +98,7 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
 
 @transaction.atomic
 def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Model, list[str]]:
-    """Merge `fields`: what is left out stays, `config` is merged too (null removes an option)."""
+    """Merge `fields`: omitted fields stay, `config` is merged too (null removes an option)."""
     model = lock(model)
     names = fields.pop("aliases", None)
     _check_visibility(actor, model.visibility, fields.get("visibility", model.visibility))
@@ -107,7 +107,7 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
     _check_options(model)
     _check_machines(actor, fields)
     _check_weights(model)
-    warnings = _look_at_files(model) if {"config", "framework"} & fields.keys() else []
+    warnings = _check_files(model) if {"config", "framework"} & fields.keys() else []
     warnings += model_runtime.get().doubts(model) if SIZING & fields.keys() else []
     claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
@@ -120,35 +120,35 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
 
 
 def merge(old: dict, new) -> dict:
-    """`new` over `old`; what is not an object is left for the check of options to refuse."""
+    """`new` over `old`. A `new` that is not an object is returned as it is: the option check refuses it later."""
     if not isinstance(new, dict):
         return new
     return {name: value for name, value in {**old, **new}.items() if value is not None}
 
 
 def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
-    """Raises Conflict for a running model unless `force`, which ends it first."""
-    running = model_runtime.get()
-    _require_unneeded(model)
+    """Raises Conflict for a running model unless `force`, which stops it first."""
+    runtime = model_runtime.get()
+    _require_no_dependents(model)
     if force:
-        running.end(model)
+        runtime.end(model)
     with transaction.atomic():
-        locked = lock(model)  # nothing is started from here on
-        if running.is_active(locked):
+        locked = lock(model)  # no start is possible from here on
+        if runtime.is_active(locked):
             raise Conflict(_("The model is running. Stop it first, or add force=true."))
-        _require_unneeded(locked)
+        _require_no_dependents(locked)
         audit.record(actor, "model.delete", locked, request=request, name=locked.name, force=force)
-        transaction.on_commit(partial(running.forget, locked.pk))
+        transaction.on_commit(partial(runtime.forget, locked.pk))
         locked.delete()
 
 
-def _require_unneeded(model: Model) -> None:
-    if why := why_kept(model):
-        raise Conflict(why)
+def _require_no_dependents(model: Model) -> None:
+    if reason := why_kept(model):
+        raise Conflict(reason)
 
 
 def why_kept(model: Model) -> str:
-    """What else than its own engines keeps it from being deleted; empty where nothing does."""
+    """The reason why it cannot be deleted, running engines aside; empty if there is none."""
     return (
         _("The model has adapters. Delete them first.")
         if model.adapters.exists()
@@ -157,12 +157,12 @@ def why_kept(model: Model) -> str:
 
 
 def check(model: Model) -> None:
-    """What does not depend on who asks: options, files, wishes that can be fulfilled, and a name that is free."""
+    """The checks that do not depend on the caller: options, files, requirements that can be met, and a free name."""
     _check_options(model)
     _check_weights(model)
-    _look_at_files(model)
+    _check_files(model)
     model_runtime.get().doubts(model)
-    require_free_name(model.tenant, model.name, besides=model.pk)
+    require_free_name(model.tenant, model.name, except_id=model.pk)
 
 
 def _check_options(model: Model) -> None:
@@ -172,10 +172,10 @@ def _check_options(model: Model) -> None:
 
 
 def _check_weights(model: Model) -> None:
-    """They stay while something was, or is being, made of them. Raises Conflict."""
+    """The weights must not change while adapters or trainings depend on them. Raises Conflict."""
     before = Model.objects.filter(pk=model.pk).values_list("config__model_path", flat=True).first()
     if before not in (None, model.config.get("model_path")):
-        _require_unneeded(model)
+        _require_no_dependents(model)
 
 
 def _check_machines(actor: Actor, fields: dict) -> None:
@@ -188,8 +188,8 @@ def _check_visibility(actor: Actor, before: str, after: str) -> None:
         raise Forbidden(_("Only an operator makes a model public."))
 
 
-def _look_at_files(model: Model, guess_mode: bool = False) -> list[str]:
-    """Files that are missing yet are a warning; files that no engine may see are an error."""
+def _check_files(model: Model, guess_mode: bool = False) -> list[str]:
+    """Missing files are a warning; files that no engine may load are an error."""
     try:
         artefact = artefacts.check_startable(model)
     except artefacts.Missing as missing:
@@ -203,7 +203,7 @@ def _look_at_files(model: Model, guess_mode: bool = False) -> list[str]:
 
 
 def claim_names(model: Model, aliases: list[str]) -> None:
-    """Names, aliases and adapters share one space in a tenant; its row is the lock until the transaction ends.
+    """Names, aliases and adapters share one namespace per tenant; the tenant's row is locked for the transaction.
 
     Raises InvalidRequest, ModelAlreadyExists.
     """
@@ -213,7 +213,7 @@ def claim_names(model: Model, aliases: list[str]) -> None:
         check_name("aliases" if name in aliases else "name", name)
     if len(set(names)) < len(names):
         raise InvalidRequest(details={"aliases": _("A name occurs twice.")})
-    if taken := taken_names(model.tenant, names, besides=model.pk):
+    if taken := taken_names(model.tenant, names, except_id=model.pk):
         raise ModelAlreadyExists(details={"name": taken[0]})
 
 
@@ -221,18 +221,18 @@ def lock_names(tenant_id: str) -> None:
     Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
 
 
-def require_free_name(tenant: Tenant, name: str, besides: str | None = None) -> None:
-    """For those who have work to do before they create or change a model. Raises InvalidRequest, ModelAlreadyExists."""
+def require_free_name(tenant: Tenant, name: str, except_id: str | None = None) -> None:
+    """An early check, before slow work that creates or changes a model. Raises InvalidRequest, ModelAlreadyExists."""
     check_name("name", name)
-    if taken_names(tenant, [name], besides):
+    if taken_names(tenant, [name], except_id):
         raise ModelAlreadyExists(details={"name": name})
 
 
-def taken_names(tenant: Tenant, names: list[str], besides: str | None = None) -> list[str]:
-    """Those of `names` that a model, an alias or an adapter has, but for what belongs to the one `besides`."""
-    models = Model.objects.of(tenant).exclude(pk=besides)
-    aliases = ModelAlias.objects.of(tenant).exclude(model_id=besides)
-    adapters = Adapter.objects.of(tenant).exclude(pk=besides)
+def taken_names(tenant: Tenant, names: list[str], except_id: str | None = None) -> list[str]:
+    """The `names` that a model, an alias or an adapter has already, ignoring the one with the id `except_id`."""
+    models = Model.objects.of(tenant).exclude(pk=except_id)
+    aliases = ModelAlias.objects.of(tenant).exclude(model_id=except_id)
+    adapters = Adapter.objects.of(tenant).exclude(pk=except_id)
     owners = [
         rows.filter(name__in=names).order_by().values_list("name", flat=True) for rows in (models, aliases, adapters)
     ]

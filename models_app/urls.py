@@ -1,4 +1,4 @@
-"""REST routes of the catalogue, below /api/. Routes on one model end here: a name may hold slashes."""
+"""REST routes of the catalogue, below /api/. Routes of one model are last: a name may contain slashes."""
 
 from django.urls import path
 

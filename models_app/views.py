@@ -1,4 +1,4 @@
-"""REST of the catalogue, as the service document has it."""
+"""REST routes of the catalogue, in the form of the service API."""
 
 import django_filters
 from django.db.models import Q
@@ -23,7 +23,7 @@ STATUSES = ("created", "starting", "running", "stopping", "stopped", "error")
 
 
 class ModelFilter(django_filters.FilterSet):
-    status = django_filters.ChoiceFilter(choices=[(word, word) for word in STATUSES], method="by_status")
+    status = django_filters.ChoiceFilter(choices=[(status, status) for status in STATUSES], method="by_status")
     tag = django_filters.CharFilter(method="by_tag")
     search = django_filters.CharFilter(method="by_text")
 
@@ -38,12 +38,12 @@ class ModelFilter(django_filters.FilterSet):
         return queryset.filter(tags__contains=[value])
 
     def by_text(self, queryset, _name, value):
-        wanted = Q(name__icontains=value) | Q(display_name__icontains=value) | Q(description__icontains=value)
-        return queryset.filter(wanted | Q(aliases__name__icontains=value)).distinct()
+        matches = Q(name__icontains=value) | Q(display_name__icontains=value) | Q(description__icontains=value)
+        return queryset.filter(matches | Q(aliases__name__icontains=value)).distinct()
 
 
 class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
-    """`ref` is an id, a name or an alias; a name may hold slashes."""
+    """`ref` is an id, a name or an alias; a name may contain slashes."""
 
     queryset = Model.objects.select_related("tenant").prefetch_related("aliases")
     serializer_class = ModelSerializer
@@ -77,16 +77,16 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         )
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
         reply["estimate"] = model_runtime.get().estimate(model, request.auth)
-        return Response(reply | _shown_warnings(warnings), status=201)
+        return Response(reply | _warnings_field(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def update(self, request, ref):
-        """Fields that are left out stay as they are; `config` is merged, and null removes an option of it."""
+        """Omitted fields stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
         changed, warnings = services.change(
             request.auth, model, checked(WriteModelSerializer, request.data, partial=True), request
         )
-        return Response(self.shown(changed) | _shown_warnings(warnings))
+        return Response(self.shown(changed) | _warnings_field(warnings))
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def partial_update(self, request, ref):
@@ -105,12 +105,12 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
 
 
 def with_running(models: list[Model]) -> list[Model]:
-    """Each with what the app that runs models says of it, asked for once."""
+    """Attach to each model, as `running`, what the app that runs models reports; one request for all."""
     statuses = model_runtime.get().statuses(models)
     for model in models:
         model.running = statuses[model.pk]
     return models
 
 
-def _shown_warnings(warnings: list[str]) -> dict:
+def _warnings_field(warnings: list[str]) -> dict:
     return {"warnings": warnings} if warnings else {}

@@ -1,1 +1,1 @@
-"""Adapters: what trainings have made of a base model, each version kept, published, rolled back and deleted."""
+"""LoRA adapters of base models: versions are saved, published, rolled back and deleted."""

@@ -1,4 +1,4 @@
-"""The files of adapter versions: what they must be, and where they lie on disk."""
+"""The files of adapter versions: what they must contain, and where they are stored."""
 
 import hashlib
 import json
@@ -18,20 +18,20 @@ from models_app.models import AdapterVersion
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REQUIRED, ALLOWED = {CONFIG, WEIGHTS}, {CONFIG, WEIGHTS, "README.md"}
-LARGEST_CONFIG = 1024 * 1024
-HIGHEST_RANK = 512
+MAX_CONFIG_BYTES = 1024 * 1024
+MAX_RANK = 512
 TENSOR = re.compile(r"(base_model\.model\.[\w.]+)\.lora_([AB])\.weight")
-# What PEFT can do beside plain LoRA, and no engine here serves: each must be absent, empty or false.
-UNSERVED = ("use_dora", "modules_to_save", "lora_bias", "layer_replication", "use_qalora", "trainable_token_indices")
+# PEFT features beyond plain LoRA, which no engine here serves: each must be absent, empty or false.
+UNSUPPORTED = ("use_dora", "modules_to_save", "lora_bias", "layer_replication", "use_qalora", "trainable_token_indices")
 
 
 class Unfit(InvalidRequest):
-    """No engine would serve these files, or none may see them."""
+    """The files are unsafe, or no engine can serve them."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files say: the highest rank of a layer, bytes and SHA-256 of the weights."""
+    """Facts from the files: the highest rank of a layer, bytes and SHA-256 of the weights."""
 
     rank: int
     size_bytes: int
@@ -47,7 +47,7 @@ def folder(slug: str, version_id: str) -> Path:
 
 
 def check(source: Path) -> Facts:
-    """Raises Unfit, with a sentence for whoever trained it; OSError."""
+    """Raises Unfit with a message for the user, or OSError."""
     _require_plain_files(source)
     config = _read_config(source / CONFIG)
     rank = _rank_by_tensors(source / WEIGHTS)
@@ -57,7 +57,7 @@ def check(source: Path) -> Facts:
 
 
 def move(source: Path, target: Path, base_name: str) -> None:
-    """To where it stays, for us alone; it names its base by name, not by the path that the trainer read it from."""
+    """Move to the final folder, readable by this user only. The config then names its base model instead of a path."""
     config = _read_config(source / CONFIG) | {"base_model_name_or_path": base_name}
     (source / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
     for path in source.iterdir():
@@ -72,31 +72,31 @@ def remove(version_folder: Path) -> None:
 
 
 def left_behind(seconds: float) -> list[Path]:
-    """Folders of versions that have been where they are for so long, whether or not they are known."""
+    """Version folders that are older than `seconds`, with or without a row."""
     before = time.time() - seconds
-    found = []
+    folders = []
     for path in (settings.DATA_DIR / "tenants").glob("*/adapters/version-*"):
         with suppress(FileNotFoundError):
             if path.stat().st_ctime < before:
-                found.append(path)
-    return found
+                folders.append(path)
+    return folders
 
 
 def _require_plain_files(source: Path) -> None:
-    """Only what an adapter is made of: no pickle, no program, no link can be among it."""
+    """Only the files of an adapter are allowed: no pickle, no program, no link."""
     if source.is_symlink() or not source.is_dir():
         raise Unfit(_("There is no adapter."))
-    found = {path.name: path for path in source.iterdir()}
-    if lacking := sorted(REQUIRED - found.keys()):
-        raise Unfit(_("The adapter has no %(name)s.") % {"name": lacking[0]})
-    for name, path in found.items():
+    paths = {path.name: path for path in source.iterdir()}
+    if missing := sorted(REQUIRED - paths.keys()):
+        raise Unfit(_("The adapter has no %(name)s.") % {"name": missing[0]})
+    for name, path in paths.items():
         if name not in ALLOWED or path.is_symlink() or not path.is_file():
             raise Unfit(_("The adapter's folder holds what is no part of it: %(name)s.") % {"name": name[:100]})
 
 
 def _read_config(path: Path) -> dict:
     try:
-        config = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None
+        config = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_CONFIG_BYTES else None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
@@ -105,24 +105,24 @@ def _read_config(path: Path) -> dict:
 
 
 def _rank_by_config(config: dict) -> int:
-    """The highest rank that it allows a layer."""
+    """The highest rank that the config allows a layer."""
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
         raise Unfit(_("Only LoRA adapters without biases are served."))
-    if used := [name for name in UNSERVED if config.get(name)]:
+    if used := [name for name in UNSUPPORTED if config.get(name)]:
         raise Unfit(_("No engine here serves adapters with %(name)s.") % {"name": used[0]})
     by_layer = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(by_layer.values() if isinstance(by_layer, dict) else [None])]
-    if not all(type(rank) is int and 1 <= rank <= HIGHEST_RANK for rank in ranks):
-        raise Unfit(_("The adapter's rank must lie between 1 and %(most)d.") % {"most": HIGHEST_RANK})
+    if not all(type(rank) is int and 1 <= rank <= MAX_RANK for rank in ranks):
+        raise Unfit(_("The adapter's rank must lie between 1 and %(most)d.") % {"most": MAX_RANK})
     return max(ranks)
 
 
 def _rank_by_tensors(path: Path) -> int:
-    """Every layer has two matrices, with the rank between them."""
+    """Every layer has two matrices; the rank is their inner dimension."""
     try:
         shapes = formats.read_shapes(path)
-    except formats.Damaged as why:
-        raise Unfit(_("%(name)s is damaged: %(why)s.") % {"name": WEIGHTS, "why": why}) from None
+    except formats.Damaged as error:
+        raise Unfit(_("%(name)s is damaged: %(why)s.") % {"name": WEIGHTS, "why": error}) from None
     ranks: dict[str, dict[str, int]] = {}
     for name, shape in shapes.items():
         match = TENSOR.fullmatch(name)

@@ -5,11 +5,11 @@ from rest_framework import serializers
 from models_app.models import Adapter, AdapterVersion
 
 IN_USE, ON_TRIAL, SUPERSEDED = "in_use", "on_trial", "superseded"
-MEASURES = ("loss", "perplexity")
+METRICS = ("loss", "perplexity")
 
 
 class DatasetRefSerializer(serializers.Serializer):
-    """The version of the data set that it was taught with; it may be gone by now."""
+    """The dataset version of the training; it may have been deleted."""
 
     id = serializers.CharField(source="dataset_id")
     name = serializers.CharField(source="dataset_name")
@@ -17,14 +17,14 @@ class DatasetRefSerializer(serializers.Serializer):
 
 
 class ComparisonSerializer(serializers.Serializer):
-    """One measure on the held-out rows; null where nothing was held out."""
+    """One metric on the held-out rows; null if no rows were held out."""
 
     before = serializers.FloatField(allow_null=True)
     after = serializers.FloatField(allow_null=True)
 
 
 class SampleSerializer(serializers.Serializer):
-    """What was asked, what was to be learnt, and the answers before and after the training."""
+    """The prompt, the expected answer, and the answers before and after the training."""
 
     prompt = serializers.ListField(child=serializers.DictField())
     expected = serializers.CharField(allow_blank=True)
@@ -41,21 +41,21 @@ class EvaluationSerializer(serializers.Serializer):
 
     def to_representation(self, evaluation):
         sides = {side: evaluation.get(side) or {} for side in ("before", "after")}
-        compared = {name: {side: found.get(name) for side, found in sides.items()} for name in MEASURES}
+        compared = {name: {side: metrics.get(name) for side, metrics in sides.items()} for name in METRICS}
         return {**compared, "samples": evaluation.get("samples") or []}
 
 
 class LoadedSerializer(serializers.Serializer):
-    """Running replicas of the base that have it loaded, and what an engine said that refused it."""
+    """Running replicas of the base that have it loaded, and the error of an engine that refused it."""
 
     replicas = serializers.IntegerField()
     error = serializers.CharField(allow_blank=True)
 
 
 class VersionSerializer(serializers.ModelSerializer):
-    """`model` is the name that requests give for exactly this version, while it answers to them.
+    """`model` is the name that selects exactly this version in requests, while it is served.
 
-    `context["loaded"]` is what replicas know of the versions shown.
+    `context["loaded"]` holds the reports of replicas, per version.
     """
 
     model = serializers.SerializerMethodField()
@@ -80,14 +80,14 @@ class VersionSerializer(serializers.ModelSerializer):
         return ON_TRIAL if version.published_at is None else SUPERSEDED
 
     def get_loaded(self, version) -> LoadedSerializer:
-        known = self.context["loaded"].get(version.pk, [])
-        errors = [word["reason"] for word in known if word["state"] == "refused"]
-        replicas = sum(word["state"] == "loaded" for word in known)
+        reports = self.context["loaded"].get(version.pk, [])
+        errors = [report["reason"] for report in reports if report["state"] == "refused"]
+        replicas = sum(report["state"] == "loaded" for report in reports)
         return LoadedSerializer({"replicas": replicas, "error": errors[0] if errors else ""}).data
 
 
 class AdapterSerializer(serializers.ModelSerializer):
-    """`model_names` are what requests call it; `version` is the one in use, null while it is not published."""
+    """`model_names` are its names in requests; `version` is the one in use, null while it is not published."""
 
     tenant = serializers.CharField(source="tenant.slug")
     base_model = serializers.CharField(source="base_model.name")

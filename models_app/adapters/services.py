@@ -1,4 +1,4 @@
-"""What is done with adapters: kept when a training is done, published, rolled back, taken back, deleted."""
+"""Operations on adapters: save after a training, publish, roll back, unpublish, delete."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from models_app.models import Adapter, AdapterVersion, Model
 
 @dataclass(frozen=True)
 class Origin:
-    """The training that made a version: its job, what it was taught with, and who asked for it."""
+    """The training that made a version: its job, its dataset, and who requested it."""
 
     job_id: str = ""
     dataset_id: str = ""
@@ -34,31 +34,31 @@ class Origin:
 
 
 def check_name(tenant: Tenant, name: str) -> None:
-    """Before a training: whether its adapter may be called so. A name of an adapter gets a further version.
+    """Check before a training that its adapter may have this name. An existing adapter gets a new version.
 
-    Raises InvalidRequest, ModelAlreadyExists where a model or an alias has the name.
+    Raises InvalidRequest, ModelAlreadyExists if a model or an alias has the name.
     """
     own = Adapter.objects.of(tenant).filter(name=name).values_list("pk", flat=True).first()
-    catalogue.require_free_name(tenant, name, besides=own)
+    catalogue.require_free_name(tenant, name, except_id=own)
 
 
 @transaction.atomic
 def keep(
     *, tenant: Tenant, base_model: Model, name: str, folder: Path, evaluation: dict | None = None, origin: Origin
 ) -> AdapterVersion:
-    """The trained files in `folder` become a version of the adapter `name`; they are moved, last of all.
+    """Save the trained files in `folder` as a version of the adapter `name`. The files are moved last.
 
-    Of one job there is one version: a call that is repeated, because its transaction was lost, goes on where the files
-    are. Raises files.Unfit for what no engine may see, OSError.
+    A job makes one version: if the call is repeated after a lost transaction, it uses the files where they are now.
+    Raises files.Unfit for files that no engine may load, OSError.
     """
     version_id = origin.job_id.replace("job-", "version-", 1) or ids.new_version_id()
-    if kept := AdapterVersion.objects.of(tenant).filter(pk=version_id).first():
-        return kept
+    if saved := AdapterVersion.objects.of(tenant).filter(pk=version_id).first():
+        return saved
     target = files.folder(tenant.slug, version_id)
     source = folder if folder.exists() else target
     facts = files.check(source)
     catalogue.lock_names(tenant.pk)
-    adapter = _adapter(tenant, base_model, name, origin)
+    adapter = _find_or_create_adapter(tenant, base_model, name, origin)
     newest = adapter.versions.aggregate(newest=Max("number"))["newest"]
     version = AdapterVersion.objects.create(
         pk=version_id, tenant=tenant, adapter=adapter, number=(newest or 0) + 1, rank=facts.rank,
@@ -70,48 +70,48 @@ def keep(
     return version
 
 
-def _adapter(tenant: Tenant, base_model: Model, name: str, origin: Origin) -> Adapter:
-    """Where the name was given away while the training ran, it gets a number: hours of work are not thrown away."""
+def _find_or_create_adapter(tenant: Tenant, base_model: Model, name: str, origin: Origin) -> Adapter:
+    """The existing or a new adapter. If the name was taken during the training, a number is added to keep its work."""
     for number in range(1, 1000):
-        wished = name if number == 1 else f"{name[: catalogue.LONGEST_NAME - 4]}-{number}"
-        found = Adapter.objects.of(tenant).filter(name=wished).first()
+        candidate = name if number == 1 else f"{name[: catalogue.LONGEST_NAME - 4]}-{number}"
+        found = Adapter.objects.of(tenant).filter(name=candidate).first()
         if found and found.base_model_id == base_model.pk:
             return found
-        if not catalogue.taken_names(tenant, [wished]):
-            return Adapter.objects.create(tenant=tenant, name=wished, base_model=base_model, created_by=origin.user)
+        if not catalogue.taken_names(tenant, [candidate]):
+            return Adapter.objects.create(tenant=tenant, name=candidate, base_model=base_model, created_by=origin.user)
     raise Conflict(_("A model or alias of this name exists already."))
 
 
-# --- by people
+# --- by users
 
 
 @transaction.atomic
 def publish(actor: Actor, adapter: Adapter, number: int | None = None, request=None) -> Adapter:
-    """The adapter's name answers with this version, by default the newest, to the whole tenant.
+    """Serve this version (default: the newest) under the adapter's name, to the whole tenant.
 
-    Raises NotFound for an unknown version, Conflict where the base cannot take it.
+    Raises NotFound for an unknown version, Conflict if the base cannot load it.
     """
     adapter = _lock(adapter)
-    version = _version(adapter, number)
+    version = _find_version(adapter, number)
     model_runtime.get().require_adapters(adapter.base_model, version.rank)
-    _point(adapter, version)
+    _set_current(adapter, version)
     audit.record(actor, "adapter.publish", adapter, request=request, name=adapter.name, version=version.number)
     return adapter
 
 
 @transaction.atomic
 def roll_back(actor: Actor, adapter: Adapter, number: int, request=None) -> Adapter:
-    """The adapter's name answers with an earlier version. Raises NotFound, Conflict, InvalidRequest."""
+    """Serve an earlier version under the adapter's name. Raises NotFound, Conflict, InvalidRequest."""
     adapter = _lock(adapter)
     if adapter.current is None:
         raise Conflict(_("The adapter is not published."))
-    version = _version(adapter, number)
+    version = _find_version(adapter, number)
     if version.number >= adapter.current.number:
         problem = _("Version %(current)d is in use: name an earlier one.") % {"current": adapter.current.number}
         raise InvalidRequest(problem, param="version")
     model_runtime.get().require_adapters(adapter.base_model, version.rank)
     before = adapter.current.number
-    _point(adapter, version)
+    _set_current(adapter, version)
     audit.record(
         actor, "adapter.rollback", adapter, request=request, name=adapter.name, version=number, before=before
     )  # fmt: skip
@@ -120,7 +120,7 @@ def roll_back(actor: Actor, adapter: Adapter, number: int, request=None) -> Adap
 
 @transaction.atomic
 def unpublish(actor: Actor, adapter: Adapter, request=None) -> Adapter:
-    """The name answers nobody any more. One that is not published stays as it is."""
+    """Stop serving the adapter. Does nothing if it is not published."""
     adapter = _lock(adapter)
     if adapter.current:
         adapter.current = None
@@ -131,7 +131,7 @@ def unpublish(actor: Actor, adapter: Adapter, request=None) -> Adapter:
 
 @transaction.atomic
 def delete(actor: Actor, adapter: Adapter, request=None) -> None:
-    """With all its versions. Raises Conflict while it is published, or requests for it are in flight; Forbidden."""
+    """Delete it with all versions. Raises Conflict while it is published or has requests in flight; Forbidden."""
     adapter = _lock(adapter)
     if not (actor.may(Permission.MANAGE_MODELS) or adapter.created_by in (None, actor.user)):
         raise Forbidden(_("Somebody else had this adapter trained: an admin can delete it."))
@@ -142,26 +142,26 @@ def delete(actor: Actor, adapter: Adapter, request=None) -> None:
         raise Conflict(_("Requests for the adapter are in flight. Try again shortly."), retry_after=5)
     audit.record(actor, "adapter.delete", adapter, request=request, name=adapter.name)
     for version in versions:
-        transaction.on_commit(partial(_discard, files.folder_of(version), version.pk))
+        transaction.on_commit(partial(_remove_files, files.folder_of(version), version.pk))
     adapter.delete()
 
 
 def version_to_download(adapter: Adapter, number: int | None) -> AdapterVersion:
     """By default the one in use, else the newest. Raises NotFound."""
-    return adapter.current if adapter.current and number is None else _version(adapter, number)
+    return adapter.current if adapter.current and number is None else _find_version(adapter, number)
 
 
-def _discard(folder: Path, version_id: str) -> None:
-    """What an engine still has loaded stays until it is not; `sweep` follows."""
+def _remove_files(folder: Path, version_id: str) -> None:
+    """Remove the files, unless an engine has them loaded: then `sweep` removes them later."""
     if not model_runtime.get().adapters_loaded([version_id]):
         files.remove(folder)
 
 
 def sweep(older_than: float = 24 * 3600.0) -> None:
-    """Remove what no row knows and no engine has loaded: of deleted versions, and of trainings that were never kept.
+    """Remove folders without a row that no engine has loaded: of deleted versions and of trainings never saved.
 
-    A folder that has just come may belong to a training whose row could not be committed, since the database was away,
-    and which is kept again when it is back: so it must be `older_than` (s).
+    Only folders older than `older_than` (s): a newer one may belong to a training whose row was not committed while the
+    database was unreachable, and which is saved again afterwards.
     """
     folders = {path.name: path for path in files.left_behind(older_than)}
     known = set(AdapterVersion.objects.filter(pk__in=folders).values_list("pk", flat=True))
@@ -171,7 +171,7 @@ def sweep(older_than: float = 24 * 3600.0) -> None:
 
 
 def _lock(adapter: Adapter) -> Adapter:
-    """As it is now. Raises NotFound for one that was deleted meanwhile."""
+    """Lock and reload the row. Raises NotFound if it was deleted meanwhile."""
     rows = Adapter.objects.select_for_update(of=["self"]).select_related(
         "base_model", "current", "tenant", "created_by"
     )
@@ -181,7 +181,7 @@ def _lock(adapter: Adapter) -> Adapter:
     return found
 
 
-def _version(adapter: Adapter, number: int | None) -> AdapterVersion:
+def _find_version(adapter: Adapter, number: int | None) -> AdapterVersion:
     versions = adapter.versions.all() if number is None else adapter.versions.filter(number=number)
     found = versions.order_by("-number").first()
     if found is None:
@@ -189,7 +189,7 @@ def _version(adapter: Adapter, number: int | None) -> AdapterVersion:
     return found
 
 
-def _point(adapter: Adapter, version: AdapterVersion) -> None:
+def _set_current(adapter: Adapter, version: AdapterVersion) -> None:
     if version.published_at is None:
         version.published_at = timezone.now()
         version.save(update_fields=["published_at", "updated_at"])

@@ -1,4 +1,4 @@
-"""REST of adapters. `ref` is an id or, where it holds no slash, a name."""
+"""REST routes of adapters. `ref` is an id, or a name if it contains no slash."""
 
 import django_filters
 from django.db.models import Max, Q
@@ -53,50 +53,50 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     }
 
     def get_object(self):
-        """An id goes before a name; of several tenants' adapters of one name operators get the oldest."""
+        """An id has precedence over a name. If several tenants use a name, operators get the oldest adapter."""
         ref = self.kwargs["ref"]
-        named = self.get_queryset().filter(Q(pk=ref) | Q(name=ref)).order_by("created_at", "pk")
-        found = min(named, key=lambda adapter: adapter.pk != ref, default=None)
+        matches = self.get_queryset().filter(Q(pk=ref) | Q(name=ref)).order_by("created_at", "pk")
+        found = min(matches, key=lambda adapter: adapter.pk != ref, default=None)
         if found is None:
             raise NotFound()
         return found
 
     @extend_schema(responses=VersionSerializer(many=True))
     def versions(self, request, ref):
-        """The newest first, each with what was measured before and after its training."""
+        """Newest first, each with its evaluation before and after the training."""
         versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
         loaded = model_runtime.get().adapters_loaded([version.pk for version in versions])
         return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 
     @extend_schema(request=PublishSerializer, responses=AdapterSerializer)
     def publish(self, request, ref):
-        """From now on the adapter's name answers with this version, to the whole tenant."""
+        """Serve this version under the adapter's name, to the whole tenant."""
         adapter, fields = self.get_object(), checked(PublishSerializer, request.data)
         services.publish(request.auth, adapter, fields.get("version"), request)
         return self.retrieve(request, ref)
 
     @extend_schema(request=None, responses=AdapterSerializer)
     def unpublish(self, request, ref):
-        """From now on its name answers to nobody."""
+        """Stop serving the adapter."""
         services.unpublish(request.auth, self.get_object(), request)
         return self.retrieve(request, ref)
 
     @extend_schema(request=RollBackSerializer, responses=AdapterSerializer)
     def rollback(self, request, ref):
-        """Point the adapter's name at an earlier version."""
+        """Serve an earlier version under the adapter's name."""
         adapter, fields = self.get_object(), checked(RollBackSerializer, request.data)
         services.roll_back(request.auth, adapter, fields["version"], request)
         return self.retrieve(request, ref)
 
     @extend_schema(responses=MessageSerializer)
     def destroy(self, request, ref):
-        """With all its versions. Members delete what they had trained, admins everything."""
+        """Deletes all versions. Members may delete adapters that they trained, admins any adapter."""
         services.delete(request.auth, self.get_object(), request)
         return Response({"message": _("Adapter deleted.")})
 
     @extend_schema(parameters=[DownloadSerializer], responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
     def download(self, request, ref):
-        """A tar archive of one version, as PEFT reads it."""
+        """A tar archive of one version, in the form that PEFT reads."""
         adapter, fields = self.get_object(), checked(DownloadSerializer, request.query_params)
         version = services.version_to_download(adapter, fields.get("version"))
         folder = files.folder_of(version)

@@ -1,4 +1,4 @@
-"""Who acts: a person or a key, for one tenant, with a role."""
+"""The caller of a request: a person or a key, acting for one tenant with a role."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from core import logs
 
 @dataclass(frozen=True)
 class Actor:
-    """`tenant` is the acting one; an operator who named none sees all and writes to `tenant`.
+    """`tenant` is the acting tenant; an operator who named none sees all tenants and writes to `tenant`.
 
-    `user` is the person, or the maker of the key; None is a caller of the anonymous tenant, or an operator's command.
+    `user` is the person or the maker of the key; None for the anonymous tenant and for an operator's command.
     """
 
     tenant: Tenant | None
@@ -28,7 +28,7 @@ class Actor:
         return self.is_operator or policy.role_may(self.role, permission)
 
     def name_in_logs(self) -> None:
-        """Lines that are logged for this request say whose it is."""
+        """Add the tenant to the log lines of this request."""
         if self.tenant:
             logs.bind(tenant=self.tenant.pk)
 

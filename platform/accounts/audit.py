@@ -1,11 +1,11 @@
-"""Every administrative act leaves a record, in the transaction of the act."""
+"""Every administrative action writes a record, in the transaction of the action."""
 
 from accounts.actor import Actor
 from accounts.models import AuditRecord
 
 
 def record(actor: Actor, action: str, thing, *, tenant_id: str | None = None, request=None, **details) -> AuditRecord:
-    """`thing` is the row that was acted on; `details` must hold no secret."""
+    """`thing` is the changed row; `details` must contain no secret."""
     return AuditRecord.objects.create(
         tenant_id=tenant_id or getattr(thing, "tenant_id", None) or (actor.tenant.pk if actor.tenant else None),
         user=actor.user,

@@ -1,4 +1,4 @@
-"""Credentials of a REST request: JWT, API key, or the console's session, and the tenant they act for."""
+"""Credentials of a REST request (JWT, API key or console session) and the tenant that the caller acts for."""
 
 from datetime import timedelta
 
@@ -17,13 +17,13 @@ from accounts.models import ApiKey, Membership, Role, Tenant, User
 from core.errors import NotFound, Unauthenticated
 
 TENANT_HEADER = "Serai-Tenant"
-LONGEST_CREDENTIAL = 4096
-USE_NOTED_EVERY = timedelta(minutes=1)
+MAX_CREDENTIAL_LENGTH = 4096
+_LAST_USED_INTERVAL = timedelta(minutes=1)
 
 
 def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> Actor:
     """The actor behind an API key or an access token. Raises Unauthenticated, or NotFound for a foreign tenant."""
-    if len(credential) > LONGEST_CREDENTIAL or not credential.isascii():
+    if len(credential) > MAX_CREDENTIAL_LENGTH or not credential.isascii():
         raise Unauthenticated
     if credential.startswith(keys.PREFIX):
         return actor_for_key(credential)
@@ -31,31 +31,31 @@ def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> A
 
 
 def actor_for_key(secret: str) -> Actor:
-    return _actor_of(digest=keys.digest(secret))
+    return _actor_of_key(digest=keys.digest(secret))
 
 
 def actor_for_key_id(key_id: str) -> Actor:
-    """The actor behind a key that was shown before. Raises Unauthenticated."""
-    return _actor_of(pk=key_id)
+    """The actor behind a key that was verified before. Raises Unauthenticated."""
+    return _actor_of_key(pk=key_id)
 
 
-def _actor_of(**which) -> Actor:
-    key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(**which).first()
+def _actor_of_key(**lookup) -> Actor:
+    key = ApiKey.objects.usable().select_related("tenant", "created_by").filter(**lookup).first()
     if key is None:
         raise Unauthenticated
-    _note_use(key)
+    _update_last_used(key)
     return Actor(tenant=key.tenant, role=key.effective_role, user=key.created_by, key=key)
 
 
-def _note_use(key: ApiKey) -> None:
-    """To the minute: a write for each request would cost more than the figure is worth."""
+def _update_last_used(key: ApiKey) -> None:
+    """At most once a minute: a write for each request would be too expensive."""
     now = timezone.now()
-    if key.last_used_at is None or now - key.last_used_at > USE_NOTED_EVERY:
+    if key.last_used_at is None or now - key.last_used_at > _LAST_USED_INTERVAL:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
 
 
 def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
-    """A person acts for the default tenant or for the one named, where there is a membership (operators: any)."""
+    """A person acts for the default or the named tenant. Only operators need no membership there. Raises NotFound."""
     if wanted_tenant:
         tenant = Tenant.objects.filter(Q(slug=wanted_tenant) | Q(pk=wanted_tenant), is_active=True).first()
         role = _role_in(user, tenant)
@@ -67,7 +67,7 @@ def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
 
 
 def user_of_session(session_key: str) -> User:
-    """The active user of a console log-in that still stands. Raises Unauthenticated."""
+    """The active user of a console session that is still valid. Raises Unauthenticated."""
     request = HttpRequest()
     request.session = SessionStore(session_key)
     user = get_user(request)
@@ -77,7 +77,7 @@ def user_of_session(session_key: str) -> User:
 
 
 def anonymous_actor() -> Actor | None:
-    """A member of the tenant that the operator opened to everybody, if there is one."""
+    """A member of the tenant that is open to anonymous callers, if the operator set one."""
     if not settings.ANONYMOUS_TENANT:
         return None
     tenant = Tenant.objects.filter(slug=settings.ANONYMOUS_TENANT, is_active=True).first()
@@ -98,7 +98,7 @@ def _role_in(user: User, tenant: Tenant | None) -> Role | None:
 
 
 def credential_in(headers) -> str | None:
-    """The bearer token or key of a request, None if it brings none. Raises Unauthenticated for another scheme."""
+    """The bearer token or key of a request, None if it has none. Raises Unauthenticated for another scheme."""
     authorization = headers.get("Authorization")
     if authorization is None:
         return headers.get("X-API-Key") or None
@@ -122,16 +122,16 @@ class CredentialAuthentication(BaseAuthentication):
 
 
 class ConsoleAuthentication(SessionAuthentication):
-    """The console's cookie, with CSRF; and behind it the anonymous tenant where there is one."""
+    """The console's cookie, with CSRF; without a session, the anonymous tenant if there is one."""
 
     def authenticate(self, request):
-        found = super().authenticate(request)
-        if found is None:
+        authenticated = super().authenticate(request)
+        if authenticated is None:
             actor = anonymous_actor()
             return (actor, actor) if actor else None
-        actor = actor_for_user(found[0], request.headers.get(TENANT_HEADER))
+        actor = actor_for_user(authenticated[0], request.headers.get(TENANT_HEADER))
         actor.name_in_logs()
-        return found[0], actor
+        return authenticated[0], actor
 
     def authenticate_header(self, request):
         return 'Bearer realm="serai"'

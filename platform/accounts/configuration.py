@@ -1,6 +1,6 @@
-"""The configuration that all processes share: typed, with ranges, read from memory, in force everywhere within 2 s.
+"""The configuration that all processes share: typed, with ranges, cached, in force everywhere within 2 s.
 
-A long-running process calls `follow()` once; elsewhere `current()` reads again when it is a second old.
+A long-running process calls `follow()` once; in other processes `current()` reads it again after a second.
 """
 
 import logging
@@ -21,8 +21,8 @@ from core.periodic import Level, Periodic
 
 logger = logging.getLogger(__name__)
 
-CHANGE = "configuration.change"  # what the audit log calls it
-FRESH_SECONDS = 1.0
+CHANGE = "configuration.change"  # the action in the audit log
+_REFRESH_INTERVAL = 1.0
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -42,7 +42,7 @@ class AlertThresholds:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Times are in seconds: between samples, that a start may take, between health probes."""
+    """Times in seconds: interval between samples, limit of a start, interval between health probes."""
 
     gpu_monitor_interval: int = number(30, 1, 3600)
     max_concurrent_models: int = number(10, 1, 10_000)
@@ -56,57 +56,57 @@ SETTINGS = {f.name: f for f in fields(Configuration) if f.name != "alert_thresho
 SETTINGS |= {f"alert_thresholds.{f.name}": f for f in fields(AlertThresholds)}
 
 
-class _Memory:
-    """The last configuration that was read; while the database is away it stays in force."""
+class _Cache:
+    """The configuration that was read last. It stays in force while the database is unreachable."""
 
     def __init__(self):
         self.value = Configuration()
-        self.followed = False
-        self._read_at = float("-inf")  # by the monotonic clock
+        self.watched = False
+        self._loaded_at = float("-inf")  # by the monotonic clock
         self._lock = threading.Lock()
 
     def get(self) -> Configuration:
         with self._lock:
-            if not self.followed and time.monotonic() - self._read_at > FRESH_SECONDS:
+            if not self.watched and time.monotonic() - self._loaded_at > _REFRESH_INTERVAL:
                 self.refresh()
             return self.value
 
     def refresh(self) -> None:
         try:
-            self.value = _read()
+            self.value = _load()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("configuration: kept, the database is away (%s)", type(error).__name__)
-        self._read_at = time.monotonic()
+        self._loaded_at = time.monotonic()
 
-    def follow(self) -> None:
-        loop = Periodic("configuration", Level.HIGH, FRESH_SECONDS)
+    def watch(self) -> None:
+        loop = Periodic("configuration", Level.HIGH, _REFRESH_INTERVAL)
         while True:
             with loop.turn():
                 close_old_connections()
                 self.refresh()
-                self.followed = True
+                self.watched = True
                 logging.getLogger().setLevel(self.value.log_level)
-            time.sleep(FRESH_SECONDS)
+            time.sleep(_REFRESH_INTERVAL)
 
 
-_memory = _Memory()
+_cache = _Cache()
 
 
 def current() -> Configuration:
-    """In force now. Never waits in a process that follows."""
-    return _memory.get()
+    """The configuration in force now. Never waits in a process that called `follow()`."""
+    return _cache.get()
 
 
 def follow() -> None:
-    """Keep this process's memory and its log level true, from a thread that ends with the process."""
-    threading.Thread(target=_memory.follow, name="configuration", daemon=True).start()
+    """Keep this process's configuration and log level up to date, in a daemon thread."""
+    threading.Thread(target=_cache.watch, name="configuration", daemon=True).start()
 
 
 @transaction.atomic
 def change(actor: Actor, patch: dict, request=None) -> Configuration:
     """Merge `patch`, nested objects too. Raises InvalidRequest that names each wrong field."""
     flat = _check(patch)
-    before = _flatten(asdict(_read()))
+    before = _flatten(asdict(_load()))
     for key, value in flat.items():
         if before[key] == value:
             continue
@@ -114,17 +114,17 @@ def change(actor: Actor, patch: dict, request=None) -> Configuration:
             key=key, defaults={"value": value, "changed_by": actor.user}
         )
         audit.record(actor, CHANGE, row, request=request, old=before[key], new=value)
-    transaction.on_commit(_memory.refresh)
-    return _read()
+    transaction.on_commit(_cache.refresh)
+    return _load()
 
 
 def history(setting: str | None = None) -> QuerySet:
-    """Who changed what, the newest first. Nested settings are named as in `alert_thresholds.error_rate_high`."""
+    """All changes, newest first. Nested settings are named like `alert_thresholds.error_rate_high`."""
     changes = AuditRecord.objects.filter(action=CHANGE)
     return changes.filter(object_id=setting) if setting else changes
 
 
-def _read() -> Configuration:
+def _load() -> Configuration:
     values = dict(ConfigurationValue.objects.values_list("key", "value"))
     thresholds = {f.name: values.get(f"alert_thresholds.{f.name}", f.default) for f in fields(AlertThresholds)}
     plain = {f.name: values.get(f.name, f.default) for f in fields(Configuration) if f.name != "alert_thresholds"}
@@ -132,36 +132,36 @@ def _read() -> Configuration:
 
 
 def _flatten(nested: dict) -> dict:
-    """Only thresholds are nested; any other object, an empty one too, is a wrong value."""
+    """Only thresholds are nested; any other object, even an empty one, is a wrong value."""
     flat = {}
     for key, value in nested.items():
         if key == "alert_thresholds":
-            flat |= {f"{key}.{inner}": content for inner, content in value.items()}
+            flat |= {f"{key}.{name}": threshold for name, threshold in value.items()}
         else:
             flat[key] = value
     return flat
 
 
 def _check(patch: dict) -> dict:
-    """The patch with flat keys. Every wrong field is named at once."""
+    """The patch with flat keys. Raises InvalidRequest that names all wrong fields."""
     if not isinstance(patch, dict) or not isinstance(patch.get("alert_thresholds", {}), dict):
         raise InvalidRequest(details={"alert_thresholds": _("An object is expected.")})
     flat = _flatten(patch)
-    wrong = {key: _problem(SETTINGS.get(key), value) for key, value in flat.items()}
-    wrong |= {key: _problem(None, None) for key in patch if "." in key}
+    wrong = {key: _find_problem(SETTINGS.get(key), value) for key, value in flat.items()}
+    wrong |= {key: _find_problem(None, None) for key in patch if "." in key}
     wrong = {key: problem for key, problem in wrong.items() if problem}
     if wrong:
         raise InvalidRequest(details=wrong)
     return flat
 
 
-def _problem(known, value) -> str:
-    if known is None:
+def _find_problem(setting_field, value) -> str:
+    if setting_field is None:
         return _("There is no such setting.")
-    if choices := known.metadata.get("choices"):
+    if choices := setting_field.metadata.get("choices"):
         return "" if value in choices else _("One of %(choices)s is expected.") % {"choices": ", ".join(choices)}
-    low, high = known.metadata["low"], known.metadata["high"]
-    types = (int,) if known.type is int else (int, float)
+    low, high = setting_field.metadata["low"], setting_field.metadata["high"]
+    types = (int,) if setting_field.type is int else (int, float)
     if type(value) not in types or not low <= value <= high:
         return _("A number from %(low)s to %(high)s is expected.") % {"low": low, "high": high}
     return ""

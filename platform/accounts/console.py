@@ -1,4 +1,4 @@
-"""What the operators' pages of all apps share: every change leaves an audit record, what agents write is only read."""
+"""Base classes of the operators' pages: every change writes an audit record; what agents write is read-only."""
 
 from unfold.admin import ModelAdmin
 
@@ -7,7 +7,7 @@ from accounts.authentication import actor_for_user
 
 
 class AuditedAdmin(ModelAdmin):
-    """Django's own log of the console stays; the audit log has its entries too, beside those of REST."""
+    """Changes go to Django's own admin log and also to the audit log, as those made over REST."""
 
     def log_addition(self, request, obj, message):
         self.audit(request, "create", obj, changes=message)

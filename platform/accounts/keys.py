@@ -1,4 +1,4 @@
-"""API keys: how a secret is made and digested. Only the digest is kept."""
+"""API keys: how a secret is made and digested. Only the digest is stored."""
 
 import hashlib
 import hmac
@@ -7,7 +7,7 @@ import secrets
 from django.conf import settings
 
 PREFIX = "sk-serai-"
-SHOWN = len(PREFIX) + 4
+SHOWN_LENGTH = len(PREFIX) + 4
 
 
 def new_secret() -> str:
@@ -15,9 +15,9 @@ def new_secret() -> str:
 
 
 def digest(secret: str) -> bytes:
-    """HMAC-SHA256 under the pepper: the table alone lets nobody test guesses."""
+    """HMAC-SHA256 with the pepper: the table alone is not enough to test guesses."""
     return hmac.digest(settings.KEY_PEPPER, secret.encode("utf-8", "surrogateescape"), hashlib.sha256)
 
 
 def shown_prefix(secret: str) -> str:
-    return secret[:SHOWN]
+    return secret[:SHOWN_LENGTH]

@@ -1,4 +1,4 @@
-"""Who there is: tenants, people, their roles, API keys, log-ins, what they did, and the configuration they share."""
+"""Tenants, users, memberships, API keys, login sessions, audit records, and the shared configuration."""
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
@@ -28,11 +28,11 @@ class Scope(models.TextChoices):
     TRAINING = "training", _("Training")
     MODELS = "models", _("Models")
     MONITORING = "monitoring", _("Monitoring")
-    METRICS = "metrics", _("Prometheus metrics")  # of the whole platform: counts in an operator's key only
+    METRICS = "metrics", _("Prometheus metrics")  # of the whole platform: effective only in an operator's key
 
 
 class Tenant(models.Model):
-    """A team: the owner of models, keys, jobs and figures."""
+    """A team: the owner of models, keys, jobs and metrics."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_tenant_id, editable=False)
     slug = models.CharField(max_length=50, unique=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9-]*$")])
@@ -59,7 +59,7 @@ class User(AbstractUser):
         return self.is_active and self.is_staff
 
     def has_perm(self, perm, obj=None) -> bool:
-        """Django's console asks this; who may do what over the APIs is in accounts/policy.py."""
+        """For Django's admin only; accounts/policy.py defines the permissions of the APIs."""
         return self.is_operator
 
     def has_module_perms(self, app_label) -> bool:
@@ -82,7 +82,7 @@ class Membership(TenantModel):
 
 class ApiKeyQuerySet(TenantQuerySet):
     def usable(self):
-        """Neither ended nor orphaned: a key is worth nothing once its maker has left the tenant."""
+        """Not expired, revoked or orphaned: a key is invalid once its maker has left the tenant."""
         maker = Membership.objects.filter(tenant=OuterRef("tenant"), user=OuterRef("created_by"))
         return self.annotate(maker_role=Subquery(maker.values("role"))).filter(
             Q(expires_at=None) | Q(expires_at__gt=timezone.now()),
@@ -94,7 +94,7 @@ class ApiKeyQuerySet(TenantQuerySet):
 
 
 class ApiKey(TenantModel):
-    """A secret that acts for one tenant. Only its digest is kept; `role` caps what its scopes allow."""
+    """A secret that acts for one tenant. Only its digest is stored; `role` limits what its scopes allow."""
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_key_id, editable=False)
     name = models.CharField(max_length=100)
@@ -120,7 +120,7 @@ class ApiKey(TenantModel):
 
     @property
     def effective_role(self) -> Role:
-        """Never more than its maker has today; for rows from `usable()`."""
+        """At most the current role of its maker. Only for rows from `usable()`."""
         limit = Role.OWNER if self.created_by.is_staff else Role(self.maker_role)
         return min(Role(self.role), limit, key=ROLE_RANK.get)
 
@@ -129,7 +129,7 @@ class ApiKey(TenantModel):
 
 
 class LoginSession(models.Model):
-    """One log-in over the API: its access and refresh tokens carry `id` as `sid` and end with it."""
+    """One login over the API: its access and refresh tokens carry `id` as `sid` and are valid only with it."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="login_sessions")
@@ -148,7 +148,7 @@ class OneTimeLink(models.Model):
 
 
 class AuditRecord(models.Model):
-    """An administrative act: who did what to what, from where."""
+    """An administrative action: actor, action, object and address."""
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     tenant = models.ForeignKey(Tenant, null=True, on_delete=models.SET_NULL, related_name="+")

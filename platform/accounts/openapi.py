@@ -15,7 +15,7 @@ class CredentialScheme(OpenApiAuthenticationExtension):
         return [bearer, {"type": "apiKey", "in": "header", "name": "X-API-Key"}]
 
     def get_security_requirement(self, auto_schema):
-        """One of them is enough; by itself the library asks for both."""
+        """One of them is enough; by default the library requires both."""
         return [{name: []} for name in self.name]
 
 

@@ -1,4 +1,4 @@
-"""The policy as a DRF permission: a view says which permission each of its actions needs, or nobody gets in."""
+"""The policy as a DRF permission: a view declares a permission for each action; an undeclared action is forbidden."""
 
 from django.utils.translation import gettext as _
 from rest_framework.permissions import BasePermission
@@ -27,12 +27,12 @@ class PolicyPermission(BasePermission):
         return request.auth.may(permission)
 
     def _require_tenant(self, request, view, permission: Permission) -> None:
-        """What an operator makes belongs to a tenant, and he may be in none."""
+        """A new object needs a tenant, and an operator may have none. Raises InvalidRequest."""
         actor = request.auth
-        makes = request.method == "POST" and not view.kwargs and permission != Permission.OPERATE
-        if makes and not getattr(view, "for_all_tenants", False) and actor.is_operator and actor.tenant is None:
+        creates = request.method == "POST" and not view.kwargs and permission != Permission.OPERATE
+        if creates and not getattr(view, "for_all_tenants", False) and actor.is_operator and actor.tenant is None:
             raise InvalidRequest(_("Name a tenant: header Serai-Tenant."), param="Serai-Tenant")
 
     def _is_unknown_method(self, view, request) -> bool:
-        """A method that no action handles goes on to its 405."""
+        """A method that no action handles must reach the view, which answers 405."""
         return not hasattr(view, request.method.lower())

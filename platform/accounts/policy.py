@@ -1,4 +1,4 @@
-"""Who may do what: the one table of roles and scopes. Routes name a permission; a test walks them all."""
+"""The one table of what roles and scopes permit. Each route names a permission; a test checks all routes."""
 
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ class Permission(StrEnum):
     MANAGE_MODELS = "manage models"
     MANAGE_MONITORING = "manage monitoring"
     MANAGE_TENANT = "manage tenant"  # members, keys, limits, the tenant's own audit
-    SCRAPE = "scrape"  # all figures, in Prometheus' form
+    SCRAPE = "scrape"  # all metrics, in Prometheus format
     OPERATE = "operate"
 
 
@@ -31,8 +31,8 @@ ROLES: dict[str, frozenset[Permission]] = {
     Role.OWNER: _ADMIN,
 }
 
-# A key has what its scopes and its role both allow: nobody's key manages a tenant or operates the platform. These,
-# which no role allows, it has by their scope while its maker is an operator.
+# A key may do what both its scopes and its role allow: no key manages a tenant or operates the platform. No role
+# allows the permissions below: a scope grants them while the key's maker is an operator.
 OPERATORS_KEYS = frozenset({P.SCRAPE})
 SCOPES: dict[str, frozenset[Permission]] = {
     Scope.READ: frozenset({P.READ, P.LIST_MODELS}),

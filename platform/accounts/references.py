@@ -1,4 +1,4 @@
-"""How a reference to a model becomes its id: the catalogue, an app above this one, registers the answer at start."""
+"""Resolves a model reference to its id. The catalogue, an app above this one, registers the resolver at startup."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ _resolvers: list[Resolver] = []
 
 
 def register_model_resolver(resolver: Resolver) -> None:
-    """`resolver` gives None for what does not exist or what the actor may not use."""
+    """`resolver` returns None for a model that does not exist or that the actor may not use."""
     _resolvers[:] = [resolver]
 
 

@@ -1,4 +1,4 @@
-"""Tenants, members, keys and audit records as JSON. Writable fields are named one by one."""
+"""Tenants, members, keys and audit records as JSON. Writable fields are listed explicitly."""
 
 from django.contrib.auth.password_validation import validate_password
 from django.utils import timezone
@@ -30,7 +30,7 @@ class LogInSerializer(serializers.Serializer):
 
 
 class TicketSerializer(serializers.Serializer):
-    """`ticket` is good once, as `?ticket=` of a log stream or of /ws/monitor, for `expires_in` seconds."""
+    """`ticket` is valid once, as `?ticket=` of a log stream or of /ws/monitor, for `expires_in` seconds."""
 
     ticket = serializers.CharField()
     expires_in = serializers.IntegerField()
@@ -44,7 +44,7 @@ class TenantSerializer(serializers.ModelSerializer):
 
 
 class MemberSerializer(serializers.ModelSerializer):
-    """Adding somebody names an account; an operator may give a password and so make one."""
+    """A new member is named by an account; an operator may give a password, which creates the account."""
 
     username = serializers.CharField(max_length=150, source="user.username")
     email = serializers.EmailField(source="user.email", required=False, allow_blank=True)
@@ -93,7 +93,7 @@ class KeySerializer(serializers.ModelSerializer):
 
 
 class NewKeySerializer(KeySerializer):
-    """The reply to making a key, the only one that holds the secret."""
+    """The reply to the creation of a key, the only one that contains the secret."""
 
     secret = serializers.CharField(read_only=True)
 
@@ -106,7 +106,7 @@ class ConfigurationHistoryQuerySerializer(serializers.Serializer):
 
 
 class ConfigurationChangeSerializer(serializers.ModelSerializer):
-    """One changed value. `old` is the default where nobody had changed it before."""
+    """One changed value. `old` is the default if the value was never changed before."""
 
     setting = serializers.CharField(source="object_id")
     old = serializers.JSONField(source="details.old")

@@ -1,4 +1,4 @@
-"""What people do with tenants, members and keys."""
+"""Operations on tenants, members and keys."""
 
 import hashlib
 import secrets
@@ -12,7 +12,7 @@ from accounts import keys
 from accounts.models import ROLE_RANK, ApiKey, Membership, OneTimeLink, Role, Scope, Tenant, User
 from core.errors import Conflict, Forbidden
 
-LINK_LIFE = timedelta(hours=12)
+LINK_LIFETIME = timedelta(hours=12)
 
 
 def create_tenant(*, slug: str, name: str) -> Tenant:
@@ -27,22 +27,22 @@ def add_member(tenant: Tenant, user: User, role: str) -> Membership:
 
 @transaction.atomic
 def change_role(membership: Membership, role: str) -> None:
-    _keep_an_owner(membership, role)
+    _require_another_owner(membership, role)
     membership.role = role
     membership.save(update_fields=["role", "updated_at"])
 
 
 @transaction.atomic
 def remove_member(membership: Membership) -> None:
-    """The person's keys end with the membership: they were made in its name."""
-    _keep_an_owner(membership, None)
+    """Also revoke the person's keys in the tenant: they depend on the membership."""
+    _require_another_owner(membership, None)
     ApiKey.objects.of(membership.tenant).filter(created_by=membership.user, revoked_at=None).update(
         revoked_at=timezone.now()
     )
     membership.delete()
 
 
-def _keep_an_owner(membership: Membership, role: str | None) -> None:
+def _require_another_owner(membership: Membership, role: str | None) -> None:
     if membership.role != Role.OWNER or role == Role.OWNER:
         return
     Tenant.objects.select_for_update().get(pk=membership.tenant_id)
@@ -52,7 +52,7 @@ def _keep_an_owner(membership: Membership, role: str | None) -> None:
 
 
 def require_rank(own: str | None, other: str, is_operator: bool) -> None:
-    """Nobody gives or takes a role above his own."""
+    """No caller may assign or remove a role above their own. Raises Forbidden."""
     if not is_operator and ROLE_RANK[other] > ROLE_RANK.get(own, -1):
         raise Forbidden(_("That role is above your own."))
 
@@ -67,7 +67,7 @@ def issue_key(
     allowed_models: list[str] | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret, which is shown this once and not kept."""
+    """A new key and its secret, which is shown only now and not stored."""
     secret = keys.new_secret()
     key = ApiKey.objects.create(
         tenant=tenant,
@@ -92,12 +92,12 @@ def one_time_link(user: User) -> str:
     """A token that logs `user` into the console once."""
     token = secrets.token_urlsafe(32)
     OneTimeLink.objects.filter(expires_at__lt=timezone.now()).delete()
-    OneTimeLink.objects.create(digest=_link_digest(token), user=user, expires_at=timezone.now() + LINK_LIFE)
+    OneTimeLink.objects.create(digest=_link_digest(token), user=user, expires_at=timezone.now() + LINK_LIFETIME)
     return token
 
 
 def redeem(token: str) -> User | None:
-    """The user of a link that was not used yet; of two racers one gets in."""
+    """The user of an unused link, else None. Of two concurrent calls only one succeeds."""
     link = (
         OneTimeLink.objects.select_related("user")
         .filter(digest=_link_digest(token), expires_at__gt=timezone.now())

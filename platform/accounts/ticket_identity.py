@@ -1,4 +1,4 @@
-"""For whom a credential stands, without the credential: what a long stream or a ticket is bound to."""
+"""The identity behind a credential, without the credential. Long streams and tickets are bound to it."""
 
 import time
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from core.errors import Forbidden, Unauthenticated
 
 @dataclass(frozen=True)
 class Principal:
-    """One of `key_id`, `login_id` and `session_key`; none of them is the anonymous tenant.
+    """One of `key_id`, `login_id` and `session_key` is set; if none is, it is the anonymous tenant.
 
-    `login_id` is a log-in over the API, whose token is good until `expires_at` (epoch seconds); `session_key` one to
-    the console. `tenant` is the tenant that the caller named.
+    `login_id` is a login over the API, with a token valid until `expires_at` (epoch seconds); `session_key` is a
+    console login. `tenant` is the tenant that the caller named.
     """
 
     key_id: str | None = None
@@ -24,7 +24,7 @@ class Principal:
     tenant: str | None = None
 
     def reader(self) -> Actor:
-        """Who stands behind it now and may read. Raises Unauthenticated, Forbidden, or NotFound for the tenant."""
+        """The current actor, if it may read. Raises Unauthenticated, Forbidden, or NotFound for the tenant."""
         actor = self._actor()
         if not actor.may(Permission.READ) or not (actor.tenant or actor.sees_all):
             raise Forbidden
@@ -45,7 +45,7 @@ class Principal:
 
 
 def for_credential(secret: str, tenant: str | None = None) -> Principal:
-    """For whom a key or an access token stands; asks the database. Raises Unauthenticated, NotFound."""
+    """The identity of a key or an access token; queries the database. Raises Unauthenticated, NotFound."""
     actor = authentication.actor_for_credential(secret, tenant)
     if actor.key:
         return Principal(key_id=actor.key.pk)
@@ -54,7 +54,7 @@ def for_credential(secret: str, tenant: str | None = None) -> Principal:
 
 
 def of(request) -> Principal:
-    """For whom an authenticated request stands."""
+    """The identity of an authenticated request."""
     if by_ticket := getattr(request, "ticket_principal", None):
         return by_ticket
     tenant = request.headers.get(authentication.TENANT_HEADER)

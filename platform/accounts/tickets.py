@@ -1,6 +1,6 @@
-"""Tickets for browsers, whose EventSource and WebSocket can send no header: good once, for half a minute.
+"""Tickets for browsers, whose EventSource and WebSocket cannot send headers: valid once, for 30 seconds.
 
-Valkey holds a ticket's digest and for whom it stands, never the ticket or a credential.
+Valkey stores a ticket's digest and identity, never the ticket or a credential.
 """
 
 import hashlib
@@ -17,32 +17,32 @@ from core.errors import InvalidRequest, ServiceUnavailable, Unauthenticated
 
 LIFE_SECONDS = 30
 PARAMETER = "ticket"
-LONGEST = 100
+MAX_TICKET_LENGTH = 100
 
 
 def issue(principal: Principal) -> str:
-    """Raises ServiceUnavailable where Valkey is away."""
-    if principal.session_key:  # it would have to lie in Valkey, and its cookie is sent along anyway
+    """Raises ServiceUnavailable if Valkey is unreachable."""
+    if principal.session_key:  # it would be stored in Valkey, and the browser sends its cookie anyway
         raise InvalidRequest(_("A console log-in needs no ticket: the browser sends its cookie."))
     ticket = secrets.token_urlsafe(32)
     try:
-        broker.client().set(_name(ticket), json.dumps(asdict(principal)), ex=LIFE_SECONDS)
+        broker.client().set(_storage_key(ticket), json.dumps(asdict(principal)), ex=LIFE_SECONDS)
     except broker.UNAVAILABLE:
-        raise _away() from None
+        raise _unavailable() from None
     return ticket
 
 
 def redeem(ticket: str) -> Principal:
-    """Of two who bring the same ticket one gets in. Raises Unauthenticated, ServiceUnavailable."""
-    if len(ticket) > LONGEST:
+    """Of two callers with the same ticket only one succeeds. Raises Unauthenticated, ServiceUnavailable."""
+    if len(ticket) > MAX_TICKET_LENGTH:
         raise Unauthenticated
     try:
-        found = broker.client().getdel(_name(ticket))
+        identity = broker.client().getdel(_storage_key(ticket))
     except broker.UNAVAILABLE:
-        raise _away() from None
-    if found is None:
+        raise _unavailable() from None
+    if identity is None:
         raise Unauthenticated(_("The ticket was used already or is older than %d seconds.") % LIFE_SECONDS)
-    return Principal(**json.loads(found))
+    return Principal(**json.loads(identity))
 
 
 class TicketAuthentication(BaseAuthentication):
@@ -61,9 +61,9 @@ class TicketAuthentication(BaseAuthentication):
         return 'Bearer realm="serai"'
 
 
-def _name(ticket: str) -> str:
+def _storage_key(ticket: str) -> str:
     return f"serai:ticket:{hashlib.sha256(ticket.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _away() -> ServiceUnavailable:
+def _unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(_("Tickets cannot be kept at the moment. Try again shortly."), retry_after=5)

@@ -1,4 +1,4 @@
-"""Access and refresh tokens of one log-in. Both carry its id and end with it; refresh tokens are good once."""
+"""Access and refresh tokens of one login session. Both are valid only while it is; a refresh token only once."""
 
 import uuid
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from accounts.models import LoginSession, User
 from core.errors import Unauthenticated
 
 SESSION_CLAIM = "sid"
-REFRESH_LIFE = timedelta(seconds=settings.REFRESH_TOKEN_SECONDS)
+REFRESH_LIFETIME = timedelta(seconds=settings.REFRESH_TOKEN_SECONDS)
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a valid access token says; whether its session still stands is asked of the database or the snapshot."""
+    """The claims of a valid access token. The database or the snapshot shows whether its session is valid."""
 
     user_id: str
     session_id: str
@@ -28,29 +28,29 @@ class Claims:
 
 def verify(token: str) -> Claims:
     """Signature, algorithm, type, audience, issuer and expiry; no database. Raises Unauthenticated."""
-    claims = _read(AccessToken, token)
+    claims = _verify_claims(AccessToken, token)
     return Claims(claims["user_id"], claims[SESSION_CLAIM], claims["exp"])
 
 
 def open_session(user: User) -> dict:
-    """A new log-in, as the reply of POST /api/auth/token."""
+    """A new login session, as the reply of POST /api/auth/token."""
     session_id = uuid.uuid4()
     refresh = RefreshToken.for_user(user)
     LoginSession.objects.create(
-        id=session_id, user=user, refresh_jti=refresh["jti"], expires_at=timezone.now() + REFRESH_LIFE
+        id=session_id, user=user, refresh_jti=refresh["jti"], expires_at=timezone.now() + REFRESH_LIFETIME
     )
     return _reply(refresh, str(session_id))
 
 
 def refresh_session(token: str) -> dict:
-    """New tokens for a refresh token. One that comes twice was stolen: the whole log-in ends."""
-    claims = _read(RefreshToken, token)
+    """New tokens for a refresh token. One that is used twice counts as stolen: the session ends."""
+    claims = _verify_claims(RefreshToken, token)
     replayed = False
     with transaction.atomic():
         session = (
             LoginSession.objects.select_for_update().select_related("user").filter(pk=claims[SESSION_CLAIM]).first()
         )
-        if session is None or not _stands(session):
+        if session is None or not _is_valid(session):
             raise Unauthenticated
         replayed = session.refresh_jti != claims["jti"]
         if replayed:
@@ -64,10 +64,10 @@ def refresh_session(token: str) -> dict:
 
 
 def revoke(token: str) -> None:
-    """End the log-in that an access or refresh token belongs to."""
-    for kind in (AccessToken, RefreshToken):
+    """End the login session of an access or refresh token. Raises Unauthenticated."""
+    for token_class in (AccessToken, RefreshToken):
         try:
-            claims = _read(kind, token)
+            claims = _verify_claims(token_class, token)
         except Unauthenticated:
             continue
         LoginSession.objects.filter(pk=claims[SESSION_CLAIM], revoked_at=None).update(revoked_at=timezone.now())
@@ -76,7 +76,7 @@ def revoke(token: str) -> None:
 
 
 def user_of(token: str) -> User:
-    """The active user of a valid access token whose log-in still stands. Raises Unauthenticated."""
+    """The active user of a valid access token whose login session is still valid. Raises Unauthenticated."""
     claims = verify(token)
     user = user_of_session(claims.session_id)
     if user.pk != claims.user_id:
@@ -85,14 +85,14 @@ def user_of(token: str) -> User:
 
 
 def user_of_session(session_id: str) -> User:
-    """The active user of a log-in that still stands. Raises Unauthenticated."""
+    """The active user of a login session that is still valid. Raises Unauthenticated."""
     session = LoginSession.objects.select_related("user__default_tenant").filter(pk=session_id).first()
-    if session is None or not _stands(session):
+    if session is None or not _is_valid(session):
         raise Unauthenticated
     return session.user
 
 
-def _stands(session: LoginSession) -> bool:
+def _is_valid(session: LoginSession) -> bool:
     return session.revoked_at is None and session.expires_at > timezone.now() and session.user.is_active
 
 
@@ -107,10 +107,10 @@ def _reply(refresh: Token, session_id: str) -> dict:
     }
 
 
-def _read(kind: type[Token], token: str) -> Token:
-    """A token of that kind with all the claims that ours have."""
+def _verify_claims(token_class: type[Token], token: str) -> Token:
+    """A verified token with all claims that our tokens have. Raises Unauthenticated."""
     try:
-        claims = kind(token)
+        claims = token_class(token)
         uuid.UUID(claims[SESSION_CLAIM])
         claims["user_id"]
     except (TokenError, KeyError, ValueError):

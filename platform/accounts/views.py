@@ -1,4 +1,4 @@
-"""Log-in over the API, tenants, members, keys, the audit log, the configuration, and the console's one-time link."""
+"""Login over the API, tenants, members, keys, the audit log, the configuration, and the console's one-time link."""
 
 from dataclasses import asdict
 
@@ -40,7 +40,7 @@ NOT_STORED = {"Cache-Control": "no-store"}
 
 
 class PublicView(APIView):
-    """Needs no credential; a wrong one in the header does no harm."""
+    """Needs no credential; a wrong one in the header is ignored."""
 
     authentication_classes = []
     permissions = {"POST": Permission.PUBLIC, "GET": Permission.PUBLIC}
@@ -88,7 +88,7 @@ class TenantViewSet(
     mixins.UpdateModelMixin,
     viewsets.GenericViewSet,
 ):
-    """Operators make tenants and close them; a closed one's keys and people are shut out."""
+    """Operators create and close tenants; keys and members of a closed tenant have no access."""
 
     queryset = Tenant.objects.all()
     serializer_class = TenantSerializer
@@ -136,8 +136,8 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @transaction.atomic
     def partial_update(self, request, pk=None):
         membership, role = self.get_object(), checked(RoleSerializer, request.data)["role"]
-        for each in (membership.role, role):
-            services.require_rank(request.auth.role, each, request.auth.is_operator)
+        for affected_role in (membership.role, role):
+            services.require_rank(request.auth.role, affected_role, request.auth.is_operator)
         old = membership.role
         services.change_role(membership, role)
         audit.record(request.auth, "member.role", membership, request=request, old=old, new=role)
@@ -152,7 +152,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
         return Response(status=204)
 
     def _account(self, fields: dict) -> User:
-        """An existing account by name. Only an operator learns whether a name is free, and makes accounts."""
+        """An existing account by name. Only operators can see whether a name is free and create accounts."""
         username = fields["user"]["username"]
         if self.request.auth.is_operator and fields.get("password"):
             if User.objects.filter(username=username).exists():
@@ -167,7 +167,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
 
 
 class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
-    """A key's secret is in the reply that made it and nowhere else."""
+    """A key's secret is only in the reply that created the key."""
 
     queryset = ApiKey.objects.select_related("created_by")
     serializer_class = KeySerializer
@@ -229,7 +229,7 @@ class ConfigurationView(APIView):
 
 
 class ConfigurationHistoryView(generics.ListAPIView):
-    """Who changed which value of the configuration, the newest first."""
+    """All changes of the configuration, newest first."""
 
     serializer_class = ConfigurationChangeSerializer
     permissions = {"GET": Permission.OPERATE}
@@ -246,7 +246,7 @@ class ConfigurationHistoryView(generics.ListAPIView):
 
 @never_cache
 def enter(request, token: str):
-    """The console's one-time link. A GET changes nothing, so that a previewing mail reader does not use it up."""
+    """The console's one-time link. A GET changes nothing, so that the preview of a mail reader does not use it up."""
     if request.method != "POST":
         return render(request, "enter.html")
     user = services.redeem(token)

@@ -1,4 +1,4 @@
-"""An ASGI layer before Django, which by itself would write a body of any size to disk before asking who sends it."""
+"""An ASGI layer that limits body sizes. Django alone writes a body of any size to disk before it authenticates."""
 
 from core.errors import TooLarge
 from core.refusals import refusal
@@ -9,40 +9,40 @@ class BodyTooLarge(Exception):
 
 
 class BodyLimit:
-    """Answers 413 to a request whose body is larger than `most` bytes, declared or as it comes.
+    """Answers 413 to a request whose body is larger than `max_bytes`, as declared or as received.
 
-    `larger` has the limits of those paths that take more.
+    `limits_by_path` holds the limits of paths that accept more.
     """
 
-    def __init__(self, app, most: int, larger: dict[str, int]):
-        self.app, self.most, self.larger = app, most, larger
+    def __init__(self, app, max_bytes: int, limits_by_path: dict[str, int]):
+        self.app, self.max_bytes, self.limits_by_path = app, max_bytes, limits_by_path
 
     async def __call__(self, scope, receive, send):
-        most, received = self.larger.get(scope["path"], self.most), 0
+        limit, received = self.limits_by_path.get(scope["path"], self.max_bytes), 0
 
-        async def counted():
+        async def counting_receive():
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > most:
+            if received > limit:
                 raise BodyTooLarge
             return message
 
-        if _declared(scope) > most:
+        if _content_length(scope) > limit:
             return await _refuse(scope, send)
         try:
-            await self.app(scope, counted, send)
+            await self.app(scope, counting_receive, send)
         except BodyTooLarge:
             await _refuse(scope, send)
 
 
-def _declared(scope) -> int:
+def _content_length(scope) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
 
 async def _refuse(scope, send) -> None:
-    """What is left of the body is not read: the connection ends."""
+    """The rest of the body is not read; the connection is closed."""
     response = refusal(scope, TooLarge())
     response["Connection"] = "close"
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]

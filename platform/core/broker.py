@@ -1,4 +1,4 @@
-"""Connections to Valkey (or Redis), which is disposable: whoever asks it for something lives on without an answer."""
+"""Connections to Valkey (or Redis). Valkey is disposable: every caller continues without it."""
 
 from functools import cache
 
@@ -6,18 +6,18 @@ import redis
 import redis.asyncio
 from django.conf import settings
 
-PATIENCE = 2.0  # seconds: what waits longer for a broker does without it
+PATIENCE = 2.0  # seconds; a caller that waits longer continues without the broker
 UNAVAILABLE = (redis.RedisError, OSError)
 
 
 @cache
 def client() -> redis.Redis:
-    """For threads; every call is bounded by PATIENCE. Raises one of UNAVAILABLE."""
+    """For threads; every call has a timeout. Raises one of UNAVAILABLE."""
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
 
 
 def async_client(timeout: float | None = PATIENCE) -> redis.asyncio.Redis:
-    """For one event loop; to be closed by the caller. A subscriber asks for no timeout: silence is its normal state."""
+    """For one event loop; the caller closes it. A subscriber sets no timeout: silence is its normal state."""
     return redis.asyncio.Redis.from_url(
         settings.REDIS_URL,
         socket_timeout=timeout,

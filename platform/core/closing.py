@@ -1,4 +1,4 @@
-"""Whether this process has been asked to end. Streams that would last for ever end with it."""
+"""Whether this process must stop. Endless streams then end."""
 
 
 class Closing:

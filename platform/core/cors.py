@@ -1,6 +1,6 @@
-"""Which pages of other origins may read our answers: those that the operator named exactly, in SERAI_CORS_ORIGINS.
+"""Which pages of other origins may read our responses: those that the operator listed exactly in SERAI_CORS_ORIGINS.
 
-Cookies are never allowed across origins: such a page brings a key or a token.
+Cookies are never allowed across origins: such a page sends a key or a token.
 """
 
 import re
@@ -9,7 +9,7 @@ from django.conf import settings
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:\d+)?|[a-z][a-z0-9+.-]*://\[[0-9a-f:.]+\](:\d+)?", re.ASCII)
 EXPOSED = "X-Request-Id, Retry-After"
-FOR_PREFLIGHT = {
+PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
         "Authorization, Content-Type, X-API-Key, X-Request-Id, Serai-Tenant, Accept-Language, Last-Event-ID"
@@ -24,8 +24,8 @@ def is_origin(text: str) -> bool:
 
 
 def headers_for(origin: str | None, *, preflight: bool = False) -> dict[str, str]:
-    """Headers that let a page of `origin` read the answer; none unless the operator named it."""
+    """Headers that let a page of `origin` read the response; none unless the operator listed it."""
     if not origin or origin not in settings.CORS_ORIGINS:
         return {}
     headers = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
-    return headers | FOR_PREFLIGHT if preflight else headers
+    return headers | PREFLIGHT_HEADERS if preflight else headers

@@ -1,9 +1,9 @@
-"""Every failure that the platform reports on purpose, its words on each surface, and its rendering for the REST API.
+"""Every failure that the platform reports on purpose, its codes on each surface, and its rendering for the REST API.
 
 PlatformError
 ├── InvalidRequest            400 / 422   not JSON / a field is wrong
 ├── Unauthenticated           401
-├── Forbidden                 403         role or scope too low, on one's own tenant's object
+├── Forbidden                 403         role or scope too low, for an object of the caller's tenant
 ├── NotFound                  404         missing and foreign look the same
 │   ├── ModelNotFound         404
 │   └── TrainingJobNotFound   404
@@ -12,14 +12,14 @@ PlatformError
 │   └── TrainingJobConflict   409
 ├── TooLarge                  413
 ├── RateLimited               429
-├── ModelNotRunning           503         stopped, or still starting when the wait limit came
-├── InsufficientResources     503         no device has the room
-│   └── NoRoomYet             503         but one may soon: who can wait does
-├── EngineUnavailable         503         not installed, or died before the first byte
-├── ServiceUnavailable        503         Postgres is away
+├── ModelNotRunning           503         stopped, or still starting at the wait limit
+├── InsufficientResources     503         no device has enough memory
+│   └── NoRoomYet             503         but soon one may: callers that can wait do so
+├── EngineUnavailable         503         not installed, or crashed before the first byte
+├── ServiceUnavailable        503         Postgres is unreachable
 └── OperationTimeout          504
 
-Three surfaces tell them: /api by `status` and `code`, /api/v1 by `v1` where that differs, /v1 by `openai`.
+Three surfaces report them: /api by `status` and `code`, /api/v1 by `v1` where that differs, /v1 by `openai`.
 """
 
 import logging
@@ -130,7 +130,7 @@ class InsufficientResources(PlatformError):
 
 
 class NoRoomYet(InsufficientResources):
-    """What may be evicted soon holds the room."""
+    """The memory is in use by a model that may be evicted soon."""
 
 
 class EngineUnavailable(PlatformError):
@@ -151,8 +151,8 @@ class OperationTimeout(PlatformError):
 
 
 OPENAI_PREFIX = "/v1/"
-# of an error's details, what clients of models are told beside the message
-TOLD = ("state", "expected_seconds", "failure_reason", "context", "request_id")
+# the details that clients of /v1 get in addition to the message
+OPENAI_DETAILS = ("state", "expected_seconds", "failure_reason", "context", "request_id")
 
 
 def now_z() -> str:
@@ -160,14 +160,14 @@ def now_z() -> str:
 
 
 def render(error: PlatformError, path: str) -> dict:
-    """OpenAI's form below /v1, else the union of the documents' forms."""
+    """OpenAI's form below /v1, else one form that serves the service API and the engine API."""
     if path.startswith(OPENAI_PREFIX):
         return openai_form(error)
     details: dict | list = dict(error.details)
     if error.param:
         details.setdefault(error.param, str(error.message))
     if _is_v1(path):
-        details = _listed(error, details)
+        details = _list_details(error, details)
     return {
         "success": False,
         "message": str(error.message),
@@ -178,18 +178,18 @@ def render(error: PlatformError, path: str) -> dict:
 
 
 def openai_form(error: PlatformError) -> dict:
-    """Its clients show the message alone, so that wrong fields are named in it."""
+    """OpenAI clients show only the message, so the message names the wrong fields."""
     kind, code = error.openai
-    fields = {name: text for name, text in error.details.items() if error.status == 422 and name not in TOLD}
+    fields = {name: text for name, text in error.details.items() if error.status == 422 and name not in OPENAI_DETAILS}
     message = " ".join([str(error.message), *(f"{name}: {text}" for name, text in fields.items())])
     body = {"message": message, "type": kind, "param": error.param or next(iter(fields), None), "code": code}
-    if details := {field: error.details[field] for field in TOLD if field in error.details}:
+    if details := {field: error.details[field] for field in OPENAI_DETAILS if field in error.details}:
         body["details"] = details
     return {"error": body}
 
 
-def _listed(error: PlatformError, details: dict) -> list[dict]:
-    """Details as /api/v1 has them. `type` is the exact cause, for which `code` may have a coarser word."""
+def _list_details(error: PlatformError, details: dict) -> list[dict]:
+    """Details in the form of the engine API. `type` is the exact cause; `code` may be less exact."""
     kind = error.code.lower()
     texts = details or {None: str(error.message)}
     return [{"type": kind, "field": field, "description": text} for field, text in texts.items()]
@@ -207,8 +207,8 @@ def status_for(error: PlatformError, path: str) -> int:
     """/api/v1 and /v1 answer an invalid field with 400 where /api says 422."""
     if _is_v1(path) and error.v1:
         return error.v1[0]
-    lenient = _is_v1(path) or path.startswith(OPENAI_PREFIX)
-    return 400 if lenient and error.status == 422 else error.status
+    answers_400 = _is_v1(path) or path.startswith(OPENAI_PREFIX)
+    return 400 if answers_400 and error.status == 422 else error.status
 
 
 def headers_for(error: PlatformError) -> dict[str, str]:
@@ -230,7 +230,7 @@ def exception_handler(exc: Exception, context: dict) -> Response | None:
 
 
 def json_response(error: PlatformError, path: str) -> JsonResponse:
-    """The same for plain Django views and handler404/handler500."""
+    """The same response for plain Django views and handler404/handler500."""
     return JsonResponse(render(error, path), status=status_for(error, path), headers=headers_for(error))
 
 
@@ -264,10 +264,10 @@ def as_platform_error(exc: Exception) -> PlatformError | None:
 def flatten(detail, prefix: str = "") -> dict[str, str]:
     """DRF's nested error details as {"config.n_ctx": "text"}."""
     if isinstance(detail, dict):
-        found = {}
+        texts = {}
         for key, value in detail.items():
-            found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            texts |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return texts
     if isinstance(detail, list):
         return {prefix or "non_field_errors": " ".join(str(part) for part in detail)}
     return {prefix or "non_field_errors": str(detail)}

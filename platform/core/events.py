@@ -1,7 +1,7 @@
-"""Tell sockets of a change, once it is durable. Events are latest-state: losing one is made good by the next.
+"""Publish changes to sockets after commit. An event carries the latest state, so the next one replaces a lost one.
 
-A message on the channel is a line that says for whom and about what, and the text that sockets get. The text is
-encoded here, once, however many sockets it goes to.
+A message on the channel is a header line (audiences, name, key, model) and the text that sockets get. The text is
+encoded here, once for all sockets.
 """
 
 import logging
@@ -21,9 +21,9 @@ OPERATORS, EVERYONE = "operators", "everyone"
 
 @dataclass(frozen=True)
 class Event:
-    """`key` names the object within events of one name: of two that wait for a slow reader, the later counts.
+    """`key` names the object among events of one name: if two wait for a slow reader, it gets only the later one.
 
-    `model` is the id of the model that it is about, if it is about one: some may hear of some models only.
+    `model` is the id of the model concerned, if there is one: some callers may see only some models.
     """
 
     audiences: frozenset[str]  # tenant ids, OPERATORS, EVERYONE
@@ -36,13 +36,13 @@ class Event:
 def publish_on_commit(
     tenant_id: str | None, event: str, data: dict, *, key: str = "", model: str = "", public: bool = False
 ) -> None:
-    """Send `{"type": event, "data": data}` to the tenant's sockets, to operators', if `public` to all."""
+    """Send `{"type": event, "data": data}` to the tenant's and the operators' sockets; if `public`, to all."""
     audiences = [OPERATORS, *filter(None, [tenant_id]), *([EVERYONE] if public else [])]
     transaction.on_commit(partial(send, audiences, event, key, data, model))
 
 
 def send(audiences: list[str], event: str, key: str, data: dict, model: str = "") -> None:
-    """At once. Without a broker nothing is sent: the sockets' snapshots make it good."""
+    """Publish now. Without a broker nothing is sent; the sockets' snapshots correct it later."""
     try:
         broker.client().publish(CHANNEL, encode(audiences, event, key, data, model))
     except broker.UNAVAILABLE as error:

@@ -1,4 +1,4 @@
-"""Readable ids: a UUID with a prefix that tells what it names."""
+"""Readable ids: a UUID with a prefix that says what it identifies."""
 
 import uuid
 from functools import partial

@@ -1,4 +1,4 @@
-"""What a request says, checked by a serializer."""
+"""Request data, validated by a serializer."""
 
 
 def checked(serializer_class, data, **options) -> dict:

@@ -1,6 +1,6 @@
-"""What each log line tells beside its message: request id and tenant; and what none may tell: keys, tokens, passwords.
+"""Fields of log lines, such as request id and tenant, and redaction of keys, tokens and passwords.
 
-`bound` and `bind` name the fields for everything that the same task or thread logs.
+`bound` and `bind` set the fields of everything that the same task or thread logs.
 """
 
 import logging
@@ -13,12 +13,12 @@ from contextvars import ContextVar
 import orjson
 
 SECRET = re.compile(
-    r"(sk-serai-[\w-]{4})[\w-]+"  # API keys: the prefix stays, so that a line can be traced
+    r"(sk-serai-[\w-]{4})[\w-]+"  # API keys: the prefix stays, so that the key can be found
     r"|(eyJ[\w-]{4})[\w-]+\.[\w-]+\.[\w-]+"  # JWTs
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)"  # passwords in URLs
     r"|([?&]ticket=)[\w-]+"
     r"|(\bBearer )[\w.~+/=-]+"
-    r"|\b(hf_|ghp_|AKIA)\w{8,}"  # of the hub, and of other houses
+    r"|\b(hf_|ghp_|AKIA)\w{8,}"  # of Hugging Face, GitHub and AWS
     r"|\b((?i:api_?key|secret|passw(?:or)?d|access_?token|auth_?token)['\"]?\s*[=:]\s*['\"]?)(?!None\b)[^\s'\",;&)]+"
 )
 
@@ -31,7 +31,7 @@ _fields: ContextVar[dict[str, str] | None] = ContextVar("log_fields", default=No
 
 
 def bind(**fields: str) -> None:
-    """Until the end of the surrounding `bound`, or of the task."""
+    """Holds until the surrounding `bound` or the task ends."""
     _fields.set({**(_fields.get() or {}), **fields})
 
 

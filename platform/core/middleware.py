@@ -1,4 +1,4 @@
-"""What every HTTP answer of Django gets: a request id, and CORS for the configured origins."""
+"""What every HTTP response of Django gets: a request id, and CORS headers for the configured origins."""
 
 import re
 import uuid
@@ -15,7 +15,7 @@ REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 def request_id_from(given: str | None) -> str:
-    """The caller's request id if it is harmless, else a new one."""
+    """The caller's request id if it is well-formed, else a new one."""
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
@@ -34,7 +34,7 @@ class RequestIdMiddleware:
 
 
 class NulMiddleware:
-    """Postgres holds no NUL in text: a path or query with one would be a bug's 500 wherever it is looked up."""
+    """Refuses NUL in a path or query: Postgres stores none in text, so each lookup with one would answer 500."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -46,7 +46,7 @@ class NulMiddleware:
 
 
 class CorsMiddleware:
-    """Answers preflights, which carry no credential, and marks every other answer, errors too."""
+    """Answers preflights, which carry no credential, and adds headers to all other responses, errors too."""
 
     def __init__(self, get_response):
         self.get_response = get_response

@@ -1,4 +1,4 @@
-"""Postgres tells listeners which table changed: triggers cannot be forgotten by a code path.
+"""Triggers by which Postgres notifies listeners of changed tables: no code path can forget them.
 
 One channel, `serai`; the payload is the table's name. Postgres sends equal payloads of one transaction once.
 """
@@ -21,7 +21,7 @@ def create_function() -> migrations.RunSQL:
 
 
 def on_change(table: str, *columns: str) -> migrations.RunSQL:
-    """Announce inserts, deletes, and updates (of `columns` only, where given)."""
+    """Notify of inserts, deletes, and updates (only of `columns`, if given)."""
     update = f"UPDATE OF {', '.join(columns)}" if columns else "UPDATE"
     return migrations.RunSQL(
         f"CREATE TRIGGER serai_notify AFTER INSERT OR DELETE OR {update} ON {table} "

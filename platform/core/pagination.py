@@ -1,4 +1,4 @@
-"""Pages as the service document shows them: items, total, page, size, pages."""
+"""Pages in the form of the service API: items, total, page, size, pages."""
 
 from django.utils.translation import gettext as _
 from rest_framework.pagination import BasePagination
@@ -10,7 +10,7 @@ DEFAULT_SIZE, MAXIMUM_SIZE = 20, 100
 
 
 class PagePagination(BasePagination):
-    """`page` counts from 1; `size` is 20 unless told, at most 100. A page past the end is empty."""
+    """`page` counts from 1; `size` is 20 by default, at most 100. A page past the end is empty."""
 
     def paginate_queryset(self, queryset, request, view=None):
         self.page = whole(request, "page", 1, 1_000_000)
@@ -37,13 +37,13 @@ class PagePagination(BasePagination):
 
     def get_schema_operation_parameters(self, view):
         return [
-            {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 1, **more}}
-            for name, more in (("page", {"default": 1}), ("size", {"default": DEFAULT_SIZE, "maximum": MAXIMUM_SIZE}))
+            {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 1, **limits}}
+            for name, limits in (("page", {"default": 1}), ("size", {"default": DEFAULT_SIZE, "maximum": MAXIMUM_SIZE}))
         ]
 
 
 def whole(request, name: str, default: int, most: int) -> int:
-    """A query parameter from 1 to `most`. Raises InvalidRequest."""
+    """An integer query parameter from 1 to `most`. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""JSON bodies, read strictly: what Postgres or Python would choke on later is refused here."""
+"""JSON bodies, read strictly: what would fail later in Postgres or Python is refused here."""
 
 import orjson
 from django.utils.translation import gettext as _
@@ -7,7 +7,7 @@ from rest_framework.exceptions import ParseError
 
 
 class JsonParser(parsers.JSONParser):
-    """Refuses NaN, lone surrogates, endless nesting (all by orjson) and NUL, which no text column holds."""
+    """Refuses NaN, lone surrogates, endless nesting (all by orjson) and NUL, which no text column can store."""
 
     def parse(self, stream, media_type=None, parser_context=None):
         raw = stream.read()

@@ -1,4 +1,4 @@
-"""The loops of a process, each with what tells whether it still turns: the diagnostics of every process show them."""
+"""The loops of a process and whether each one still runs. The diagnostics of every process show them."""
 
 import logging
 import threading
@@ -10,12 +10,12 @@ from enum import StrEnum
 
 logger = logging.getLogger(__name__)
 
-LATE_TURNS, LATE_SECONDS = 3, 30.0  # a loop is stuck after so many intervals without a turn, at least so many seconds
-WATCH_SECONDS = 10.0
+LATE_TURNS, LATE_SECONDS = 3, 30.0  # a loop is stuck after this many intervals without a turn, and at least this long
+_WATCH_INTERVAL = 10.0  # seconds
 
 
 class Level(StrEnum):
-    """What is lost while the loop stands: all service, much of it, something, nothing yet."""
+    """What fails while the loop is stuck: all service, most of it, some of it, nothing yet."""
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -25,10 +25,10 @@ class Level(StrEnum):
 
 @dataclass(eq=False)
 class Periodic:
-    """One loop. It is known from its first turn on, until `end`; a later one of the same name takes its place.
+    """One loop, listed from its first turn until `end`; a later loop of the same name replaces it.
 
     `interval` is in seconds; `began_at` and `ended_at` of the last turn are epoch seconds; `error` is the class of
-    the exception that the last turn ended with, empty after a good one.
+    the exception that ended the last turn; empty after a turn without one.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Periodic:
     ended_at: float | None = None
     error: str = ""
     turns: int = 0
-    _since: float = field(default_factory=time.monotonic)
+    _turn_began: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Around the work of one turn, not around the pause between two."""
-        _known[self.name] = self
-        self.began_at, self._since = time.time(), time.monotonic()
+        _loops[self.name] = self
+        self.began_at, self._turn_began = time.time(), time.monotonic()
         self.turns += 1
         try:
             yield
@@ -56,37 +56,37 @@ class Periodic:
             self.ended_at = time.time()
 
     def end(self) -> None:
-        """The loop has ended as it should."""
-        if _known.get(self.name) is self:
-            del _known[self.name]
+        """Remove the loop from the list: it ended normally."""
+        if _loops.get(self.name) is self:
+            del _loops[self.name]
 
     @property
     def age(self) -> float:
         """Seconds since the last turn began."""
-        return time.monotonic() - self._since
+        return time.monotonic() - self._turn_began
 
     @property
     def stuck(self) -> bool:
         return self.age > max(LATE_SECONDS, LATE_TURNS * self.interval)
 
 
-_known: dict[str, Periodic] = {}
+_loops: dict[str, Periodic] = {}
 
 
 def loops() -> list[Periodic]:
-    """Of this process, by name."""
-    return [_known[name] for name in sorted(_known)]
+    """All loops of this process, sorted by name."""
+    return [_loops[name] for name in sorted(_loops)]
 
 
 def watch() -> None:
-    """Log each loop that gets stuck, and once more when it turns again."""
-    threading.Thread(target=_watch, name="loop-watch", daemon=True).start()
+    """Log each loop that gets stuck, and again when it recovers. Starts a thread."""
+    threading.Thread(target=_log_stuck_loops, name="loop-watch", daemon=True).start()
 
 
-def _watch() -> None:
+def _log_stuck_loops() -> None:
     stuck: set[str] = set()
     while True:
-        time.sleep(WATCH_SECONDS)
+        time.sleep(_WATCH_INTERVAL)
         now_stuck = {loop.name: loop for loop in loops() if loop.stuck}
         for name in now_stuck.keys() - stuck:
             loop = now_stuck[name]

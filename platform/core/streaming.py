@@ -1,8 +1,8 @@
-"""Django's handler, for bodies and answers that do not fit its way of having all of both at once.
+"""Django's handler, for request bodies and responses that cannot be held in memory as a whole.
 
-Event streams hold no thread and no database connection while they last: a view decides who gets in, as any other does,
-and answers with an EventStream. Its events begin when Django has finished with the request. Uploads reach their view as
-they come (core/uploads.py).
+An event stream holds no thread and no database connection: its view authorizes the caller as any other view does and
+returns an EventStream. Its events start when Django has finished the request. Uploads reach their view as they arrive
+(core/uploads.py).
 """
 
 import asyncio
@@ -31,74 +31,74 @@ from core.uploads import IncomingBody
 MOST_PER_HOLDER = 200
 AT_ONCE, UPLOADS_AT_ONCE = 32, 20
 HEARTBEAT_SECONDS = 15.0
-PIECE = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
 TAR_BLOCK, TAR_END = tarfile.BLOCKSIZE, bytes(2 * tarfile.BLOCKSIZE)
 COMMENT = b": heartbeat\n\n"
 
 
 class EventStream(HttpResponse):
-    """`events` is called when the stream begins; `holder` is whose streams are counted together."""
+    """`events` is called when the stream starts. Streams with the same `owner` are counted together."""
 
-    def __init__(self, events: Callable[[], AsyncIterator[bytes]], holder: str):
+    def __init__(self, events: Callable[[], AsyncIterator[bytes]], owner: str):
         super().__init__(content_type="text/event-stream; charset=utf-8")
-        self.events, self.holder = events, holder
+        self.events, self.owner = events, owner
         self["Cache-Control"] = "no-store"
-        self["X-Accel-Buffering"] = "no"  # a proxy that collects output would keep events back
+        self["X-Accel-Buffering"] = "no"  # a proxy that buffers output would delay events
 
 
 class FileStream(StreamingHttpResponse):
-    """A file as it lies on disk, never in memory as a whole. Raises NotFound."""
+    """A file from disk, never in memory as a whole. Raises NotFound."""
 
     def __init__(self, path: Path, content_type: str):
-        file = _opened(path)
-        super().__init__(_pieces(file), content_type=content_type)
+        file = _open_file(path)
+        super().__init__(_file_chunks(file), content_type=content_type)
         self["Content-Length"] = str(os.fstat(file.fileno()).st_size)
 
 
 class ArchiveStream(StreamingHttpResponse):
-    """A tar of files by their names in it, made while it is read. Raises NotFound."""
+    """A tar of files (name in the archive -> path), made while it is sent. Raises NotFound."""
 
     def __init__(self, paths: dict[str, Path], filename: str):
-        members = [_member(name, path) for name, path in paths.items()]
+        members = [_open_member(name, path) for name, path in paths.items()]
         size = sum(len(header) + -(-file_size // TAR_BLOCK) * TAR_BLOCK for header, _file, file_size in members)
-        super().__init__(_archive(members), content_type="application/x-tar")
+        super().__init__(_archive_chunks(members), content_type="application/x-tar")
         self["Content-Length"] = str(size + len(TAR_END))
         self["Content-Disposition"] = f'attachment; filename="{filename}"'
 
 
-def _opened(path: Path) -> BinaryIO:
-    """A link in its place is followed nowhere."""
+def _open_file(path: Path) -> BinaryIO:
+    """Symbolic links are not followed. Raises NotFound."""
     try:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError:
         raise NotFound(_("The file is gone.")) from None
 
 
-def _member(name: str, path: Path) -> tuple[bytes, BinaryIO, int]:
-    """Opened at once: what is deleted meanwhile is still sent as a whole."""
-    file = _opened(path)
+def _open_member(name: str, path: Path) -> tuple[bytes, BinaryIO, int]:
+    """Opens the file now, so that it is sent whole even if it is deleted meanwhile."""
+    file = _open_file(path)
     entry = tarfile.TarInfo(name)
     entry.size = os.fstat(file.fileno()).st_size
     return entry.tobuf(), file, entry.size
 
 
-async def _archive(members: list[tuple[bytes, BinaryIO, int]]) -> AsyncIterator[bytes]:
+async def _archive_chunks(members: list[tuple[bytes, BinaryIO, int]]) -> AsyncIterator[bytes]:
     for header, file, size in members:
         yield header
-        async for piece in _pieces(file):
-            yield piece
+        async for chunk in _file_chunks(file):
+            yield chunk
         yield bytes(-size % TAR_BLOCK)
     yield TAR_END
 
 
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     with file:
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            yield piece
+        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+            yield chunk
 
 
 class JsonWhateverIsAccepted(BaseContentNegotiation):
-    """EventSource accepts `text/event-stream` alone; a refusal is JSON for it too."""
+    """EventSource accepts only `text/event-stream`; it gets errors as JSON too."""
 
     def select_parser(self, request, parsers):
         return next((parser for parser in parsers if request.content_type.startswith(parser.media_type)), None)
@@ -107,8 +107,8 @@ class JsonWhateverIsAccepted(BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
-class _Held:
-    """Django's way to the client; keeps an event stream back until Django is done."""
+class _HeldSend:
+    """The `send` that Django gets. It keeps an event stream until Django has finished the request."""
 
     def __init__(self, send):
         self.send, self.stream = send, None
@@ -118,40 +118,40 @@ class _Held:
 
 
 class Handler(ASGIHandler):
-    """Django's own handler, which lets go of a request before its events begin. `uploads` are paths."""
+    """Django's handler, which finishes a request before its events start. `uploads` are paths."""
 
     def __init__(self, uploads: Iterable[str] = ()):
         super().__init__()
         self._uploads = frozenset(uploads)
-        self._open = Counter()
-        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, dict] = WeakKeyDictionary()
+        self._open_streams = Counter()
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict] = WeakKeyDictionary()
 
     async def __call__(self, scope, receive, send):
-        held = _Held(send)
-        await super().__call__(scope, receive, held)
-        if held.stream is not None:
-            await self._stream(scope, held.stream, receive, send)
+        held_send = _HeldSend(send)
+        await super().__call__(scope, receive, held_send)
+        if held_send.stream is not None:
+            await self._stream(scope, held_send.stream, receive, send)
 
     async def handle(self, scope, receive, send):
         upload = scope["path"] in self._uploads
         await super().handle(scope, IncomingBody(receive) if upload else receive, send)
 
     async def run_get_response(self, request):
-        """The connection belongs to the request's own thread: left open, it would be of use to nobody."""
-        async with self._room_for(request):
+        """Closes the database connection: it belongs to the request's own thread, so no other request can use it."""
+        async with self._slots_for(request):
             response = await super().run_get_response(request)
             await sync_to_async(connections.close_all)()
         return response
 
-    def _room_for(self, request) -> asyncio.Semaphore:
-        """A few at a time: each has a thread and a database connection, and a crowd would use up all there are.
+    def _slots_for(self, request) -> asyncio.Semaphore:
+        """Limits concurrent requests: each holds a thread and a database connection, and both are scarce.
 
-        Uploads, which take as long as their clients like, must not keep the others waiting: they have room of their
-        own, more than may be under way (core/uploads.py), so that a refusal always finds some.
+        Slow uploads must not block other requests, so they have slots of their own: more than the uploads that may run
+        (core/uploads.py), so that one more can be answered with an error.
         """
         upload = request.method == "POST" and request.path in self._uploads
-        rooms = self._rooms.setdefault(asyncio.get_running_loop(), {})
-        return rooms.setdefault(upload, asyncio.Semaphore(UPLOADS_AT_ONCE if upload else AT_ONCE))
+        slots = self._slots.setdefault(asyncio.get_running_loop(), {})
+        return slots.setdefault(upload, asyncio.Semaphore(UPLOADS_AT_ONCE if upload else AT_ONCE))
 
     async def read_body(self, receive):
         return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)
@@ -163,46 +163,46 @@ class Handler(ASGIHandler):
             await super().send_response(response, send)
 
     async def _stream(self, scope, stream: EventStream, receive, send) -> None:
-        if self._open[stream.holder] >= MOST_PER_HOLDER:
+        if self._open_streams[stream.owner] >= MOST_PER_HOLDER:
             too_many = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
             return await super().send_response(refusal(scope, too_many), send)
-        with self._counted(stream.holder):
+        with self._count_stream(stream.owner):
             await relay(stream, receive, send)
 
     @contextmanager
-    def _counted(self, holder: str):
-        self._open[holder] += 1
+    def _count_stream(self, owner: str):
+        self._open_streams[owner] += 1
         try:
             yield
         finally:
-            self._open[holder] -= 1
-            if not self._open[holder]:
-                del self._open[holder]
+            self._open_streams[owner] -= 1
+            if not self._open_streams[owner]:
+                del self._open_streams[owner]
 
 
 async def relay(stream: EventStream, receive, send) -> None:
-    """Until the events end or the client is gone; a client that does not read is dropped."""
-    tasks = [asyncio.create_task(_write(stream, send)), asyncio.create_task(_until_gone(receive))]
+    """Send events until they end or the client disconnects; a client that does not read is dropped."""
+    tasks = [asyncio.create_task(_send_events(stream, send)), asyncio.create_task(_wait_for_disconnect(receive))]
     try:
         done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            task.result()  # raises what went wrong
+            task.result()  # raises the task's exception
     except TimeoutError:
         abandon(send)
     finally:
         for task in tasks:
-            await _end(task)
+            await _cancel(task)
 
 
-async def _end(task: asyncio.Task) -> None:
-    """Asked more than once: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation."""
+async def _cancel(task: asyncio.Task) -> None:
+    """Cancels repeatedly: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.5)
 
 
-async def _write(stream: EventStream, send) -> None:
-    """Raises TimeoutError where nothing could be sent for a while. Nothing is read ahead of the client."""
+async def _send_events(stream: EventStream, send) -> None:
+    """Each event is produced when the client has taken the one before. Raises TimeoutError if a send takes too long."""
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in stream.items()
@@ -216,6 +216,6 @@ async def _write(stream: EventStream, send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _until_gone(receive) -> None:
+async def _wait_for_disconnect(receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

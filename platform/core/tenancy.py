@@ -1,4 +1,4 @@
-"""Rows that belong to one tenant, and the one place where queries are cut to what an actor may see."""
+"""Rows that belong to one tenant, and the one place where queries are limited to what an actor may see."""
 
 from django.db import models
 
@@ -8,7 +8,7 @@ class TenantQuerySet(models.QuerySet):
         return self.filter(tenant=tenant)
 
     def visible_to(self, actor):
-        """An operator without an acting tenant sees all tenants; everybody else sees the acting one."""
+        """An operator without an acting tenant sees all tenants; all other callers see the acting one."""
         if actor.sees_all:
             return self
         return self.filter(tenant=actor.tenant)
@@ -28,7 +28,7 @@ class TenantModel(models.Model):
 
 
 class TenantScopedMixin:
-    """Cuts any generic view to what the request's actor may see: other tenants' rows answer 404."""
+    """Limits any generic view to what the request's actor may see: other tenants' rows answer 404."""
 
     def get_queryset(self):
         queryset = super().get_queryset()

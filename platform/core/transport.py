@@ -1,12 +1,12 @@
-"""The client's connection behind an ASGI `send`: ASGI has no word for dropping a client that never reads."""
+"""The client's connection behind an ASGI `send`: ASGI has no message that drops a client that never reads."""
 
 
 def transport_of(send):
-    """uvicorn's transport; None under a server that keeps it to itself."""
+    """uvicorn's transport; None under a server that does not expose it."""
     return getattr(getattr(send, "__self__", None), "transport", None)
 
 
 def abandon(send) -> None:
-    """Drop a client that does not read; closing would wait for the reader."""
+    """Drop a client that does not read; a normal close would wait until it reads."""
     if transport := transport_of(send):
         transport.abort()

@@ -1,7 +1,7 @@
-"""Uploads of any size: a body that a view reads as it comes, once it knows who sends it, and drafts on disk.
+"""Uploads of any size: a body that a view reads as it arrives, after authentication, and drafts on disk.
 
-Nothing of an upload is kept unless its view says so: a draft that is not moved to its place goes with the request, and
-what a killed process left behind goes with a later upload.
+An upload is kept only if its view moves the draft to a final path. Other drafts are deleted when the request ends;
+those of a killed process are deleted by a later upload.
 """
 
 import asyncio
@@ -23,66 +23,66 @@ from django.utils.translation import gettext as _
 
 from core.errors import InsufficientResources, InvalidRequest, RateLimited, TooLarge
 
-BUFFER = 64 * 1024
-STALL_SECONDS = 60.0  # that a client may send nothing
-MOST_AT_ONCE = 16  # in one process: each holds a thread and a database connection
+_BUFFER_BYTES = 64 * 1024
+STALL_SECONDS = 60.0  # without data from the client, until the upload fails
+MOST_AT_ONCE = 16  # per process: each holds a thread and a database connection
 ABANDONED_SECONDS = 24 * 3600
-_places = threading.BoundedSemaphore(MOST_AT_ONCE)
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_upload_slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class IncomingBody(io.BufferedReader):
-    """What Django gets instead of a body and of the way to wait for a disconnect; read from the view's thread.
+    """Replaces the body and the `receive` that waits for a disconnect; the view's thread reads it.
 
-    A client that goes away shows in reading, not by cancelling the view: that would hold up the event loop until the
-    view's thread has ended.
+    If the client disconnects, a read raises an error. The view is not cancelled: that would block the event loop until
+    the view's thread has ended.
     """
 
     def __init__(self, receive):
-        super().__init__(_Arriving(receive), BUFFER)
+        super().__init__(_RawBody(receive), _BUFFER_BYTES)
 
     async def __call__(self):
         await asyncio.Event().wait()
 
 
-class _Arriving(io.RawIOBase):
-    """Reading raises OSError where the client has gone or stalls."""
+class _RawBody(io.RawIOBase):
+    """Reading raises OSError if the client disconnects or stalls."""
 
     def __init__(self, receive):
         self._receive, self._loop = receive, asyncio.get_running_loop()
-        self._kept, self._more = memoryview(b""), True
+        self._buffered, self._has_more = memoryview(b""), True
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        while self._more and not self._kept:
-            self._kept = memoryview(self._next())
-        size = min(len(buffer), len(self._kept))
-        buffer[:size], self._kept = self._kept[:size], self._kept[size:]
+        while self._has_more and not self._buffered:
+            self._buffered = memoryview(self._receive_chunk())
+        size = min(len(buffer), len(self._buffered))
+        buffer[:size], self._buffered = self._buffered[:size], self._buffered[size:]
         return size
 
-    def _next(self) -> bytes:
-        self._more = False  # nothing more is asked of a connection that fails
-        arriving = asyncio.run_coroutine_threadsafe(self._receive(), self._loop)
+    def _receive_chunk(self) -> bytes:
+        self._has_more = False  # a connection that fails is not read again
+        future = asyncio.run_coroutine_threadsafe(self._receive(), self._loop)
         try:
-            message = arriving.result(STALL_SECONDS)
+            message = future.result(STALL_SECONDS)
         except TimeoutError:
-            arriving.cancel()
+            future.cancel()
             raise
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the client has gone")
-        self._more = message.get("more_body", False)
+        self._has_more = message.get("more_body", False)
         return message.get("body", b"")
 
 
 class Draft(UploadedFile):
-    """An uploaded file on disk, not yet in its place. `sha256` is of what was written."""
+    """An uploaded file on disk, not yet at its final path. `sha256` is the digest of the bytes written so far."""
 
     def __init__(self, name: str):
         folder = drafts()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sweep(folder)
+        _delete_abandoned(folder)
         self.path = folder / uuid.uuid4().hex
         super().__init__(open_draft(self.path), name, size=0)
         self._digest = hashlib.sha256()
@@ -92,45 +92,45 @@ class Draft(UploadedFile):
         return self._digest.hexdigest()
 
     def append(self, chunk: bytes) -> None:
-        """Raises InsufficientResources where the disk is full."""
+        """Raises InsufficientResources if the disk is full."""
         try:
             rest = memoryview(chunk)
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError as error:
-            raise _told(error) from None
+            raise _translate_error(error) from None
         self._digest.update(chunk)
         self.size += len(chunk)
 
-    def move_to(self, place: Path) -> None:
-        """Whole or not at all, even if the machine fails. Raises InsufficientResources where the disk is full."""
+    def move_to(self, target: Path) -> None:
+        """Move all or nothing, even if the machine crashes. Raises InsufficientResources if the disk is full."""
         try:
             os.fsync(self.file.fileno())
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.path.rename(place)
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.rename(target)
         except OSError as error:
-            raise _told(error) from None
+            raise _translate_error(error) from None
 
     def discard(self) -> None:
-        """Does nothing to a file that was moved."""
+        """Does nothing if the file was moved."""
         self.file.close()
         self.path.unlink(missing_ok=True)
 
 
 class ToDisk(FileUploadHandler):
-    """Takes the one file of a form, in the field `file`, of at most `most` bytes."""
+    """Accepts the one file of a form, in the field `file`, of at most `max_bytes`."""
 
     chunk_size = 256 * 1024
 
-    def __init__(self, most: int):
+    def __init__(self, max_bytes: int):
         super().__init__()
-        self.most, self.draft, self.holds_place = most, None, False
+        self.max_bytes, self.draft, self.holds_slot = max_bytes, None, False
 
     def handle_raw_input(self, *args, **kwargs):
-        """Comes before anything of the body is read."""
-        if not _places.acquire(blocking=False):
+        """Called before the body is read."""
+        if not _upload_slots.acquire(blocking=False):
             raise RateLimited(_("Too many uploads at once. Try again shortly."), retry_after=10)
-        self.holds_place = True
+        self.holds_slot = True
 
     def new_file(self, field_name, *args, **kwargs):
         super().new_file(field_name, *args, **kwargs)
@@ -139,8 +139,8 @@ class ToDisk(FileUploadHandler):
         self.draft = Draft(self.file_name)
 
     def receive_data_chunk(self, raw_data, start):
-        if start + len(raw_data) > self.most:
-            raise TooLarge(_("The file is larger than %(most)d bytes.") % {"most": self.most})
+        if start + len(raw_data) > self.max_bytes:
+            raise TooLarge(_("The file is larger than %(most)d bytes.") % {"most": self.max_bytes})
         self.draft.append(raw_data)
 
     def file_complete(self, file_size):
@@ -150,8 +150,8 @@ class ToDisk(FileUploadHandler):
     def close(self) -> None:
         if self.draft:
             self.draft.discard()
-        if self.holds_place:
-            _places.release()
+        if self.holds_slot:
+            _upload_slots.release()
 
 
 def drafts() -> Path:
@@ -159,12 +159,12 @@ def drafts() -> Path:
 
 
 def open_draft(path: Path):
-    """For nobody else to read; unbuffered, so that a full disk shows where it is written to."""
+    """Readable by this user only; unbuffered, so that a full disk raises an error in `write`."""
     return open(path, "x+b", buffering=0, opener=partial(os.open, mode=0o600))
 
 
-def _sweep(folder: Path) -> None:
-    """A draft that nobody has written to for long belongs to a process that is gone."""
+def _delete_abandoned(folder: Path) -> None:
+    """Delete drafts that were not written to for a day: their process has ended."""
     before = time.time() - ABANDONED_SECONDS
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
@@ -172,5 +172,5 @@ def _sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _told(error: OSError) -> Exception:
-    return InsufficientResources(_("The disk is full.")) if error.errno in FULL else error
+def _translate_error(error: OSError) -> Exception:
+    return InsufficientResources(_("The disk is full.")) if error.errno in _DISK_FULL else error

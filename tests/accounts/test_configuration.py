@@ -123,7 +123,7 @@ def test_a_number_without_a_value_is_refused(api, operator, number):
 def test_a_following_process_takes_a_change_over_without_asking(api, operator, monkeypatch):
     root = logging.getLogger()
     monkeypatch.setattr(root, "level", root.level)
-    memory = configuration._Memory()
+    memory = configuration._Cache()
     changes = iter(["ERROR"])
 
     def pause(_seconds):
@@ -134,6 +134,6 @@ def test_a_following_process_takes_a_change_over_without_asking(api, operator, m
 
     monkeypatch.setattr(configuration.time, "sleep", pause)
     with pytest.raises(SystemExit):
-        memory.follow()
+        memory.watch()
     assert memory.get().log_level == "ERROR"
     assert root.level == logging.ERROR

@@ -207,7 +207,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(api, member, files, monkeypatch)
 
 
 def test_uploads_beyond_those_at_once_are_told_to_wait(api, member, files, monkeypatch):
-    monkeypatch.setattr(uploads, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(uploads, "_upload_slots", threading.BoundedSemaphore(1))
     with closing(uploads.ToDisk(100)) as other:
         other.handle_raw_input(None, {}, 0, b"")
         reply = upload(api(member), jsonl(GOOD))
@@ -431,7 +431,7 @@ def test_a_declared_size_over_the_limit_is_refused_unread(address, files, settin
 
 def test_uploads_that_stall_leave_room_for_everybody_else(address, files, member, monkeypatch):  # noqa: F811
     """As many stall as may be under way, which are more than Django answers at a time of other requests."""
-    monkeypatch.setattr(uploads, "_places", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(uploads, "_upload_slots", threading.BoundedSemaphore(2))
     monkeypatch.setattr(streaming, "AT_ONCE", 1)
     credential = tokens.open_session(member)["access_token"]
     start = head(address, 1_000_000, credential) + BEFORE + jsonl(*[GOOD] * 5000)
