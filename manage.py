@@ -15,7 +15,7 @@ from launcher.problems import CannotStart
 
 def main() -> int:
     try:
-        bootstrap.enter(sys.argv)
+        bootstrap.ensure_environment(sys.argv)
         from launcher import commands  # imports packages that bootstrap has just installed
 
         return commands.run(sys.argv)

@@ -18,8 +18,8 @@ from accounts.models import Tenant
 from benchmarks import CannotMeasure
 from models_app.models import Model
 from monitoring.figures import reports, rollups
-from monitoring.figures.catalogue import BOUNDS, METRICS, Kind
-from monitoring.figures.levels import BY_NAME, LEVELS
+from monitoring.figures.catalogue import BOUNDS, METRICS, MetricKind
+from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
 from monitoring.models import Rollup1m, Stale
 
 COLUMNS = {
@@ -88,10 +88,10 @@ def _temporary_database() -> Iterator[None]:
 def _insert_month() -> None:
     tenant = Tenant.objects.create(slug="bench", name="Bench")
     Model.objects.bulk_create(Model(tenant=tenant, name=f"model-{number}") for number in range(MODELS))
-    histograms = [name for name in reports.REQUESTS if METRICS[name].kind is Kind.HISTOGRAM]
+    histograms = [name for name in reports.REQUEST_METRICS if METRICS[name].kind is MetricKind.HISTOGRAM]
     counts = [0] * (len(BOUNDS) + 1)
     counts[8:18] = [10] * 10
-    shared = {"nodes": NODES, "gpus": GPUS, "start": START, "end": END, "metrics": reports.REQUESTS}
+    shared = {"nodes": NODES, "gpus": GPUS, "start": START, "end": END, "metrics": reports.REQUEST_METRICS}
     shared |= {"histograms": histograms, "counts": counts}
     for day in range(DAYS + 1):
         for level in LEVELS:
@@ -100,7 +100,7 @@ def _insert_month() -> None:
         cursor.execute(NEW_SERIES, shared)
         cursor.execute(MINUTES, shared)
         for name, since in (("1m", timedelta(hours=1)), ("5m", timedelta(days=1)), ("1h", timedelta(days=DAYS))):
-            level = BY_NAME[name]
+            level = LEVELS_BY_NAME[name]
             query = REQUESTS.format(table=level.table.table)
             cursor.execute(query, {**shared, "since": level.floor(END - since), "width": level.width})
 
@@ -112,7 +112,7 @@ def _roll_up() -> float:
     Stale.objects.bulk_create(Stale(level="1m", bucket=minute) for minute in minutes)
     while Stale.objects.exists():
         for level in LEVELS:
-            rollups.roll(level)
+            rollups.roll_up(level)
     return time.monotonic() - begun
 
 
@@ -140,7 +140,7 @@ def _measure(query: Callable[[], dict], seconds: float, rounds: int) -> dict:
         begun = time.monotonic()
         answer = query()
         times.append((time.monotonic() - begun) * 1000)
-    level = BY_NAME.get(answer.get("interval"))
+    level = LEVELS_BY_NAME.get(answer.get("interval"))
     return {
         "median_ms": statistics.median(times),
         "slowest_ms": max(times),

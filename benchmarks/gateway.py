@@ -37,7 +37,7 @@ http {{
 
 
 @dataclass(frozen=True)
-class Scenario:
+class GatewayScenario:
     """`first_us`, `interval_us` and `tokens` set the pace of the engine."""
 
     name: str
@@ -54,10 +54,10 @@ class Scenario:
 
 
 SCENARIOS = [
-    Scenario("json c=1", 1),
-    Scenario("json c=64", 64),
-    Scenario("stream c=1", 1, True, 1000, 1000, 8),
-    Scenario("stream 256 x 50/s", 256, True, 20_000, 20_000, 100),
+    GatewayScenario("json c=1", 1),
+    GatewayScenario("json c=64", 64),
+    GatewayScenario("stream c=1", 1, True, 1000, 1000, 8),
+    GatewayScenario("stream 256 x 50/s", 256, True, 20_000, 20_000, 100),
 ]
 
 
@@ -97,7 +97,7 @@ def ratios(results: dict) -> dict:
     return found
 
 
-def _run_scenario(scenario: Scenario, folder: Path, seconds: float, rounds: int, report) -> dict:
+def _run_scenario(scenario: GatewayScenario, folder: Path, seconds: float, rounds: int, report) -> dict:
     """Targets alternate within a round, so that a drift of the machine affects all of them."""
     samples: dict[str, list[dict]] = {}
     with _engine(scenario, folder) as engine:
@@ -116,7 +116,7 @@ def _targets(folder: Path, engine: int) -> Iterator[tuple]:
         yield "nginx", _nginx(nginx, folder, engine)
 
 
-def _measure(scenario: Scenario, port: int, process, folder: Path, seconds: float) -> dict:
+def _measure(scenario: GatewayScenario, port: int, process, folder: Path, seconds: float) -> dict:
     body = json.dumps(
         {"model": "bench", "messages": MESSAGES, **(STREAM if scenario.stream else {})}, separators=(",", ":")
     )
@@ -174,7 +174,7 @@ def _compile(program: str, folder: Path) -> None:
 
 
 @contextmanager
-def _engine(scenario: Scenario, folder: Path) -> Iterator[int]:
+def _engine(scenario: GatewayScenario, folder: Path) -> Iterator[int]:
     port = _free_port()
     pace = (scenario.first_us, scenario.interval_us, scenario.tokens)
     with _started([folder / "mock_engine", port, *pace], port):

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 
-class Record(TrainerCallback):
+class LossRecorder(TrainerCallback):
     def __init__(self):
         self.steps = []
 
@@ -32,7 +32,7 @@ class Record(TrainerCallback):
 
 def main(spec: dict, out: Path) -> None:
     torch.set_num_threads(spec["threads"])
-    recipe, record = spec["recipe"], Record()
+    recipe, record = spec["recipe"], LossRecorder()
     rows = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
     steps = ceil(len(rows) / recipe["batch_size"]) * recipe["epochs"]
     trainer = SFTTrainer(

@@ -22,12 +22,12 @@ from core import events
 
 COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "goal_p99_ms": "goal p99 ms", "heard_share": "heard"}
 EVENT = "model_status_update"
-OPENING_AT_ONCE = 50
-SETTLE_SECONDS = 2.0  # for events still in flight when the last one is sent
+MAX_CONNECTING = 50
+DRAIN_SECONDS = 2.0  # for events still in flight when the last one is sent
 
 
 @dataclass(frozen=True)
-class Scenario:
+class SocketScenario:
     sockets: int
     per_second: int
     goal_p99: float
@@ -36,11 +36,11 @@ class Scenario:
         return f"{self.sockets} x {self.per_second}/s"
 
 
-SCENARIOS = [Scenario(1000, 1, 1000.0), Scenario(200, 10, 500.0)]
+SCENARIOS = [SocketScenario(1000, 1, 1000.0), SocketScenario(200, 10, 500.0)]
 
 
 @dataclass
-class Listener:
+class DelayListener:
     """The delays at one socket, in ms; `run` ends with the connection."""
 
     delays: list[float] = field(default_factory=list)
@@ -52,15 +52,15 @@ class Listener:
                 self.delays.append((time.monotonic() - sent_at) * 1000)
 
 
-async def measure(scenario: Scenario, *, address: str, key: str, audience: str, seconds: float) -> dict:
+async def measure(scenario: SocketScenario, *, address: str, key: str, audience: str, seconds: float) -> dict:
     """`address` is host:port, `audience` the id of the key's tenant."""
-    listeners = [Listener() for _socket in range(scenario.sockets)]
+    listeners = [DelayListener() for _socket in range(scenario.sockets)]
     async with AsyncExitStack() as stack:
-        gate = asyncio.Semaphore(OPENING_AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONNECTING)
         sockets = await asyncio.gather(*(_open(stack, gate, address, key) for _listener in listeners))
         tasks = [asyncio.create_task(one.run(socket)) for one, socket in zip(listeners, sockets, strict=True)]
         sent = await asyncio.to_thread(_publish, scenario.per_second, audience, seconds)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(DRAIN_SECONDS)
         for task in tasks:
             task.cancel()
     delays = sorted(delay for listener in listeners for delay in listener.delays)
@@ -92,7 +92,7 @@ def _publish(per_second: int, audience: str, seconds: float) -> int:
     for number in range(total):
         time.sleep(max(0.0, begun + number / per_second - time.monotonic()))
         model = f"bench-{number}"
-        events.send(
+        events.publish_now(
             [audience], EVENT, model, {"model_id": model, "status": "running", "sent_at": time.monotonic()}, model
         )
     return total

@@ -25,11 +25,11 @@ COLUMNS = {"first_token_s": "first token s", "ready_s": "ready s"}
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 BY_HAND = ["-m", "vllm.entrypoints.openai.api_server"]
 PLAIN = {"PATH", "HOME", "LANG", "VLLM_CACHE_ROOT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS"}
-START_SECONDS = 600.0
-POLL_SECONDS = 0.02
+START_TIMEOUT = 600.0
+POLL_INTERVAL = 0.02
 
 
-class Product:
+class RunningProduct:
     """The product that runs on this data folder."""
 
     def __init__(self):
@@ -42,7 +42,7 @@ class Product:
 
     def cold_request(self) -> dict:
         begun = time.monotonic()
-        _wait_for_token(http.client.HTTPConnection(self.address, timeout=START_SECONDS), self.model, self._headers)
+        _wait_for_token(http.client.HTTPConnection(self.address, timeout=START_TIMEOUT), self.model, self._headers)
         return {"first_token_s": time.monotonic() - begun, "ready_s": None}
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Product:
 
 def run(*, seconds: float, rounds: int, report: Callable[[str], None]) -> dict:
     """Medians over `rounds`; `seconds` has no meaning here. Raises CannotMeasure."""
-    product = Product()
+    product = RunningProduct()
     product.stop()
     samples: dict[str, list[dict]] = {"serai": [], "by hand": []}
     for number in range(rounds):
@@ -101,7 +101,7 @@ def start_by_hand(launch: dict, model: str) -> dict:
             try:
                 _wait_until(lambda: _is_healthy(socket, server))
                 ready = time.monotonic() - begun
-                _wait_for_token(UnixConnection(socket, START_SECONDS), model, {"Content-Type": "application/json"})
+                _wait_for_token(UnixConnection(socket, START_TIMEOUT), model, {"Content-Type": "application/json"})
                 return {"first_token_s": time.monotonic() - begun, "ready_s": ready}
             finally:
                 server.terminate()
@@ -145,11 +145,11 @@ def _has_text(chunk: dict) -> bool:
 
 
 def _wait_until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT
     while not check():
         if time.monotonic() > deadline:
-            raise CannotMeasure(f"Nothing was ready within {START_SECONDS:.0f} s.")
-        time.sleep(POLL_SECONDS)
+            raise CannotMeasure(f"Nothing was ready within {START_TIMEOUT:.0f} s.")
+        time.sleep(POLL_INTERVAL)
 
 
 def _median(samples: list[dict]) -> dict:

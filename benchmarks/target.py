@@ -13,14 +13,14 @@ django.setup()
 
 from accounts.policy import Scope  # noqa: E402
 from gateway.app import Gateway  # noqa: E402
-from gateway.config import Config  # noqa: E402
+from gateway.config import GatewayConfig  # noqa: E402
 from gateway.metering.meter import Meter  # noqa: E402
 from gateway.routing.snapshot import (  # noqa: E402
+    Caller,
     InstanceEntry,
     KeyEntry,
     ModelEntry,
-    Principal,
-    Snapshot,
+    RoutingSnapshot,
     SnapshotSource,
     TenantEntry,
 )
@@ -28,7 +28,7 @@ from gateway.routing.snapshot import (  # noqa: E402
 OTHER_KEYS = 10_000
 
 
-class Discard:
+class DiscardingStore:
     """A usage store that discards all rows: the journal on disk is measured, Postgres is not."""
 
     def insert(self, rows) -> None:
@@ -41,16 +41,16 @@ class Discard:
         pass
 
 
-def snapshot(engine: str, key: str, pepper: bytes) -> Snapshot:
+def snapshot(engine: str, key: str, pepper: bytes) -> RoutingSnapshot:
     scopes = frozenset({Scope.READ, Scope.INFERENCE})
     names = [key, *(f"other-{number}" for number in range(OTHER_KEYS))]
     keys = {
         hmac.digest(pepper, name.encode(), "sha256"): KeyEntry(
-            Principal("tenant-1", "member", f"key-{name}", scopes=scopes)
+            Caller("tenant-1", "member", f"key-{name}", scopes=scopes)
         )
         for name in names
     }
-    return Snapshot(
+    return RoutingSnapshot(
         tenants=[TenantEntry("tenant-1", "bench")],
         keys=keys,
         models=[ModelEntry("model-1", "tenant-1", "bench")],
@@ -59,10 +59,10 @@ def snapshot(engine: str, key: str, pepper: bytes) -> Snapshot:
 
 
 async def serve(port: int, engine: str, key: str, folder: Path) -> None:
-    config = Config.from_settings()
+    config = GatewayConfig.from_settings()
     first = snapshot(engine, key, config.pepper)
     source = SnapshotSource(first)
-    meter = Meter(folder, Discard())
+    meter = Meter(folder, DiscardingStore())
     gateway = Gateway(source, _no_start, meter, config)
     meter.start()
     gateway.start()

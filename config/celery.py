@@ -12,5 +12,5 @@ app.autodiscover_tasks()
 
 
 @signals.setup_logging.connect
-def keep_our_logging(**_kwargs):
+def keep_django_logging(**_kwargs):
     """With a receiver of this signal Celery configures no logging, so Django's stays."""

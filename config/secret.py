@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-MINIMUM_LENGTH = 32
+MIN_SECRET_LENGTH = 32
 
 
 class WeakSecret(ValueError):
@@ -16,8 +16,8 @@ class WeakSecret(ValueError):
 def load(path: Path, given: str | None) -> bytes:
     """The secret from the environment, else from `path`, created on first use (0600). Raises WeakSecret."""
     if given is not None:
-        if len(given) < MINIMUM_LENGTH:
-            raise WeakSecret(f"SERAI_SECRET must have at least {MINIMUM_LENGTH} characters.")
+        if len(given) < MIN_SECRET_LENGTH:
+            raise WeakSecret(f"SERAI_SECRET must have at least {MIN_SECRET_LENGTH} characters.")
         return given.encode()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _create_once(path)

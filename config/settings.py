@@ -223,7 +223,7 @@ SPOOL_DIR = DATA_DIR / "spool"
 # --- Engines: dotted paths of engine classes; of two with one name the first is used
 ENGINE_ADAPTERS = env.list(
     "SERAI_ENGINE_ADAPTERS",
-    default=["engines.vllm.VllmAdapter", "engines.llamacpp.LlamaCppAdapter"],
+    default=["engines.vllm.VllmEngine", "engines.llamacpp.LlamaCppEngine"],
 )
 MIN_RESIDENCY_SECONDS = env.int("SERAI_MIN_RESIDENCY", 60)
 ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machine
@@ -259,8 +259,8 @@ LOG_FORMAT = env.str("SERAI_LOG_FORMAT", "plain", choices=("plain", "json"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"redact": {"()": "core.logs.Redact"}, "fields": {"()": "core.logs.Fields"}},
-    "formatters": {"plain": {"()": "core.logs.Plain"}, "json": {"()": "core.logs.Json"}},
+    "filters": {"redact": {"()": "core.logs.RedactFilter"}, "fields": {"()": "core.logs.FieldsFilter"}},
+    "formatters": {"plain": {"()": "core.logs.PlainFormatter"}, "json": {"()": "core.logs.JsonFormatter"}},
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["redact", "fields"]}
     },

@@ -15,7 +15,7 @@ from demo.conversations import Conversation
 from demo.tokenizer import CONTEXT_LENGTH
 
 BATCH = 6
-PROSE_EVERY = 20
+PROSE_INTERVAL = 20
 PROSE_WINDOW = 128
 PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 100
@@ -24,7 +24,7 @@ PROMPT_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenizedConversation:
     """One conversation as token ids, and the weight of each token in the loss."""
 
     ids: list[int]
@@ -54,7 +54,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> Example:
+def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> TokenizedConversation:
     encoded = tokenizer.apply_chat_template(
         conversation.messages,
         tools=conversation.tools or None,
@@ -62,12 +62,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> Ex
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
-    return Example(encoded["input_ids"], [1.0 if mask else PROMPT_WEIGHT for mask in encoded["assistant_masks"]])
+    return TokenizedConversation(
+        encoded["input_ids"], [1.0 if mask else PROMPT_WEIGHT for mask in encoded["assistant_masks"]]
+    )
 
 
 def train(
     model: LlamaForCausalLM,
-    examples: list[Example],
+    examples: list[TokenizedConversation],
     prose: list[int],
     *,
     tokens: int,
@@ -114,7 +116,7 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, step: int, progress: fl
         group["lr"] = PEAK_LEARNING_RATE * min(1.0, step / WARM_UP_STEPS) * (0.05 + 0.95 * cosine)
 
 
-def _batches(examples: list[Example], prose: list[int], rng: random.Random) -> Iterator[Batch]:
+def _batches(examples: list[TokenizedConversation], prose: list[int], rng: random.Random) -> Iterator[Batch]:
     """Batches of conversations of similar length; some of plain prose, so that no token stays untrained."""
     order = sorted(range(len(examples)), key=lambda place: len(examples[place].ids) + rng.random() * 8)
     groups = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
@@ -123,12 +125,12 @@ def _batches(examples: list[Example], prose: list[int], rng: random.Random) -> I
         rng.shuffle(groups)
         for group in groups:
             count += 1
-            if count % PROSE_EVERY == 0:
+            if count % PROSE_INTERVAL == 0:
                 yield _prose_batch(prose, rng)
             yield _chat_batch([examples[place] for place in group])
 
 
-def _chat_batch(examples: list[Example]) -> Batch:
+def _chat_batch(examples: list[TokenizedConversation]) -> Batch:
     width = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), width, dtype=torch.long)
     weights = torch.zeros(len(examples), width)

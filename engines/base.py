@@ -1,4 +1,4 @@
-"""The interface of an engine. To add one, subclass EngineAdapter and name it in the settings."""
+"""The interface of an engine. To add one, subclass Engine and name it in the settings."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from engines import install
 from engines.causes import Cause
-from engines.prometheus_parser import Histogram, Page
+from engines.prometheus_parser import Histogram, MetricsPage
 from models_app import options
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -19,7 +19,7 @@ GIB = 1024 * MIB
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Device memory of one instance, in bytes. `kv_cache` is passed to the engine, so that it uses what is claimed."""
 
     weights: int
@@ -42,7 +42,7 @@ class LaunchRequest:
     socket: Path
     device_kind: str
     device_indexes: tuple[int, ...]
-    estimate: Estimate
+    estimate: MemoryEstimate
     work_folder: Path
 
 
@@ -61,7 +61,7 @@ class AdapterRoutes:
 
 
 @dataclass(frozen=True)
-class Readings:
+class EngineReadings:
     """The values of an engine's metrics page, with the same names for every engine. None: the engine lacks it.
 
     `running` and `waiting` are current requests, `kv_usage` is the share of the KV cache in use, 0 to 1. All others are
@@ -84,7 +84,7 @@ class Readings:
     tpot: Histogram | None = None
 
 
-HISTOGRAMS = {"ttft", "tpot"}
+HISTOGRAM_READINGS = {"ttft", "tpot"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Symptom:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class LogDiagnosis:
     cause: Cause
     meaning: str
 
@@ -119,14 +119,14 @@ COMMON_SYMPTOMS = [
 ]
 
 
-UNAVAILABLE = {
+UNAVAILABLE_MESSAGES = {
     install.INSTALLING: _("The engine %(engine)s is being installed: %(progress)s"),
     install.FAILED: _("The engine %(engine)s could not be installed: %(error)s"),
     install.ABSENT: _("The engine %(engine)s is not installed: run python3 manage.py engine install %(name)s."),
 }
 
 
-class EngineAdapter:
+class Engine:
     """One engine: its memory needs, its command, and how its metrics and logs are read.
 
     Subclasses hold no state, and their only I/O is to read what they are given.
@@ -137,15 +137,17 @@ class EngineAdapter:
     health_path = "/health"
     symptoms: list[Symptom] = []
     adapter_routes: AdapterRoutes | None = None  # None: this engine loads no adapters while it runs
-    reading_names: dict[str, str] = {}  # a field of Readings → the engine's name for it, a histogram's without _bucket
+    reading_names: dict[
+        str, str
+    ] = {}  # a field of EngineReadings → the engine's name for it, a histogram's without _bucket
 
-    def unavailable_because(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why the engine cannot run on this machine now, as a sentence; None if it can."""
         status = install.status(self.name)
         parameters = {"engine": self.title, "name": self.name, "progress": status.progress, "error": status.error}
-        return UNAVAILABLE[status.state] % parameters if status.state != install.READY else None
+        return UNAVAILABLE_MESSAGES[status.state] % parameters if status.state != install.READY else None
 
-    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> MemoryEstimate:
         """Memory that one instance of `model` needs on a device of this kind."""
         raise NotImplementedError
 
@@ -157,17 +159,19 @@ class EngineAdapter:
         """The arguments and the complete environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 
-    def readings(self, metrics: str) -> Readings:
-        """The engine's metrics page as Readings. An unreadable page gives readings that are all None."""
-        page = Page(metrics, self.reading_names.values())
-        return Readings(**{reading: _read_metric(page, reading, name) for reading, name in self.reading_names.items()})
+    def readings(self, metrics: str) -> EngineReadings:
+        """The engine's metrics page as EngineReadings. An unreadable page gives readings that are all None."""
+        page = MetricsPage(metrics, self.reading_names.values())
+        return EngineReadings(
+            **{reading: _read_metric(page, reading, name) for reading, name in self.reading_names.items()}
+        )
 
-    def diagnose(self, log: list[str]) -> Diagnosis | None:
+    def diagnose(self, log: list[str]) -> LogDiagnosis | None:
         """Diagnose the engine's end from its last log lines; None if no symptom matches."""
-        return diagnose([*self.symptoms, *COMMON_SYMPTOMS], log)
+        return diagnose_log([*self.symptoms, *COMMON_SYMPTOMS], log)
 
 
-def diagnose(symptoms: list[Symptom], log: list[str]) -> Diagnosis | None:
+def diagnose_log(symptoms: list[Symptom], log: list[str]) -> LogDiagnosis | None:
     """Match the newest line first. None if no symptom matches.
 
     Symptoms with a known cause take precedence over those that only repeat the log; then the order of the list counts.
@@ -175,13 +179,13 @@ def diagnose(symptoms: list[Symptom], log: list[str]) -> Diagnosis | None:
     for symptom in sorted(symptoms, key=lambda symptom: symptom.cause == Cause.UNKNOWN):
         for line in reversed(log):
             if match := symptom.regex.search(line):
-                return Diagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
+                return LogDiagnosis(symptom.cause, symptom.meaning.format(*match.groups()))
     return None
 
 
-def _read_metric(page: Page, reading: str, name: str) -> Histogram | float | int | None:
+def _read_metric(page: MetricsPage, reading: str, name: str) -> Histogram | float | int | None:
     """Requests and tokens are summed over the ranks of one engine; of caches the fullest counts."""
-    if reading in HISTOGRAMS:
+    if reading in HISTOGRAM_READINGS:
         return page.histogram(name)
     if reading == "kv_usage":
         usage = page.highest(name)

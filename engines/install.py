@@ -23,12 +23,12 @@ from django.conf import settings
 
 from engines import build, recipes
 from engines.build import BuildFailed
-from engines.commands import Runner
+from engines.commands import CommandRunner
 from engines.packages import PackageError, Uv
-from engines.recipes import GIGABYTE, Library, Recipe, Source, TwoBuilds
+from engines.recipes import GIGABYTE, BuildAlternatives, BuildSource, EnvironmentRecipe, SystemLibrary
 
 ABSENT, INSTALLING, READY, FAILED = "absent", "installing", "ready", "failed"
-TRIAL_SECONDS = 300
+TRIAL_TIMEOUT = 300
 _DOWNLOAD_STARTS = re.compile(r"^Downloading (\S+) \(([\d.]+)([KMG])iB\)")
 _DOWNLOAD_ENDS = re.compile(r"^Downloaded (\S+)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -69,7 +69,7 @@ def environment_python(engine: str) -> Path:
     return Environment(recipes.find(engine)).python
 
 
-def program(engine: str) -> Path:
+def engine_program(engine: str) -> Path:
     """The program that starts the engine; it may not exist yet."""
     return Environment(recipes.find(engine)).program
 
@@ -84,15 +84,15 @@ def status(engine: str) -> InstallStatus:
     environment = Environment(recipes.find(engine))
     if environment.is_ready:
         return InstallStatus(engine, READY, "installed", 100)
-    recorded = Journal(engine).read()
+    recorded = InstallReporter(engine).read()
     if recorded.state == READY:  # of an earlier lock, or the cache was cleared since
         return InstallStatus(engine, ABSENT)
-    if recorded.state == INSTALLING and not environment.is_being_made:
+    if recorded.state == INSTALLING and not environment.is_installing:
         return replace(recorded, state=FAILED, error="The installation was interrupted.")
     return recorded
 
 
-def install(engine: str, report: Callable[[str], None] = lambda line: None) -> Path:
+def install_engine(engine: str, report: Callable[[str], None] = lambda line: None) -> Path:
     """Create the engine's environment if it is missing, and return the program that starts the engine.
 
     `report` receives each step as a sentence. Of several callers, in any process, one works and the others wait.
@@ -100,10 +100,10 @@ def install(engine: str, report: Callable[[str], None] = lambda line: None) -> P
     """
     environment = Environment(recipes.find(engine))
     if not environment.is_ready:
-        journal = Journal(engine, report)
-        with journal.noting_failure(), environment.exclusive(journal) as lock:
+        journal = InstallReporter(engine, report)
+        with journal.recording_failure(), environment.exclusive(journal) as lock:
             if not environment.is_ready:
-                Installation(environment, journal, lock).run()
+                EngineInstallation(environment, journal, lock).run()
         journal.finish()
     return environment.program
 
@@ -111,9 +111,9 @@ def install(engine: str, report: Callable[[str], None] = lambda line: None) -> P
 class Environment:
     """The folder of a recipe, its files and its lock."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: EnvironmentRecipe):
         self.recipe = recipe
-        self.folder = settings.CACHE_DIR / "engines" / recipes.key(recipe)
+        self.folder = settings.CACHE_DIR / "engines" / recipes.environment_name(recipe)
         self.python = self.folder / "bin" / "python"
         self.program = self.folder / recipe.program
         self._marker = self.folder / "complete.json"
@@ -125,18 +125,18 @@ class Environment:
         return self._marker.exists() and self.program.exists()
 
     @property
-    def is_being_made(self) -> bool:
+    def is_installing(self) -> bool:
         with suppress(FileNotFoundError), self._lock.open() as file:
             return not _try_lock(file, fcntl.LOCK_SH)
         return False
 
     @contextmanager
-    def exclusive(self, journal: "Journal") -> Iterator[int]:
+    def exclusive(self, journal: "InstallReporter") -> Iterator[int]:
         """Wait for the lock and hold it. Yields its descriptor: children that inherit it hold the lock too."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as file:
             if not _try_lock(file, fcntl.LOCK_EX):
-                journal.note(0, "waiting for another process that is installing it")
+                journal.record_progress(0, "waiting for another process that is installing it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
 
@@ -144,7 +144,7 @@ class Environment:
         _write_atomically(self._marker, {"engine": self.recipe.engine, "installed_at": _now()})
 
 
-class Journal:
+class InstallReporter:
     """Reports an installation's progress: to its caller, and to other processes by a file in the data folder."""
 
     def __init__(self, engine: str, report: Callable[[str], None] = lambda line: None):
@@ -152,7 +152,7 @@ class Journal:
         self._report = report
         self._status = InstallStatus(engine, INSTALLING, started_at=_now())
 
-    def note(self, percent: int, progress: str) -> None:
+    def record_progress(self, percent: int, progress: str) -> None:
         percent = max(percent, self._status.percent)
         self._status = replace(self._status, percent=percent, progress=progress)
         self._report(f"{self._status.engine}: {progress} ({percent} %)")
@@ -160,10 +160,10 @@ class Journal:
 
     def finish(self) -> None:
         self._status = replace(self._status, state=READY)
-        self.note(100, "installed")
+        self.record_progress(100, "installed")
 
     @contextmanager
-    def noting_failure(self) -> Iterator[None]:
+    def recording_failure(self) -> Iterator[None]:
         try:
             yield
         except (InstallFailed, PackageError, BuildFailed, OSError) as error:
@@ -182,42 +182,42 @@ class Journal:
             _write_atomically(self._path, asdict(self._status))
 
 
-class Installation:
+class EngineInstallation:
     """The steps that create an environment."""
 
-    def __init__(self, environment: Environment, journal: Journal, lock: int):
+    def __init__(self, environment: Environment, journal: InstallReporter, lock: int):
         self._environment = environment
         self._recipe = environment.recipe
         self._journal = journal
-        self._runner = Runner(lock)
+        self._runner = CommandRunner(lock)
         self._uv = Uv(self._runner)
         self._sizes: dict[str, int] = {}
         self._downloaded = 0
 
     def run(self) -> None:
-        self._journal.note(0, "checking the machine")
+        self._journal.record_progress(0, "checking the machine")
         for library in self._recipe.libraries:
             _require_library(library)
         _require_space(self._environment.folder, self._recipe.disk)
         if self._recipe.source:
             build.require_compiler()
-        self._journal.note(2, "making the environment")
-        self._uv.make_environment(self._environment.folder)
+        self._journal.record_progress(2, "making the environment")
+        self._uv.create_environment(self._environment.folder)
         self._install_startup_modules()
-        if self._recipe.two_builds:
-            self._install_preferred_build(self._recipe.two_builds)
+        if self._recipe.alternatives:
+            self._install_preferred_build(self._recipe.alternatives)
         if self._recipe.source:
             self._build(self._recipe.source)
         else:
             self._uv.install_lock(self._environment.python, self._recipe.lock, self._report_line)
-        self._journal.note(90, "trying it once")
+        self._journal.record_progress(90, "trying it once")
         self._try_program()
         self._environment.mark_complete()
 
-    def _build(self, source: Source) -> None:
-        self._journal.note(5, "installing what builds it")
+    def _build(self, source: BuildSource) -> None:
+        self._journal.record_progress(5, "installing what builds it")
         self._uv.install_lock(self._environment.python, self._recipe.lock, on_line=lambda line: None)
-        build.Build(source, self._environment.folder, self._runner, self._journal.note).run()
+        build.SourceBuild(source, self._environment.folder, self._runner, self._journal.record_progress).run()
 
     def _install_startup_modules(self) -> None:
         """Every interpreter of the environment imports these modules at its start, by a .pth file."""
@@ -226,13 +226,13 @@ class Installation:
             shutil.copy(module, packages)
             (packages / f"{module.stem}.pth").write_text(f"import {module.stem}\n")
 
-    def _install_preferred_build(self, builds: TwoBuilds) -> None:
+    def _install_preferred_build(self, builds: BuildAlternatives) -> None:
         python = self._environment.python
-        if self._uv.offers(python, builds.wanted):
-            self._uv.install_build(python, builds.wanted, self._report_line)
+        if self._uv.offers(python, builds.preferred):
+            self._uv.install_build(python, builds.preferred, self._report_line)
         else:
-            _require_space(self._environment.folder, self._recipe.disk + builds.else_disk)
-            self._uv.install_lock(python, builds.else_lock, self._report_line)
+            _require_space(self._environment.folder, self._recipe.disk + builds.fallback_disk)
+            self._uv.install_lock(python, builds.fallback_lock, self._report_line)
 
     def _report_line(self, line: str) -> None:
         """uv prints each large download when it starts, with its size, and when it ends."""
@@ -241,11 +241,11 @@ class Installation:
         elif ends := _DOWNLOAD_ENDS.match(line):
             self._downloaded += self._sizes.get(ends[1], 0)
             share = min(1.0, self._downloaded / self._recipe.download)
-            self._journal.note(5 + int(70 * share), f"downloaded {self._downloaded // 10**6} MB")
+            self._journal.record_progress(5 + int(70 * share), f"downloaded {self._downloaded // 10**6} MB")
         elif line.startswith(("Prepared", "Installed")):
-            self._journal.note(5, line.lower())
+            self._journal.record_progress(5, line.lower())
         elif line.startswith("Bytecode"):
-            self._journal.note(85, line.lower())
+            self._journal.record_progress(85, line.lower())
 
     def _try_program(self) -> None:
         """Start the program once: a missing system library must not show at a tenant's first request."""
@@ -254,16 +254,16 @@ class Installation:
         command = [program, "--version"] if self._recipe.source else [program, *imports]
         try:
             trial = subprocess.run(
-                command, cwd=self._environment.folder, capture_output=True, text=True, timeout=TRIAL_SECONDS
+                command, cwd=self._environment.folder, capture_output=True, text=True, timeout=TRIAL_TIMEOUT
             )
         except subprocess.TimeoutExpired as late:
-            raise InstallFailed(f"The engine did not answer within {TRIAL_SECONDS} s.") from late
+            raise InstallFailed(f"The engine did not answer within {TRIAL_TIMEOUT} s.") from late
         if trial.returncode:
             last_lines = "\n".join(trial.stderr.splitlines()[-3:])
             raise InstallFailed(f"The engine cannot be started: {last_lines}")
 
 
-def _require_library(library: Library) -> None:
+def _require_library(library: SystemLibrary) -> None:
     try:
         ctypes.CDLL(library.file)
     except OSError:

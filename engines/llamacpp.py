@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from engines import install
-from engines.base import GIB, MIB, Command, EngineAdapter, Estimate, LaunchRequest, Readings, Symptom
+from engines.base import GIB, MIB, Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
@@ -11,10 +11,13 @@ from models_app.models import Mode, Model
 
 # Bytes of one number in the KV cache; q8_0 stores 32 of them in 34 bytes.
 KV_WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
-KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
-MOST_SLOTS = 4  # by default, if so many sequences of full length fit the limit
+MAX_KV_BYTES = {"cpu": 1 * GIB, "cuda": 8 * GIB}
+MAX_DEFAULT_SLOTS = 4  # by default, if so many sequences of full length fit the limit
 CONTEXT_STEP = 256  # the engine rounds a sequence's length up to it
-BASE = {"cpu": 64 * MIB, "cuda": 700 * MIB}  # the process, on CUDA with its context; measured for cpu, assumed for cuda
+BASE_BYTES = {
+    "cpu": 64 * MIB,
+    "cuda": 700 * MIB,
+}  # the process, on CUDA with its context; measured for cpu, assumed for cuda
 UBATCH = 512  # the engine's default number of tokens computed at once
 ALL_LAYERS = 999
 
@@ -31,7 +34,7 @@ VALUE_OPTIONS = {
 }
 
 
-class LlamaCppAdapter(EngineAdapter):
+class LlamaCppEngine(Engine):
     name, title = "llama.cpp", "llama.cpp"
     reading_names = {
         "running": "llamacpp:requests_processing",
@@ -57,22 +60,24 @@ class LlamaCppAdapter(EngineAdapter):
         Symptom(r"error loading model: ([^/]{1,300})$", "{0}"),
     ]
 
-    def readings(self, metrics: str) -> Readings:
+    def readings(self, metrics: str) -> EngineReadings:
         """The engine does not count cached tokens as prompt tokens."""
         found = super().readings(metrics)
         if found.prompt_tokens is None or found.cached_tokens is None:
             return found
         return replace(found, prompt_tokens=found.prompt_tokens + found.cached_tokens)
 
-    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> MemoryEstimate:
         kv_cache = slots(model, artefact, device_kind) * _sequence_bytes(model, artefact)
-        return Estimate(artefact.weight_bytes, BASE[device_kind] + _compute_bytes(model, artefact), kv_cache)
+        return MemoryEstimate(
+            artefact.weight_bytes, BASE_BYTES[device_kind] + _compute_bytes(model, artefact), kv_cache
+        )
 
     def command(self, request: LaunchRequest) -> Command:
         model, artefact = request.model, request.artefact
         sequences = slots(model, artefact, request.device_kind)
         argv = [
-            str(install.program(self.name)),
+            str(install.engine_program(self.name)),
             "--model",
             str(request.path),
             "--alias",
@@ -103,8 +108,8 @@ class LlamaCppAdapter(EngineAdapter):
 
 def slots(model: Model, artefact: Artefact, device_kind: str) -> int:
     """Sequences computed at once: as configured, else as many of full length as fit the limit."""
-    fitting = KV_LIMIT[device_kind] // max(1, _sequence_bytes(model, artefact))
-    return model.config.get("n_parallel") or max(1, min(MOST_SLOTS, fitting))
+    fitting = MAX_KV_BYTES[device_kind] // max(1, _sequence_bytes(model, artefact))
+    return model.config.get("n_parallel") or max(1, min(MAX_DEFAULT_SLOTS, fitting))
 
 
 def _sequence_tokens(model: Model, artefact: Artefact) -> int:
@@ -143,7 +148,7 @@ def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
     arguments += ["--batch-size", whole, "--ubatch-size", whole]
     if model.mode == Mode.RERANKER:
         return [*arguments, "--rerank"]
-    return [*arguments, "--embeddings", *([] if artefact.pools else ["--pooling", "mean"])]
+    return [*arguments, "--embeddings", *([] if artefact.is_pooling else ["--pooling", "mean"])]
 
 
 def _template_arguments(config: dict) -> list[str]:

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engines.commands import CommandFailed, OnLine, Runner
+from engines.commands import CommandFailed, CommandRunner, LineCallback
 
-COMPLAINT_LINES = 10
+MAX_ERROR_LINES = 10
 _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
 
 
@@ -21,11 +21,11 @@ class PackageError(Exception):
 class Uv:
     """uv with pip's settings passed as options: by itself it reads none of them."""
 
-    def __init__(self, runner: Runner | None = None):
+    def __init__(self, runner: CommandRunner | None = None):
         self._program = find_uv()
-        self._runner = runner or Runner()
+        self._runner = runner or CommandRunner()
 
-    def make_environment(self, folder: Path) -> None:
+    def create_environment(self, folder: Path) -> None:
         """Create a fresh virtual environment for the running interpreter."""
         self._run("venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(folder))
 
@@ -38,21 +38,21 @@ class Uv:
             return False
         return True
 
-    def install_build(self, python: Path, requirement: str, on_line: OnLine) -> None:
+    def install_build(self, python: Path, requirement: str, on_line: LineCallback) -> None:
         """Install one build whose bytes differ from source to source: checked by version, not by hash."""
         options = ("--no-deps", *_target(python), *_all_sources())
         self._run("pip", "install", *options, requirement, on_line=on_line)
 
-    def install_lock(self, python: Path, lock: Path, on_line: OnLine) -> None:
+    def install_lock(self, python: Path, lock: Path, on_line: LineCallback) -> None:
         """Install exactly what the lock names, each file checked by its hash, and compile it all."""
         options = ("--no-deps", "--require-hashes", "--compile-bytecode", *_target(python), *_main_sources())
         self._run("pip", "install", *options, "-r", str(lock), on_line=on_line)
 
-    def _run(self, *arguments: str, on_line: OnLine = lambda line: None) -> None:
+    def _run(self, *arguments: str, on_line: LineCallback = lambda line: None) -> None:
         try:
             self._runner.run([self._program, *arguments, "--color", "never"], on_line)
         except CommandFailed as failure:
-            raise PackageError(_error_lines(failure.said)) from failure
+            raise PackageError(_error_lines(failure.output)) from failure
 
 
 def find_uv() -> str:
@@ -66,7 +66,7 @@ def find_uv() -> str:
 def _error_lines(output: list[str]) -> str:
     """uv's error line and the lines that follow, without the progress before."""
     start = next((number for number, line in enumerate(output) if line.startswith("error")), 0)
-    return "\n".join(output[start : start + COMPLAINT_LINES])
+    return "\n".join(output[start : start + MAX_ERROR_LINES])
 
 
 def _target(python: Path) -> tuple[str, ...]:

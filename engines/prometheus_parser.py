@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-LONGEST_LINE = 16_384
-MOST_SAMPLES = 20_000
-HIGHEST = 2.0**53  # the largest count that is exact in a float and fits a column
+MAX_LINE_LENGTH = 16_384
+MAX_SAMPLES = 20_000
+MAX_VALUE = 2.0**53  # the largest count that is exact in a float and fits a column
 
 _PARTS = ("_bucket", "_sum", "_count")
 _LABEL_VALUE = r'"(?:[^"\\]|\\.)*+"'
@@ -17,7 +17,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True)
-class Sample:
+class MetricSample:
     """One line: a value, never negative and never NaN, under its labels."""
 
     name: str
@@ -34,7 +34,7 @@ class Histogram:
     count: int
 
 
-class Page:
+class MetricsPage:
     """The samples of the named families on one page, aggregated over label sets such as the ranks of one engine."""
 
     def __init__(self, text: str, names: Collection[str]):
@@ -63,19 +63,19 @@ class Page:
         return [sample.value for sample in self._samples[name]]
 
 
-def _samples(text: str, names: frozenset[str]) -> Iterator[Sample]:
-    left, prefixes = MOST_SAMPLES, tuple(names)
+def _samples(text: str, names: frozenset[str]) -> Iterator[MetricSample]:
+    left, prefixes = MAX_SAMPLES, tuple(names)
     for line in text.splitlines():
-        if not line.startswith(prefixes) or len(line) > LONGEST_LINE:  # most lines: a cheap first filter
+        if not line.startswith(prefixes) or len(line) > MAX_LINE_LENGTH:  # most lines: a cheap first filter
             continue
         if not (found := _SAMPLE.match(line)) or found["name"] not in names:
             continue
         value = _number(found["value"])
-        if value is None or value > HIGHEST:
+        if value is None or value > MAX_VALUE:
             continue
         if (left := left - 1) < 0:
             return
-        yield Sample(found["name"], _labels(found["labels"] or ""), value)
+        yield MetricSample(found["name"], _labels(found["labels"] or ""), value)
 
 
 def _number(text: str) -> float | None:
@@ -95,7 +95,7 @@ def _unescape(found: re.Match) -> str:
     return "\n" if found[1] == "n" else found[1]
 
 
-def _buckets(samples: Iterable[Sample]) -> tuple[tuple[float, int], ...]:
+def _buckets(samples: Iterable[MetricSample]) -> tuple[tuple[float, int], ...]:
     """All label sets have the same bounds, so their counts are summed."""
     counts = defaultdict(int)
     for sample in samples:

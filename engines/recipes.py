@@ -21,7 +21,7 @@ class UnknownEngine(Exception):
 
 
 @dataclass(frozen=True)
-class Library:
+class SystemLibrary:
     """A system library that an engine loads, and how to install it."""
 
     file: str
@@ -29,16 +29,16 @@ class Library:
 
 
 @dataclass(frozen=True)
-class TwoBuilds:
-    """A package whose preferred build is not available everywhere; the other one needs `else_disk` bytes more."""
+class BuildAlternatives:
+    """A package whose preferred build is not available everywhere; the fallback needs `fallback_disk` bytes more."""
 
-    wanted: str
-    else_lock: Path
-    else_disk: int
+    preferred: str
+    fallback_lock: Path
+    fallback_disk: int
 
 
 @dataclass(frozen=True)
-class Source:
+class BuildSource:
     """A program that is compiled on this machine, from a `folder` in the package that `lock` names.
 
     `settings` are files for CMake, its initial cache first; `definitions` are those that differ between machines.
@@ -56,7 +56,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EnvironmentRecipe:
     """An environment: a lock with hashes, and what else it needs. Sizes are in bytes.
 
     It is tested by importing `modules` or, if compiled from `source`, by running the program with `--version`.
@@ -67,14 +67,14 @@ class Recipe:
     disk: int
     download: int
     modules: tuple[str, ...] = ()
-    source: Source | None = None
-    libraries: tuple[Library, ...] = ()
-    two_builds: TwoBuilds | None = None
+    source: BuildSource | None = None
+    libraries: tuple[SystemLibrary, ...] = ()
+    alternatives: BuildAlternatives | None = None
     startup_modules: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        others = [self.two_builds.else_lock] if self.two_builds else []
+        others = [self.alternatives.fallback_lock] if self.alternatives else []
         built = [self.source.lock, *self.source.settings] if self.source else []
         return [self.lock, *others, *built, *self.startup_modules]
 
@@ -84,7 +84,7 @@ class Recipe:
         return self.source.program if self.source else "bin/python"
 
 
-def find(engine: str) -> Recipe:
+def find(engine: str) -> EnvironmentRecipe:
     """The recipe for this machine. Raises UnknownEngine."""
     try:
         return RECIPES[engine]()
@@ -93,7 +93,7 @@ def find(engine: str) -> Recipe:
 
 
 @cache
-def key(recipe: Recipe) -> str:
+def environment_name(recipe: EnvironmentRecipe) -> str:
     """The environment's name: clones of the platform with the same content and Python share it."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {platform.machine()}".encode())
     for file in recipe.files:
@@ -103,12 +103,12 @@ def key(recipe: Recipe) -> str:
     return f"{recipe.engine}-{digest.hexdigest()[:16]}"
 
 
-def _vllm() -> Recipe:
+def _vllm() -> EnvironmentRecipe:
     return _vllm_on_cuda() if _NVIDIA_DRIVER.exists() else _vllm_on_cpu()
 
 
-def _vllm_on_cuda() -> Recipe:
-    return Recipe(
+def _vllm_on_cuda() -> EnvironmentRecipe:
+    return EnvironmentRecipe(
         engine="vllm",
         lock=_LOCKS / "engine-gpu.lock.txt",
         disk=14 * GIGABYTE,
@@ -117,26 +117,26 @@ def _vllm_on_cuda() -> Recipe:
     )
 
 
-def _vllm_on_cpu() -> Recipe:
-    return Recipe(
+def _vllm_on_cpu() -> EnvironmentRecipe:
+    return EnvironmentRecipe(
         engine="vllm",
         lock=_LOCKS / "engine-cpu.lock.txt",
         disk=5 * GIGABYTE,
         download=900 * 10**6,
         modules=("torch", "torchvision", "vllm", "peft"),
-        libraries=(Library("libnuma.so.1", "apt-get install libnuma1 (Fedora: dnf install numactl-libs)"),),
-        two_builds=TwoBuilds("torch==2.13.0+cpu", _LOCKS / "engine-cpu-torch.lock.txt", 4 * GIGABYTE),
+        libraries=(SystemLibrary("libnuma.so.1", "apt-get install libnuma1 (Fedora: dnf install numactl-libs)"),),
+        alternatives=BuildAlternatives("torch==2.13.0+cpu", _LOCKS / "engine-cpu-torch.lock.txt", 4 * GIGABYTE),
         startup_modules=(_HERE / "site" / "serai_torchvision.py",),
     )
 
 
-def _llamacpp() -> Recipe:
-    return Recipe(
+def _llamacpp() -> EnvironmentRecipe:
+    return EnvironmentRecipe(
         engine="llama.cpp",
         lock=_LOCKS / "llamacpp-tools.lock.txt",
         disk=1 * GIGABYTE,
         download=115 * 10**6,
-        source=Source(
+        source=BuildSource(
             lock=_LOCKS / "llamacpp.lock.txt",
             folder="vendor/llama.cpp",
             target="llama-server",
@@ -159,4 +159,4 @@ def _cpu_definitions() -> tuple[str, ...]:
     return ("GGML_CPU_ARM_ARCH=armv8.2-a+dotprod",) if "asimddp" in features else ()
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"vllm": _vllm, "llama.cpp": _llamacpp}
+RECIPES: dict[str, Callable[[], EnvironmentRecipe]] = {"vllm": _vllm, "llama.cpp": _llamacpp}

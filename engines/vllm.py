@@ -6,7 +6,7 @@ from pathlib import Path
 from django.conf import settings
 
 from engines import install
-from engines.base import GIB, MIB, AdapterRoutes, Command, EngineAdapter, Estimate, LaunchRequest, Symptom
+from engines.base import GIB, MIB, AdapterRoutes, Command, Engine, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
 from engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
@@ -15,13 +15,13 @@ from models_app.models import Mode, Model
 DTYPE_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 # Measured resident size of the server and engine processes without weights and cache (docs/engines.md).
 OVERHEAD = {"cpu": 1400 * MIB, "cuda": 1700 * MIB}
-KV_LIMIT = {"cpu": 1 * GIB, "cuda": 8 * GIB}
-KV_FLOOR = 64 * MIB
-FULL_SEQUENCES = 8  # the default cache fits this many sequences of full length, within the limit
+MAX_KV_BYTES = {"cpu": 1 * GIB, "cuda": 8 * GIB}
+MIN_KV_BYTES = 64 * MIB
+DEFAULT_SEQUENCES = 8  # the default cache fits this many sequences of full length, within the limit
 # Encoders read a text at once and use no KV cache, also when they pool.
 ENCODERS = re.compile(r"Bert|Roberta|Gte")
 # Without the option the engine claims nearly all memory of the machine, even if it caches nothing.
-LEAST_KV_ARGUMENT = 1 * MIB
+MIN_KV_ARGUMENT = 1 * MIB
 
 LAUNCHER = Path(__file__).parent / "launchers" / "vllm_on_cpu.py"
 
@@ -36,7 +36,7 @@ VALUE_OPTIONS = {
 SWITCHES = {"enable_prefix_caching": "enable-prefix-caching"}
 
 
-class VllmAdapter(EngineAdapter):
+class VllmEngine(Engine):
     name, title = "vllm", "vLLM"
     adapter_routes = AdapterRoutes("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
     reading_names = {
@@ -81,12 +81,12 @@ class VllmAdapter(EngineAdapter):
         ),
     ]
 
-    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> Estimate:
+    def estimate(self, model: Model, artefact: Artefact, device_kind: str) -> MemoryEstimate:
         width = DTYPE_BYTES[self._dtype(model, device_kind)]
         stored = DTYPE_BYTES.get(artefact.dtype, 2)
         weights = artefact.weight_bytes * (width if "quantization" not in model.config else stored) // stored
         overhead = OVERHEAD[device_kind] + self._adapter_bytes(model, artefact, device_kind, width)
-        return Estimate(weights, overhead, self._kv_bytes(model, artefact, device_kind, width))
+        return MemoryEstimate(weights, overhead, self._kv_bytes(model, artefact, device_kind, width))
 
     def _adapter_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
         """Room for one batch at the highest rank, allocated at the start; in main memory also for all loaded ones."""
@@ -103,9 +103,9 @@ class VllmAdapter(EngineAdapter):
             return 0
         per_token = kv_bytes_per_token(artefact.parameters, width)
         sequence = per_token * context_length(model, artefact)
-        sequences = FULL_SEQUENCES if model.mode == Mode.CHAT else 1  # the cache is free again once a text is read
-        wanted = min(sequences * sequence, KV_LIMIT[device_kind])
-        return max(wanted, sequence + sequence // 8, KV_FLOOR)
+        sequences = DEFAULT_SEQUENCES if model.mode == Mode.CHAT else 1  # the cache is free again once a text is read
+        wanted = min(sequences * sequence, MAX_KV_BYTES[device_kind])
+        return max(wanted, sequence + sequence // 8, MIN_KV_BYTES)
 
     def _dtype(self, model: Model, device_kind: str) -> str:
         wanted = model.config.get("dtype", "auto")
@@ -124,7 +124,7 @@ class VllmAdapter(EngineAdapter):
             "--uds",
             str(request.socket),
             "--kv-cache-memory-bytes",
-            str(request.estimate.kv_cache or LEAST_KV_ARGUMENT),
+            str(request.estimate.kv_cache or MIN_KV_ARGUMENT),
             "--enable-request-id-headers",
             "--enable-prompt-tokens-details",
             "--disable-uvicorn-access-log",

@@ -14,25 +14,25 @@ from accounts import tokens
 from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
 from gateway.api.generation import CHAT_COMPLETION, DETOKENIZATION, TEXT_COMPLETION, TOKENIZATION
 from gateway.api.openai_responses import RESPONSES
 from gateway.api.operation import Operation
 from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
-from gateway.config import Config
-from gateway.errors import NotAllowed
+from gateway.config import GatewayConfig
+from gateway.errors import MethodNotAllowed
 from gateway.exchange import Exchange
-from gateway.metering.meter import Sink
+from gateway.metering.meter import UsageSink
 from gateway.responder import Responder
 from gateway.routing import model_lookup
-from gateway.routing.snapshot import InstanceEntry, ModelEntry, Principal, Snapshot, SnapshotSource
-from gateway.routing.start_queue import RequestStart, Starts
-from gateway.routing.traffic import Traffic
-from gateway.upstream import Client
+from gateway.routing.snapshot import Caller, InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
+from gateway.routing.start_queue import RequestStart, StartQueues
+from gateway.routing.traffic import RequestTracker
+from gateway.upstream import EngineClient
 
-SWEEP_SECONDS = 1.0
-KNOWN_TOKENS = 4096
+SWEEP_INTERVAL = 1.0
+MAX_CACHED_TOKENS = 4096
 
 OPERATIONS = {
     "/v1/chat/completions": CHAT_COMPLETION,
@@ -52,26 +52,26 @@ MODEL_OPERATIONS = {
     "/embeddings": EMBEDDING,
 }
 MODEL_PREFIXES = ("/api/models/", "/api/v1/models/")
-LISTING = "/v1/models"
+MODEL_LIST_PATH = "/v1/models"
 
 
 @dataclass(slots=True, frozen=True)
-class Target:
+class InferenceRoute:
     operation: Operation
     ref: str | None = None
 
 
-def target_of(path: str) -> Target | None:
+def find_route(path: str) -> InferenceRoute | None:
     """The inference route that a (decoded) path means; a model's name in it may contain slashes."""
     if operation := OPERATIONS.get(path):
-        return Target(operation)
+        return InferenceRoute(operation)
     for prefix in MODEL_PREFIXES:
         if not path.startswith(prefix):
             continue
         for suffix, operation in MODEL_OPERATIONS.items():
             ref = path[len(prefix) : -len(suffix)]
             if path.endswith(suffix) and ref:
-                return Target(operation, ref)
+                return InferenceRoute(operation, ref)
     return None
 
 
@@ -80,7 +80,7 @@ def handles(scope: Mapping) -> bool:
     if scope["type"] != "http":
         return False
     path = scope["path"]
-    return path.startswith("/v1/") or path == "/v1" or target_of(path) is not None
+    return path.startswith("/v1/") or path == "/v1" or find_route(path) is not None
 
 
 class TokenVerifier:
@@ -94,7 +94,7 @@ class TokenVerifier:
         claims = self._claims.get(token)
         if claims is None or claims.expires_at <= time.time():
             claims = self._verify(token)
-            if len(self._claims) >= KNOWN_TOKENS:
+            if len(self._claims) >= MAX_CACHED_TOKENS:
                 self._claims.clear()
             self._claims[token] = claims
         return claims
@@ -107,24 +107,24 @@ class Gateway:
         self,
         source: SnapshotSource,
         request_start: RequestStart,
-        sink: Sink,
-        config: Config,
-        verify: model_lookup.Verify = tokens.verify,
+        sink: UsageSink,
+        config: GatewayConfig,
+        verify: model_lookup.VerifyToken = tokens.verify,
     ):
         self.source, self.sink, self.config = source, sink, config
-        self.client = Client(config.connect_timeout)
-        self.traffic = Traffic()
-        self.starts = Starts(source, request_start, config.queue_limit)
+        self.client = EngineClient(config.connect_timeout)
+        self.traffic = RequestTracker()
+        self.starts = StartQueues(source, request_start, config.queue_limit)
         self._verify = TokenVerifier(verify)
         self._active: set[tuple[Exchange, Responder]] = set()
         self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: unsent bytes, since when
         self._sweeper: asyncio.Task | None = None
-        self._loop = Periodic("gateway clients", Level.HIGH, SWEEP_SECONDS)
+        self._loop = Periodic("gateway clients", LoopSeverity.HIGH, SWEEP_INTERVAL)
         source.subscribe(self._on_snapshot)
 
     async def __call__(self, scope, receive, send) -> None:
         out = Responder(scope, send)
-        target = target_of(out.path)
+        target = find_route(out.path)
         if target and scope["method"] == "POST":
             return await self._run_exchange(out, receive, target)
         try:
@@ -132,9 +132,9 @@ class Gateway:
         except errors.PlatformError as error:
             await out.error(error)
         except Exception:  # a bug of ours: answered in its surface's form, as for inference
-            await out.error(out.bug())
+            await out.error(out.report_bug())
 
-    async def _run_exchange(self, out: Responder, receive, target: Target) -> None:
+    async def _run_exchange(self, out: Responder, receive, target: InferenceRoute) -> None:
         exchange = Exchange(self, out, receive, target.operation, target.ref)
         entry = (exchange, out)
         self._active.add(entry)
@@ -145,22 +145,22 @@ class Gateway:
             if unsent := out.unsent():
                 self._lingering[out] = (unsent, time.monotonic())
 
-    async def _answer_other(self, out: Responder, method: str, target: Target | None) -> None:
-        listed = out.path == LISTING or out.path.startswith(LISTING + "/")
+    async def _answer_other(self, out: Responder, method: str, target: InferenceRoute | None) -> None:
+        listed = out.path == MODEL_LIST_PATH or out.path.startswith(MODEL_LIST_PATH + "/")
         if method == "OPTIONS" and b"access-control-request-method" in out.headers:
             await out.preflight()
         elif target or (listed and method != "GET"):
-            raise NotAllowed()
+            raise MethodNotAllowed()
         elif listed:
             await out.json(await self._list_models(out))
         else:
             raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
 
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
         known = model_lookup.credential(headers) is not None
-        return await self.source.decide(partial(self._authenticate, headers), patient=known)
+        return await self.source.decide(partial(self._authenticate, headers), wait_for_changes=known)
 
-    def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: Snapshot) -> Principal:
+    def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: RoutingSnapshot) -> Caller:
         config = self.config
         return model_lookup.authenticate(
             headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
@@ -168,14 +168,14 @@ class Gateway:
 
     async def _list_models(self, out: Responder) -> dict:
         caller = await self.authenticate(out.headers)
-        model_lookup.require(caller, Permission.LIST_MODELS)
-        if out.path == LISTING:
+        model_lookup.require_permission(caller, Permission.LIST_MODELS)
+        if out.path == MODEL_LIST_PATH:
             snapshot = self.source.current()
             found = model_lookup.visible_models(caller, snapshot)
             return {"object": "list", "data": [_model_card(model, snapshot) for model in found]}
-        ref = out.path[len(LISTING) + 1 :]
-        find = partial(model_lookup.resolve, caller, ref)
-        return _model_card(await self.source.decide(find, patient=True), self.source.current())
+        ref = out.path[len(MODEL_LIST_PATH) + 1 :]
+        find = partial(model_lookup.resolve_model, caller, ref)
+        return _model_card(await self.source.decide(find, wait_for_changes=True), self.source.current())
 
     # --- lifecycle
 
@@ -207,7 +207,7 @@ class Gateway:
             },
         }
 
-    def _on_snapshot(self, snapshot: Snapshot) -> None:
+    def _on_snapshot(self, snapshot: RoutingSnapshot) -> None:
         self.client.retain(snapshot.endpoints())
         routable = snapshot.routable()
         self.traffic.instances.retain(entry.id for entry in routable)
@@ -216,7 +216,7 @@ class Gateway:
     async def _sweep(self) -> None:
         """Drop clients that do not read, and end requests whose key or user is no longer valid."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(SWEEP_INTERVAL)
             with self._loop.turn():
                 self._drop_clients()
 
@@ -225,9 +225,9 @@ class Gateway:
         for exchange, out in list(self._active):
             if 0 < out.sending_since < cutoff:
                 out.abandon()
-                exchange.leave()
-            elif exchange.principal and not self._is_still_valid(exchange.principal):
-                exchange.cut(errors.Unauthenticated())
+                exchange.cancel()
+            elif exchange.caller and not self._is_still_valid(exchange.caller):
+                exchange.terminate(errors.Unauthenticated())
         self._drop_slow_readers(cutoff)
 
     def _drop_slow_readers(self, cutoff: float) -> None:
@@ -240,7 +240,7 @@ class Gateway:
             elif since < cutoff:
                 out.abandon()
 
-    def _is_still_valid(self, caller: Principal) -> bool:
+    def _is_still_valid(self, caller: Caller) -> bool:
         with suppress(errors.ServiceUnavailable):
             snapshot = self.source.current()
             if caller.key_id:
@@ -249,7 +249,7 @@ class Gateway:
         return True
 
 
-def _model_card(model: ModelEntry, snapshot: Snapshot) -> dict:
+def _model_card(model: ModelEntry, snapshot: RoutingSnapshot) -> dict:
     """A model as OpenAI lists it, with its aliases; `owned_by` is the tenant's slug."""
     owner = snapshot.tenants.get(model.tenant_id)
     card = {

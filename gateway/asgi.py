@@ -9,14 +9,14 @@ from django.db import connection
 
 from core import errors
 from gateway.app import Gateway, handles
-from gateway.config import Config
+from gateway.config import GatewayConfig
 from gateway.metering.meter import Meter, UsageTable
-from gateway.routing.heartbeat import Heartbeat
+from gateway.routing.heartbeat import HeartbeatWriter
 from gateway.routing.snapshot import SnapshotSource
-from gateway.routing.snapshot_refresher import Refresher
+from gateway.routing.snapshot_refresher import SnapshotRefresher
 from inference.serving import services
 
-FIRST_SNAPSHOT_SECONDS = 10.0
+FIRST_SNAPSHOT_TIMEOUT = 10.0
 START_THREADS = 4
 
 
@@ -43,12 +43,12 @@ class DataPlane:
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._meter = Meter(settings.SPOOL_DIR, UsageTable())
-        gateway = Gateway(self._source, self._request_start, self._meter, Config.from_settings())
-        self._heartbeat = Heartbeat(gateway.describe)
-        await self._heartbeat.once()  # before the first route: agents must know every process that may use one
-        self._refresher = Refresher(self._source, self.loop)
+        gateway = Gateway(self._source, self._request_start, self._meter, GatewayConfig.from_settings())
+        self._heartbeat = HeartbeatWriter(gateway.describe)
+        await self._heartbeat.write_once()  # before the first route: agents must know every process that may use one
+        self._refresher = SnapshotRefresher(self._source, self.loop)
         self._refresher.start()
-        await self._source.following(FIRST_SNAPSHOT_SECONDS)
+        await self._source.wait_for_next(FIRST_SNAPSHOT_TIMEOUT)
         self._meter.start()
         gateway.start()
         self._heartbeat.start()

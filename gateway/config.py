@@ -6,7 +6,7 @@ from django.conf import settings
 
 
 @dataclass(slots=True, frozen=True)
-class Config:
+class GatewayConfig:
     """Sizes are in bytes, times in seconds. `reply_timeout` is for replies that are not streamed."""
 
     pepper: bytes
@@ -23,7 +23,7 @@ class Config:
     queue_limit: int = 256
 
     @classmethod
-    def from_settings(cls) -> "Config":
+    def from_settings(cls) -> "GatewayConfig":
         return cls(
             pepper=settings.KEY_PEPPER,
             salt_key=settings.CACHE_SALT_KEY,

@@ -7,41 +7,43 @@ from django.utils.translation import gettext_lazy as _
 
 from core import errors
 from gateway.api import replies
-from gateway.api.operation import Operation, Prepared
-from gateway.api.stream_relay import Relay, Usage
-from gateway.metering.meter import Record
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.stream_relay import Relay, TokenUsage
+from gateway.metering.meter import RequestRecord
 from gateway.routing import model_lookup, replica_choice
 from gateway.routing.snapshot import InstanceEntry, ModelEntry
-from gateway.upstream import Connection, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
+from gateway.upstream import EngineConnection, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
 
-NEWS_SECONDS = 1.0  # wait for news of a dead engine's next run
-LEFTOVER_SECONDS = 1.0  # from `[DONE]` to the end of the engine's reply
-ERROR_BYTES = 64 * 1024
+NEXT_RUN_TIMEOUT = 1.0  # wait for news of a dead engine's next run
+DRAIN_TIMEOUT = 1.0  # from `[DONE]` to the end of the engine's reply
+MAX_ERROR_BYTES = 64 * 1024
 RETRY_AFTER = 5
-GIVEN_UP = (502, 503)  # an engine says itself that it cannot serve now
-MOST_SENT = 2  # how often a request is sent if it gets no answer
+UNAVAILABLE_STATUSES = (502, 503)  # an engine says itself that it cannot serve now
+MAX_SENDS = 2  # how often a request is sent if it gets no answer
 
-DIED = _("The engine died while answering. Try again; its crashes tell why.")
-SILENT = _("The engine does not answer. Try again; its crashes and log tell why.")
-BROKEN_OFF = _("The engine broke off while answering. Try again; its crashes tell why.")
+DIED_MESSAGE = _("The engine died while answering. Try again; its crashes tell why.")
+NO_ANSWER_MESSAGE = _("The engine does not answer. Try again; its crashes and log tell why.")
+BROKEN_OFF_MESSAGE = _("The engine broke off while answering. Try again; its crashes tell why.")
 
 
 class Dispatch:
     """Forwards `prepared` and sets the instance in `record`; `close` must be called in every case."""
 
-    def __init__(self, gateway, operation: Operation, model: ModelEntry, prepared: Prepared, record: Record):
+    def __init__(
+        self, gateway, operation: Operation, model: ModelEntry, prepared: PreparedRequest, record: RequestRecord
+    ):
         self._gateway, self._config = gateway, gateway.config
         self._operation, self._model, self._prepared, self._record = operation, model, prepared, record
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._deadline = self._started_at + self._config.total_timeout
         self._instance: InstanceEntry | None = None
-        self._connection: Connection | None = None
-        self._usage = Usage()
+        self._connection: EngineConnection | None = None
+        self._usage = TokenUsage()
         self.relay: Relay | None = None
         self.forwarded_at: float | None = None  # in the loop's time
 
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """The engine's latest token counts among the bytes received, delivered to the client or not."""
         if self.relay is None:
             return self._usage
@@ -55,10 +57,10 @@ class Dispatch:
         end = self._loop.time() if self.forwarded_at is None else self.forwarded_at
         return int((end - self._started_at) * 1000)
 
-    async def whole(self, *, generated_id: bool) -> bytes:
+    async def read_reply(self, *, generated_id: bool) -> bytes:
         """The reply of a request that is not streamed."""
         raw = await self._send_with_retry()
-        body, self._usage = replies.clean(self._operation, raw, self._prepared, generated_id=generated_id)
+        body, self._usage = replies.convert_reply(self._operation, raw, self._prepared, generated_id=generated_id)
         return self._with_adapter_name(body)
 
     async def first_events(self) -> bytes:
@@ -80,10 +82,10 @@ class Dispatch:
             if out := self.relay.feed(chunk):
                 return self._with_adapter_name(out)
 
-    async def leftover(self) -> None:
+    async def drain(self) -> None:
         """Read the reply to its end after `[DONE]`, so that the connection can be kept."""
         try:
-            while await self._connection.chunk(LEFTOVER_SECONDS) is not None:
+            while await self._connection.chunk(DRAIN_TIMEOUT) is not None:
                 pass
         except UpstreamFailed:
             self._connection.abort()
@@ -106,7 +108,7 @@ class Dispatch:
         """The whole body or the first events; a request that failed without an answer is sent once more."""
         tried: set[model_lookup.Run] = set()
         sent = 0
-        while sent < MOST_SENT:
+        while sent < MAX_SENDS:
             instance = await self._take_replica(tried, sent)
             self.forwarded_at = self.forwarded_at or self._loop.time()
             try:
@@ -121,24 +123,24 @@ class Dispatch:
                 sent += 1
                 self._record_failure(instance, tried)
             self.close()
-        raise errors.EngineUnavailable(DIED, retry_after=RETRY_AFTER)
+        raise errors.EngineUnavailable(DIED_MESSAGE, retry_after=RETRY_AFTER)
 
     def _record_failure(self, instance: InstanceEntry, tried: set[model_lookup.Run]) -> None:
         run = (instance.id, instance.generation)
         tried.add(run)
-        self._gateway.traffic.doubt(run)
+        self._gateway.traffic.mark_suspect(run)
 
     async def _take_replica(self, tried: set[model_lookup.Run], sent: int) -> InstanceEntry:
         """A request that was sent does not wait for a dead engine's next run: it may have killed the engine."""
         instance = self._choose(tried)
         if instance is None and tried:
-            await self._gateway.source.following(NEWS_SECONDS)
+            await self._gateway.source.wait_for_next(NEXT_RUN_TIMEOUT)
             instance = self._choose(tried)
             if instance is None and (sent or not self._is_starting()):
-                raise errors.EngineUnavailable(SILENT, retry_after=RETRY_AFTER)
+                raise errors.EngineUnavailable(NO_ANSWER_MESSAGE, retry_after=RETRY_AFTER)
         deadline = self._loop.time() + self._model.wait_timeout
         while instance is None:
-            await self._gateway.starts.ready(self._model, deadline)
+            await self._gateway.starts.wait_until_ready(self._model, deadline)
             instance = self._choose(tried)
         self._instance = instance
         self._gateway.traffic.begin(instance.id, self._model.adapter)
@@ -147,17 +149,22 @@ class Dispatch:
 
     def _is_starting(self) -> bool:
         """Whether an agent is already starting the model's next run."""
-        return any(entry.coming for entry in self._gateway.source.current().of_model(self._model.id))
+        return any(entry.starting for entry in self._gateway.source.current().of_model(self._model.id))
 
     def _choose(self, tried: set[model_lookup.Run]) -> InstanceEntry | None:
         snapshot = self._gateway.source.current()
         traffic = self._gateway.traffic
-        return model_lookup.choose(
-            self._model, snapshot, traffic.inflight, tried, doubted=traffic.doubted(), prefix=self._prefix
+        return model_lookup.choose_replica(
+            self._model,
+            snapshot,
+            traffic.inflight,
+            tried,
+            recently_failed=traffic.recently_failed(),
+            prefix=self._prefix,
         )
 
     def _prefix(self) -> bytes | None:
-        return replica_choice.prefix_of(self._prepared.payload, self._model.target)
+        return replica_choice.prefix_digest(self._prepared.payload, self._model.target)
 
     async def _send_once(self, instance: InstanceEntry, tried: set[model_lookup.Run], *, fresh: bool) -> bytes:
         config, stream = self._config, self._prepared.stream
@@ -166,16 +173,16 @@ class Dispatch:
         connection = self._connection = await self._gateway.client.post(
             instance.endpoint, self._operation.engine_path, self._record.request_id, body, timeout, fresh=fresh
         )
-        if connection.status in GIVEN_UP and self._choose({*tried, (instance.id, instance.generation)}):
+        if connection.status in UNAVAILABLE_STATUSES and self._choose({*tried, (instance.id, instance.generation)}):
             raise UpstreamFailed(f"status {connection.status}")
         if connection.status != 200:
-            raw = await connection.read(timeout, max_bytes=ERROR_BYTES)
+            raw = await connection.read(timeout, max_bytes=MAX_ERROR_BYTES)
             raise self._refusal(connection.status, raw)
         if not stream:
             return await connection.read(timeout)
         return await self._begin_stream(connection, timeout)
 
-    async def _begin_stream(self, connection: Connection, timeout: float) -> bytes:
+    async def _begin_stream(self, connection: EngineConnection, timeout: float) -> bytes:
         self.relay = self._operation.relay(self._prepared)
         while True:
             chunk = await connection.chunk(timeout)
@@ -195,7 +202,7 @@ class Dispatch:
     def _relay_error(self) -> errors.PlatformError:
         """Our error for an engine's error event."""
         if not self.relay.error:
-            return replies.unreadable()
+            return replies.unreadable_reply()
         try:
             code = orjson.loads(self.relay.error)["error"]["code"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -204,7 +211,7 @@ class Dispatch:
         return self._refusal(status, self.relay.error)
 
     def _refusal(self, status: int, raw: bytes) -> errors.PlatformError:
-        return replies.refusal(self._operation, self._prepared.payload, status, raw, self._model)
+        return replies.engine_refusal(self._operation, self._prepared.payload, status, raw, self._model)
 
     def _cap_timeout(self, seconds: float) -> float:
         """`seconds`, or what is left of the request's total time if that is less."""
@@ -219,4 +226,4 @@ def _too_slow() -> errors.OperationTimeout:
 
 
 def _broken_off() -> errors.EngineUnavailable:
-    return errors.EngineUnavailable(BROKEN_OFF, retry_after=RETRY_AFTER)
+    return errors.EngineUnavailable(BROKEN_OFF_MESSAGE, retry_after=RETRY_AFTER)

@@ -1,7 +1,7 @@
 """The platform's errors as the data plane renders them: in OpenAI's form or in that of the REST API.
 
 ContextTooLong   an InvalidRequest with OpenAI's own code
-NotAllowed       405: the path exists, but not with this method
+MethodNotAllowed 405: the path exists, but not with this method
 """
 
 import orjson
@@ -15,7 +15,7 @@ class ContextTooLong(errors.InvalidRequest):
     openai = "invalid_request_error", "context_length_exceeded"
 
 
-class NotAllowed(errors.PlatformError):
+class MethodNotAllowed(errors.PlatformError):
     status, code, message = 405, "INVALID_REQUEST", _("This method is not offered here.")
     openai = "invalid_request_error", None
 
@@ -33,13 +33,13 @@ def status_for(error: errors.PlatformError, path: str) -> int:
 def render(error: errors.PlatformError, path: str, language: str = "en") -> bytes:
     """The error's body in the form of the surface that `path` belongs to."""
     with translation.override(language):
-        return orjson.dumps(errors.openai_form(error) if is_openai(path) else errors.render(error, path))
+        return orjson.dumps(errors.render_openai(error) if is_openai(path) else errors.render(error, path))
 
 
 def render_event(error: errors.PlatformError, path: str, language: str = "en", *, named: bool = False) -> bytes:
     """The same as the last event of a broken stream; with `named`, as an event named `error`."""
     with translation.override(language):
-        body = errors.openai_form(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
+        body = errors.render_openai(error) if is_openai(path) else {"error": errors.render(error, path)["error"]}
     if named:
         return b"event: error\ndata: " + orjson.dumps({"type": "error", **body}) + b"\n\n"
     return b"data: " + orjson.dumps(body) + b"\n\n"

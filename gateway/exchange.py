@@ -10,10 +10,10 @@ from core import errors, logs
 from gateway.api import dialects, generation
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
-from gateway.metering.meter import Record
+from gateway.metering.meter import RequestRecord
 from gateway.responder import Responder
 from gateway.routing import model_lookup
-from gateway.routing.snapshot import Principal
+from gateway.routing.snapshot import Caller
 from inference import usage
 
 CLIENT_CLOSED_REQUEST = 499  # only for the usage record: the client is gone
@@ -32,11 +32,11 @@ class Exchange:
         self._started_at = time.monotonic()
         self._task = asyncio.current_task()
         self._client_watch: asyncio.Task | None = None
-        self._record: Record | None = None
+        self._record: RequestRecord | None = None
         self._dispatch: Dispatch | None = None
         self._client_left = self._finished = False
         self._end_error: errors.PlatformError | None = None
-        self.principal: Principal | None = None
+        self.caller: Caller | None = None
 
     async def run(self) -> None:
         logs.bind(request_id=self._out.shown_request_id)
@@ -59,19 +59,21 @@ class Exchange:
         except ClientGone:
             raise
         except Exception:  # a bug of ours: the client gets an error in its surface's form, the log the rest
-            await self._answer_error(self._out.bug())
+            await self._answer_error(self._out.report_bug())
 
     async def _serve(self) -> None:
         source = self._gateway.source
-        self.principal = await self._gateway.authenticate(self._out.headers)
-        logs.bind(tenant=self.principal.tenant_id)
-        model_lookup.require(self.principal, Permission.INFER)
-        body = generation.parse(await self._read_body())
+        self.caller = await self._gateway.authenticate(self._out.headers)
+        logs.bind(tenant=self.caller.tenant_id)
+        model_lookup.require_permission(self.caller, Permission.INFER)
+        body = generation.parse_body(await self._read_body())
         ref = self._ref if self._ref is not None else generation.model_ref(body)
-        model = await source.decide(lambda snapshot: model_lookup.resolve(self.principal, ref, snapshot), patient=True)
-        self._operation = dialects.spoken(self._operation, model.engine)
+        model = await source.decide(
+            lambda snapshot: model_lookup.resolve_model(self.caller, ref, snapshot), wait_for_changes=True
+        )
+        self._operation = dialects.engine_operation(self._operation, model.engine)
         salt_key = self._gateway.config.salt_key
-        prepared = generation.prepare(self._operation, body, model, self.principal.tenant_id, salt_key)
+        prepared = generation.prepare_request(self._operation, body, model, self.caller.tenant_id, salt_key)
         self._admit(model, prepared)
         self._client_watch = asyncio.create_task(self._watch_client())
         self._dispatch = Dispatch(self._gateway, self._operation, model, prepared, self._record)
@@ -101,8 +103,8 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _admit(self, model, prepared: generation.Prepared) -> None:
-        caller = self.principal
-        self._record = Record(
+        caller = self.caller
+        self._record = RequestRecord(
             tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,
             model_id=model.id, model_name=model.name, route=self._operation.name, stream=prepared.stream,
             request_id=self._out.request_id,
@@ -111,7 +113,7 @@ class Exchange:
 
     async def _answer_whole(self) -> None:
         generated_id = self._out.path.endswith("/generate")
-        body = await self._dispatch.whole(generated_id=generated_id)
+        body = await self._dispatch.read_reply(generated_id=generated_id)
         self._set_outcome(usage.OK, 200)
         await self._out.json(body)
 
@@ -124,7 +126,7 @@ class Exchange:
             events = await self._dispatch.next_events()
         self._set_outcome(usage.OK, 200)
         await self._out.events(events, more=False)
-        await self._dispatch.leftover()
+        await self._dispatch.drain()
 
     async def _answer_error(self, error: errors.PlatformError) -> None:
         if self._record:
@@ -156,7 +158,7 @@ class Exchange:
         if dispatch:
             record.usage, record.queue_ms = dispatch.usage(), dispatch.queue_ms
             dispatch.close()
-        self._gateway.sink.settle(record)
+        self._gateway.sink.finish_usage(record)
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._started_at) * 1000)
@@ -166,15 +168,15 @@ class Exchange:
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.leave()
+        self.cancel()
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """The client has disconnected: cancel the request."""
         if not self._finished and not self._client_left:
             self._client_left = True
             self._task.cancel()
 
-    def cut(self, error: errors.PlatformError) -> None:
+    def terminate(self, error: errors.PlatformError) -> None:
         """End the request from outside, for example when its key was revoked."""
         if self._dispatch and not self._finished:
             self._end_error = error

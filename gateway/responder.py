@@ -10,7 +10,7 @@ from core import cors
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
-from core.transport import abandon, transport_of
+from core.transport import drop_client, transport_of
 from gateway.errors import headers_for, render, render_event, status_for
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Responder:
             headers.append((b"connection", b"close"))  # instead of reading the rest
         await self.json(render(error, self.path, language), status_for(error, self.path), headers)
 
-    def bug(self) -> PlatformError:
+    def report_bug(self) -> PlatformError:
         """Log the exception being handled, a bug of ours; the client gets only the request id."""
         logger.exception("request %s (%s)", self.request_id, self.shown_request_id)
         return PlatformError(details={"request_id": self.shown_request_id})
@@ -77,7 +77,7 @@ class Responder:
 
     def abandon(self) -> None:
         """Drop a client that does not read."""
-        abandon(self._send)
+        drop_client(self._send)
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *, preflight: bool = False) -> None:
         headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 import httptools
 
 HIGH_WATER = 256 * 1024  # bytes held for a slow client before the engine's socket is no longer read
-REPLY_BYTES = 64 * 1024 * 1024
-BACKLOG_SECONDS = 0.005
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+BACKLOG_RETRY_INTERVAL = 0.005
 NEVER = float("inf")
 
 
@@ -35,10 +35,10 @@ class UpstreamTimeout(UpstreamFailed):
     pass
 
 
-class Connection(asyncio.Protocol):
+class EngineConnection(asyncio.Protocol):
     """One connection, one request at a time: from `send` to `finish` it stands for that request's reply."""
 
-    def __init__(self, pool: "Pool"):
+    def __init__(self, pool: "ConnectionPool"):
         self._pool, self._loop = pool, asyncio.get_running_loop()
         self._transport = self._timer = self._waiter = self._error = None
         self._parser = httptools.HttpResponseParser(self)
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
+        self._pool.discard(self)
         if not self._complete:
             self._fail(UpstreamFailed("the connection broke"))
         if self._timer:
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         parts, self._buffer, self._size = self._buffer, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def read(self, timeout: float, max_bytes: int = REPLY_BYTES) -> bytes:
+    async def read(self, timeout: float, max_bytes: int = MAX_REPLY_BYTES) -> bytes:
         """The whole body. More than `max_bytes` bytes are a failure of the engine."""
         parts, size = [], 0
         while (part := await self.chunk(timeout)) is not None:
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         """Keep the connection if its reply was read to the end; closing it stops the engine's work."""
         self._busy = False
         if self._complete and self._keep_alive and not self._buffer and not self._transport.is_closing():
-            self._pool.keep(self)
+            self._pool.put_back(self)
         else:
             self.abort()
 
@@ -198,12 +198,12 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-class Pool:
+class ConnectionPool:
     """The kept connections of one endpoint."""
 
     def __init__(self, endpoint: str, connect_timeout: float):
         self._endpoint, self._connect_timeout = endpoint, connect_timeout
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[EngineConnection] = deque()
         parts = urlsplit(endpoint)
         self._unix = unquote(parts.path) if parts.scheme == "unix" else None
         self._address = (parts.hostname, parts.port or 80)
@@ -219,7 +219,7 @@ class Pool:
             )
         return self._heads[path]
 
-    async def take(self, *, fresh: bool) -> Connection:
+    async def acquire(self, *, fresh: bool) -> EngineConnection:
         while self._idle and not fresh:
             connection = self._idle.pop()
             if connection.usable:
@@ -227,23 +227,23 @@ class Pool:
                 return connection
         return await self.connect()
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> EngineConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if self._unix:
                     connected = await _connect_unix(self._unix)
-                    return (await loop.create_unix_connection(lambda: Connection(self), sock=connected))[1]
-                return (await loop.create_connection(lambda: Connection(self), *self._address))[1]
+                    return (await loop.create_unix_connection(lambda: EngineConnection(self), sock=connected))[1]
+                return (await loop.create_connection(lambda: EngineConnection(self), *self._address))[1]
         except TimeoutError:
             raise UpstreamUnreachable("no connection in time") from None
         except OSError as error:
             raise UpstreamUnreachable(f"no connection: {type(error).__name__}") from error
 
-    def keep(self, connection: Connection) -> None:
+    def put_back(self, connection: EngineConnection) -> None:
         self._idle.append(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def discard(self, connection: EngineConnection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -262,30 +262,30 @@ async def _connect_unix(path: str) -> socket.socket:
                 connecting.connect(path)
                 return connecting
             except BlockingIOError:
-                await asyncio.sleep(BACKLOG_SECONDS)
+                await asyncio.sleep(BACKLOG_RETRY_INTERVAL)
     except BaseException:
         connecting.close()
         raise
 
 
-class Client:
+class EngineClient:
     """Posts to engines by endpoint URL: `unix:///path` or `http://host:port`. Times are in seconds."""
 
     def __init__(self, connect_timeout: float = 2.0):
         self._connect_timeout = connect_timeout
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, ConnectionPool] = {}
 
     async def post(
         self, endpoint: str, path: str, request_id: str, body: bytes, timeout: float, *, fresh: bool = False
-    ) -> Connection:
+    ) -> EngineConnection:
         """Send and wait at most `timeout` seconds for the reply's head. `fresh` forces a new connection.
 
         Raises UpstreamFailed in one of its forms.
         """
         pool = self._pools.get(endpoint)
         if pool is None:
-            pool = self._pools[endpoint] = Pool(endpoint, self._connect_timeout)
-        connection = await pool.take(fresh=fresh)
+            pool = self._pools[endpoint] = ConnectionPool(endpoint, self._connect_timeout)
+        connection = await pool.acquire(fresh=fresh)
         try:
             connection.send(b"%b%b\r\ncontent-length: " % (pool.head(path), request_id.encode()), body)
             await connection.headers(timeout)

@@ -95,9 +95,9 @@ class CatalogueAdmin(AuditedAdmin):
         super().save_model(request, obj, form, change)
 
     def _deletion_problem(self, model: Model) -> str:
-        if model_runtime.get().is_active(model):
+        if model_runtime.get_runtime().is_active(model):
             return RUNNING % model
-        reason = catalogue.why_kept(model)
+        reason = catalogue.reason_to_keep(model)
         return f"{model}: {reason}" if reason else ""
 
     def delete_model(self, request, obj):
@@ -113,12 +113,12 @@ class CatalogueAdmin(AuditedAdmin):
 
     @display(description=_("Status"), label=STATUS_COLOURS)
     def show_status(self, model):
-        return status_words.word(self._newest(model)).status
+        return status_words.labels_for(self._newest(model)).status
 
     @display(description=_("Why it failed"))
     def show_reason(self, model):
         newest = self._newest(model)
-        return (newest and advice.told(newest)) or "–"
+        return (newest and advice.failure_message(newest)) or "–"
 
     def _newest(self, model) -> Instance | None:
         return next(iter(model.instances.all()), None)

@@ -7,7 +7,7 @@ class InferenceConfig(AppConfig):
     verbose_name = _("Serving")
 
     def ready(self):
-        from inference.serving.runtime import Lifecycle
+        from inference.serving.runtime import InferenceRuntime
         from models_app import model_runtime
 
-        model_runtime.register(Lifecycle())
+        model_runtime.register_runtime(InferenceRuntime())

@@ -35,14 +35,14 @@ def claim(owner: str, claims: dict[int, int]) -> None:
         Reservation.objects.create(owner=owner, device_id=device_id, bytes=size)
 
 
-def note(owner: str, use: Use) -> None:
+def record_use(owner: str, use: Use) -> None:
     """Record what the owner's processes do with its memory now. Call it in the transaction that changes that row."""
     Reservation.objects.of(owner).exclude(use=use).update(use=use)
 
 
 @transaction.atomic
-def evict(instance_ids: list[str], patience: int) -> list[Instance]:
-    """Stop these instances and free their reservations at once. Requests in flight get `patience` seconds to end.
+def evict(instance_ids: list[str], stop_timeout: int) -> list[Instance]:
+    """Stop these instances and free their reservations at once. Requests in flight get `stop_timeout` seconds to end.
 
     Raises NoRoom if one of them is no longer evictable, or if another transaction is changing it.
     """
@@ -53,7 +53,7 @@ def evict(instance_ids: list[str], patience: int) -> list[Instance]:
         raise NoRoom
     for victim in victims:
         if victim.desired == Desired.RUNNING:
-            _request_stop(victim, patience)
+            _request_stop(victim, stop_timeout)
     reservations = Reservation.objects.filter(owner__in=[victim.pk for victim in victims])
     for reservation in reservations.filter(leaving=False):
         _unreserve(reservation)
@@ -105,7 +105,7 @@ def is_above_limit() -> bool:
 
 def _has_start_in_progress(device_ids: list[int]) -> bool:
     """One start per device at a time: engines and trainers measure the free memory while they start."""
-    return Reservation.objects.filter(device_id__in=device_ids, use=Use.FILLING).exists()
+    return Reservation.objects.filter(device_id__in=device_ids, use=Use.LOADING).exists()
 
 
 def _has_its_memory(own: Reservation) -> bool:

@@ -13,7 +13,7 @@ from engines.causes import Cause
 from models_app.models import Model
 
 
-class State(models.TextChoices):
+class InstanceState(models.TextChoices):
     """Life cycle of an instance. Once it is placed, only the agent on its node writes it."""
 
     PENDING = "pending", _("Pending")
@@ -24,8 +24,8 @@ class State(models.TextChoices):
     FAILED = "failed", _("Failed")
 
 
-RUNNING_STATES = [State.STARTING, State.READY, State.DRAINING]
-ACTIVE_STATES = [State.PENDING, *RUNNING_STATES]
+RUNNING_STATES = [InstanceState.STARTING, InstanceState.READY, InstanceState.DRAINING]
+ACTIVE_STATES = [InstanceState.PENDING, *RUNNING_STATES]
 
 
 class Desired(models.TextChoices):
@@ -33,14 +33,14 @@ class Desired(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
-NODE_SILENCE = timedelta(seconds=20)
-MEASURED_LATELY = timedelta(minutes=1)
+NODE_TIMEOUT = timedelta(seconds=20)
+DEVICE_TIMEOUT = timedelta(minutes=1)
 
 
 class NodeQuerySet(models.QuerySet):
-    def alive(self):
-        """Nodes whose agent sent a heartbeat within NODE_SILENCE, by the database's clock."""
-        return self.filter(heartbeat_at__gt=Now() - NODE_SILENCE)
+    def online(self):
+        """Nodes whose agent sent a heartbeat within NODE_TIMEOUT, by the database's clock."""
+        return self.filter(heartbeat_at__gt=Now() - NODE_TIMEOUT)
 
 
 class Node(models.Model):
@@ -73,8 +73,8 @@ class DeviceKind(models.TextChoices):
 
 class DeviceQuerySet(models.QuerySet):
     def online(self):
-        """Devices that the agent of an online node measured within MEASURED_LATELY: a removed one is not measured."""
-        return self.filter(node__in=Node.objects.alive(), measured_at__gt=Now() - MEASURED_LATELY)
+        """Devices that the agent of an online node measured within DEVICE_TIMEOUT: a removed one is not measured."""
+        return self.filter(node__in=Node.objects.online(), measured_at__gt=Now() - DEVICE_TIMEOUT)
 
 
 class Device(models.Model):
@@ -123,10 +123,10 @@ class InstanceQuerySet(TenantQuerySet):
 
     def evictable(self):
         """Ready, and neither a stop nor a restart is requested."""
-        return self.filter(state=State.READY, desired=Desired.RUNNING, generation=F("running_generation"))
+        return self.filter(state=InstanceState.READY, desired=Desired.RUNNING, generation=F("running_generation"))
 
     def serving(self):
-        return self.filter(state=State.READY)
+        return self.filter(state=InstanceState.READY)
 
     def on(self, node):
         return self.filter(node=node)
@@ -137,9 +137,9 @@ class InstanceQuerySet(TenantQuerySet):
     def foremost(self):
         """Orders instances so that the first of each model has the model's state: ready comes before starting."""
         rank = Case(
-            When(state=State.READY, then=0),
-            When(state__in=[State.PENDING, State.STARTING], then=1),
-            When(state=State.DRAINING, then=2),
+            When(state=InstanceState.READY, then=0),
+            When(state__in=[InstanceState.PENDING, InstanceState.STARTING], then=1),
+            When(state=InstanceState.DRAINING, then=2),
             default=3,
         )
         return self.order_by("model_id", rank, "-healthy", "-created_at")
@@ -157,7 +157,7 @@ class Instance(TenantModel):
     replica = models.PositiveSmallIntegerField(default=0)
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="instances")
     desired = models.CharField(max_length=10, choices=Desired, default=Desired.RUNNING)
-    state = models.CharField(max_length=10, choices=State, default=State.PENDING)
+    state = models.CharField(max_length=10, choices=InstanceState, default=InstanceState.PENDING)
     generation = models.PositiveIntegerField(default=1)
     running_generation = models.PositiveIntegerField(default=0)
     on_demand = models.BooleanField(default=False, help_text=_("Started by a request; not started again at boot."))
@@ -218,7 +218,7 @@ class Instance(TenantModel):
     def reservations(self):
         return Reservation.objects.of(self.pk)
 
-    def ask(self, **fields) -> None:
+    def request_change(self, **fields) -> None:
         """Change the desired state; only the agent changes the observed state."""
         type(self).objects.filter(pk=self.pk).update(**fields)
         self.refresh_from_db()
@@ -227,9 +227,9 @@ class Instance(TenantModel):
 class Use(models.TextChoices):
     """What an owner's processes do with its memory. Internal: no API shows it."""
 
-    PROMISED = "promised", "Promised"  # no process yet
-    FILLING = "filling", "Filling"  # the processes are starting
-    HELD = "held", "Held"
+    RESERVED = "promised", "Promised"  # no process yet
+    LOADING = "filling", "Filling"  # the processes are starting
+    IN_USE = "held", "Held"
 
 
 class ReservationQuerySet(models.QuerySet):
@@ -238,7 +238,7 @@ class ReservationQuerySet(models.QuerySet):
 
     def in_use(self):
         """Reservations whose owner has processes."""
-        return self.exclude(use=Use.PROMISED)
+        return self.exclude(use=Use.RESERVED)
 
     def leaving(self):
         return self.filter(leaving=True)
@@ -257,7 +257,7 @@ class Reservation(models.Model):
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="reservations")
     owner = models.CharField(max_length=ids.LENGTH, db_index=True)
     bytes = models.BigIntegerField()
-    use = models.CharField(max_length=10, choices=Use, default=Use.PROMISED)
+    use = models.CharField(max_length=10, choices=Use, default=Use.RESERVED)
     leaving = models.BooleanField(
         default=False, help_text=_("Its owner is being evicted: promised to another already, though still held.")
     )

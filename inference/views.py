@@ -9,7 +9,7 @@ from rest_framework.views import APIView
 from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import checked
+from core.inputs import validated
 from core.tenancy import TenantScopedMixin
 from inference import usage
 from inference.models import Task
@@ -37,8 +37,8 @@ from models_app.models import Model
 from models_app.views import ModelViewSet
 
 
-class VerbView(APIView):
-    """One action on one model: `act` is the service; the reply has the id of the task to watch."""
+class ModelActionView(APIView):
+    """One action on one model: `service` is the function; the reply has the id of the task to watch."""
 
     permissions = {"POST": Permission.RUN_MODELS}
     serializer_class = StartSerializer
@@ -46,7 +46,7 @@ class VerbView(APIView):
     @extend_schema(responses=AcceptedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        task = self._run_service(request.auth, model, checked(self.serializer_class, request.data))
+        task = self._run_service(request.auth, model, validated(self.serializer_class, request.data))
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
         reply = {"success": True, "message": self.message(), "task_id": task.pk, "status": self.status}
         return Response(reply | ({"warnings": [task.warning]} if task.warning else {}))
@@ -54,32 +54,32 @@ class VerbView(APIView):
     def _run_service(self, actor, model, options):
         """The placement trace names nodes, so only operators get it."""
         try:
-            return self.act(model, **options)
+            return self.service(model, **options)
         except PlatformError as error:
-            if actor.is_operator and isinstance(error.__cause__, claim.Refused):
+            if actor.is_operator and isinstance(error.__cause__, claim.PlacementRefused):
                 error.details["candidates"] = [
-                    reason_messages.line(candidate) for candidate in error.__cause__.decision.trace
+                    reason_messages.candidate_line(candidate) for candidate in error.__cause__.decision.trace
                 ]
             raise
 
 
-class StartView(VerbView):
-    act, status = staticmethod(services.start), "starting"
+class StartModelView(ModelActionView):
+    service, status = staticmethod(services.start), "starting"
 
     def message(self):
         return _("Model is starting.")
 
 
-class StopView(VerbView):
-    act, status = staticmethod(services.stop), "stopping"
+class StopModelView(ModelActionView):
+    service, status = staticmethod(services.stop), "stopping"
     serializer_class = StopSerializer
 
     def message(self):
         return _("Model is stopping.")
 
 
-class RestartView(VerbView):
-    act, status = staticmethod(services.restart), "starting"
+class RestartModelView(ModelActionView):
+    service, status = staticmethod(services.restart), "starting"
 
     def message(self):
         return _("Model is restarting.")
@@ -108,7 +108,7 @@ class StopAllView(APIView):
 
     @extend_schema(request=StopSerializer, responses=StoppedSerializer)
     def post(self, request):
-        done, _failed = services.stop_all(request.auth, **checked(StopSerializer, request.data))
+        done, _failed = services.stop_all(request.auth, **validated(StopSerializer, request.data))
         _audit_each(request, "model.stop", done)
         names = [model.name for model in done]
         return Response({"success": True, "message": _("All models are stopping."), "stopped_models": names})
@@ -191,6 +191,6 @@ class UsageView(APIView):
 
     @extend_schema(parameters=[UsageQuerySerializer], responses=UsageSerializer)
     def get(self, request):
-        query = checked(UsageQuerySerializer, request.query_params)
+        query = validated(UsageQuerySerializer, request.query_params)
         start, end = query.pop("start_date", None), query.pop("end_date", None)
         return Response(usage.summary(request.auth, start=start, end=end, **query))

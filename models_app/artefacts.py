@@ -15,7 +15,7 @@ from models_app import formats, packaged_models
 from models_app.models import Mode, Model
 
 FIELD = "config.model_path"
-DOCUMENT_ROOTS = ("models", "data", "checkpoints")  # first folder of the paths in the API specifications' examples
+EXAMPLE_ROOTS = ("models", "data", "checkpoints")  # first folder of the paths in the API specifications' examples
 MAX_FILES = 10_000
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024 * 1024  # a tokenizer.json of a large vocabulary has 33 MB
@@ -42,14 +42,14 @@ PARAMETERS = {
 MAX_PARAMETER = 1_000_000_000
 
 
-class Refused(InvalidRequest):
+class RefusedWeights(InvalidRequest):
     """The files exist, and no engine may load them."""
 
     def __init__(self, message):
         super().__init__(message, param=FIELD)
 
 
-class Missing(InvalidRequest):
+class MissingWeights(InvalidRequest):
     """The files do not exist yet, or some are missing."""
 
     def __init__(self, message):
@@ -68,7 +68,7 @@ class Artefact:
     architectures: tuple[str, ...] = ()
     has_chat_template: bool = False
     adapter: Path | None = None
-    pools: bool = False  # for embeddings or ranking, according to its files
+    is_pooling: bool = False  # for embeddings or ranking, according to its files
 
     @property
     def mode(self) -> Mode:
@@ -76,14 +76,14 @@ class Artefact:
         if any(name.endswith("ForSequenceClassification") for name in self.architectures):
             return Mode.RERANKER
         encoder = any(name.endswith("Model") and not name.endswith("HeadModel") for name in self.architectures)
-        return Mode.EMBEDDING if encoder or self.pools else Mode.CHAT
+        return Mode.EMBEDDING if encoder or self.is_pooling else Mode.CHAT
 
 
 # --- paths
 
 
 @dataclass(frozen=True)
-class Place:
+class RootedPath:
     """A path below a root; links must not lead out of the root."""
 
     root: Path
@@ -97,36 +97,36 @@ def tenant_folder(tenant: Tenant) -> Path:
 def locate(tenant: Tenant, name: str) -> Path:
     """The path of a tenant's files, by a relative path or a hub id; it need not exist.
 
-    The tenant's own folder has precedence over the operator's shared roots. Raises Refused for other paths.
+    The tenant's own folder has precedence over the operator's shared roots. Raises RefusedWeights for other paths.
     """
     return _locate(tenant, name).path
 
 
-def _locate(tenant: Tenant, name: str) -> Place:
+def _locate(tenant: Tenant, name: str) -> RootedPath:
     relative = below_root(name)
     own = tenant_folder(tenant)
     roots = [own, *settings.MODEL_ROOTS]
     if str(relative) == settings.DEMO_MODEL.name:
         roots.append(settings.DEMO_MODEL.parent)
-    default_root = packaged_models.root() if str(relative) in packaged_models.PACKAGED else own
+    default_root = packaged_models.models_root() if str(relative) in packaged_models.PACKAGED else own
     root = next((root for root in roots if os.path.lexists(root / relative)), default_root)
-    return Place(root, _resolve_below(root, root / relative))
+    return RootedPath(root, _resolve_below(root, root / relative))
 
 
 def below_root(name: str) -> PurePosixPath:
     """The path relative to a root. A leading /models/, /data/ or /checkpoints/ is dropped; no other root is allowed.
 
-    Raises Refused.
+    Raises RefusedWeights.
     """
     if not name.isprintable() or "\\" in name or any(len(part.encode()) > 255 for part in name.split("/")):
-        raise Refused(_("This is not a usable path."))
+        raise RefusedWeights(_("This is not a usable path."))
     path = PurePosixPath(name)
     if path.is_absolute():
-        if len(path.parts) < 3 or path.parts[1] not in DOCUMENT_ROOTS:
-            raise Refused(_("Only files below your tenant's folder can be named."))
+        if len(path.parts) < 3 or path.parts[1] not in EXAMPLE_ROOTS:
+            raise RefusedWeights(_("Only files below your tenant's folder can be named."))
         path = PurePosixPath(*path.parts[2:])
     if ".." in path.parts or not path.parts:
-        raise Refused(_("A path must not lead upwards."))
+        raise RefusedWeights(_("A path must not lead upwards."))
     return path
 
 
@@ -134,7 +134,7 @@ def _resolve_below(root: Path, path: Path) -> Path:
     """`path` with links followed, if it stays below `root`."""
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(root)):
-        raise Refused(_("A link leads out of the folder."))
+        raise RefusedWeights(_("A link leads out of the folder."))
     return real
 
 
@@ -142,29 +142,29 @@ def _resolve_below(root: Path, path: Path) -> Path:
 
 
 def check_startable(model: Model) -> Artefact:
-    """The files of a catalogue model, checked before each start. Raises Missing or Refused."""
+    """The files of a catalogue model, checked before each start. Raises MissingWeights or RefusedWeights."""
     name = model.config.get("model_path") or model.config.get("model_name")
     if not name:
-        raise Missing(_("The model names no files: set config.model_path."))
+        raise MissingWeights(_("The model names no files: set config.model_path."))
     place = _locate(model.tenant, name)
     artefact = _packaged_artefact(place.path) or inspect(place.path, place.root)
     if artefact.format != ENGINE_FORMATS[model.framework]:
-        raise Refused(
+        raise RefusedWeights(
             _("%(engine)s serves %(wanted)s here, and this is %(found)s.")
             % {"engine": model.framework, "wanted": ENGINE_FORMATS[model.framework], "found": artefact.format}
         )
     if model.framework == "vllm" and artefact.path.is_file():
-        raise Refused(_("vLLM needs the folder with the weights, their config.json and their tokenizer."))
+        raise RefusedWeights(_("vLLM needs the folder with the weights, their config.json and their tokenizer."))
     return _add_adapter(artefact, model)
 
 
 def _packaged_artefact(path: Path) -> Artefact | None:
     """The known facts of a packaged model that is not downloaded yet, else None."""
-    model = None if path.exists() else packaged_models.at(path)
+    model = None if path.exists() else packaged_models.find_by_folder(path)
     if model is None:
         return None
     return Artefact(
-        path, "safetensors", model.weight_bytes, model.dtype, model.parameters, model.architectures, pools=True
+        path, "safetensors", model.weight_bytes, model.dtype, model.parameters, model.architectures, is_pooling=True
     )
 
 
@@ -176,16 +176,16 @@ def _add_adapter(artefact: Artefact, model: Model) -> Artefact:
     place = _locate(model.tenant, name)
     adapter = inspect(place.path, place.root)
     if adapter.format != "gguf":
-        raise Refused(_("%(name)s is no GGUF file.") % {"name": place.path.name})
+        raise RefusedWeights(_("%(name)s is no GGUF file.") % {"name": place.path.name})
     if "," in str(adapter.path):  # the engine would read it as the names of two files
-        raise Refused(_("This is not a usable path."))
+        raise RefusedWeights(_("This is not a usable path."))
     return replace(artefact, adapter=adapter.path, weight_bytes=artefact.weight_bytes + adapter.weight_bytes)
 
 
 def inspect(path: Path, root: Path | None = None) -> Artefact:
     """The contents of `path`: a folder with weights and a config.json, or one GGUF or safetensors file.
 
-    Links may point anywhere below `root`, by default `path` itself. Raises Missing or Refused.
+    Links may point anywhere below `root`, by default `path` itself. Raises MissingWeights or RefusedWeights.
     """
     try:
         if path.is_dir():
@@ -193,8 +193,10 @@ def inspect(path: Path, root: Path | None = None) -> Artefact:
         if path.is_file():
             return _inspect_file(path)
     except OSError as error:
-        raise Refused(_("%(name)s cannot be read (%(why)s).") % {"name": path.name, "why": error.strerror}) from None
-    raise Missing(_("There is no such file yet: %(name)s") % {"name": path.name})
+        raise RefusedWeights(
+            _("%(name)s cannot be read (%(why)s).") % {"name": path.name, "why": error.strerror}
+        ) from None
+    raise MissingWeights(_("There is no such file yet: %(name)s") % {"name": path.name})
 
 
 def _inspect_file(path: Path) -> Artefact:
@@ -216,8 +218,10 @@ def _inspect_folder(folder: Path, root: Path) -> Artefact:
     if len(ggufs) == 1:
         return _gguf_artefact(ggufs[0])
     if ggufs:
-        raise Refused(_("The folder %(name)s holds several GGUF files: name one of them.") % {"name": folder.name})
-    raise Missing(_("The folder %(name)s holds no weights (safetensors or GGUF).") % {"name": folder.name})
+        raise RefusedWeights(
+            _("The folder %(name)s holds several GGUF files: name one of them.") % {"name": folder.name}
+        )
+    raise MissingWeights(_("The folder %(name)s holds no weights (safetensors or GGUF).") % {"name": folder.name})
 
 
 def _safetensors_artefact(folder: Path, shards: list[Path]) -> Artefact:
@@ -229,20 +233,20 @@ def _safetensors_artefact(folder: Path, shards: list[Path]) -> Artefact:
     return Artefact(
         folder, "safetensors", sum(weights.bytes for weights in shard_weights), largest.dtype, _parameters(config),
         tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else (),
-        has_chat_template=_has_chat_template(folder), pools=(folder / "modules.json").exists(),
+        has_chat_template=_has_chat_template(folder), is_pooling=(folder / "modules.json").exists(),
     )  # fmt: skip
 
 
 def _require_all_shards(folder: Path, present: set[str]) -> None:
-    """Finds an interrupted download by the index of the weights. Raises Missing."""
+    """Finds an interrupted download by the index of the weights. Raises MissingWeights."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return
     shards = _read_object(index, MAX_JSON_BYTES).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise Refused(_("%(name)s is damaged: %(why)s.") % {"name": index.name, "why": "weight_map"})
+        raise RefusedWeights(_("%(name)s is damaged: %(why)s.") % {"name": index.name, "why": "weight_map"})
     if missing := sorted(set(shards.values()) - present):
-        raise Missing(_("Weights are missing: %(name)s") % {"name": missing[0][:200]})
+        raise MissingWeights(_("Weights are missing: %(name)s") % {"name": missing[0][:200]})
 
 
 def _gguf_artefact(path: Path) -> Artefact:
@@ -253,7 +257,7 @@ def _gguf_artefact(path: Path) -> Artefact:
     values["vocab_size"] = values["vocab_size"] or _array_length(metadata.get("tokenizer.ggml.tokens"))
     return Artefact(
         path, "gguf", weights.bytes, weights.dtype, _parameters(values), (architecture,),
-        has_chat_template="tokenizer.chat_template" in metadata, pools=f"{architecture}.pooling_type" in metadata,
+        has_chat_template="tokenizer.chat_template" in metadata, is_pooling=f"{architecture}.pooling_type" in metadata,
     )  # fmt: skip
 
 
@@ -273,7 +277,7 @@ def _parameter(name: str, value) -> int:
     """Some models have one value per layer: the highest is used."""
     numbers = value if isinstance(value, list) and value else [value]
     if not all(type(number) is int and 0 < number <= MAX_PARAMETER for number in numbers):
-        raise Refused(_("The model's own %(name)s is impossible.") % {"name": name})
+        raise RefusedWeights(_("The model's own %(name)s is impossible.") % {"name": name})
     return max(numbers)
 
 
@@ -287,8 +291,8 @@ def _has_chat_template(folder: Path) -> bool:
 def _read(reader, path: Path) -> formats.Weights:
     try:
         return reader(path)
-    except formats.Damaged as error:
-        raise Refused(_("%(name)s is damaged: %(why)s.") % {"name": path.name, "why": error}) from None
+    except formats.DamagedWeights as error:
+        raise RefusedWeights(_("%(name)s is damaged: %(why)s.") % {"name": path.name, "why": error}) from None
 
 
 # --- code in the folder
@@ -301,22 +305,22 @@ def _refuse_code(folder: Path, root: Path) -> None:
         if path.suffix.lower() in CODE_SUFFIXES or _may_hold_pickle(path):
             raise _code_refusal(str(name))
         if path.suffix.lower() == ".json" and _requests_code(path):
-            raise Refused(_("%(name)s asks for code from elsewhere (auto_map).") % {"name": name})
+            raise RefusedWeights(_("%(name)s asks for code from elsewhere (auto_map).") % {"name": name})
 
 
 def _files(folder: Path, root: Path) -> Iterator[Path]:
-    """Every file below `folder`. Raises Refused for links out of `root`, linked folders and special files."""
+    """Every file below `folder`. Raises RefusedWeights for links out of `root`, linked folders, special files."""
     file_count = 0
     for parent, folders, names in os.walk(folder, onerror=_reraise):
         paths = [Path(parent, name) for name in names]
         if any(Path(parent, name).is_symlink() for name in folders):
-            raise Refused(_("The folder holds a link to another folder."))
+            raise RefusedWeights(_("The folder holds a link to another folder."))
         file_count += len(paths)
         if file_count > MAX_FILES:
-            raise Refused(_("The folder holds more than %(most)d files.") % {"most": MAX_FILES})
+            raise RefusedWeights(_("The folder holds more than %(most)d files.") % {"most": MAX_FILES})
         for path in paths:
             if not _resolve_below(root, path).is_file():
-                raise Refused(_("%(name)s is not a plain file.") % {"name": path.name})
+                raise RefusedWeights(_("%(name)s is not a plain file.") % {"name": path.name})
             yield path
 
 
@@ -339,7 +343,7 @@ def _requests_code(path: Path) -> bool:
     try:
         return _names_auto_map(json.loads(content))
     except (ValueError, RecursionError):
-        raise Refused(_("%(name)s is not JSON, or too large.") % {"name": path.name}) from None
+        raise RefusedWeights(_("%(name)s is not JSON, or too large.") % {"name": path.name}) from None
 
 
 def _names_auto_map(content) -> bool:
@@ -353,8 +357,8 @@ def _names_auto_map(content) -> bool:
     )
 
 
-def _code_refusal(name: str) -> Refused:
-    return Refused(_("%(name)s can hold code; only safetensors and GGUF are served.") % {"name": name})
+def _code_refusal(name: str) -> RefusedWeights:
+    return RefusedWeights(_("%(name)s can hold code; only safetensors and GGUF are served.") % {"name": name})
 
 
 def _start_of(path: Path) -> bytes:
@@ -367,9 +371,9 @@ def _read_object(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict:
         with path.open("rb") as file:
             content = json.loads(file.read(limit))
     except FileNotFoundError:
-        raise Missing(_("The folder has no %(name)s.") % {"name": path.name}) from None
+        raise MissingWeights(_("The folder has no %(name)s.") % {"name": path.name}) from None
     except (ValueError, RecursionError):
-        raise Refused(_("%(name)s is not JSON, or too large.") % {"name": path.name}) from None
+        raise RefusedWeights(_("%(name)s is not JSON, or too large.") % {"name": path.name}) from None
     if not isinstance(content, dict):
-        raise Refused(_("%(name)s is not a JSON object.") % {"name": path.name})
+        raise RefusedWeights(_("%(name)s is not a JSON object.") % {"name": path.name})
     return content

@@ -43,7 +43,7 @@ GGUF_TEXT, GGUF_ARRAY = 8, 9
 GGUF_MIN_PAIR_BYTES, GGUF_MIN_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 
-class Damaged(ValueError):
+class DamagedWeights(ValueError):
     """The header contradicts itself or the file size."""
 
 
@@ -69,7 +69,7 @@ def looks_like_safetensors(start: bytes) -> bool:
 
 
 def read_safetensors(path: Path) -> Weights:
-    """Raises Damaged unless the tensors fill the file exactly, as the safetensors library requires; OSError."""
+    """Raises DamagedWeights unless the tensors fill the file exactly, as the safetensors library requires; OSError."""
     return _safetensors_weights(*_safetensors_header(path))
 
 
@@ -86,7 +86,7 @@ def _safetensors_header(path: Path) -> tuple[dict, int]:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
         if not 2 <= length <= min(size - 8, SAFETENSORS_HEADER_LIMIT):
-            raise Damaged("the length of the header is impossible")
+            raise DamagedWeights("the length of the header is impossible")
         return _parse_header(file.read(length)), size - 8 - length
 
 
@@ -94,12 +94,12 @@ def _parse_header(raw: bytes) -> dict:
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
-        raise Damaged("the header is not JSON") from None
+        raise DamagedWeights("the header is not JSON") from None
     if not isinstance(header, dict):
-        raise Damaged("the header is not an object")
+        raise DamagedWeights("the header is not an object")
     header.pop("__metadata__", None)
     if not header:
-        raise Damaged("there are no tensors")
+        raise DamagedWeights("there are no tensors")
     return header
 
 
@@ -108,27 +108,27 @@ def _safetensors_weights(header: dict, data_bytes: int) -> Weights:
     position, types = 0, Counter()
     for begin, end, dtype in tensors:
         if begin != position:
-            raise Damaged("tensors overlap or leave holes")
+            raise DamagedWeights("tensors overlap or leave holes")
         position = end
         types[dtype] += end - begin
     if position != data_bytes:
-        raise Damaged("the tensors do not fill the file")
+        raise DamagedWeights("the tensors do not fill the file")
     return Weights(data_bytes, types.most_common(1)[0][0])
 
 
 def _safetensors_tensor(entry) -> tuple[int, int, str]:
     """Begin and end in the data, and the type."""
     if not isinstance(entry, dict):
-        raise Damaged("a tensor is not an object")
+        raise DamagedWeights("a tensor is not an object")
     shape, offsets, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     if not (isinstance(kind, str) and kind in SAFETENSORS_TYPES):
-        raise Damaged("a tensor has an unknown type")
+        raise DamagedWeights("a tensor has an unknown type")
     if not (_are_sizes(shape, MAX_RANK) and _are_sizes(offsets, 2) and len(offsets) == 2):
-        raise Damaged("a tensor has an impossible shape or place")
+        raise DamagedWeights("a tensor has an impossible shape or place")
     bits, name = SAFETENSORS_TYPES[kind]
     begin, end = offsets
     if (end - begin) * 8 != prod(shape) * bits:
-        raise Damaged("a tensor's place does not fit its shape")
+        raise DamagedWeights("a tensor's place does not fit its shape")
     return begin, end, name
 
 
@@ -143,8 +143,8 @@ def _are_sizes(values, most: int) -> bool:
 # --- GGUF
 
 
-class Reader:
-    """Reads forward, never past the end of the file or the header limit. Raises Damaged."""
+class HeaderReader:
+    """Reads forward, never past the end of the file or the header limit. Raises DamagedWeights."""
 
     def __init__(self, file: BinaryIO, limit: int):
         self._file = file
@@ -156,7 +156,7 @@ class Reader:
         self._advance(count)
         data = self._file.read(count)
         if len(data) != count:
-            raise Damaged("the file ends within its header")
+            raise DamagedWeights("the file ends within its header")
         return data
 
     def skip(self, count: int) -> None:
@@ -165,7 +165,7 @@ class Reader:
 
     def _advance(self, count: int) -> None:
         if count > self.left:
-            raise Damaged("the header ends after the file, or is far too long")
+            raise DamagedWeights("the header ends after the file, or is far too long")
         self.left -= count
         self.position += count
 
@@ -183,43 +183,43 @@ class Reader:
         """The number of items that follow, of at least `smallest` bytes each."""
         number = self.number("Q")
         if number * smallest > self.left:
-            raise Damaged("a count is higher than the file could hold")
+            raise DamagedWeights("a count is higher than the file could hold")
         return number
 
 
 def read_gguf(path: Path) -> Weights:
-    """Raises Damaged unless every tensor lies within the file; OSError."""
+    """Raises DamagedWeights unless every tensor lies within the file; OSError."""
     with path.open("rb", buffering=MIB) as file:
-        reader = Reader(file, GGUF_HEADER_LIMIT)
+        reader = HeaderReader(file, GGUF_HEADER_LIMIT)
         if reader.take(4) != b"GGUF" or reader.number("I") not in (2, 3):
-            raise Damaged("not a GGUF file of version 2 or 3")
+            raise DamagedWeights("not a GGUF file of version 2 or 3")
         tensor_count, pair_count = reader.count(GGUF_MIN_TENSOR_BYTES), reader.count(GGUF_MIN_PAIR_BYTES)
         metadata = _gguf_metadata(reader, pair_count)
         tensors = [_gguf_tensor(reader) for _number in range(tensor_count)]
     return _gguf_weights(tensors, metadata, reader)
 
 
-def _gguf_metadata(reader: Reader, pairs: int) -> dict:
+def _gguf_metadata(reader: HeaderReader, pairs: int) -> dict:
     metadata = {}
     for _number in range(pairs):
         key = reader.text()
         if key is None or key in metadata:
-            raise Damaged("a key is too long or occurs twice")
+            raise DamagedWeights("a key is too long or occurs twice")
         metadata[key] = _gguf_value(reader, reader.number("I"))
     return metadata
 
 
-def _gguf_value(reader: Reader, kind: int):
+def _gguf_value(reader: HeaderReader, kind: int):
     if kind in GGUF_SCALARS:
         return reader.number(GGUF_SCALARS[kind])
     if kind == GGUF_TEXT:
         return reader.text()
     if kind == GGUF_ARRAY:
         return _gguf_array(reader)
-    raise Damaged("a value has an unknown type")
+    raise DamagedWeights("a value has an unknown type")
 
 
-def _gguf_array(reader: Reader) -> list | int:
+def _gguf_array(reader: HeaderReader) -> list | int:
     """A short array of numbers as a list; of any other array its length."""
     kind = reader.number("I")
     if kind == GGUF_TEXT:
@@ -228,7 +228,7 @@ def _gguf_array(reader: Reader) -> list | int:
             reader.text(keep=False)
         return length
     if kind not in GGUF_SCALARS:
-        raise Damaged("an array has an unknown type")
+        raise DamagedWeights("an array has an unknown type")
     width = struct.calcsize(GGUF_SCALARS[kind])
     length = reader.count(width)
     if length <= MAX_KEPT_ARRAY:
@@ -237,33 +237,33 @@ def _gguf_array(reader: Reader) -> list | int:
     return length
 
 
-def _gguf_tensor(reader: Reader) -> tuple[int, int, str]:
+def _gguf_tensor(reader: HeaderReader) -> tuple[int, int, str]:
     """Offset in the data, bytes, and type."""
     if len(reader.text() or "") > 64:
-        raise Damaged("a tensor's name is too long")
+        raise DamagedWeights("a tensor's name is too long")
     rank = reader.number("I")
     if rank > 4:
-        raise Damaged("a tensor has too many dimensions")
+        raise DamagedWeights("a tensor has too many dimensions")
     shape = [reader.number("Q") for _number in range(rank)]
     kind, offset = reader.number("I"), reader.number("Q")
     if kind not in GGUF_TYPES or max(shape, default=1) > MAX_DIMENSION:
-        raise Damaged("a tensor has an unknown type or an impossible shape")
+        raise DamagedWeights("a tensor has an unknown type or an impossible shape")
     name, block, block_bytes = GGUF_TYPES[kind]
     if shape and shape[0] % block:
-        raise Damaged("a tensor does not fill its blocks")
+        raise DamagedWeights("a tensor does not fill its blocks")
     return offset, prod(shape) // block * block_bytes, name
 
 
-def _gguf_weights(tensors: list[tuple[int, int, str]], metadata: dict, reader: Reader) -> Weights:
+def _gguf_weights(tensors: list[tuple[int, int, str]], metadata: dict, reader: HeaderReader) -> Weights:
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 0 < alignment <= MIB or alignment & (alignment - 1):
-        raise Damaged("the alignment is impossible")
+        raise DamagedWeights("the alignment is impossible")
     data_start = -(-reader.position // alignment) * alignment
     types = Counter()
     for offset, size, dtype in tensors:
         if offset % alignment or data_start + offset + size > reader.size:
-            raise Damaged("a tensor lies outside the file")
+            raise DamagedWeights("a tensor lies outside the file")
         types[dtype] += size
     if not types:
-        raise Damaged("there are no tensors")
+        raise DamagedWeights("there are no tensors")
     return Weights(types.total(), types.most_common(1)[0][0], metadata)

@@ -22,7 +22,7 @@ class ModelForm(forms.ModelForm):
 
     def _check_model(self, model: Model) -> None:
         try:
-            services.check(model)
+            services.check_model(model)
         except InvalidRequest as error:
             for path, text in (error.details or {error.param: error.message}).items():
                 field, _dot, option = (path or "").partition(".")

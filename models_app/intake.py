@@ -14,14 +14,14 @@ from models_app import artefacts
 
 CHUNK = 16 * 1024 * 1024
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @contextmanager
-def landing(tenant: Tenant, name: str) -> Iterator[Path]:
+def import_folder(tenant: Tenant, name: str) -> Iterator[Path]:
     """Yields an empty folder to fill; afterwards it becomes the tenant's folder `name`, if engines may load it.
 
-    Raises artefacts.Refused or Missing if they may not, Conflict if the name has files already, OSError.
+    Raises artefacts.RefusedWeights or MissingWeights, Conflict if the name has files already, OSError.
     """
     target = artefacts.tenant_folder(tenant) / name
     if artefacts.locate(tenant, name).exists():
@@ -37,7 +37,7 @@ def landing(tenant: Tenant, name: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def copy_folder(source: Path, target: Path, progress: Progress) -> None:
+def copy_folder(source: Path, target: Path, progress: ProgressCallback) -> None:
     """Copy the files below `source`, following links. `progress` gets the bytes copied so far and in total."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     total, copied = sum(path.stat().st_size for path in files), 0

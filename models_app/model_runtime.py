@@ -9,7 +9,7 @@ from accounts.actor import Actor
 from models_app.models import Model
 
 
-class Lifecycle(Protocol):
+class ModelRuntime(Protocol):
     def statuses(self, models: list[Model]) -> dict[str, dict]:
         """Model id → status, health, replicas, resource_usage and performance_stats in the terms of the service API."""
 
@@ -25,7 +25,7 @@ class Lifecycle(Protocol):
     def estimate(self, model: Model, actor: Actor) -> dict | None:
         """The memory that a start needs and whether it would fit; None while that is unknown."""
 
-    def doubts(self, model: Model) -> list[str]:
+    def start_warnings(self, model: Model) -> list[str]:
         """Warnings of what prevents a start. Raises InvalidRequest for requirements that no machine can meet."""
 
     def end(self, model: Model) -> None:
@@ -44,25 +44,25 @@ class Lifecycle(Protocol):
         """Delete what is stored outside the database for a deleted model."""
 
 
-_registered: list[Lifecycle] = []
+_registered: list[ModelRuntime] = []
 
 
-def register(lifecycle: Lifecycle) -> None:
+def register_runtime(lifecycle: ModelRuntime) -> None:
     _registered[:] = [lifecycle]
 
 
-def get() -> Lifecycle:
+def get_runtime() -> ModelRuntime:
     return _registered[0]
 
 
-Need = Callable[[Model], str]  # the reason why a model must stay; empty if there is none
-_dependencies: list[Need] = []
+DependencyCheck = Callable[[Model], str]  # the reason why a model must stay; empty if there is none
+_dependencies: list[DependencyCheck] = []
 
 
-def register_need(need: Need) -> None:
+def register_dependency(need: DependencyCheck) -> None:
     """For apps whose work would break if a model were deleted."""
     _dependencies.append(need)
 
 
-def needed_because(model: Model) -> str:
+def dependency_reason(model: Model) -> str:
     return next(filter(None, (need(model) for need in _dependencies)), "")

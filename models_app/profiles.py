@@ -39,13 +39,13 @@ class Profile:
     config: dict = field(default_factory=dict)
 
 
-def of(model: Model) -> list[Profile]:
+def profiles_of(model: Model) -> list[Profile]:
     return [Profile(**entry) for entry in model.profiles]
 
 
-def applied(model: Model, name: str) -> Model:
+def with_profile(model: Model, name: str) -> Model:
     """The model with the config of the profile of this name; unchanged if that profile does not exist (any more)."""
-    changes = next((profile.config for profile in of(model) if profile.name == name), None)
+    changes = next((profile.config for profile in profiles_of(model) if profile.name == name), None)
     if not changes:
         return model
     changed = copy.copy(model)

@@ -4,7 +4,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_app import options, profiles
-from models_app.models import MOST_REPLICAS, Mode, Model, Visibility
+from models_app.models import MAX_REPLICAS, Mode, Model, Visibility
 
 
 @extend_schema_field(options.schema(*options.ENGINES.values()))
@@ -24,7 +24,7 @@ class ReplicasSerializer(serializers.Serializer):
     ready = serializers.IntegerField()
 
 
-@extend_schema_field({"oneOf": [{"type": "integer", "minimum": 1, "maximum": MOST_REPLICAS}, {"type": "object"}]})
+@extend_schema_field({"oneOf": [{"type": "integer", "minimum": 1, "maximum": MAX_REPLICAS}, {"type": "object"}]})
 class ReplicasField(serializers.IntegerField):
     """A number; the object of a reply, with `wanted`, is accepted too."""
 
@@ -97,7 +97,7 @@ class WriteModelSerializer(serializers.ModelSerializer):
     tags = serializers.ListField(child=serializers.CharField(max_length=50), max_length=50, required=False)
     mode = serializers.ChoiceField(choices=Mode.choices, required=False)
     visibility = serializers.ChoiceField(choices=Visibility.choices, required=False)
-    replicas = ReplicasField(min_value=1, max_value=MOST_REPLICAS, required=False)
+    replicas = ReplicasField(min_value=1, max_value=MAX_REPLICAS, required=False)
     idle_timeout = serializers.IntegerField(min_value=0, max_value=31_536_000, required=False)
     wait_timeout = serializers.IntegerField(min_value=1, max_value=3600, required=False)
 

@@ -14,7 +14,7 @@ from core.errors import Conflict, Forbidden, InvalidRequest, ModelAlreadyExists,
 from models_app import artefacts, model_runtime, options, profiles
 from models_app.models import RESERVED_NAMES, Adapter, Model, ModelAlias, Visibility
 
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 MERGED = {"config", "resource_requirements"}
 SIZING = {"config", "resource_requirements", "profiles", "framework"}
 # A name whose last part is also a sub-route could not be distinguished from that route.
@@ -88,7 +88,7 @@ def create(actor: Actor, fields: dict, request=None) -> tuple[Model, list[str]]:
     _check_options(model)
     _check_visibility(actor, Visibility.PRIVATE, model.visibility)
     _check_machines(actor, fields)
-    warnings = _check_files(model, guess_mode="mode" not in fields) + model_runtime.get().doubts(model)
+    warnings = _check_files(model, guess_mode="mode" not in fields) + model_runtime.get_runtime().start_warnings(model)
     claim_names(model, names)
     model.save()
     set_aliases(model, names)
@@ -108,13 +108,13 @@ def change(actor: Actor, model: Model, fields: dict, request=None) -> tuple[Mode
     _check_machines(actor, fields)
     _check_weights(model)
     warnings = _check_files(model) if {"config", "framework"} & fields.keys() else []
-    warnings += model_runtime.get().doubts(model) if SIZING & fields.keys() else []
+    warnings += model_runtime.get_runtime().start_warnings(model) if SIZING & fields.keys() else []
     claim_names(model, [alias.name for alias in model.aliases.all()] if names is None else names)
     model.save()
     if names is not None:
         set_aliases(model, names)
     if "replicas" in fields:
-        warnings += model_runtime.get().scale(model)
+        warnings += model_runtime.get_runtime().scale(model)
     audit.record(actor, "model.change", model, request=request, fields=sorted(fields))
     return model, warnings
 
@@ -128,7 +128,7 @@ def merge(old: dict, new) -> dict:
 
 def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
     """Raises Conflict for a running model unless `force`, which stops it first."""
-    runtime = model_runtime.get()
+    runtime = model_runtime.get_runtime()
     _require_no_dependents(model)
     if force:
         runtime.end(model)
@@ -143,25 +143,25 @@ def delete(actor: Actor, model: Model, *, force: bool, request=None) -> None:
 
 
 def _require_no_dependents(model: Model) -> None:
-    if reason := why_kept(model):
+    if reason := reason_to_keep(model):
         raise Conflict(reason)
 
 
-def why_kept(model: Model) -> str:
+def reason_to_keep(model: Model) -> str:
     """The reason why it cannot be deleted, running engines aside; empty if there is none."""
     return (
         _("The model has adapters. Delete them first.")
         if model.adapters.exists()
-        else model_runtime.needed_because(model)
+        else model_runtime.dependency_reason(model)
     )
 
 
-def check(model: Model) -> None:
+def check_model(model: Model) -> None:
     """The checks that do not depend on the caller: options, files, requirements that can be met, and a free name."""
     _check_options(model)
     _check_weights(model)
     _check_files(model)
-    model_runtime.get().doubts(model)
+    model_runtime.get_runtime().start_warnings(model)
     require_free_name(model.tenant, model.name, except_id=model.pk)
 
 
@@ -192,7 +192,7 @@ def _check_files(model: Model, guess_mode: bool = False) -> list[str]:
     """Missing files are a warning; files that no engine may load are an error."""
     try:
         artefact = artefacts.check_startable(model)
-    except artefacts.Missing as missing:
+    except artefacts.MissingWeights as missing:
         return [str(missing.message)]
     if guess_mode:
         model.mode = artefact.mode
@@ -241,10 +241,10 @@ def taken_names(tenant: Tenant, names: list[str], except_id: str | None = None) 
 
 def check_name(field: str, name: str) -> None:
     parts = name.split("/")
-    visible = name.isprintable() and name == name.strip() and len(name) <= LONGEST_NAME
+    visible = name.isprintable() and name == name.strip() and len(name) <= MAX_NAME_LENGTH
     if not visible or ".." in parts or "" in parts:
         problem = _("1 to %(most)d visible characters are expected, without empty parts or '..' between slashes.")
-        raise InvalidRequest(details={field: problem % {"most": LONGEST_NAME}})
+        raise InvalidRequest(details={field: problem % {"most": MAX_NAME_LENGTH}})
     if name in RESERVED_NAMES or (len(parts) > 1 and parts[-1] in RESERVED_ENDINGS):
         raise InvalidRequest(details={field: _("%(name)s is a reserved name.") % {"name": name}})
 

@@ -8,7 +8,7 @@ from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import checked
+from core.inputs import validated
 from models_app import model_runtime, services
 from models_app.models import Model
 from models_app.serializers import (
@@ -32,7 +32,7 @@ class ModelFilter(django_filters.FilterSet):
         fields = ["framework", "mode"]
 
     def by_status(self, queryset, _name, value):
-        return model_runtime.get().with_status(queryset, value)
+        return model_runtime.get_runtime().with_status(queryset, value)
 
     def by_tag(self, queryset, _name, value):
         return queryset.filter(tags__contains=[value])
@@ -65,7 +65,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         return queryset.usable_by(self.request.auth)
 
     def paginate_queryset(self, queryset):
-        return with_running(super().paginate_queryset(queryset))
+        return attach_running(super().paginate_queryset(queryset))
 
     def retrieve(self, request, ref):
         return Response(self.shown(services.find(request.auth, ref)))
@@ -73,10 +73,10 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     @extend_schema(request=WriteModelSerializer, responses={201: CreatedSerializer})
     def create(self, request):
         model, warnings = services.create(
-            request.auth, checked(WriteModelSerializer, request.data, partial=False), request
+            request.auth, validated(WriteModelSerializer, request.data, partial=False), request
         )
         reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
-        reply["estimate"] = model_runtime.get().estimate(model, request.auth)
+        reply["estimate"] = model_runtime.get_runtime().estimate(model, request.auth)
         return Response(reply | _warnings_field(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
@@ -84,7 +84,7 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         """Omitted fields stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
         changed, warnings = services.change(
-            request.auth, model, checked(WriteModelSerializer, request.data, partial=True), request
+            request.auth, model, validated(WriteModelSerializer, request.data, partial=True), request
         )
         return Response(self.shown(changed) | _warnings_field(warnings))
 
@@ -96,17 +96,17 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     @extend_schema(parameters=[DeleteSerializer], responses=MessageSerializer)
     def destroy(self, request, ref):
         body = request.data if isinstance(request.data, dict) else {}
-        fields = checked(DeleteSerializer, {**request.query_params.dict(), **body})
+        fields = validated(DeleteSerializer, {**request.query_params.dict(), **body})
         services.delete(request.auth, services.find_own(request.auth, ref), request=request, **fields)
         return Response({"message": _("Model deleted.")})
 
     def shown(self, model: Model) -> dict:
-        return ModelSerializer(with_running([model])[0], context=self.get_serializer_context()).data
+        return ModelSerializer(attach_running([model])[0], context=self.get_serializer_context()).data
 
 
-def with_running(models: list[Model]) -> list[Model]:
+def attach_running(models: list[Model]) -> list[Model]:
     """Attach to each model, as `running`, what the app that runs models reports; one request for all."""
-    statuses = model_runtime.get().statuses(models)
+    statuses = model_runtime.get_runtime().statuses(models)
     for model in models:
         model.running = statuses[model.pk]
     return models

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from monitoring.figures.levels import BY_NAME
+from monitoring.figures.levels import LEVELS_BY_NAME
 from monitoring.figures.reports import METRIC_TYPES, TIME_RANGES
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+EARLIEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class RootSerializer(serializers.Serializer):
@@ -31,7 +31,7 @@ class _HealthReportSerializer(serializers.Serializer):
     timestamp = serializers.CharField()
 
 
-class ComponentWordsSerializer(serializers.Serializer):
+class ComponentStatusesSerializer(serializers.Serializer):
     gateway = serializers.CharField()
     coordinator = serializers.CharField()
     redis = serializers.CharField()
@@ -39,7 +39,7 @@ class ComponentWordsSerializer(serializers.Serializer):
 
 
 class ComponentsSerializer(_HealthReportSerializer):
-    components = ComponentWordsSerializer()
+    components = ComponentStatusesSerializer()
 
 
 class ComponentSerializer(serializers.Serializer):
@@ -57,12 +57,12 @@ class MetricsQuerySerializer(serializers.Serializer):
     start_time = serializers.DateTimeField(required=False)
     end_time = serializers.DateTimeField(required=False)
     metric_type = serializers.ChoiceField(choices=list(METRIC_TYPES), required=False)
-    interval = serializers.ChoiceField(choices=list(BY_NAME), required=False)
+    interval = serializers.ChoiceField(choices=list(LEVELS_BY_NAME), required=False)
 
     def validate(self, attrs):
         start, end = attrs.get("start_time"), attrs.get("end_time")
         for name, value in (("start_time", start), ("end_time", end)):
-            if value and value < EARLIEST:
+            if value and value < EARLIEST_TIME:
                 raise serializers.ValidationError({name: _("It lies before the year 2000.")})
         if start and end and start >= end:
             raise serializers.ValidationError({"end_time": _("It must lie after start_time.")})
@@ -139,7 +139,7 @@ class ResourcesSerializer(serializers.Serializer):
     disk_percent = serializers.FloatField(allow_null=True)
 
 
-class GpuGlanceSerializer(serializers.Serializer):
+class GpuSummarySerializer(serializers.Serializer):
     """Memory in MiB. Only operators see single GPUs; others get one entry for all GPUs together."""
 
     id = serializers.IntegerField()
@@ -159,7 +159,7 @@ class SystemStatusSerializer(serializers.Serializer):
     uptime = serializers.IntegerField()
     models = ModelCountsSerializer()
     resources = ResourcesSerializer()
-    gpu = GpuGlanceSerializer(many=True)
+    gpu = GpuSummarySerializer(many=True)
 
 
 class GpuProcessSerializer(serializers.Serializer):
@@ -170,7 +170,7 @@ class GpuProcessSerializer(serializers.Serializer):
     memory_usage = serializers.IntegerField(allow_null=True)
 
 
-class WholeGpuSerializer(GpuGlanceSerializer):
+class GpuDetailsSerializer(GpuSummarySerializer):
     """Power in watts, temperature in °C; null for values that the device does not report."""
 
     driver_version = serializers.CharField()
@@ -183,4 +183,4 @@ class WholeGpuSerializer(GpuGlanceSerializer):
 
 
 class GpuListSerializer(serializers.Serializer):
-    gpus = WholeGpuSerializer(many=True)
+    gpus = GpuDetailsSerializer(many=True)

@@ -13,36 +13,38 @@ from inference.serving.runtime import foremost_instances
 from models_app.models import Model
 from monitoring.figures import latest
 
-COUNTED = {"created": "stopped", "running": "running", "stopped": "stopped", "error": "error"}
-NO_MODELS = {"total": 0, "running": 0, "stopped": 0, "error": 0, "starting": 0, "stopping": 0}
+STATUS_COUNTERS = {"created": "stopped", "running": "running", "stopped": "stopped", "error": "error"}
+ZERO_COUNTS = {"total": 0, "running": 0, "stopped": 0, "error": 0, "starting": 0, "stopping": 0}
 RESOURCES = ("cpu_percent", "memory_percent", "disk_percent")
 
 
 def overview(actor: Actor) -> dict:
     """A tenant's own models and machine totals; operators see everything. `degraded` means that no worker is online."""
     return {
-        "status": "healthy" if Node.objects.alive().exists() else "degraded",
+        "status": "healthy" if Node.objects.online().exists() else "degraded",
         "version": settings.VERSION,
         "uptime": int(time.time() - psutil.Process().create_time()),
         "models": _model_counts(actor),
         "resources": _mean_resources(),
-        "gpu": [_gpu_summary(gpu) for gpu in latest.gpus()] if actor.is_operator else _gpu_total(list(latest.gpus())),
+        "gpu": [_gpu_summary(gpu) for gpu in latest.sampled_gpus()]
+        if actor.is_operator
+        else _gpu_total(list(latest.sampled_gpus())),
     }
 
 
 def _model_counts(actor: Actor) -> dict[str, int]:
     models = list(Model.objects.visible_to(actor))
     foremost = foremost_instances(models)
-    statuses = Counter(status_words.word(foremost.get(model.pk)).status for model in models)
-    counts = NO_MODELS | {"total": len(models)}
+    statuses = Counter(status_words.labels_for(foremost.get(model.pk)).status for model in models)
+    counts = ZERO_COUNTS | {"total": len(models)}
     for name, count in statuses.items():
-        counts[COUNTED.get(name, name)] += count
+        counts[STATUS_COUNTERS.get(name, name)] += count
     return counts
 
 
 def _mean_resources() -> dict[str, float | None]:
     """Means over all machines; None before the first sample."""
-    samples = [node.live for node in latest.nodes()]
+    samples = [node.live for node in latest.sampled_nodes()]
     return {name: _mean([sample[name] for sample in samples]) for name in RESOURCES}
 
 
@@ -74,7 +76,7 @@ def _gpu_total(devices: list[Device]) -> list[dict]:
 
 
 def gpus() -> list[dict]:
-    return [_gpu_details(device) for device in latest.gpus()]
+    return [_gpu_details(device) for device in latest.sampled_gpus()]
 
 
 def _gpu_details(device: Device) -> dict:

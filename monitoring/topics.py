@@ -1,6 +1,6 @@
 """The topics that a socket can subscribe to, each with its events."""
 
-from inference.instances.transitions import EVENT as MODEL_STATUS
+from inference.instances.transitions import STATUS_EVENT as MODEL_STATUS
 from training.jobs.transitions import EVENT as TRAINING_PROGRESS
 
 GPU_METRICS, HOST_METRICS = "gpu_metrics_update", "host_metrics_update"

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from accounts import configuration
 from accounts.policy import Permission
 from accounts.views import PublicView
-from core.errors import now_z
-from core.inputs import checked
+from core.errors import utc_timestamp
+from core.inputs import validated
 from inference.models import Instance
 from models_app import services as catalogue
 from models_app.models import Model
@@ -66,17 +66,17 @@ class ComponentsView(PublicView):
     @extend_schema(auth=[], responses={200: ComponentsSerializer, 503: ComponentsSerializer})
     def get(self, request):
         """The status of each component; 503 if one is down."""
-        components = health.check()
-        return _health_response({name: component.word for name, component in components.items()}, components)
+        components = health.check_components()
+        return _health_response({name: component.status for name, component in components.items()}, components)
 
 
 class ComponentDetailsView(PublicView):
     @extend_schema(auth=[], responses={200: ComponentDetailsSerializer, 503: ComponentDetailsSerializer})
     def get(self, request):
         """Each component with counts and times; 503 if one is down."""
-        components = health.check()
+        components = health.check_components()
         shown = {
-            name: {"status": component.word, "details": component.details} for name, component in components.items()
+            name: {"status": component.status, "details": component.details} for name, component in components.items()
         }
         return _health_response(shown, components)
 
@@ -112,7 +112,7 @@ class MetricsView(APIView):
     @extend_schema(parameters=[MetricsQuerySerializer], responses=MetricsSerializer)
     def get(self, request):
         """Machine totals and model metrics over time. Of other tenants' models a tenant sees only its own requests."""
-        return Response(reports.metrics(request.auth, **checked(MetricsQuerySerializer, request.query_params)))
+        return Response(reports.metrics(request.auth, **validated(MetricsQuerySerializer, request.query_params)))
 
 
 class PerformanceView(APIView):
@@ -121,13 +121,13 @@ class PerformanceView(APIView):
     @extend_schema(parameters=[PerformanceQuerySerializer], responses=PerformanceReportSerializer)
     def get(self, request):
         """Durations and failures of the requests of each model."""
-        query = checked(PerformanceQuerySerializer, request.query_params)
+        query = validated(PerformanceQuerySerializer, request.query_params)
         model_ref = query.pop("model_id", None)
         model = catalogue.find(request.auth, model_ref) if model_ref else None
         return Response(reports.performance(request.auth, model=model, **query))
 
 
-class PlainText(BaseRenderer):
+class PlainTextRenderer(BaseRenderer):
     media_type, format, charset = "text/plain", "txt", None
 
     def render(self, data, accepted_media_type=None, renderer_context=None):
@@ -136,7 +136,7 @@ class PlainText(BaseRenderer):
 
 class PrometheusView(APIView):
     permissions = {"GET": Permission.SCRAPE}
-    renderer_classes = [PlainText]
+    renderer_classes = [PlainTextRenderer]
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     def get(self, request):
@@ -145,7 +145,7 @@ class PrometheusView(APIView):
         return Response(text, content_type=prometheus.CONTENT_TYPE)
 
 
-def _health_response(shown: dict, components: dict[str, health.Component]) -> Response:
-    status = health.overall(components)
-    body = {"status": status, "components": shown, "timestamp": now_z()}
+def _health_response(shown: dict, components: dict[str, health.ComponentHealth]) -> Response:
+    status = health.overall_status(components)
+    body = {"status": status, "components": shown, "timestamp": utc_timestamp()}
     return Response(body, status=200 if status == health.UP else 503)

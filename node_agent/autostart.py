@@ -11,7 +11,7 @@ from models_app.models import Model
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 3600.0  # seconds after a boot; until then a start waits for room or for the engine's installation
+START_RETRY_TIMEOUT = 3600.0  # seconds after a boot; until then a start waits for room or for the engine's installation
 
 
 class Autostart:
@@ -20,7 +20,7 @@ class Autostart:
     def __init__(self):
         wanted = Model.objects.filter(Q(auto_start=True) | Q(pinned=True)).order_by("-priority", "created_at")
         self._pending = list(wanted.values_list("pk", flat=True))
-        self._deadline = time.monotonic() + PATIENCE
+        self._deadline = time.monotonic() + START_RETRY_TIMEOUT
 
     def work(self) -> None:
         if time.monotonic() > self._deadline:

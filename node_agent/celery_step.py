@@ -9,26 +9,26 @@ import threading
 from celery import bootsteps
 from django.conf import settings
 
-from node_agent.listener import Listener
+from node_agent.listener import ChangeListener
 from node_agent.reconciler import Agent
 from node_agent.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 
 
-class AnotherAgent(Exception):
+class AgentAlreadyRunning(Exception):
     """Another agent already uses this data folder."""
 
 
-def claim_data_folder() -> int:
-    """Lock the data folder; the kernel releases the lock when this process ends. Raises AnotherAgent."""
+def lock_data_folder() -> int:
+    """Lock the data folder; the kernel releases the lock when this process ends. Raises AgentAlreadyRunning."""
     settings.PRIVATE_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(settings.PRIVATE_DIR / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise AnotherAgent(f"A worker already runs on {settings.DATA_DIR}.") from None
+        raise AgentAlreadyRunning(f"A worker already runs on {settings.DATA_DIR}.") from None
     return descriptor
 
 
@@ -40,7 +40,7 @@ class AgentStep(bootsteps.StartStopStep):
     def __init__(self, parent, **kwargs):
         super().__init__(parent, **kwargs)
         self.agent = Agent()
-        self.listener = Listener(self.agent.look_now)
+        self.listener = ChangeListener(self.agent.wake)
         self.sampling = Sampling(lambda: self.agent.node)
         self.thread = threading.Thread(target=self._run, name="agent", daemon=True)
 

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from inference.models import Desired, Instance, State
+from inference.models import Desired, Instance, InstanceState
 
 MAX_CRASHES = 3
-HANG_SECONDS = 120  # a busy engine answers its health probe late; only a hung one never does
-ENGINE_PATIENCE = 10  # seconds for an engine to finish requests that no gateway waits for
+HANG_TIMEOUT = 120  # a busy engine answers its health probe late; only a hung one never does
+ENGINE_DRAIN_TIMEOUT = 10  # seconds for an engine to finish requests that no gateway waits for
 KILL_SLACK = 10  # seconds that a shim gets after the engine's own grace period
 
 
-class Process(Enum):
+class ProcessStatus(Enum):
     NONE = "none"  # no run of this generation was started, or no trace of it is left
     RUNNING = "running"
     EXITED = "exited"  # the shim has recorded its exit
@@ -19,10 +19,10 @@ class Process(Enum):
 
 
 @dataclass(frozen=True)
-class Seen:
+class InstanceObservation:
     """One observation of an instance, times in seconds. `idle` is its model's, None while requests are in flight."""
 
-    process: Process
+    process: ProcessStatus
     killed_by_signal: bool = False
     healthy: bool | None = None
     unhealthy_for: float = 0.0
@@ -33,7 +33,7 @@ class Seen:
     may_launch: bool = True
 
 
-class Step(Enum):
+class InstanceStep(Enum):
     WAIT = "wait"
     LAUNCH = "launch"
     READY = "ready"
@@ -49,18 +49,18 @@ class Step(Enum):
     TIMED_OUT = "timed out"
 
 
-def decide(instance: Instance, seen: Seen, idle_timeout: int) -> Step:
+def decide(instance: Instance, seen: InstanceObservation, idle_timeout: int) -> InstanceStep:
     """The one next step. `idle_timeout` is in seconds, 0 for never."""
     match instance.state:
-        case State.PENDING:
+        case InstanceState.PENDING:
             return _pending(instance, seen)
-        case State.STARTING:
+        case InstanceState.STARTING:
             return _starting(instance, seen)
-        case State.READY:
+        case InstanceState.READY:
             return _ready(instance, seen, idle_timeout)
-        case State.DRAINING:
+        case InstanceState.DRAINING:
             return _draining(instance, seen)
-    return Step.WAIT
+    return InstanceStep.WAIT
 
 
 def _wanted(instance: Instance) -> bool:
@@ -68,59 +68,61 @@ def _wanted(instance: Instance) -> bool:
     return instance.desired == Desired.RUNNING and instance.generation == instance.running_generation
 
 
-def _pending(instance: Instance, seen: Seen) -> Step:
+def _pending(instance: Instance, seen: InstanceObservation) -> InstanceStep:
     if instance.desired == Desired.STOPPED:
-        return Step.STOPPED
-    if seen.process in (Process.RUNNING, Process.LOST):
-        return Step.SWEEP  # an earlier run has not ended yet
-    return Step.LAUNCH if seen.may_launch else Step.WAIT
+        return InstanceStep.STOPPED
+    if seen.process in (ProcessStatus.RUNNING, ProcessStatus.LOST):
+        return InstanceStep.SWEEP  # an earlier run has not ended yet
+    return InstanceStep.LAUNCH if seen.may_launch else InstanceStep.WAIT
 
 
-def _starting(instance: Instance, seen: Seen) -> Step:
-    if seen.process == Process.LOST:
-        return Step.SWEEP
-    if seen.process in (Process.EXITED, Process.NONE):
+def _starting(instance: Instance, seen: InstanceObservation) -> InstanceStep:
+    if seen.process == ProcessStatus.LOST:
+        return InstanceStep.SWEEP
+    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
         if not _wanted(instance):
             return _after_end(instance)
-        return Step.CRASHED if seen.killed_by_signal or seen.process == Process.NONE else Step.FAILED
+        return (
+            InstanceStep.CRASHED if seen.killed_by_signal or seen.process == ProcessStatus.NONE else InstanceStep.FAILED
+        )
     if not _wanted(instance):
-        return Step.END
+        return InstanceStep.END
     if seen.healthy:
-        return Step.READY
-    return Step.TIMED_OUT if seen.in_state_for > instance.start_timeout else Step.WAIT
+        return InstanceStep.READY
+    return InstanceStep.TIMED_OUT if seen.in_state_for > instance.start_timeout else InstanceStep.WAIT
 
 
-def _ready(instance: Instance, seen: Seen, idle_timeout: int) -> Step:
-    if seen.process == Process.LOST:
-        return Step.SWEEP
-    if seen.process in (Process.EXITED, Process.NONE):
-        return Step.CRASHED if _wanted(instance) else _after_end(instance)
+def _ready(instance: Instance, seen: InstanceObservation, idle_timeout: int) -> InstanceStep:
+    if seen.process == ProcessStatus.LOST:
+        return InstanceStep.SWEEP
+    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
+        return InstanceStep.CRASHED if _wanted(instance) else _after_end(instance)
     if not _wanted(instance):
-        return Step.DRAIN
-    if seen.unhealthy_for > HANG_SECONDS:
-        return Step.END
+        return InstanceStep.DRAIN
+    if seen.unhealthy_for > HANG_TIMEOUT:
+        return InstanceStep.END
     if idle_timeout and seen.idle is not None and seen.idle > idle_timeout:
-        return Step.UNLOAD
+        return InstanceStep.UNLOAD
     if seen.healthy is not None and seen.healthy != instance.healthy:
-        return Step.HEALTH
-    return Step.WAIT
+        return InstanceStep.HEALTH
+    return InstanceStep.WAIT
 
 
-def _draining(instance: Instance, seen: Seen) -> Step:
-    if seen.process == Process.LOST:
-        return Step.SWEEP
-    if seen.process in (Process.EXITED, Process.NONE):
+def _draining(instance: Instance, seen: InstanceObservation) -> InstanceStep:
+    if seen.process == ProcessStatus.LOST:
+        return InstanceStep.SWEEP
+    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
         return _after_end(instance)
     if instance.force_stop or _drained(seen) or seen.in_state_for > instance.stop_timeout:
-        return Step.END
-    return Step.WAIT
+        return InstanceStep.END
+    return InstanceStep.WAIT
 
 
-def _drained(seen: Seen) -> bool:
+def _drained(seen: InstanceObservation) -> bool:
     """The engine's own count may lag when its last request was cancelled, so the wait for it is limited."""
-    return seen.let_go_for is not None and (not seen.engine_busy or seen.let_go_for > ENGINE_PATIENCE)
+    return seen.let_go_for is not None and (not seen.engine_busy or seen.let_go_for > ENGINE_DRAIN_TIMEOUT)
 
 
-def _after_end(instance: Instance) -> Step:
+def _after_end(instance: Instance) -> InstanceStep:
     again = instance.desired == Desired.RUNNING and instance.generation > instance.running_generation
-    return Step.AGAIN if again else Step.STOPPED
+    return InstanceStep.AGAIN if again else InstanceStep.STOPPED

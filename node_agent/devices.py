@@ -13,10 +13,10 @@ CPU_SENSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal"}
 
 
 @dataclass(frozen=True)
-class Reading:
+class DeviceReading:
     """One measurement of a device: sizes in bytes, the temperature in °C if it has a sensor, cores of a CPU.
 
-    `holders` maps the pids on a GPU to bytes. `unowned` is memory that is not freed by the end of a process: shared
+    `bytes_by_pid` covers the processes on a GPU. `unowned` is memory that is not freed by the end of a process: shared
     memory and RAM disks, or GPU memory that the driver attributes to no process.
     """
 
@@ -28,7 +28,7 @@ class Reading:
     used: int
     cores: int | None = None
     temperature: int | None = None
-    holders: dict[int, int] = field(default_factory=dict)
+    bytes_by_pid: dict[int, int] = field(default_factory=dict)
     unowned: int = 0
 
     @property
@@ -36,13 +36,13 @@ class Reading:
         return self.kind, self.index
 
 
-def read() -> list[Reading]:
+def read_devices() -> list[DeviceReading]:
     return [*_gpus(), _main_memory()]
 
 
-def _main_memory() -> Reading:
+def _main_memory() -> DeviceReading:
     memory = psutil.virtual_memory()
-    return Reading(
+    return DeviceReading(
         DeviceKind.CPU,
         0,
         f"{psutil.cpu_count()} CPUs",
@@ -62,7 +62,7 @@ def _cpu_temperature() -> int | None:
     return round(max(found)) if found else None
 
 
-def _gpus() -> list[Reading]:
+def _gpus() -> list[DeviceReading]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -73,10 +73,10 @@ def _gpus() -> list[Reading]:
         pynvml.nvmlShutdown()
 
 
-def _gpu(index: int) -> Reading:
+def _gpu(index: int) -> DeviceReading:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory, holders = pynvml.nvmlDeviceGetMemoryInfo(handle), _bytes_by_pid(handle)
-    return Reading(
+    return DeviceReading(
         DeviceKind.CUDA,
         index,
         pynvml.nvmlDeviceGetName(handle),
@@ -84,7 +84,7 @@ def _gpu(index: int) -> Reading:
         int(memory.total * GPU_SHARE),
         memory.used,
         temperature=_gpu_temperature(handle),
-        holders=holders,
+        bytes_by_pid=holders,
         unowned=max(0, memory.used - sum(holders.values())),
     )
 

@@ -8,21 +8,21 @@ import psycopg
 from django.db import connection
 
 from core.notify import CHANNEL
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from node_agent import extra_workloads
 
 logger = logging.getLogger(__name__)
 
-INSTANCES = "inference_instance"
-PAUSE = 2.0
-LISTEN_SECONDS = 1.0
+INSTANCE_TABLE = "inference_instance"
+RETRY_INTERVAL = 2.0
+LISTEN_TIMEOUT = 1.0
 
 
-class Listener(threading.Thread):
+class ChangeListener(threading.Thread):
     def __init__(self, wake: Callable[[], None]):
         super().__init__(name="agent-listener", daemon=True)
         self._wake = wake
-        self._loop = Periodic("agent listener", Level.MEDIUM, LISTEN_SECONDS)
+        self._loop = Periodic("agent listener", LoopSeverity.MEDIUM, LISTEN_TIMEOUT)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -34,7 +34,7 @@ class Listener(threading.Thread):
                 self._listen()
             except psycopg.Error as error:
                 logger.debug("listener: %s", type(error).__name__)
-                self._stopping.wait(PAUSE)
+                self._stopping.wait(RETRY_INTERVAL)
 
     def _listen(self) -> None:
         parameters = connection.get_connection_params()
@@ -44,6 +44,6 @@ class Listener(threading.Thread):
             link.execute(f"LISTEN {CHANNEL}")
             while not self._stopping.is_set():
                 with self._loop.turn():
-                    for notice in link.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                        if notice.payload == INSTANCES or notice.payload in extra_workloads.tables():
+                    for notice in link.notifies(timeout=LISTEN_TIMEOUT, stop_after=1):
+                        if notice.payload == INSTANCE_TABLE or notice.payload in extra_workloads.watched_tables():
                             self._wake()

@@ -12,31 +12,31 @@ from pathlib import Path
 from django.conf import settings
 
 from core import broker
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from inference.logs import stream
-from inference.logs.lines import Line, clean
+from inference.logs.lines import StoredLogLine, clean_line
 from inference.models import Instance
 from node_agent import folders
-from node_agent.log_tail import START, Read, read_on
+from node_agent.log_tail import START, PositionedLine, read_lines
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 0.25
-RETRY = 1.0
-BATCH = 500  # lines of one source per read
+SHIP_INTERVAL = 0.25
+RETRY_INTERVAL = 1.0
+BATCH_LINES = 500  # lines of one source per read
 LOSS_CHECK_TURNS = 20
 
 
 @dataclass
-class Source:
-    """The log files of one owner. `place`, the position shipped so far, is None until it was read from Valkey."""
+class LogSource:
+    """The log files of one owner. `position`, the place shipped so far, is None until it was read from Valkey."""
 
     owner: str
     stream: str  # the id of a model, or of another owner of a stream
     replica: int
     since: float  # epoch seconds: older lines were cleared
     folder: Path
-    place: str | None = None
+    position: str | None = None
     wanted: bool = True  # false: it has ended, and is dropped once it was read to its end
     seen: tuple = field(default=(), compare=False)
 
@@ -50,13 +50,13 @@ class Source:
         return seen != self.seen
 
 
-class Shipper:
-    """`follow` sets the sources to ship. It blocks on nothing but Valkey, and nothing blocks on it."""
+class LogShipper:
+    """`set_sources` says what to ship. It blocks on nothing but Valkey, and nothing blocks on it."""
 
     def __init__(self):
         self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
-        self._loop = Periodic("logs", Level.MEDIUM, PAUSE)
-        self._sources: dict[str, Source] = {}
+        self._loop = Periodic("logs", LoopSeverity.MEDIUM, SHIP_INTERVAL)
+        self._sources: dict[str, LogSource] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
@@ -69,7 +69,7 @@ class Shipper:
         self._stopping.set()
         self._thread.join(5)
 
-    def follow(self, sources: list[Source], *, all_there_are: bool) -> None:
+    def set_sources(self, sources: list[LogSource], *, complete: bool) -> None:
         """Ship these sources. Others that were shipped before are first read to their end."""
         with self._lock:
             wanted = {source.owner for source in sources}
@@ -77,12 +77,12 @@ class Shipper:
                 known.wanted = known.owner in wanted
             for source in sources:
                 self._sources.setdefault(source.owner, source).since = source.since
-            if all_there_are:
+            if complete:
                 self.wants_all = False
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            pause = PAUSE
+            pause = SHIP_INTERVAL
             try:
                 with self._loop.turn():
                     if self._loop.turns % LOSS_CHECK_TURNS == 1:
@@ -92,7 +92,7 @@ class Shipper:
             except broker.UNAVAILABLE as error:
                 logger.warning("logs wait for Valkey: %s", type(error).__name__)
                 self._reset_positions()
-                pause = RETRY
+                pause = RETRY_INTERVAL
             self._stopping.wait(pause)
         self._loop.end()
 
@@ -106,7 +106,7 @@ class Shipper:
         """Read from Valkey again how far each source was shipped."""
         with self._lock:
             for source in self._sources.values():
-                source.place, source.seen = None, ()
+                source.position, source.seen = None, ()
 
     def _ship_all(self) -> bool:
         """One batch for each stream. Returns whether there is more."""
@@ -121,45 +121,45 @@ class Shipper:
         more = [self._ship(name, group) for name, group in by_stream.items()]
         return any(more)
 
-    def _drop(self, source: Source) -> None:
+    def _drop(self, source: LogSource) -> None:
         with self._lock:
             if not source.wanted:
                 self._sources.pop(source.owner, None)
 
-    def _ship(self, name: str, sources: list[Source]) -> bool:
+    def _ship(self, name: str, sources: list[LogSource]) -> bool:
         """Ship the new lines of a stream's sources, ordered by time. Returns whether there is more."""
         self._load_positions(name, sources)
-        reads = {source.owner: read_on(source.folder, source.place, BATCH) for source in sources}
-        full = [found for found in reads.values() if len(found) == BATCH]
+        reads = {source.owner: read_lines(source.folder, source.position, BATCH_LINES) for source in sources}
+        full = [found for found in reads.values() if len(found) == BATCH_LINES]
         until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
         parts = [(source, _up_to(reads[source.owner], until)) for source in sources]
         parts = [(source, part) for source, part in parts if part]
-        progress = [stream.Progress(source.owner, source.place, part[-1].place) for source, part in parts]
+        progress = [stream.ReadProgress(source.owner, source.position, part[-1].position) for source, part in parts]
         done = not parts or stream.append(name, progress, _merge(parts))
         for source, part in parts:
-            source.place = part[-1].place if done else None
+            source.position = part[-1].position if done else None
         if full or not done:
             for source in sources:
                 source.seen = ()
         return bool(full) or not done
 
-    def _load_positions(self, name: str, sources: list[Source]) -> None:
-        unknown = [source for source in sources if source.place is None]
+    def _load_positions(self, name: str, sources: list[LogSource]) -> None:
+        unknown = [source for source in sources if source.position is None]
         if unknown:
             found = stream.positions(name, [source.owner for source in unknown])
             for source in unknown:
-                source.place = found[source.owner] or START
+                source.position = found[source.owner] or START
 
 
-def _up_to(reads: list[Read], until: float) -> list[Read]:
+def _up_to(reads: list[PositionedLine], until: float) -> list[PositionedLine]:
     """Reads up to the time after which another source may have unread lines."""
     return list(takewhile(lambda read: read.line.timestamp <= until, reads))
 
 
-def _merge(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
+def _merge(parts: list[tuple[LogSource, list[PositionedLine]]]) -> list[StoredLogLine]:
     sorted_parts = [
         [
-            Line(read.line.timestamp, source.owner, source.replica, clean(read.line.text))
+            StoredLogLine(read.line.timestamp, source.owner, source.replica, clean_line(read.line.text))
             for read in part
             if read.line.timestamp >= source.since
         ]
@@ -168,6 +168,6 @@ def _merge(parts: list[tuple[Source, list[Read]]]) -> list[Line]:
     return list(heapq.merge(*sorted_parts, key=lambda line: line.time))
 
 
-def source_of(instance: Instance) -> Source:
+def log_source(instance: Instance) -> LogSource:
     since = instance.logs_since.timestamp() if instance.logs_since else 0.0
-    return Source(instance.pk, instance.model_id, instance.replica, since, folders.folder_of(instance.pk))
+    return LogSource(instance.pk, instance.model_id, instance.replica, since, folders.folder_of(instance.pk))

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from node_agent.shims import LogLine, log_files, parse
+from node_agent.shims import LogLine, log_files, parse_line
 
 START = ""
 STAMP_BYTES = 32
-OPEN_TRIES = 5
+MAX_OPEN_TRIES = 5
 
 
 @dataclass(frozen=True)
-class Read:
+class PositionedLine:
     """A line and the position after it."""
 
     line: LogLine
-    place: str
+    position: str
 
 
-def read_on(folder: Path, place: str, lines: int) -> list[Read]:
+def read_lines(folder: Path, place: str, lines: int) -> list[PositionedLine]:
     """The next lines after `place`, at most `lines`. Starts with the oldest file if the file of `place` is gone."""
     with ExitStack() as stack:
         files = _open(folder, stack)
@@ -41,7 +41,7 @@ def read_on(folder: Path, place: str, lines: int) -> list[Read]:
 def _open(folder: Path, stack: ExitStack) -> list[tuple[str, BinaryIO]]:
     """All files with their stable names, oldest first, in a consistent state between two rotations."""
     files = []
-    for _try in range(OPEN_TRIES):
+    for _try in range(MAX_OPEN_TRIES):
         files = [stack.enter_context(file) for file in map(_open_if_there, log_files(folder)) if file]
         if not files or _is_newest(folder, files[0]):
             break
@@ -80,8 +80,8 @@ def _starting_at(files: list[tuple[str, BinaryIO]], place: str) -> Iterator[tupl
     yield from files
 
 
-def _complete_lines(name: str, file: BinaryIO) -> Iterator[Read]:
+def _complete_lines(name: str, file: BinaryIO) -> Iterator[PositionedLine]:
     """Complete lines; one that is still being written is left for the next call."""
     while (raw := file.readline()).endswith(b"\n"):
-        if line := parse(raw.decode("utf-8", "replace")):
-            yield Read(line, f"{name}:{file.tell()}")
+        if line := parse_line(raw.decode("utf-8", "replace")):
+            yield PositionedLine(line, f"{name}:{file.tell()}")

@@ -11,13 +11,13 @@ from django.utils import timezone
 
 from engines import registry
 from inference.models import Device, Node
-from node_agent.devices import Reading
+from node_agent.devices import DeviceReading
 
 logger = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def session() -> str:
+def session_id() -> str:
     """A value that changes whenever all processes here have ended: with each `up`, else with each boot."""
     if settings.SESSION:
         return settings.SESSION
@@ -31,14 +31,14 @@ def register() -> tuple[Node, bool]:
     Returns the node and whether the session has changed.
     """
     node, _created = Node.objects.get_or_create(name=socket.gethostname(), data_folder=str(settings.DATA_DIR))
-    before, now = node.session, session()
+    before, now = node.session, session_id()
     Node.objects.filter(pk=node.pk).update(fence=F("fence") + 1, session=now)
     node.refresh_from_db()
     return node, before != now
 
 
 def record_devices(
-    node: Node, readings: list[Reading], ours: dict[tuple[str, int], int], suspicions: dict[tuple[str, int], str]
+    node: Node, readings: list[DeviceReading], ours: dict[tuple[str, int], int], suspicions: dict[tuple[str, int], str]
 ) -> None:
     """Write the readings, the bytes that our engines use (`ours`) and why a device is suspect.
 
@@ -64,8 +64,8 @@ def record_devices(
     node.devices.exclude(pk__in=seen).update(suspect="The device is not there any more.")
 
 
-def beat(node: Node) -> bool:
+def record_heartbeat(node: Node) -> bool:
     """Record a heartbeat and which engines can start. False if another agent has taken over."""
-    engines = {name: str(adapter.unavailable_because() or "") for name, adapter in registry.adapters().items()}
+    engines = {name: str(adapter.unavailable_reason() or "") for name, adapter in registry.engines().items()}
     rows = Node.objects.filter(pk=node.pk, fence=node.fence)
     return bool(rows.update(heartbeat_at=timezone.now(), engines=engines))

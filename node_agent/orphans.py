@@ -7,22 +7,22 @@ from django.conf import settings
 
 from inference.models import Instance, Node
 from node_agent import folders, processes
-from node_agent.extra_workloads import FurtherWork
+from node_agent.extra_workloads import Workload
 
 logger = logging.getLogger(__name__)
 
-MISSING_FOR = 60.0  # seconds that a row must be missing: a database may be in a restore, or the wrong one
+MISSING_ROW_TIMEOUT = 60.0  # seconds that a row must be missing: a database may be in a restore, or the wrong one
 
 
-class Orphans:
+class OrphanReaper:
     """One per agent. Remembers since when each row is missing."""
 
-    def __init__(self, node: Node, cluster: str, workloads: list[FurtherWork]):
+    def __init__(self, node: Node, cluster: str, workloads: list[Workload]):
         self._node, self._cluster, self._workloads = node, cluster, workloads
         self._missing_since: dict[str, float] = {}
 
     def sweep(self) -> None:
-        found = {process.instance for process in processes.scan(self._cluster, str(settings.DATA_DIR))}
+        found = {process.instance for process in processes.find_marked(self._cluster, str(settings.DATA_DIR))}
         wanted, ended = self._wanted(), self._ended(found)
         for owner in found - wanted:
             if self._is_orphan(owner, owner in ended):
@@ -43,7 +43,7 @@ class Orphans:
         if has_ended:
             return True
         missing_since = self._missing_since.setdefault(owner, time.monotonic())
-        return time.monotonic() - missing_since >= MISSING_FOR
+        return time.monotonic() - missing_since >= MISSING_ROW_TIMEOUT
 
     def _kill(self, owner: str) -> None:
         killed = processes.kill_marked(self._cluster, str(settings.DATA_DIR), owner)

@@ -13,11 +13,11 @@ from pathlib import Path
 from node_agent import shims
 from node_agent.folders import SOCKET
 
-TIMEOUT = 5.0
-METRICS_EVERY = 5.0
-WHILE_STARTING = 0.05  # nothing listens yet: refused at once, which costs one system call
-WHILE_DRAINING = 0.2
-AFTER_FAILURE = 5.0  # an engine that failed a probe is polled again sooner
+PROBE_TIMEOUT = 5.0
+METRICS_INTERVAL = 5.0
+STARTING_INTERVAL = 0.05  # nothing listens yet: refused at once, which costs one system call
+DRAINING_INTERVAL = 0.2
+FAILURE_INTERVAL = 5.0  # an engine that failed a probe is polled again sooner
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -31,7 +31,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def get(path: Path, url: str, timeout: float = TIMEOUT) -> str | None:
+def get_page(path: Path, url: str, timeout: float = PROBE_TIMEOUT) -> str | None:
     """The body of a 200 answer; None for everything else, a refused connection included."""
     connection = UnixConnection(path, timeout)
     try:
@@ -56,7 +56,7 @@ class Probe:
     busy: bool = False  # by the engine's own count of requests, from the last consumed page
     ended: bool = False
 
-    def is_known_since(self, seconds: float) -> bool:
+    def measured_within(self, seconds: float) -> bool:
         """Whether `busy` was measured at most so many seconds ago."""
         return self.metrics is None and time.monotonic() - self.metrics_at <= seconds
 
@@ -65,13 +65,13 @@ class Probe:
 
 
 @dataclass(kw_only=True)
-class Asked(Probe):
+class ScheduledProbe(Probe):
     """A probe with its target and its schedule."""
 
     folder: Path
     health_url: str
-    every: float = math.inf
-    metrics_every: float = math.inf
+    health_interval: float = math.inf
+    metrics_interval: float = math.inf
     health_due: float = 0.0
     is_waiting: bool = False
 
@@ -83,11 +83,11 @@ class Asked(Probe):
 
     @property
     def metrics_due(self) -> float:
-        return self.metrics_at + self.metrics_every
+        return self.metrics_at + self.metrics_interval
 
-    def pace(self, every: float, metrics_every: float) -> None:
+    def set_intervals(self, every: float, metrics_every: float) -> None:
         """Set the intervals. A shorter one also applies to the next request, which is already scheduled."""
-        self.every, self.metrics_every = every, metrics_every
+        self.health_interval, self.metrics_interval = every, metrics_every
         self.health_due = min(self.health_due, time.monotonic() + every)
 
 
@@ -100,21 +100,21 @@ class Probes:
     def __init__(self, on_change: Callable[[], None] = lambda: None, threads: int = 8):
         self._on_change = on_change
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
-        self._probes: dict[tuple[str, int], Asked] = {}
+        self._probes: dict[tuple[str, int], ScheduledProbe] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._clock = threading.Thread(target=self._run_schedule, name="probe-clock", daemon=True)
 
-    def look(
+    def poll_run(
         self, instance_id: str, generation: int, folder: Path, health_url: str, every: float, metrics_every: float
     ) -> Probe:
         """The latest answers of this run. From now on it is polled at these intervals, in seconds."""
         with self._changed:
             if (instance_id, generation) not in self._probes:
                 self._drop(instance_id)
-                self._probes[instance_id, generation] = Asked(folder=folder, health_url=health_url)
+                self._probes[instance_id, generation] = ScheduledProbe(folder=folder, health_url=health_url)
             probe = self._probes[instance_id, generation]
-            probe.pace(every, metrics_every)
+            probe.set_intervals(every, metrics_every)
             self._changed.notify()
             if not self._clock.is_alive() and not self._closed:
                 self._clock.start()
@@ -145,7 +145,7 @@ class Probes:
                 next_at = min((probe.due_at for probe in self._probes.values()), default=math.inf)
                 self._changed.wait(None if next_at == math.inf else max(0.0, next_at - now))
 
-    def _poll(self, probe: Asked) -> None:
+    def _poll(self, probe: ScheduledProbe) -> None:
         before = (probe.healthy, probe.ended)
         try:
             if time.monotonic() >= probe.health_due:
@@ -159,15 +159,17 @@ class Probes:
         if (probe.healthy, probe.ended) != before:
             self._on_change()
 
-    def _poll_health(self, probe: Asked) -> None:
-        probe.healthy = get(probe.folder / SOCKET, probe.health_url) is not None
+    def _poll_health(self, probe: ScheduledProbe) -> None:
+        probe.healthy = get_page(probe.folder / SOCKET, probe.health_url) is not None
         state = None if probe.healthy else shims.read(probe.folder)
         probe.ended = state is not None and state.phase == "exited"
         probe.failing_since = None if probe.healthy else probe.failing_since or time.monotonic()
-        probe.health_due = time.monotonic() + (probe.every if probe.healthy else min(probe.every, AFTER_FAILURE))
+        probe.health_due = time.monotonic() + (
+            probe.health_interval if probe.healthy else min(probe.health_interval, FAILURE_INTERVAL)
+        )
 
-    def _poll_metrics(self, probe: Asked) -> None:
-        probe.metrics = get(probe.folder / SOCKET, "/metrics")
+    def _poll_metrics(self, probe: ScheduledProbe) -> None:
+        probe.metrics = get_page(probe.folder / SOCKET, "/metrics")
         probe.metrics_at = time.monotonic()
         if probe.metrics is None:  # it may be unhealthy by now: check at once, not after the interval
             probe.health_due = 0.0

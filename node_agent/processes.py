@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from node_agent.shim.proc import kill_groups, list_pids, read_process, send_signal
 
-KILL_ROUNDS = 100
-ROUND_S = 0.02
+MAX_KILL_ROUNDS = 100
+KILL_INTERVAL = 0.02
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MarkedProcess:
     generation: int
 
 
-def memory_of(pid: int) -> int:
+def memory_bytes(pid: int) -> int:
     """Bytes of main memory, shared pages counted in proportion; 0 if there is no such process."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -35,7 +35,7 @@ def memory_of(pid: int) -> int:
         return process.rss_bytes if process else 0
 
 
-def scan(cluster: str, data_folder: str) -> list[MarkedProcess]:
+def find_marked(cluster: str, data_folder: str) -> list[MarkedProcess]:
     """Every live process, shims included, with the markers of this cluster and data folder."""
     found = (_read_marked_process(pid, cluster, data_folder) for pid in list_pids())
     return [process for process in found if process]
@@ -47,10 +47,10 @@ def kill_marked(cluster: str, data_folder: str, instance: str, generation: int |
     Returns the killed processes. Those that have not ended within two seconds are left to a later call.
     """
     killed: dict[MarkedProcess, None] = {}
-    for _ in range(KILL_ROUNDS):
+    for _ in range(MAX_KILL_ROUNDS):
         targets = [
             process
-            for process in scan(cluster, data_folder)
+            for process in find_marked(cluster, data_folder)
             if process.instance == instance and generation in (None, process.generation)
         ]
         if not targets:
@@ -59,7 +59,7 @@ def kill_marked(cluster: str, data_folder: str, instance: str, generation: int |
         for process in targets:
             send_signal(process.pid, process.start, signal.SIGKILL)
             killed[process] = None
-        time.sleep(ROUND_S)
+        time.sleep(KILL_INTERVAL)
     return list(killed)
 
 

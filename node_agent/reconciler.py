@@ -13,35 +13,35 @@ from accounts import configuration
 from accounts.models import Installation
 from core import logs
 from core.errors import PlatformError
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from engines import registry
 from inference import memory_ledger
 from inference.crashes import dossiers
-from inference.crashes.dossiers import Finding
+from inference.crashes.dossiers import CrashDiagnosis
 from inference.instances import gateway_reports, transitions
-from inference.models import Desired, EngineTokens, Instance, Node, State, StopReason
+from inference.models import Desired, EngineTokens, Instance, InstanceState, Node, StopReason
 from inference.serving import services
 from node_agent import extra_workloads, failure_diagnosis, folders, node, shims, workload
-from node_agent.adapter_loading import Adapters
+from node_agent.adapter_loading import AdapterReconciler
 from node_agent.autostart import Autostart
-from node_agent.decide import KILL_SLACK, MAX_CRASHES, Process, Seen, Step, decide
-from node_agent.device_memory import Memory
-from node_agent.log_shipper import Shipper, source_of
-from node_agent.orphans import Orphans
-from node_agent.probes import METRICS_EVERY, WHILE_DRAINING, WHILE_STARTING, Probe, Probes
+from node_agent.decide import KILL_SLACK, MAX_CRASHES, InstanceObservation, InstanceStep, ProcessStatus, decide
+from node_agent.device_memory import DeviceMemory
+from node_agent.log_shipper import LogShipper, log_source
+from node_agent.orphans import OrphanReaper
+from node_agent.probes import DRAINING_INTERVAL, METRICS_INTERVAL, STARTING_INTERVAL, Probe, Probes
 
 logger = logging.getLogger(__name__)
 
-TICK = 1.0
-BEAT_EVERY = 3.0
-MEASURE_EVERY = 15.0
+TICK_INTERVAL = 1.0
+HEARTBEAT_INTERVAL = 3.0
+MEASURE_INTERVAL = 15.0
 STABLE_AFTER = timedelta(minutes=5)
-BACK_OFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
-LOG_FILES_KEPT = timedelta(days=1)
-FAILURE_PAUSE = timedelta(seconds=30)  # requests do not restart a failed model earlier
+CRASH_BACKOFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
+LOG_RETENTION = timedelta(days=1)
+FAILURE_BACKOFF = timedelta(seconds=30)  # requests do not restart a failed model earlier
 
 
-class Superseded(Exception):
+class LeaseLost(Exception):
     """Another agent has taken over this node; this one must not write any more."""
 
 
@@ -49,12 +49,12 @@ class Agent:
     """One per node. `run` returns after `stop`; engines keep running and the next agent adopts them."""
 
     def __init__(self):
-        self._loop = Periodic("agent", Level.CRITICAL, TICK)
+        self._loop = Periodic("agent", LoopSeverity.CRITICAL, TICK_INTERVAL)
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._logs = Shipper()
-        self._probes = Probes(on_change=self.look_now)
-        self._adapters = Adapters(on_change=self.look_now)
+        self._logs = LogShipper()
+        self._probes = Probes(on_change=self.wake)
+        self._adapters = AdapterReconciler(on_change=self.wake)
         self._due: dict[str, float] = {}
         self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was requested, if forced
         self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
@@ -66,7 +66,7 @@ class Agent:
         """This machine's row; None until it is registered."""
         return self._node
 
-    def look_now(self) -> None:
+    def wake(self) -> None:
         self._wake.set()
 
     def stop(self) -> None:
@@ -81,12 +81,12 @@ class Agent:
                     self.tick()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
-            except Superseded:
+            except LeaseLost:
                 logger.error("agent: another agent has taken over this data folder; this one ends")
                 self.stop()
             finally:
                 close_old_connections()
-            self._wake.wait(TICK)
+            self._wake.wait(TICK_INTERVAL)
             self._wake.clear()
         self._probes.close()
         self._adapters.close()
@@ -96,19 +96,19 @@ class Agent:
         """Check everything once and act on it."""
         if self._node is None:
             self._begin()
-        if self._every("memory", min(MEASURE_EVERY, configuration.current().gpu_monitor_interval)):
+        if self._every("memory", min(MEASURE_INTERVAL, configuration.current().gpu_monitor_interval)):
             self._memory.measure()
-        if self._every("beat", BEAT_EVERY) and not node.beat(self._node):
-            raise Superseded
-        seen_traffic = gateway_reports.read()
+        if self._every("beat", HEARTBEAT_INTERVAL) and not node.record_heartbeat(self._node):
+            raise LeaseLost
+        seen_traffic = gateway_reports.read_reports()
         active = self._active()
         self._follow_logs(active)
         for instance in active:
             with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
                 self._reconcile(instance, seen_traffic)
         for work in self._further:
-            work.look()
-        self._adapters.work(active, seen_traffic, self._node.fence)
+            work.reconcile()
+        self._adapters.reconcile(active, seen_traffic, self._node.fence)
         if self._autostart and self._every("autostart", 5.0):
             self._autostart.work()
         if self._every("orphans", 10.0):
@@ -124,9 +124,9 @@ class Agent:
     def _begin(self) -> None:
         registered, new_session = node.register()
         self._cluster = str(Installation.objects.get().cluster_id)
-        self._memory = Memory(registered)
-        self._further = [make(registered, self._cluster, self._memory) for make in extra_workloads.makers()]
-        self._orphans = Orphans(registered, self._cluster, self._further)
+        self._memory = DeviceMemory(registered)
+        self._further = [make(registered, self._cluster, self._memory) for make in extra_workloads.factories()]
+        self._orphans = OrphanReaper(registered, self._cluster, self._further)
         self._node = registered
         if new_session:
             self._after_boot()
@@ -142,74 +142,78 @@ class Agent:
     def _follow_logs(self, active: list[Instance]) -> None:
         """Ship the logs of active instances, and of all whose files still exist when the shipper needs them."""
         everything = self._logs.wants_all
-        recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_FILES_KEPT)
-        sources = [source_of(instance) for instance in (recent if everything else active)]
+        recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_RETENTION)
+        sources = [log_source(instance) for instance in (recent if everything else active)]
         for work in self._further:
             sources += work.log_sources(recent=everything)
-        self._logs.follow(sources, all_there_are=everything)
+        self._logs.set_sources(sources, complete=everything)
 
     def _after_boot(self) -> None:
         """All engines have ended. Those that requests had started wait for the next request; all others restart."""
         for instance in self._active():
-            if self._process(instance)[0] == Process.RUNNING:
+            if self._process(instance)[0] == ProcessStatus.RUNNING:
                 continue
             if instance.desired == Desired.STOPPED:
-                self._end(instance, State.STOPPED)
+                self._end(instance, InstanceState.STOPPED)
             elif instance.on_demand:
-                self._end(instance, State.STOPPED, desired=Desired.STOPPED, stop_reason=StopReason.RESTARTED)
+                self._end(instance, InstanceState.STOPPED, desired=Desired.STOPPED, stop_reason=StopReason.RESTARTED)
             else:
                 self._move(
                     instance,
-                    State.PENDING,
+                    InstanceState.PENDING,
                     generation=max(instance.generation, instance.running_generation + 1),
                     crashes=0,
                 )
 
     # --- one instance
 
-    def _reconcile(self, instance: Instance, seen_traffic: gateway_reports.Traffic) -> None:
+    def _reconcile(self, instance: Instance, seen_traffic: gateway_reports.GatewayReports) -> None:
         process, state = self._process(instance)
-        probe = self._probe(instance) if process == Process.RUNNING else Probe()
-        if process == Process.RUNNING:
+        probe = self._probe(instance) if process == ProcessStatus.RUNNING else Probe()
+        if process == ProcessStatus.RUNNING:
             shims.renew_lease(folders.folder_of(instance.pk))
             self._note_readings(instance, probe)
         step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
-        if step != Step.WAIT:
+        if step != InstanceStep.WAIT:
             logger.info("%s (%s, %s): %s", instance.model.name, instance.pk, instance.state, step.value)
             STEPS[step](self, instance, state, probe)
 
-    def _process(self, instance: Instance) -> tuple[Process, shims.ShimState | None]:
-        return workload.look(instance.pk, None if instance.state == State.PENDING else instance.running_generation)
+    def _process(self, instance: Instance) -> tuple[ProcessStatus, shims.ShimState | None]:
+        return workload.observe_run(
+            instance.pk, None if instance.state == InstanceState.PENDING else instance.running_generation
+        )
 
     def _probe(self, instance: Instance) -> Probe:
         """Polled many times a second while the engine starts, so that it is seen as ready without a tick's delay."""
         path = registry.get(instance.model.framework).health_path
-        every, metrics_every = configuration.current().health_check_interval, METRICS_EVERY
-        if instance.state == State.STARTING:
-            every = WHILE_STARTING
-        elif instance.state == State.DRAINING:
-            metrics_every = WHILE_DRAINING
+        every, metrics_every = configuration.current().health_check_interval, METRICS_INTERVAL
+        if instance.state == InstanceState.STARTING:
+            every = STARTING_INTERVAL
+        elif instance.state == InstanceState.DRAINING:
+            metrics_every = DRAINING_INTERVAL
         folder = folders.folder_of(instance.pk)
-        return self._probes.look(instance.pk, instance.running_generation, folder, path, every, metrics_every)
+        return self._probes.poll_run(instance.pk, instance.running_generation, folder, path, every, metrics_every)
 
-    def _seen(self, instance, process, state, probe: Probe, seen_traffic: gateway_reports.Traffic) -> Seen:
+    def _seen(
+        self, instance, process, state, probe: Probe, seen_traffic: gateway_reports.GatewayReports
+    ) -> InstanceObservation:
         in_state_for = (timezone.now() - instance.state_since).total_seconds()
-        return Seen(
+        return InstanceObservation(
             process=process,
             killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # a stop is our own
             healthy=probe.healthy,
             unhealthy_for=probe.unhealthy_for(),
             in_state_for=in_state_for,
             let_go_for=self._let_go_for(instance, seen_traffic),
-            engine_busy=probe.busy or probe.healthy is not False and not probe.is_known_since(in_state_for),
-            idle=seen_traffic.idle(instance.model_id),
+            engine_busy=probe.busy or probe.healthy is not False and not probe.measured_within(in_state_for),
+            idle=seen_traffic.idle_seconds(instance.model_id),
             may_launch=self._may_launch(instance),
         )
 
-    def _let_go_for(self, instance: Instance, seen_traffic: gateway_reports.Traffic) -> float | None:
+    def _let_go_for(self, instance: Instance, seen_traffic: gateway_reports.GatewayReports) -> float | None:
         """Seconds since no gateway uses it any more; None while one does."""
         run = (instance.pk, instance.running_generation)
-        if instance.state != State.DRAINING or not seen_traffic.drained(instance):
+        if instance.state != InstanceState.DRAINING or not seen_traffic.is_drained(instance):
             self._let_go.pop(run, None)
             return None
         return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
@@ -241,7 +245,7 @@ class Agent:
 
     # --- steps
 
-    def _move(self, instance: Instance, state: State, **fields) -> bool:
+    def _move(self, instance: Instance, state: InstanceState, **fields) -> bool:
         return transitions.move(instance, state, fence=self._node.fence, **fields)
 
     def _launch(self, instance: Instance, _state, _probe) -> None:
@@ -259,21 +263,21 @@ class Agent:
             "endpoint": "",
             **workload.adapter_fields(instance),
         }
-        if not self._move(instance, State.STARTING, **fields):
+        if not self._move(instance, InstanceState.STARTING, **fields):
             return
         try:
             command = workload.command_for(instance)
             started = workload.launch(instance.pk, instance.running_generation, command, self._cluster)
         except (PlatformError, OSError, shims.LaunchFailed) as error:
-            self._fail(instance, failure_diagnosis.before_start(error))
+            self._fail(instance, failure_diagnosis.diagnose_start_failure(error))
             return
-        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.record(command))
+        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.describe_launch(command))
 
     def _ready(self, instance: Instance, _state, _probe) -> None:
         endpoint = f"unix://{folders.socket_of(instance.pk)}"
         self._move(
             instance,
-            State.READY,
+            InstanceState.READY,
             endpoint=endpoint,
             healthy=True,
             ready_at=timezone.now(),
@@ -287,15 +291,15 @@ class Agent:
     def _health(self, instance: Instance, _state, probe: Probe) -> None:
         Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
         instance.refresh_from_db()
-        transitions.announce(instance)
+        transitions.publish_status(instance)
 
     def _drain(self, instance: Instance, _state, _probe) -> None:
-        self._move(instance, State.DRAINING)
+        self._move(instance, InstanceState.DRAINING)
 
     def _unload(self, instance: Instance, _state, _probe) -> None:
         """The model is idle. Its instances on other nodes follow in the next tick of their agents."""
         if services.unload(instance.model):
-            self._move(instance, State.DRAINING)
+            self._move(instance, InstanceState.DRAINING)
 
     def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
         """Ask the shim, once more if the stop is now forced; kill a tree that outlives its grace without the shim."""
@@ -309,54 +313,56 @@ class Agent:
             self._sweep(instance, state, _probe)
 
     def _sweep(self, instance: Instance, _state, _probe) -> None:
-        workload.sweep(instance.pk, self._cluster)
+        workload.kill_leftovers(instance.pk, self._cluster)
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
         """Only once its memory is released: after a stop, clients may rely on that."""
-        if self._memory.is_back(instance.pk, instance.running_generation):
-            self._end(instance, State.STOPPED, **_exit_of(state))
+        if self._memory.is_released(instance.pk, instance.running_generation):
+            self._end(instance, InstanceState.STOPPED, **_exit_of(state))
 
     def _again(self, instance: Instance, _state, _probe) -> None:
-        self._memory.expect_back(instance.pk, instance.running_generation)
-        self._move(instance, State.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False)
+        self._memory.expect_release(instance.pk, instance.running_generation)
+        self._move(
+            instance, InstanceState.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False
+        )
 
     def _crashed(self, instance: Instance, state, _probe) -> None:
-        self._memory.expect_back(instance.pk, instance.running_generation)
-        finding = failure_diagnosis.after_end(instance, state)
+        self._memory.expect_release(instance.pk, instance.running_generation)
+        finding = failure_diagnosis.diagnose_end(instance, state)
         stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
         crashes = 1 if stable else instance.crashes + 1
         if crashes > MAX_CRASHES:
             self._fail(instance, replace(finding, reason=f"It crashed {crashes} times in a row. {finding.reason}"))
             return
-        dossiers.keep(instance, finding)
-        retry_at = timezone.now() + timedelta(seconds=BACK_OFF[crashes - 1])
+        dossiers.save_dossier(instance, finding)
+        retry_at = timezone.now() + timedelta(seconds=CRASH_BACKOFF[crashes - 1])
         self._move(
             instance,
-            State.PENDING,
+            InstanceState.PENDING,
             generation=instance.running_generation + 1,
             crashes=crashes,
             retry_at=retry_at,
             healthy=False,
             endpoint="",
-            **finding.on_instance,
+            **finding.instance_fields,
         )
 
     def _failed(self, instance: Instance, state, _probe) -> None:
-        self._fail(instance, failure_diagnosis.after_end(instance, state))
+        self._fail(instance, failure_diagnosis.diagnose_end(instance, state))
 
-    def _fail(self, instance: Instance, finding: Finding) -> None:
+    def _fail(self, instance: Instance, finding: CrashDiagnosis) -> None:
         logger.warning("%s failed: %s", instance.model.name, finding.reason)
-        self._memory.expect_back(instance.pk, instance.running_generation)
-        dossiers.keep(instance, finding)
+        self._memory.expect_release(instance.pk, instance.running_generation)
+        dossiers.save_dossier(instance, finding)
         self._end(
             instance,
-            State.FAILED,
+            InstanceState.FAILED,
             desired=Desired.STOPPED,
-            retry_at=timezone.now() + FAILURE_PAUSE,
-            **finding.on_instance,
+            retry_at=timezone.now() + FAILURE_BACKOFF,
+            **finding.instance_fields,
         )
 
-    def _end(self, instance: Instance, outcome: State, **fields) -> None:
+    def _end(self, instance: Instance, outcome: InstanceState, **fields) -> None:
         """The tree has ended: release its claim and close the row."""
         with transaction.atomic():
             ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
@@ -369,18 +375,18 @@ class Agent:
 
 
 STEPS = {
-    Step.LAUNCH: Agent._launch,
-    Step.READY: Agent._ready,
-    Step.HEALTH: Agent._health,
-    Step.DRAIN: Agent._drain,
-    Step.UNLOAD: Agent._unload,
-    Step.END: Agent._end_tree,
-    Step.SWEEP: Agent._sweep,
-    Step.STOPPED: Agent._stopped,
-    Step.AGAIN: Agent._again,
-    Step.CRASHED: Agent._crashed,
-    Step.FAILED: Agent._failed,
-    Step.TIMED_OUT: Agent._end_tree,  # a later tick sees a failure
+    InstanceStep.LAUNCH: Agent._launch,
+    InstanceStep.READY: Agent._ready,
+    InstanceStep.HEALTH: Agent._health,
+    InstanceStep.DRAIN: Agent._drain,
+    InstanceStep.UNLOAD: Agent._unload,
+    InstanceStep.END: Agent._end_tree,
+    InstanceStep.SWEEP: Agent._sweep,
+    InstanceStep.STOPPED: Agent._stopped,
+    InstanceStep.AGAIN: Agent._again,
+    InstanceStep.CRASHED: Agent._crashed,
+    InstanceStep.FAILED: Agent._failed,
+    InstanceStep.TIMED_OUT: Agent._end_tree,  # a later tick sees a failure
 }
 
 

@@ -9,13 +9,13 @@ from typing import Protocol
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
 from accounts import configuration
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from inference.models import Node
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # a changed interval takes effect within this time
-STOP_SECONDS = 5.0
+POLL_INTERVAL = 1.0  # a changed interval takes effect within this time
+STOP_TIMEOUT = 5.0
 
 
 class Sampler(Protocol):
@@ -38,8 +38,8 @@ class Sampling:
 
     def __init__(self, node: Callable[[], Node | None]):
         self._node = node
-        self._measuring = Periodic("sampling", Level.HIGH, LOOK_SECONDS)
-        self._writing = Periodic("sample writer", Level.HIGH, LOOK_SECONDS)
+        self._measuring = Periodic("sampling", LoopSeverity.HIGH, POLL_INTERVAL)
+        self._writing = Periodic("sample writer", LoopSeverity.HIGH, POLL_INTERVAL)
         self._stopping = threading.Event()
         self._measured = threading.Event()
         self._threads = [
@@ -55,13 +55,13 @@ class Sampling:
         self._stopping.set()
         self._measured.set()
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(STOP_TIMEOUT)
 
     def _measure(self) -> None:
         sampled_at = float("-inf")
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._stopping.wait(POLL_INTERVAL):
             node, now, interval = self._node(), time.monotonic(), configuration.current().gpu_monitor_interval
-            if node and now - sampled_at >= interval - LOOK_SECONDS / 2:
+            if node and now - sampled_at >= interval - POLL_INTERVAL / 2:
                 sampled_at = now
                 self._measuring.interval = self._writing.interval = interval
                 with self._measuring.turn():

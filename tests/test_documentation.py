@@ -7,7 +7,7 @@ import pytest
 from django.core.management import get_commands
 from django.urls import URLResolver, get_resolver
 
-from launcher.commands import OWN
+from launcher.commands import LAUNCHER_COMMANDS
 from monitoring.figures.catalogue import CATALOGUE
 from tests.support.translations import marked, read_po
 
@@ -41,7 +41,7 @@ def test_every_setting_is_in_the_reference():
 
 
 def test_every_command_is_in_the_reference():
-    ours = {name for name, app in get_commands().items() if app in APPS} | set(OWN)
+    ours = {name for name, app in get_commands().items() if app in APPS} | set(LAUNCHER_COMMANDS)
     assert {"up", "test", "worker", "scheduler", "engine"} <= ours
     assert {name for name in ours if f"`manage.py {name}`" not in REFERENCE} == set()
 

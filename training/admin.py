@@ -67,7 +67,7 @@ class TrainingJobAdmin(ReadOnlyAdmin):
 
     @display(description=_("Why it waits or failed"))
     def show_why(self, job):
-        return queue.reason(job) if job.is_waiting else job.failure_reason or "–"
+        return queue.wait_reason(job) if job.is_waiting else job.failure_reason or "–"
 
     @display(description=_("Loss by step"))
     def show_curve(self, job):

@@ -10,7 +10,7 @@ class TrainingConfig(AppConfig):
         from models_app import model_runtime
         from node_agent import extra_workloads
         from training.jobs import services
-        from training.runner.runner import Runner
+        from training.runner.runner import TrainingRunner
 
-        model_runtime.register_need(services.why_model_is_needed)
-        extra_workloads.register(Runner, table="training_trainingjob")
+        model_runtime.register_dependency(services.why_model_is_needed)
+        extra_workloads.register(TrainingRunner, table="training_trainingjob")

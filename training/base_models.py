@@ -13,11 +13,11 @@ from models_app.models import Mode, Model
 from training import paths
 
 FIELD = "base_model"
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModelInfo:
     """`parameters` is the number of weights, `context` the context length in tokens (None if the files do not say it).
 
     `shape` holds the numbers of its config.json, as an Artefact has them.
@@ -33,7 +33,7 @@ def find(actor: Actor, ref: str) -> Model:
     with suppress(ModelNotFound):
         return catalogue.find(actor, ref)
     path = str(paths.relative(ref, FIELD))
-    spellings = [path, *(f"/{root}/{path}" for root in artefacts.DOCUMENT_ROOTS)]
+    spellings = [path, *(f"/{root}/{path}" for root in artefacts.EXAMPLE_ROOTS)]
     usable = Model.objects.usable_by(actor).filter(config__model_path__in=spellings).select_related("tenant")
     own = [model for model in usable if actor.tenant and model.tenant_id == actor.tenant.pk]
     found = next(iter(own or usable), None)
@@ -42,19 +42,19 @@ def find(actor: Actor, ref: str) -> Model:
     return found
 
 
-def check(model: Model) -> Base:
+def check(model: Model) -> BaseModelInfo:
     """Raises InvalidRequest for a model that cannot be fine-tuned, and what artefacts.check_startable raises."""
     if problem := _problem(model):
         raise InvalidRequest(problem, param=FIELD)
     artefact = artefacts.check_startable(model)
-    if artefact.dtype not in BYTES:
+    if artefact.dtype not in BYTES_PER_WEIGHT:
         raise InvalidRequest(
             _("Quantised weights (%(dtype)s) cannot be trained.") % {"dtype": artefact.dtype}, param=FIELD
         )
     if artefact.mode != Mode.CHAT:
         raise InvalidRequest(_not_generative(), param=FIELD)
     context = options.context_length(model.config) or artefact.parameters.get("max_position_embeddings")
-    return Base(artefact.weight_bytes // BYTES[artefact.dtype], context, artefact.parameters)
+    return BaseModelInfo(artefact.weight_bytes // BYTES_PER_WEIGHT[artefact.dtype], context, artefact.parameters)
 
 
 def _problem(model: Model) -> str:

@@ -54,7 +54,7 @@ ACTIVE_STATES = [JobState.QUEUED, JobState.RUNNING]
 LIVE_STATES = [*ACTIVE_STATES, JobState.PAUSED]
 
 
-class Wish(models.TextChoices):
+class DesiredJobState(models.TextChoices):
     RUNNING = "running", _("Running")
     PAUSED = "paused", _("Paused")
     CANCELLED = "cancelled", _("Cancelled")
@@ -76,7 +76,7 @@ class TrainingJobQuerySet(TenantQuerySet):
 
     def waiting(self):
         """Jobs that wait for a device."""
-        return self.filter(state=JobState.QUEUED, node=None, desired=Wish.RUNNING)
+        return self.filter(state=JobState.QUEUED, node=None, desired=DesiredJobState.RUNNING)
 
     def placed(self):
         """Jobs that hold devices."""
@@ -85,7 +85,7 @@ class TrainingJobQuerySet(TenantQuerySet):
     def with_status(self, status):
         """By TrainingJob.status."""
         if status in ACTIVE_STATES:
-            return self.filter(state=status, desired=Wish.RUNNING)
+            return self.filter(state=status, desired=DesiredJobState.RUNNING)
         return self.filter(Q(state=status) | Q(state__in=ACTIVE_STATES, desired=status))
 
 
@@ -111,7 +111,7 @@ class TrainingJob(TenantModel):
     key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="+")
 
     state = models.CharField(max_length=10, choices=JobState, default=JobState.QUEUED)
-    desired = models.CharField(max_length=10, choices=Wish, default=Wish.RUNNING)
+    desired = models.CharField(max_length=10, choices=DesiredJobState, default=DesiredJobState.RUNNING)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="training_jobs")
     generation = models.PositiveIntegerField(default=1)
     running_generation = models.PositiveIntegerField(default=0)
@@ -154,7 +154,7 @@ class TrainingJob(TenantModel):
     @property
     def status(self) -> str:
         """What users see: an accepted pause or cancel counts at once, though its trainer may still be stopping."""
-        is_stopping = self.state in ACTIVE_STATES and self.desired != Wish.RUNNING
+        is_stopping = self.state in ACTIVE_STATES and self.desired != DesiredJobState.RUNNING
         return self.desired if is_stopping else self.state
 
     @property

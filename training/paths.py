@@ -12,7 +12,7 @@ def relative(path: str, field: str) -> PurePosixPath:
     """Below the tenant's folder. Raises InvalidRequest for a path outside it."""
     try:
         return artefacts.below_root(path)
-    except artefacts.Refused as refused:
+    except artefacts.RefusedWeights as refused:
         raise InvalidRequest(refused.message, param=field) from None
 
 

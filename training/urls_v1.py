@@ -5,10 +5,10 @@ from django.urls import path
 from training.jobs import versioned
 
 urlpatterns = [
-    path("training/start", versioned.StartView.as_view()),
-    path("training/status/<str:pk>", versioned.StatusView.as_view()),
-    path("training/cancel/<str:pk>", versioned.CancelView.as_view()),
-    path("training/pause/<str:pk>", versioned.PauseView.as_view()),
-    path("training/resume/<str:pk>", versioned.ResumeView.as_view()),
-    path("training/list", versioned.ListView.as_view()),
+    path("training/start", versioned.StartTrainingView.as_view()),
+    path("training/status/<str:pk>", versioned.JobStatusView.as_view()),
+    path("training/cancel/<str:pk>", versioned.CancelJobView.as_view()),
+    path("training/pause/<str:pk>", versioned.PauseJobView.as_view()),
+    path("training/resume/<str:pk>", versioned.ResumeJobView.as_view()),
+    path("training/list", versioned.ListJobsView.as_view()),
 ]

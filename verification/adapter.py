@@ -3,20 +3,20 @@
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, Estimate, LaunchRequest
-from engines.vllm import VllmAdapter
+from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from engines.vllm import VllmEngine
 
 ENGINE = Path(__file__).with_name("engine.py")
 
 
-class StandInAdapter(VllmAdapter):
+class MockEngine(VllmEngine):
     """A model's description holds more arguments of the mock engine."""
 
-    def unavailable_because(self):
+    def unavailable_reason(self):
         return None
 
     def estimate(self, model, artefact, device_kind):
-        return Estimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
+        return MemoryEstimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
 
     def command(self, request: LaunchRequest) -> Command:
         argv = [sys.executable, "-S", str(ENGINE), "--uds", str(request.socket), *request.model.description.split()]

@@ -7,11 +7,11 @@ from datetime import datetime
 from django.db.models import F, Q, Sum
 from django.utils import timezone
 
-from inference.models import Desired, Device, Instance, Reservation, State, Task, TaskStatus
-from verification.world import World
+from inference.models import Desired, Device, Instance, InstanceState, Reservation, Task, TaskStatus
+from verification.world import ClusterProcesses
 
 
-def broken(cluster: World, last_fault: datetime) -> list[str]:
+def find_violations(cluster: ClusterProcesses, last_fault: datetime) -> list[str]:
     """One sentence per violated invariant."""
     return [
         *_agents(cluster, last_fault),
@@ -23,21 +23,21 @@ def broken(cluster: World, last_fault: datetime) -> list[str]:
     ]
 
 
-def _agents(cluster: World, last_fault: datetime) -> Iterator[str]:
-    for folder in cluster.silent_since(last_fault):
+def _agents(cluster: ClusterProcesses, last_fault: datetime) -> Iterator[str]:
+    for folder in cluster.stale_agents(last_fault):
         yield f"the agent of {folder} has not spoken since the last fault"
 
 
 def _instances() -> Iterator[str]:
     """Each active instance has reached its desired state."""
-    reached = Q(state=State.READY, desired=Desired.RUNNING, healthy=True, generation=F("running_generation"))
+    reached = Q(state=InstanceState.READY, desired=Desired.RUNNING, healthy=True, generation=F("running_generation"))
     for row in Instance.objects.active().exclude(reached):
         runs = f"run {row.running_generation} of {row.generation}, {row.crashes} crashes"
         since = (timezone.now() - row.state_since).total_seconds()
         yield f"{row.pk} is {row.state} for {since:.1f} s, wanted {row.desired}, {runs}"
 
 
-def _processes(cluster: World) -> Iterator[str]:
+def _processes(cluster: ClusterProcesses) -> Iterator[str]:
     """One shim and one engine for each active row, of its run and on its node, and no other process."""
     rows = Instance.objects.active().select_related("node")
     wanted = {(row.node.data_folder, row.pk, row.running_generation) for row in rows}
@@ -52,7 +52,7 @@ def _processes(cluster: World) -> Iterator[str]:
         yield f"process {pid} is left without marks"
 
 
-def _count_runs(cluster: World, chosen: list) -> Counter:
+def _count_runs(cluster: ClusterProcesses, chosen: list) -> Counter:
     """Number of the chosen processes by (data folder, instance, run)."""
     chosen = set(chosen)
     found = ((str(folder), process) for folder in cluster.folders for process in cluster.marked(folder))
@@ -75,6 +75,6 @@ def _tasks() -> Iterator[str]:
         yield f"the {task.kind} task {task.pk} has not ended"
 
 
-def _strangers(cluster: World) -> Iterator[str]:
+def _strangers(cluster: ClusterProcesses) -> Iterator[str]:
     for pid in cluster.killed_strangers():
         yield f"the stranger {pid} was killed"

@@ -16,7 +16,7 @@ DEAF_CHILD = ("setsid", "sh", "-c", "trap '' TERM; exec sleep 3600")
 COUNTERS = b"vllm:num_requests_running %d\nvllm:num_requests_waiting 0\n"
 
 
-class Engine:
+class MockEngineServer:
     def __init__(self, interval: float):
         self.interval = interval
         self.running = 0
@@ -82,7 +82,7 @@ async def main() -> None:
     await asyncio.sleep(options.delay)
     if options.fails:
         sys.exit("ValueError: this engine fails on purpose")
-    server = await asyncio.start_unix_server(Engine(options.interval).serve, options.uds, backlog=2048)
+    server = await asyncio.start_unix_server(MockEngineServer(options.interval).serve, options.uds, backlog=2048)
     await server.serve_forever()
 
 

@@ -20,34 +20,34 @@ from accounts.actor import Actor
 from accounts.models import Role, Tenant
 from core.errors import PlatformError, as_platform_error
 from inference.serving import services
-from launcher.temporary_servers import Throwaway
+from launcher.temporary_servers import TemporaryServers
 from models_app import services as catalogue
 from models_app.models import Model
 from verification import checks, plans
-from verification.plans import Plan, Step
-from verification.world import World
+from verification.plans import FaultPlan, FaultStep
+from verification.world import ClusterProcesses
 
-GOAL_SECONDS = 15  # from the last fault until all invariants hold
-PATIENCE = 90  # seconds after which a violated invariant counts as broken
-SETTLE_PAUSE = 0.2
+RECOVERY_GOAL = 15  # from the last fault until all invariants hold
+RECOVERY_TIMEOUT = 90  # seconds after which a violated invariant counts as broken
+POLL_INTERVAL = 0.2
 
 
 @dataclass
-class Tally:
+class PlanStatistics:
     """Counts and times over all sequences."""
 
     done: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
     broken: list[dict] = field(default_factory=list)
     late: list[dict] = field(default_factory=list)
-    settled: list[float] = field(default_factory=list)
+    recovery_seconds: list[float] = field(default_factory=list)
     sequences: int = 0
 
 
-class Player:
+class PlanRunner:
     """Runs one plan on its own models."""
 
-    def __init__(self, plan: Plan, cluster: World, actor: Actor, tally: Tally):
+    def __init__(self, plan: FaultPlan, cluster: ClusterProcesses, actor: Actor, tally: PlanStatistics):
         self._plan, self._cluster, self._actor, self._tally = plan, cluster, actor, tally
         self._create_lock = threading.Lock()
         self.wrong: list[str] = []
@@ -66,16 +66,16 @@ class Player:
         finally:
             connection.close()
 
-    def _run_step(self, step: Step) -> None:
+    def _run_step(self, step: FaultStep) -> None:
         try:
-            done = VERBS[step.verb](self, step.which)
-            self._tally.done[step.verb if done is not False else f"{step.verb}: nothing there"] += 1
+            done = ACTIONS[step.action](self, step.which)
+            self._tally.done[step.action if done is not False else f"{step.action}: nothing there"] += 1
         except Exception as error:
-            refusal = refused_with(error)
+            refusal = client_error(error)
             if refusal is None:
                 self.wrong.append(f"{step} raised {error!r}")
                 raise
-            self._tally.refused[f"{step.verb}: {refusal.code}"] += 1
+            self._tally.refused[f"{step.action}: {refusal.code}"] += 1
         finally:
             connection.close()
 
@@ -133,31 +133,31 @@ class Player:
         self._cluster.end_postgres()
 
 
-VERBS = {
-    "start": Player._start,
-    "stop": Player._stop,
-    "stop by force": Player._stop_by_force,
-    "restart": Player._restart,
-    "scale": Player._scale,
-    "delete": Player._delete,
-    "kill an engine": Player._kill_engine,
-    "kill a shim": Player._kill_shim,
-    "kill a worker": Player._kill_worker,
-    "kill the scheduler": Player._kill_scheduler,
-    "lose Valkey": Player._lose_valkey,
-    "end Postgres": Player._end_postgres,
+ACTIONS = {
+    "start": PlanRunner._start,
+    "stop": PlanRunner._stop,
+    "stop by force": PlanRunner._stop_by_force,
+    "restart": PlanRunner._restart,
+    "scale": PlanRunner._scale,
+    "delete": PlanRunner._delete,
+    "kill an engine": PlanRunner._kill_engine,
+    "kill a shim": PlanRunner._kill_shim,
+    "kill a worker": PlanRunner._kill_worker,
+    "kill the scheduler": PlanRunner._kill_scheduler,
+    "lose Valkey": PlanRunner._lose_valkey,
+    "end Postgres": PlanRunner._end_postgres,
 }
 
 
-def refused_with(error: Exception) -> PlatformError | None:
+def client_error(error: Exception) -> PlatformError | None:
     """The error that a client would receive; None for a bug, such as a deadlock."""
     return None if isinstance(error.__cause__, DeadlockDetected) else as_platform_error(error)
 
 
-def run(folder: Path, servers: Throwaway, options: argparse.Namespace) -> dict:
+def run(folder: Path, servers: TemporaryServers, options: argparse.Namespace) -> dict:
     call_command("migrate", verbosity=0)
     tenant = accounts.create_tenant(slug="verify", name="Verify")
-    cluster, tally = World(folder, servers), Tally()
+    cluster, tally = ClusterProcesses(folder, servers), PlanStatistics()
     begun = time.monotonic()
     try:
         cluster.begin()
@@ -172,15 +172,15 @@ def run(folder: Path, servers: Throwaway, options: argparse.Namespace) -> dict:
     return _results(tally, options, time.monotonic() - begun)
 
 
-def _run_batch(batch: list[Plan], cluster: World, tenant: Tenant, tally: Tally) -> None:
+def _run_batch(batch: list[FaultPlan], cluster: ClusterProcesses, tenant: Tenant, tally: PlanStatistics) -> None:
     """Run some plans at the same time; check the invariants after them, and again after the clean-up."""
     actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
-    players = [Player(plan, cluster, actor, tally) for plan in batch]
+    players = [PlanRunner(plan, cluster, actor, tally) for plan in batch]
     with ThreadPoolExecutor(len(players)) as pool:
-        list(pool.map(Player.play, players))
+        list(pool.map(PlanRunner.play, players))
         wrong = [sentence for player in players for sentence in player.wrong]
         wrong += _wait_for_recovery(cluster, timezone.now(), batch[0].seed, tally)
-        list(pool.map(Player.clean_up, players))
+        list(pool.map(PlanRunner.clean_up, players))
     wrong += [f"after the clean-up: {sentence}" for sentence in _wait_for_recovery(cluster, timezone.now())]
     tally.sequences += len(batch)
     if wrong:
@@ -188,38 +188,40 @@ def _run_batch(batch: list[Plan], cluster: World, tenant: Tenant, tally: Tally) 
         print(f"\nBROKEN: {'; '.join(wrong)}\n" + "\n".join(map(str, batch)), file=sys.stderr)
 
 
-def _wait_for_recovery(cluster: World, last_fault: datetime, seed: int = 0, tally: Tally | None = None) -> list[str]:
+def _wait_for_recovery(
+    cluster: ClusterProcesses, last_fault: datetime, seed: int = 0, tally: PlanStatistics | None = None
+) -> list[str]:
     """Wait until all invariants hold. Returns those that are violated at the timeout."""
     begun, last = time.monotonic(), []
     while found := _find_violations(cluster, last_fault):
-        if time.monotonic() - begun > PATIENCE:
+        if time.monotonic() - begun > RECOVERY_TIMEOUT:
             return found
         last = found
-        time.sleep(SETTLE_PAUSE)
+        time.sleep(POLL_INTERVAL)
     seconds = time.monotonic() - begun
     if tally:
-        tally.settled.append(seconds)
-    if tally and seconds > GOAL_SECONDS:
+        tally.recovery_seconds.append(seconds)
+    if tally and seconds > RECOVERY_GOAL:
         tally.late.append({"first_seed": seed, "seconds": round(seconds, 1), "last": last})
     return []
 
 
-def _find_violations(cluster: World, last_fault: datetime) -> list[str]:
+def _find_violations(cluster: ClusterProcesses, last_fault: datetime) -> list[str]:
     try:
-        return checks.broken(cluster, last_fault)
+        return checks.find_violations(cluster, last_fault)
     except OperationalError as error:
         connection.close()
         return [f"the database is away: {error}"]
 
 
-def _print_progress(tally: Tally, wanted: int) -> None:
-    last = f"{tally.settled[-1]:.1f} s" if tally.settled else "–"
+def _print_progress(tally: PlanStatistics, wanted: int) -> None:
+    last = f"{tally.recovery_seconds[-1]:.1f} s" if tally.recovery_seconds else "–"
     line = f"{tally.sequences}/{wanted} sequences, {len(tally.broken)} broken, last one settled after {last}"
     print(line, file=sys.stderr, flush=True)
 
 
-def _results(tally: Tally, options: argparse.Namespace, seconds: float) -> dict:
-    settled = sorted(tally.settled)
+def _results(tally: PlanStatistics, options: argparse.Namespace, seconds: float) -> dict:
+    settled = sorted(tally.recovery_seconds)
     return {
         "seed": options.seed,
         "together": options.together,
@@ -231,8 +233,8 @@ def _results(tally: Tally, options: argparse.Namespace, seconds: float) -> dict:
             "median": round(settled[len(settled) // 2], 1) if settled else None,
             "p99": round(settled[int(len(settled) * 0.99)], 1) if settled else None,
             "most": round(settled[-1], 1) if settled else None,
-            "goal": GOAL_SECONDS,
-            "later_than_goal": sum(value > GOAL_SECONDS for value in settled),
+            "goal": RECOVERY_GOAL,
+            "later_than_goal": sum(value > RECOVERY_GOAL for value in settled),
         },
         "late": tally.late,
         "broken": tally.broken,

@@ -16,14 +16,14 @@ from pathlib import Path
 import django
 
 from launcher import runstate
-from launcher.temporary_servers import Throwaway
+from launcher.temporary_servers import TemporaryServers
 
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the results as JSON. The exit code is 1 if an invariant was violated."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the clean-up runs
-    with _sandbox() as folder, SURROUNDINGS[options.what](folder) as servers:
+    with _sandbox() as folder, SERVER_CONTEXTS[options.what](folder) as servers:
         results = import_module(f"verification.{options.what}").run(folder, servers, options)
     text = json.dumps(results, indent=2)
     print(text)
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def _sandbox() -> Iterator[Path]:
     """A folder, and an environment without the servers and folders of a product."""
-    for name in runstate.SERVERS:
+    for name in runstate.SERVER_VARIABLES:
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
     folder = Path(tempfile.mkdtemp(prefix="serai-verify-"))
     os.environ.update(SERAI_DATA=str(folder), SERAI_NO_VENV="1", SERAI_SKIP_ENGINE_INSTALL="1")
-    os.environ.update(SERAI_ENGINE_ADAPTERS="verification.adapter.StandInAdapter", SERAI_MIN_RESIDENCY="1")
+    os.environ.update(SERAI_ENGINE_ADAPTERS="verification.adapter.MockEngine", SERAI_MIN_RESIDENCY="1")
     try:
         yield folder
     finally:
@@ -48,11 +48,11 @@ def _sandbox() -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary_servers(folder: Path) -> Iterator[Throwaway]:
+def _temporary_servers(folder: Path) -> Iterator[TemporaryServers]:
     """Temporary servers, whose URLs Django's settings read from the environment."""
     os.environ.setdefault("SERAI_LOG_LEVEL", "WARNING")
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
-    servers = Throwaway(folder, durable=True)
+    servers = TemporaryServers(folder, durable=True)
     try:
         os.environ.update(servers.start())
         django.setup()
@@ -61,7 +61,7 @@ def _temporary_servers(folder: Path) -> Iterator[Throwaway]:
         servers.stop()
 
 
-SURROUNDINGS = {"lifecycle": _temporary_servers, "streams": nullcontext}
+SERVER_CONTEXTS = {"lifecycle": _temporary_servers, "streams": nullcontext}
 
 
 def _parser() -> argparse.ArgumentParser:

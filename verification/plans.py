@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 
 MODELS, REPLICAS = 2, 2
-SHORTEST, LONGEST = 5, 10
-LONGEST_PAUSE = 0.8  # seconds; some steps start while the one before runs
+MIN_STEPS, MAX_STEPS = 5, 10
+MAX_PAUSE = 0.8  # seconds; some steps start while the one before runs
 # What a step does: (weight of the choice, number of targets).
 STEPS = {
     "start": (5, MODELS),
@@ -21,36 +21,36 @@ STEPS = {
     "lose Valkey": (1, 1),
     "end Postgres": (1, 1),
 }
-ENGINES = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments: weight of the choice
+ENGINE_ARGUMENTS = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # arguments: weight of the choice
 
 
 @dataclass(frozen=True)
-class Step:
+class FaultStep:
     """`which`: number of the model or machine, or of the process among those that run at that time."""
 
     after: float
-    verb: str
+    action: str
     which: int
 
     def __str__(self):
-        return f"+{self.after:.2f}s {self.verb} {self.which}"
+        return f"+{self.after:.2f}s {self.action} {self.which}"
 
 
 @dataclass(frozen=True)
-class Plan:
+class FaultPlan:
     seed: int
     engines: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[FaultStep, ...]
 
     def __str__(self):
         return f"{self.seed}: engines {list(self.engines)}; {'; '.join(map(str, self.steps))}"
 
 
-def make(seed: int) -> Plan:
+def make(seed: int) -> FaultPlan:
     """Equal seeds give equal plans."""
     rng = random.Random(seed)
-    engines = rng.choices(list(ENGINES), weights=list(ENGINES.values()), k=MODELS)
-    verbs = rng.choices(list(STEPS), [weight for weight, _ in STEPS.values()], k=rng.randint(SHORTEST, LONGEST))
-    first = Step(0.0, "start", 0)
-    steps = [Step(rng.uniform(0, LONGEST_PAUSE), verb, rng.randrange(STEPS[verb][1])) for verb in verbs]
-    return Plan(seed, tuple(engines), (first, *steps))
+    engines = rng.choices(list(ENGINE_ARGUMENTS), weights=list(ENGINE_ARGUMENTS.values()), k=MODELS)
+    verbs = rng.choices(list(STEPS), [weight for weight, _ in STEPS.values()], k=rng.randint(MIN_STEPS, MAX_STEPS))
+    first = FaultStep(0.0, "start", 0)
+    steps = [FaultStep(rng.uniform(0, MAX_PAUSE), verb, rng.randrange(STEPS[verb][1])) for verb in verbs]
+    return FaultPlan(seed, tuple(engines), (first, *steps))

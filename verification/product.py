@@ -18,13 +18,13 @@ import redis
 from launcher import runstate
 from launcher.private_files import ROOT
 
-UP_SECONDS = 180
-PATIENCE = 180
+UP_TIMEOUT = 180
+WAIT_TIMEOUT = 180
 WEB_PROCESSES = 3
-ENDED = ("succeeded", "failed")
+FINAL_STATUSES = ("succeeded", "failed")
 
 
-class Product:
+class VerifiedProduct:
     """A running `up` in its own folder; requests are sent as its operator."""
 
     def __init__(self, folder: Path):
@@ -35,7 +35,7 @@ class Product:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def wait_until_up(self) -> None:
-        eventually(lambda: "agent: node" in self._log.read_text() and "Address" in self._log.read_text(), UP_SECONDS)
+        eventually(lambda: "agent: node" in self._log.read_text() and "Address" in self._log.read_text(), UP_TIMEOUT)
         record = json.loads((self.data / "first-run.json").read_text())
         self.address, self._key = urlsplit(record["base_url"]).netloc, record["api_key"]
         login = {"username": record["username"], "password": record["password"]}
@@ -45,9 +45,9 @@ class Product:
         self.process.terminate()
         self.process.wait(60)
 
-    def ask(self, method: str, path: str, body: dict | None = None) -> dict:
+    def request(self, method: str, path: str, body: dict | None = None) -> dict:
         """Send a request as the operator; repeat it while the database is down. Raises ValueError for a 4xx reply."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_TIMEOUT
         while True:
             status, reply = self._request(method, path, body, credential=self._token)
             if status < 400:
@@ -58,15 +58,15 @@ class Product:
 
     def run_task(self, verb: str, model: str) -> str:
         """Returns the final status of the task."""
-        path = f"/api/tasks/{self.ask('POST', f'/api/models/{model}/{verb}', {})['task_id']}"
-        eventually(lambda: self.ask("GET", path)["status"] in ENDED)
-        return self.ask("GET", path)["status"]
+        path = f"/api/tasks/{self.request('POST', f'/api/models/{model}/{verb}', {})['task_id']}"
+        eventually(lambda: self.request("GET", path)["status"] in FINAL_STATUSES)
+        return self.request("GET", path)["status"]
 
     def stream(self, model: str, tokens: int) -> str:
         """The outcome of one stream: `whole`, `refused` (503 with Retry-After before the first byte) or `broken: …`."""
         body = {"model": model, "messages": [{"role": "user", "content": "go on"}], "stream": True,
                 "max_tokens": tokens}  # fmt: skip
-        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.address, timeout=WAIT_TIMEOUT)
         try:
             connection.request("POST", "/v1/chat/completions", json.dumps(body), self._headers(self._key))
             reply = connection.getresponse()
@@ -101,7 +101,7 @@ class Product:
         return Counter(env["SERAI_INSTANCE"] for env in marks if env.get("SERAI_DATA_FOLDER") == str(self.data))
 
     def _request(self, method: str, path: str, body: dict | None, credential: str) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.address, timeout=WAIT_TIMEOUT)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, self._headers(credential))
             reply = connection.getresponse()
@@ -116,7 +116,7 @@ class Product:
         return {"Content-Type": "application/json", "Connection": "close", "Serai-Tenant": "default", **bearer}
 
 
-def eventually(check: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def eventually(check: Callable[[], bool], seconds: float = WAIT_TIMEOUT) -> None:
     """Wait until `check` is true. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not check():

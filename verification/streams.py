@@ -9,27 +9,27 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from verification.product import Product, eventually
+from verification.product import VerifiedProduct, eventually
 
 SERVED, GUESTS = "served", ("left", "right")
 GUEST_SHARE = 5  # one client of so many
 SLOTS = 3  # instances at a time: two replicas, and one slot for two models
 TOKENS = 30
 ENGINE = "--interval 0.1"
-REFUSED_PAUSE = 1.0
+RETRY_INTERVAL = 1.0
 
 
-class Crowd:
+class StreamingClients:
     """Clients that send one stream after another: most to the served model, the guests to two models in turn."""
 
-    def __init__(self, product: Product, clients: int):
+    def __init__(self, product: VerifiedProduct, clients: int):
         self._product = product
         self._guests = max(1, clients // GUEST_SHARE)
         self._regulars = max(1, clients - self._guests)
         self._is_over = threading.Event()
         self.outcomes: dict[str, Counter] = {name: Counter() for name in (SERVED, *GUESTS)}
 
-    def stay_while(self, work: Callable[[], dict]) -> dict:
+    def run_during(self, work: Callable[[], dict]) -> dict:
         with ThreadPoolExecutor(self._regulars + 1) as pool:
             clients = [pool.submit(self._stream_until_over) for _client in range(self._regulars)]
             clients.append(pool.submit(self._stream_as_guests))
@@ -63,12 +63,12 @@ class Crowd:
         outcome = self._product.stream(model, TOKENS)
         self.outcomes[model][outcome] += 1
         if outcome == "refused":
-            time.sleep(REFUSED_PAUSE)
+            time.sleep(RETRY_INTERVAL)
 
 
 def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:
     """`_servers` is not used: the product starts its own servers."""
-    product = Product(folder)
+    product = VerifiedProduct(folder)
     try:
         product.wait_until_up()
         return _run_clients(product, options.clients)
@@ -76,15 +76,15 @@ def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:
         product.end()
 
 
-def _run_clients(product: Product, clients: int) -> dict:
-    product.ask("PUT", "/api/config", {"max_concurrent_models": SLOTS})
+def _run_clients(product: VerifiedProduct, clients: int) -> dict:
+    product.request("PUT", "/api/config", {"max_concurrent_models": SLOTS})
     for name, replicas in ((SERVED, 2), *((name, 1) for name in GUESTS)):
         fields = {"name": name, "framework": "vllm", "description": ENGINE, "mode": "Chat", "wait_timeout": 180}
         files = {"config": {"model_path": "serai-demo"}, "replicas": replicas}
-        product.ask("POST", "/api/models", fields | files)
+        product.request("POST", "/api/models", fields | files)
     product.run_task("start", SERVED)
-    crowd, begun = Crowd(product, clients), time.monotonic()
-    tasks = crowd.stay_while(lambda: _inject_faults(product))
+    crowd, begun = StreamingClients(product, clients), time.monotonic()
+    tasks = crowd.run_during(lambda: _inject_faults(product))
     seconds = time.monotonic() - begun
     violations = _find_violations(product, crowd, tasks)
     return {
@@ -96,7 +96,7 @@ def _run_clients(product: Product, clients: int) -> dict:
     }
 
 
-def _inject_faults(product: Product) -> dict[str, str]:
+def _inject_faults(product: VerifiedProduct) -> dict[str, str]:
     """Three rounds of restart, stop, start and scaling: without a fault, without Valkey, without Postgres."""
     outcomes = {}
     for when, fault in (
@@ -114,17 +114,17 @@ def _inject_faults(product: Product) -> dict[str, str]:
     return outcomes
 
 
-def _scale(product: Product, replicas: int) -> None:
+def _scale(product: VerifiedProduct, replicas: int) -> None:
     """Requested once: a replica without room, while both guest models are busy, starts when one of them is idle."""
-    product.ask("PATCH", f"/api/models/{SERVED}", {"replicas": replicas})
+    product.request("PATCH", f"/api/models/{SERVED}", {"replicas": replicas})
     eventually(lambda: _ready_replicas(product, SERVED) == replicas)
 
 
-def _ready_replicas(product: Product, model: str) -> int:
-    return product.ask("GET", f"/api/models/{model}")["replicas"]["ready"]
+def _ready_replicas(product: VerifiedProduct, model: str) -> int:
+    return product.request("GET", f"/api/models/{model}")["replicas"]["ready"]
 
 
-def _find_violations(product: Product, crowd: Crowd, tasks: dict[str, str]) -> list[str]:
+def _find_violations(product: VerifiedProduct, crowd: StreamingClients, tasks: dict[str, str]) -> list[str]:
     """Broken streams, tasks that did not succeed, instances with more than one engine."""
     wrong = [
         f"{count} x {model}: {outcome}"

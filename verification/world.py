@@ -15,40 +15,40 @@ from accounts.models import Installation
 from core import broker
 from inference.models import Device, Node
 from launcher.private_files import ROOT
-from launcher.processes import SESSION, of_session, start_time
-from launcher.temporary_servers import Throwaway
+from launcher.processes import SESSION_VARIABLE, find_session, start_time
+from launcher.temporary_servers import TemporaryServers
 from node_agent import processes
 from node_agent.processes import MarkedProcess
 from node_agent.shim.proc import send_signal
 from verification.adapter import ENGINE
 
-MACHINES = ("one", "two")
-READY_SECONDS = 180
+AGENT_NAMES = ("one", "two")
+READY_TIMEOUT = 180
 
 
-class World:
+class ClusterProcesses:
     """The processes of one run. A killed service is started again at once, as a supervisor does."""
 
-    def __init__(self, folder: Path, servers: Throwaway):
+    def __init__(self, folder: Path, servers: TemporaryServers):
         self._servers = servers
         self._restarter = ThreadPoolExecutor(1)  # the thread of the restarted servers, which end with it
-        self.cluster = str(Installation.objects.get().cluster_id)
-        self.folders = [folder / name for name in MACHINES]
+        self.cluster_id = str(Installation.objects.get().cluster_id)
+        self.folders = [folder / name for name in AGENT_NAMES]
         self._log = (folder / "verify.log").open("ab")
         self._commands = [("worker", data) for data in self.folders] + [("scheduler", folder)]
         self._children: list[subprocess.Popen] = []
         self._strangers: list[subprocess.Popen] = []
-        self.session = os.environ[SESSION]
+        self.session = os.environ[SESSION_VARIABLE]
 
     def begin(self) -> None:
         for data in self.folders:
             (data / "private").mkdir(parents=True, mode=0o700)
         self._children = [self._start(*command) for command in self._commands]
         self._strangers = self._start_strangers()
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + READY_TIMEOUT
         while Device.objects.online().count() < len(self.folders):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"The agents did not come up within {READY_SECONDS} s.")
+                raise TimeoutError(f"The agents did not come up within {READY_TIMEOUT} s.")
             time.sleep(0.2)
 
     def end(self) -> None:
@@ -89,7 +89,7 @@ class World:
     def marked(self, data: Path | None = None) -> list[MarkedProcess]:
         """Shims, engines and their children, found by the marks in their environment."""
         folders = [data] if data else self.folders
-        return [found for folder in folders for found in processes.scan(self.cluster, str(folder))]
+        return [found for folder in folders for found in processes.find_marked(self.cluster_id, str(folder))]
 
     def shims(self) -> list[MarkedProcess]:
         return [process for process in self.marked() if _has_argument(process.pid, "shim")]
@@ -103,10 +103,10 @@ class World:
     def unaccounted(self) -> list[int]:
         """Processes of this run that are no known service and have no marks of an instance."""
         known = {process.pid for process in self.marked()} | {process.pid for process in _tree(os.getpid())}
-        found = [process for process in of_session(self.session) if process.pid not in known]
+        found = [process for process in find_session(self.session) if process.pid not in known]
         return [process.pid for process in found if process.is_running()]
 
-    def silent_since(self, moment) -> list[str]:
+    def stale_agents(self, moment) -> list[str]:
         """Data folders of agents without a heartbeat since `moment`."""
         online = Node.objects.filter(heartbeat_at__gt=moment).values_list("data_folder", flat=True)
         return [str(folder) for folder in self.folders if str(folder) not in set(online)]
@@ -133,7 +133,7 @@ class World:
 
         The session is for the clean-up; agents ignore it.
         """
-        ours = {"SERAI_CLUSTER": self.cluster, "SERAI_DATA_FOLDER": str(self.folders[0]),
+        ours = {"SERAI_CLUSTER": self.cluster_id, "SERAI_DATA_FOLDER": str(self.folders[0]),
                 "SERAI_INSTANCE": "inst_of_others", "SERAI_GENERATION": "1"}  # fmt: skip
         marks = [ours | {"SERAI_CLUSTER": "another"}, ours | {"SERAI_DATA_FOLDER": "/another"}, {}]
         return [self._start_stranger(number, env) for number, env in enumerate(marks)]
@@ -141,7 +141,7 @@ class World:
     def _start_stranger(self, number: int, marks: dict[str, str]) -> subprocess.Popen:
         socket = self.folders[0] / f"stranger-{number}.sock"
         command = [sys.executable, "-S", str(ENGINE), "--uds", str(socket)]
-        environment = {"PATH": os.environ["PATH"], SESSION: self.session, **marks}
+        environment = {"PATH": os.environ["PATH"], SESSION_VARIABLE: self.session, **marks}
         return subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True)
 
 

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-VARIABLE = "SERAI_FETCH_SECRETS"
-FAILED = 3
-CAUSES = (
+SECRETS_VARIABLE = "SERAI_FETCH_SECRETS"
+EXIT_FAILED = 3
+FAILURE_CAUSES = (
     (r"No space left|os error 28\b|[Dd]isk quota", "the disk is full"),
     (r"[Hh]ash mismatch", "the package differs from its hash: do not trust the package index"),
     (
@@ -30,7 +30,7 @@ CAUSES = (
 
 
 def main(uv: str, lock: str, inside: str, folder: str, *engine: str) -> None:
-    environment = json.loads(os.environ.pop(VARIABLE))
+    environment = json.loads(os.environ.pop(SECRETS_VARIABLE))
     target = Path(folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ def _echo(line: str) -> str:
 
 
 def _fail(output: str) -> None:
-    causes = (cause for pattern, cause in CAUSES if re.search(pattern, output))
+    causes = (cause for pattern, cause in FAILURE_CAUSES if re.search(pattern, output))
     reason = next(causes, output.strip().rpartition("\n")[2])
     print(f"The model's files could not be fetched: {reason}.", flush=True)
-    sys.exit(FAILED)
+    sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -3,45 +3,45 @@
 from django.utils.translation import gettext_lazy as _
 
 from gateway.api import replies, validators
-from gateway.api.chat import MESSAGES, PARTS, TOOLS, description
-from gateway.api.generation import LONGEST_CONTEXT, limit_tokens
-from gateway.api.named_events import Dialect, NamedEventRelay
-from gateway.api.operation import Operation, Prepared
+from gateway.api.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, description
+from gateway.api.generation import MAX_CONTEXT_TOKENS, apply_token_limits
+from gateway.api.named_events import EventKinds, NamedEventRelay
+from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.replies import read_uncounted
-from gateway.api.stream_relay import Usage, read_usage
+from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.api.validators import (
     Fields,
     boolean,
+    field_error,
     function_name,
     integer,
-    listing,
-    mapping,
-    need,
+    json_object,
+    list_of,
     number,
+    object_of,
     one_of,
-    record,
+    require_field,
     text,
-    variant,
-    wrong,
+    typed_object,
 )
 from gateway.routing.snapshot import ModelEntry
 
 # Images must be part of the request: an engine never fetches a URL that a caller wrote.
-source = record({"type": one_of("base64"), "media_type": text(100), "data": text()}, "type", "media_type", "data")
+source = object_of({"type": one_of("base64"), "media_type": text(100), "data": text()}, "type", "media_type", "data")
 
 
 PLAIN_BLOCKS = {"text": ({"text": text()}, ("text",)), "image": ({"source": source}, ("source",))}
-plain_blocks = listing(variant(PLAIN_BLOCKS), PARTS, min_length=0)
+plain_blocks = list_of(typed_object(PLAIN_BLOCKS), MAX_PARTS, min_length=0)
 
 
 def plain_content(value, param):
     return value if type(value) is str else plain_blocks(value, param)
 
 
-call: Fields = {"id": text(256), "name": text(256, min_length=1), "input": mapping}
+call: Fields = {"id": text(256), "name": text(256, min_length=1), "input": json_object}
 result: Fields = {"tool_use_id": text(256), "content": plain_content, "is_error": boolean}
-blocks = listing(
-    variant(
+blocks = list_of(
+    typed_object(
         PLAIN_BLOCKS
         | {
             "tool_use": (call, tuple(call)),
@@ -50,7 +50,7 @@ blocks = listing(
             "redacted_thinking": ({"data": text()}, ("data",)),
         }
     ),
-    PARTS,
+    MAX_PARTS,
 )
 
 
@@ -58,35 +58,35 @@ def content(value, param):
     return value if type(value) is str else blocks(value, param)
 
 
-message = record({"role": one_of("user", "assistant", "system"), "content": content}, "role", "content")
-tool = record(
+message = object_of({"role": one_of("user", "assistant", "system"), "content": content}, "role", "content")
+tool = object_of(
     {"name": function_name, "description": description, "input_schema": validators.schema, "strict": boolean},
     "name",
     "input_schema",
 )
-tool_choice = record(
+tool_choice = object_of(
     {"type": one_of("auto", "any", "tool", "none"), "name": function_name, "disable_parallel_tool_use": boolean},
     "type",
 )
-thinking = record(
-    {"type": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(1024, LONGEST_CONTEXT)}, "type"
+thinking = object_of(
+    {"type": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(1024, MAX_CONTEXT_TOKENS)}, "type"
 )
-output_config = record(
+output_config = object_of(
     {
         "effort": one_of("low", "medium", "high", "xhigh", "max"),
-        "format": record({"type": one_of("json_schema"), "schema": validators.schema}, "type", "schema"),
+        "format": object_of({"type": one_of("json_schema"), "schema": validators.schema}, "type", "schema"),
     }
 )
 COUNT: Fields = {
-    "messages": listing(message, MESSAGES),
+    "messages": list_of(message, MAX_MESSAGES),
     "system": plain_content,
-    "tools": listing(tool, TOOLS, min_length=0),
+    "tools": list_of(tool, MAX_TOOLS, min_length=0),
     "tool_choice": tool_choice,
     "thinking": thinking,
 }
 MESSAGE: Fields = COUNT | {
-    "max_tokens": integer(1, LONGEST_CONTEXT),
-    "stop_sequences": listing(text(256, min_length=1), 16, min_length=0),
+    "max_tokens": integer(1, MAX_CONTEXT_TOKENS),
+    "stop_sequences": list_of(text(256, min_length=1), 16, min_length=0),
     "stream": boolean,
     "temperature": number(0, 2),
     "top_p": number(0, 1, exclude_low=True),
@@ -95,20 +95,20 @@ MESSAGE: Fields = COUNT | {
 }
 
 
-def complete_message(prepared: Prepared, model: ModelEntry) -> None:
+def complete_message(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
-    need(payload, "max_tokens")
+    require_field(payload, "max_tokens")
     _check_tools(prepared, model)
-    limit_tokens(payload, model, "max_tokens")
+    apply_token_limits(payload, model, "max_tokens")
     prepared.stream = payload.get("stream", False)
 
 
-def _check_tools(prepared: Prepared, _model: ModelEntry) -> None:
+def _check_tools(prepared: PreparedRequest, _model: ModelEntry) -> None:
     choice = prepared.payload.get("tool_choice", {"type": "none"})
     if choice["type"] in ("any", "tool") and not prepared.payload.get("tools"):
-        raise wrong("tool_choice", _("needs tools."))
+        raise field_error("tool_choice", _("needs tools."))
     if choice["type"] == "tool":
-        need(choice, "name", "tool_choice.")
+        require_field(choice, "name", "tool_choice.")
 
 
 # --- replies
@@ -117,14 +117,14 @@ TOP_LEVEL = ("id", "type", "role", "content", "model", "stop_reason", "stop_sequ
 USAGE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
-def read_message(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
-    found = {"stop_reason": None, "stop_sequence": None} | replies.only(reply, TOP_LEVEL)
-    found["content"] = [replies.without_nulls(entry) for entry in replies.objects(reply["content"])]
-    found["usage"] = replies.only(reply["usage"], USAGE)
+def read_message(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+    found = {"stop_reason": None, "stop_sequence": None} | replies.select_fields(reply, TOP_LEVEL)
+    found["content"] = [replies.without_nulls(entry) for entry in replies.require_objects(reply["content"])]
+    found["usage"] = replies.select_fields(reply["usage"], USAGE)
     return found, read_counts(reply["usage"])
 
 
-def read_counts(usage: dict) -> Usage:
+def read_counts(usage: dict) -> TokenUsage:
     """Anthropic's input tokens exclude those that were read from the cache or written to it."""
     cached, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
     counts = {
@@ -135,11 +135,11 @@ def read_counts(usage: dict) -> Usage:
     return read_usage(counts)
 
 
-def _read_event(data: dict) -> Usage:
+def _read_event(data: dict) -> TokenUsage:
     return read_counts(data["message"]["usage"] if data["type"] == "message_start" else data["usage"])
 
 
-EVENTS = Dialect(
+EVENT_KINDS = EventKinds(
     read=_read_event,
     counted=frozenset({b"message_start", b"message_delta"}),
     pieces=frozenset({b"content_block_delta"}),
@@ -148,9 +148,10 @@ EVENTS = Dialect(
 
 ANTHROPIC_MESSAGE = Operation(
     "messages", "/v1/messages", MESSAGE, ("messages",), complete_message, read_message,
-    ours=("cache_salt",), relay=lambda _prepared: NamedEventRelay(EVENTS), named_events=True, optional=True,
+    tenant_fields=("cache_salt",), relay=lambda _prepared: NamedEventRelay(EVENT_KINDS),
+    named_events=True, optional=True,
 )  # fmt: skip
 TOKEN_COUNT = Operation(
     "messages.count_tokens", "/v1/messages/count_tokens", COUNT, ("messages",), _check_tools, read_uncounted,
-    ours=(), optional=True,
+    tenant_fields=(), optional=True,
 )  # fmt: skip

@@ -5,50 +5,50 @@ from django.utils.translation import gettext_lazy as _
 from gateway.api import validators
 from gateway.api.validators import (
     boolean,
-    clean,
+    check_fields,
+    field_error,
     function_name,
-    listing,
-    mapping,
-    need,
+    json_object,
+    list_of,
+    object_of,
     one_of,
-    record,
+    require_field,
     text,
-    variant,
-    wrong,
+    typed_object,
 )
 
-MESSAGES, PARTS, TOOLS, CHOICES = 4096, 1024, 128, 256
+MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, MAX_ANSWER_CHOICES = 4096, 1024, 128, 256
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def data_url(value, param):
     """Images must be part of the request: an engine never fetches a URL that a caller wrote."""
     if type(value) is not str or not value.startswith("data:"):
-        raise wrong(param, _("must be a data: URL."))
+        raise field_error(param, _("must be a data: URL."))
     return value
 
 
-image = record({"url": data_url, "detail": one_of("auto", "low", "high")}, "url")
-audio = record({"data": text(), "format": one_of("wav", "mp3")}, "data", "format")
-part = variant(
+image = object_of({"url": data_url, "detail": one_of("auto", "low", "high")}, "url")
+audio = object_of({"data": text(), "format": one_of("wav", "mp3")}, "data", "format")
+part = typed_object(
     {
         "text": ({"text": text()}, ("text",)),
         "image_url": ({"image_url": image}, ("image_url",)),
         "input_audio": ({"input_audio": audio}, ("input_audio",)),
     }
 )
-parts = listing(part, PARTS)
+parts = list_of(part, MAX_PARTS)
 
 
 def content(value, param):
     return value if type(value) is str else parts(value, param)
 
 
-call = record(
+call = object_of(
     {
         "id": text(256),
         "type": one_of("function"),
-        "function": record({"name": text(256, min_length=1), "arguments": text()}, "name", "arguments"),
+        "function": object_of({"name": text(256, min_length=1), "arguments": text()}, "name", "arguments"),
     },
     "function",
 )
@@ -56,7 +56,7 @@ MESSAGE_FIELDS = {
     "role": one_of(*ROLES),
     "content": content,
     "name": text(256),
-    "tool_calls": listing(call, TOOLS, min_length=0),
+    "tool_calls": list_of(call, MAX_TOOLS, min_length=0),
     "tool_call_id": text(256),
     "reasoning": text(),
     "reasoning_content": text(),
@@ -65,26 +65,26 @@ MESSAGE_FIELDS = {
 
 def message(value, param):
     where = f"{param}."
-    found = clean(MESSAGE_FIELDS, mapping(value, param), where)
-    need(found, "role", where)
+    found = check_fields(MESSAGE_FIELDS, json_object(value, param), where)
+    require_field(found, "role", where)
     if found["role"] != "assistant":
-        need(found, "content", where)
+        require_field(found, "content", where)
     elif "content" not in found and not found.get("tool_calls"):
-        raise wrong(f"{where}content", _("an assistant's message needs content or tool calls."))
+        raise field_error(f"{where}content", _("an assistant's message needs content or tool calls."))
     return found
 
 
-messages = listing(message, MESSAGES)
+messages = list_of(message, MAX_MESSAGES)
 
 description = text(16_384)
-function = record(
+function = object_of(
     {"name": function_name, "description": description, "parameters": validators.schema, "strict": boolean},
     "name",
 )
-tool = record({"type": one_of("function"), "function": function}, "type", "function")
-tools = listing(tool, TOOLS, min_length=0)
-function_ref = record({"name": function_name}, "name")
-named_tool = record({"type": one_of("function"), "function": function_ref}, "type", "function")
+tool = object_of({"type": one_of("function"), "function": function}, "type", "function")
+tools = list_of(tool, MAX_TOOLS, min_length=0)
+function_ref = object_of({"name": function_name}, "name")
+named_tool = object_of({"type": one_of("function"), "function": function_ref}, "type", "function")
 
 
 def tool_choice(value, param):
@@ -93,17 +93,17 @@ def tool_choice(value, param):
     return named_tool(value, param)
 
 
-named_schema = record(
+named_schema = object_of(
     {"name": function_name, "description": description, "schema": validators.schema, "strict": boolean}, "name"
 )
 FORMAT_FIELDS = {"type": one_of("text", "json_object", "json_schema"), "json_schema": named_schema}
 
 
 def response_format(value, param):
-    found = clean(FORMAT_FIELDS, mapping(value, param), f"{param}.")
-    need(found, "type", f"{param}.")
+    found = check_fields(FORMAT_FIELDS, json_object(value, param), f"{param}.")
+    require_field(found, "type", f"{param}.")
     if found["type"] == "json_schema":
-        need(found, "json_schema", f"{param}.")
+        require_field(found, "json_schema", f"{param}.")
     else:
         found.pop("json_schema", None)
     return found
@@ -113,17 +113,17 @@ STRUCTURE_FIELDS = {
     "json": validators.schema,
     "regex": validators.pattern,
     "grammar": validators.pattern,
-    "choice": listing(text(1024, min_length=1), CHOICES),
+    "choice": list_of(text(1024, min_length=1), MAX_ANSWER_CHOICES),
     "json_object": boolean,
 }
 
 
 def structured_outputs(value, param):
     """vLLM's own field for constrained answers; exactly one kind at a time."""
-    found = clean(STRUCTURE_FIELDS, mapping(value, param), f"{param}.")
+    found = check_fields(STRUCTURE_FIELDS, json_object(value, param), f"{param}.")
     if len(found) != 1:
-        raise wrong(param, _("must have exactly one of {allowed}."), allowed=", ".join(STRUCTURE_FIELDS))
+        raise field_error(param, _("must have exactly one of {allowed}."), allowed=", ".join(STRUCTURE_FIELDS))
     return found
 
 
-template_switches = record({"enable_thinking": boolean, "thinking": boolean})
+template_switches = object_of({"enable_thinking": boolean, "thinking": boolean})

@@ -7,15 +7,15 @@ from core.errors import NotFound
 from gateway.api import llamacpp
 from gateway.api.operation import Operation
 
-DIALECTS: dict[str, dict[str, Operation]] = {"llama.cpp": llamacpp.OPERATIONS}
+ENGINE_OPERATIONS: dict[str, dict[str, Operation]] = {"llama.cpp": llamacpp.OPERATIONS}
 
 
-def spoken(operation: Operation, engine: str) -> Operation:
+def engine_operation(operation: Operation, engine: str) -> Operation:
     """This engine's form of the operation. Raises NotFound if it has none."""
-    if engine not in DIALECTS:
+    if engine not in ENGINE_OPERATIONS:
         return operation
     try:
-        return DIALECTS[engine][operation.name]
+        return ENGINE_OPERATIONS[engine][operation.name]
     except KeyError:
         message = _("The engine of this model does not offer {route}.")
         raise NotFound(format_lazy(message, route=operation.engine_path)) from None

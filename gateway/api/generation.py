@@ -8,12 +8,23 @@ from django.utils.translation import gettext_lazy as _
 
 from core.errors import InvalidRequest
 from gateway.api import chat, replies, validators
-from gateway.api.operation import Operation, Prepared
-from gateway.api.validators import Fields, boolean, clean, integer, listing, mapping, number, record, text, wrong
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.validators import (
+    Fields,
+    boolean,
+    check_fields,
+    field_error,
+    integer,
+    json_object,
+    list_of,
+    number,
+    object_of,
+    text,
+)
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
-CHOICES, PROMPTS, LONGEST_CONTEXT = 8, 32, 2**20
+MAX_CHOICES, MAX_PROMPTS, MAX_CONTEXT_TOKENS = 8, 32, 2**20
 ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
 
 
@@ -22,17 +33,17 @@ def prompt(value, param):
     if type(value) is str:
         return value
     if type(value) is not list or not value:
-        raise wrong(param, _("must be a text or a list that is not empty."))
+        raise field_error(param, _("must be a text or a list that is not empty."))
     if type(value[0]) is int:
         return validators.token_ids(value, param)
     entry = text() if type(value[0]) is str else validators.token_ids
-    return listing(entry, PROMPTS)(value, param)
+    return list_of(entry, MAX_PROMPTS)(value, param)
 
 
 SAMPLING: Fields = {
-    "n": integer(1, CHOICES),
-    "max_tokens": integer(1, LONGEST_CONTEXT),
-    "min_tokens": integer(0, LONGEST_CONTEXT),
+    "n": integer(1, MAX_CHOICES),
+    "max_tokens": integer(1, MAX_CONTEXT_TOKENS),
+    "min_tokens": integer(0, MAX_CONTEXT_TOKENS),
     "temperature": number(0, 2),
     "top_p": number(0, 1, exclude_low=True),
     "top_k": integer(-1, 2**20),
@@ -42,19 +53,19 @@ SAMPLING: Fields = {
     "repetition_penalty": number(0, 10, exclude_low=True),
     "seed": integer(-validators.INT64, validators.INT64 - 1),
     "stop": validators.stop,
-    "stop_token_ids": listing(integer(0, validators.TOKEN_IDS), 64, min_length=0),
+    "stop_token_ids": list_of(integer(0, validators.TOKEN_ID_LIMIT), 64, min_length=0),
     "include_stop_str_in_output": boolean,
     "ignore_eos": boolean,
     "skip_special_tokens": boolean,
     "logit_bias": validators.logit_bias,
     "stream": boolean,
-    "stream_options": record({"include_usage": boolean, "continuous_usage_stats": boolean}),
+    "stream_options": object_of({"include_usage": boolean, "continuous_usage_stats": boolean}),
     "response_format": chat.response_format,
     "structured_outputs": chat.structured_outputs,
 }
 CHAT: Fields = SAMPLING | {
     "messages": chat.messages,
-    "max_completion_tokens": integer(1, LONGEST_CONTEXT),
+    "max_completion_tokens": integer(1, MAX_CONTEXT_TOKENS),
     "logprobs": boolean,
     "top_logprobs": integer(0, 20),
     "tools": chat.tools,
@@ -76,13 +87,13 @@ TOKENIZE: Fields = {
 DETOKENIZE: Fields = {"tokens": validators.token_ids}
 
 
-def parse(raw: bytes) -> dict:
+def parse_body(raw: bytes) -> dict:
     """The body as an object; of duplicate keys the last one counts, as in the engine."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise InvalidRequest(_("The body is not valid JSON."), status=400) from None
-    return mapping(body, "body")
+    return json_object(body, "body")
 
 
 def model_ref(body: dict) -> str | None:
@@ -90,16 +101,18 @@ def model_ref(body: dict) -> str | None:
     return None if ref is None else text(300, min_length=1)(ref, "model")
 
 
-def prepare(operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes) -> Prepared:
+def prepare_request(
+    operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes
+) -> PreparedRequest:
     """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
     _check_mode(operation, model)
-    payload = clean(operation.fields, body)
+    payload = check_fields(operation.fields, body)
     if not any(name in payload for name in operation.required):
-        raise wrong(operation.required[0], _("this field is required."))
-    prepared = Prepared(payload)
+        raise field_error(operation.required[0], _("this field is required."))
+    prepared = PreparedRequest(payload)
     operation.complete(prepared, model)
     tenant_fields = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
-    payload |= {name: tenant_fields[name] for name in operation.ours}
+    payload |= {name: tenant_fields[name] for name in operation.tenant_fields}
     return prepared
 
 
@@ -107,41 +120,41 @@ def _check_mode(operation: Operation, model: ModelEntry) -> None:
     """A model of another mode must not be started for a request that it cannot answer."""
     if model.mode not in operation.modes:
         text = _("this model has the mode {mode}: send it requests for {route}.")
-        raise wrong("model", text, mode=model.mode, route=ROUTE_FOR[Mode(model.mode)])
+        raise field_error("model", text, mode=model.mode, route=ROUTE_FOR[Mode(model.mode)])
 
 
-def _complete_generation(prepared: Prepared, model: ModelEntry) -> None:
+def _complete_generation(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
     _check_combinations(payload)
-    limit_tokens(payload, model, "max_completion_tokens", "max_tokens")
+    apply_token_limits(payload, model, "max_completion_tokens", "max_tokens")
     prepared.stream, prepared.choices = payload.get("stream", False), payload.get("n", 1)
     _count_prompts(prepared)
     _request_usage(prepared)
 
 
-def _complete_nothing(_prepared: Prepared, _model: ModelEntry) -> None:
+def _complete_nothing(_prepared: PreparedRequest, _model: ModelEntry) -> None:
     """These requests are forwarded as they are."""
 
 
 def _check_combinations(payload: dict) -> None:
     if payload.get("top_logprobs") and not payload.get("logprobs"):
-        raise wrong("top_logprobs", _("needs logprobs to be true."))
-    if payload.get("min_tokens", 0) > payload.get("max_tokens", LONGEST_CONTEXT):
-        raise wrong("min_tokens", _("must not be greater than max_tokens."))
+        raise field_error("top_logprobs", _("needs logprobs to be true."))
+    if payload.get("min_tokens", 0) > payload.get("max_tokens", MAX_CONTEXT_TOKENS):
+        raise field_error("min_tokens", _("must not be greater than max_tokens."))
     if payload.get("tool_choice") not in (None, "none") and not payload.get("tools"):
-        raise wrong("tool_choice", _("needs tools."))
+        raise field_error("tool_choice", _("needs tools."))
     if "response_format" in payload and "structured_outputs" in payload:
-        raise wrong("structured_outputs", _("cannot go together with response_format."))
+        raise field_error("structured_outputs", _("cannot go together with response_format."))
 
 
-def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
+def apply_token_limits(payload: dict, model: ModelEntry, *lengths: str) -> None:
     """Check the request against the context, and fill in the model's own sampling defaults.
 
     `lengths` are the fields that limit the tokens of an answer; a default goes into the last of them.
     """
     for name in (*lengths, "min_tokens"):
         if model.context and payload.get(name, 0) > model.context:
-            raise wrong(name, _("must be between {low} and {high}."), low=1, high=model.context)
+            raise field_error(name, _("must be between {low} and {high}."), low=1, high=model.context)
     for name, value in model.sampling.items():
         if name != "max_tokens":
             payload.setdefault(name, value)
@@ -149,13 +162,13 @@ def limit_tokens(payload: dict, model: ModelEntry, *lengths: str) -> None:
             payload[lengths[-1]] = value
 
 
-def _count_prompts(prepared: Prepared) -> None:
+def _count_prompts(prepared: PreparedRequest) -> None:
     prompts = prepared.payload.get("prompt")
     if type(prompts) is list and type(prompts[0]) is not int:
         prepared.prompts = len(prompts)
 
 
-def _request_usage(prepared: Prepared) -> None:
+def _request_usage(prepared: PreparedRequest) -> None:
     """Make the engine count in every chunk, so that a broken stream is still metered to the token."""
     options = prepared.payload.pop("stream_options", None) or {}
     if not prepared.stream:
@@ -179,9 +192,9 @@ TEXT_COMPLETION = Operation(
 )
 TOKENIZATION = Operation(
     "tokenize", "/tokenize", TOKENIZE, ("prompt", "messages"), _complete_nothing, replies.read_uncounted,
-    modes=tuple(Mode), ours=(), optional=True,
+    modes=tuple(Mode), tenant_fields=(), optional=True,
 )  # fmt: skip
 DETOKENIZATION = Operation(
     "detokenize", "/detokenize", DETOKENIZE, ("tokens",), _complete_nothing, replies.read_uncounted,
-    modes=tuple(Mode), ours=(), optional=True,
+    modes=tuple(Mode), tenant_fields=(), optional=True,
 )  # fmt: skip

@@ -12,21 +12,21 @@ import orjson
 from django.utils.translation import gettext_lazy as _
 
 from gateway.api import generation, pooling
-from gateway.api.operation import Operation, Prepared
-from gateway.api.stream_relay import Relay, StreamRelay, Usage, parse, read_usage
-from gateway.api.validators import wrong
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage, parse_json, read_usage
+from gateway.api.validators import field_error
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
 TIMINGS = re.compile(rb',"timings":(\{[^{}]*\})\}$')
-RENAMED = {"repetition_penalty": "repeat_penalty"}
+RENAMED_FIELDS = {"repetition_penalty": "repeat_penalty"}
 # Field of a request → the values that the engine supports; None: the field must be absent.
-UNKNOWN: dict[str, tuple | None] = {
+SUPPORTED_VALUES: dict[str, tuple | None] = {
     "n": (1,), "min_tokens": (0,), "stop_token_ids": ([],), "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,), "echo": (False,), "structured_outputs": None, "dimensions": None,
     "truncate_prompt_tokens": None, "max_tokens_per_doc": None,
 }  # fmt: skip
-TEXT_ONLY = {"text"}
+TEXT_PARTS = {"text"}
 
 
 class TimedRelay(StreamRelay):
@@ -46,41 +46,41 @@ class TimedRelay(StreamRelay):
             if self._show_usage:
                 out.append(_usage_event(event))
 
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         return super().usage() if self._final_usage is not None else read_timings(self._timings)
 
 
 def _usage_event(event: bytes) -> bytes:
     """The chunk with nothing but usage that OpenAI's clients expect."""
-    return b"data: " + orjson.dumps((parse(event[6:]) or {}) | {"choices": []})
+    return b"data: " + orjson.dumps((parse_json(event[6:]) or {}) | {"choices": []})
 
 
-def read_timings(raw: bytes) -> Usage:
+def read_timings(raw: bytes) -> TokenUsage:
     """Token counts from the engine's timings, whose `prompt_n` leaves out cached tokens."""
-    timings = parse(raw) or {}
+    timings = parse_json(raw) or {}
     cached, computed = timings.get("cache_n"), timings.get("prompt_n")
     if type(cached) is not int or type(computed) is not int:
-        return Usage()
+        return TokenUsage()
     counts = {"prompt_tokens": cached + computed, "completion_tokens": timings.get("predicted_n")}
     return read_usage(counts | {"prompt_tokens_details": {"cached_tokens": cached}})
 
 
-def _timed_relay(prepared: Prepared) -> Relay:
+def _timed_relay(prepared: PreparedRequest) -> Relay:
     return TimedRelay(show_usage=prepared.show_usage)
 
 
 # --- requests
 
-Complete = Callable[[Prepared, ModelEntry], None]
+Complete = Callable[[PreparedRequest, ModelEntry], None]
 
 
 def _adapt_generation(complete: Complete) -> Complete:
-    def complete_adapted(prepared: Prepared, model: ModelEntry) -> None:
+    def complete_adapted(prepared: PreparedRequest, model: ModelEntry) -> None:
         complete(prepared, model)
         payload = prepared.payload
         _refuse_unknown(payload)
         _refuse_media(payload)
-        for name, engine_name in RENAMED.items():
+        for name, engine_name in RENAMED_FIELDS.items():
             if name in payload:
                 payload[engine_name] = payload.pop(name)
         payload["timings_per_token"] = prepared.stream
@@ -89,16 +89,16 @@ def _adapt_generation(complete: Complete) -> Complete:
     return complete_adapted
 
 
-def _complete_text(prepared: Prepared, model: ModelEntry) -> None:
+def _complete_text(prepared: PreparedRequest, model: ModelEntry) -> None:
     _adapt_generation(generation.TEXT_COMPLETION.complete)(prepared, model)
     if prepared.prompts > 1:
-        raise wrong("prompt", _("the engine of this model takes one prompt at a time."))
+        raise field_error("prompt", _("the engine of this model takes one prompt at a time."))
     if prepared.payload.get("logprobs"):
         raise _not_offered("logprobs")
 
 
 def _adapt_pooling(complete: Complete) -> Complete:
-    def complete_adapted(prepared: Prepared, model: ModelEntry) -> None:
+    def complete_adapted(prepared: PreparedRequest, model: ModelEntry) -> None:
         _refuse_unknown(prepared.payload)
         complete(prepared, model)
 
@@ -106,8 +106,8 @@ def _adapt_pooling(complete: Complete) -> Complete:
 
 
 def _refuse_unknown(payload: dict) -> None:
-    for field in payload.keys() & UNKNOWN.keys():
-        if UNKNOWN[field] is None or payload[field] not in UNKNOWN[field]:
+    for field in payload.keys() & SUPPORTED_VALUES.keys():
+        if SUPPORTED_VALUES[field] is None or payload[field] not in SUPPORTED_VALUES[field]:
             raise _not_offered(field)
 
 
@@ -115,15 +115,15 @@ def _refuse_media(payload: dict) -> None:
     """No multimodal projector is loaded with a model."""
     for message in payload.get("messages", ()):
         content = message.get("content")
-        if type(content) is list and {part["type"] for part in content} - TEXT_ONLY:
-            raise wrong("messages", _("This model does not take such content."))
+        if type(content) is list and {part["type"] for part in content} - TEXT_PARTS:
+            raise field_error("messages", _("This model does not take such content."))
 
 
 def _not_offered(field: str):
-    return wrong(field, _("the engine of this model does not offer this."))
+    return field_error(field, _("the engine of this model does not offer this."))
 
 
-def _complete_tokenization(prepared: Prepared, _model: ModelEntry) -> None:
+def _complete_tokenization(prepared: PreparedRequest, _model: ModelEntry) -> None:
     payload = prepared.payload
     if "prompt" not in payload:
         raise _not_offered("messages")
@@ -131,12 +131,12 @@ def _complete_tokenization(prepared: Prepared, _model: ModelEntry) -> None:
     prepared.payload = {"content": payload["prompt"], "add_special": special}
 
 
-def _read_tokens(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
-    return {"count": len(reply["tokens"]), "tokens": reply["tokens"]}, Usage()
+def _read_tokens(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+    return {"count": len(reply["tokens"]), "tokens": reply["tokens"]}, TokenUsage()
 
 
-def _read_text(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
-    return {"prompt": reply["content"]}, Usage()
+def _read_text(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+    return {"prompt": reply["content"]}, TokenUsage()
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -145,13 +145,16 @@ OPERATIONS: dict[str, Operation] = {
         replace(
             generation.CHAT_COMPLETION,
             relay=_timed_relay,
-            ours=(),
+            tenant_fields=(),
             complete=_adapt_generation(generation.CHAT_COMPLETION.complete),
         ),
-        replace(generation.TEXT_COMPLETION, relay=_timed_relay, ours=(), complete=_complete_text),
-        replace(pooling.EMBEDDING, ours=(), complete=_adapt_pooling(pooling.EMBEDDING.complete)),
+        replace(generation.TEXT_COMPLETION, relay=_timed_relay, tenant_fields=(), complete=_complete_text),
+        replace(pooling.EMBEDDING, tenant_fields=(), complete=_adapt_pooling(pooling.EMBEDDING.complete)),
         replace(
-            pooling.RERANKING, ours=(), complete=_adapt_pooling(pooling.RERANKING.complete), modes=(Mode.RERANKER,)
+            pooling.RERANKING,
+            tenant_fields=(),
+            complete=_adapt_pooling(pooling.RERANKING.complete),
+            modes=(Mode.RERANKER,),
         ),
         replace(generation.TOKENIZATION, complete=_complete_tokenization, read=_read_tokens),
         replace(generation.DETOKENIZATION, read=_read_text),

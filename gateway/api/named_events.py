@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway.api.stream_relay import EVENT_BYTES, Usage
+from gateway.api.stream_relay import MAX_EVENT_BYTES, TokenUsage
 
 ERROR = b"error"
 NAME, DATA = b"event: ", b"data: "
 
 
 @dataclass(slots=True, frozen=True)
-class Dialect:
+class EventKinds:
     """The meaning of event names. `counted` events hold token counts; `read` gets them from an event's data.
 
     `last` events end a stream, `failed` ones report an engine failure, one of `pieces` holds at least one token.
     """
 
-    read: Callable[[dict], Usage]
+    read: Callable[[dict], TokenUsage]
     counted: frozenset[bytes]
     pieces: frozenset[bytes]
     last: frozenset[bytes]
@@ -32,10 +32,10 @@ class Dialect:
 class NamedEventRelay:
     """A relay (see Relay) of such a stream. Only events with token counts are parsed."""
 
-    def __init__(self, dialect: Dialect):
+    def __init__(self, dialect: EventKinds):
         self._dialect = dialect
         self._tail = b""
-        self._usage, self._pieces = Usage(), 0
+        self._usage, self._pieces = TokenUsage(), 0
         self.done = False
         self.failure: str | None = None
         self.error = b""
@@ -49,7 +49,7 @@ class NamedEventRelay:
             if self.done or self.failure:
                 break
             self._relay_event(event, out)
-        if len(self._tail) > EVENT_BYTES and not self.done:
+        if len(self._tail) > MAX_EVENT_BYTES and not self.done:
             self.failure = self.failure or "an event without end"
         return b"".join(out)
 
@@ -80,6 +80,6 @@ class NamedEventRelay:
             return False
         return True
 
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         counted = self._usage
-        return Usage(counted.prompt, counted.completion + self._pieces, counted.cached)
+        return TokenUsage(counted.prompt, counted.completion + self._pieces, counted.cached)

@@ -3,28 +3,28 @@
 from django.utils.translation import gettext_lazy as _
 
 from gateway.api import chat, replies, validators
-from gateway.api.chat import MESSAGES, PARTS, TOOLS, data_url, description
-from gateway.api.generation import LONGEST_CONTEXT, SAMPLING, limit_tokens
-from gateway.api.named_events import Dialect, NamedEventRelay
-from gateway.api.operation import Operation, Prepared
-from gateway.api.stream_relay import Usage, read_usage
+from gateway.api.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, data_url, description
+from gateway.api.generation import MAX_CONTEXT_TOKENS, SAMPLING, apply_token_limits
+from gateway.api.named_events import EventKinds, NamedEventRelay
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.api.validators import (
     Fields,
     boolean,
+    field_error,
     function_name,
     integer,
-    listing,
-    mapping,
-    need,
+    json_object,
+    list_of,
+    object_of,
     one_of,
-    record,
+    require_field,
     text,
-    variant,
-    wrong,
+    typed_object,
 )
 from gateway.routing.snapshot import ModelEntry
 
-LABELS = 16
+MAX_LABELS = 16
 FROM_SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "seed",
     "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "logit_bias",
@@ -32,14 +32,14 @@ FROM_SAMPLING = (
 )  # fmt: skip
 
 
-def kept_by_nobody(value, param):
+def refuse_stored(value, param):
     """Conversations are not stored, so a field that refers to one is refused, not ignored."""
     if value:
-        raise wrong(param, _("is not offered: send the whole conversation as input."))
+        raise field_error(param, _("is not offered: send the whole conversation as input."))
     return value
 
 
-known_part = variant(
+known_part = typed_object(
     {
         "input_text": ({"text": text()}, ("text",)),
         "output_text": ({"text": text()}, ("text",)),
@@ -57,16 +57,16 @@ def part(value, param):
 
 
 def content(value, param):
-    return value if type(value) is str else listing(part, PARTS)(value, param)
+    return value if type(value) is str else list_of(part, MAX_PARTS)(value, param)
 
 
 identified: Fields = {"id": text(256), "status": one_of("in_progress", "completed", "incomplete")}
-reasoning_text = record({"type": one_of("summary_text", "reasoning_text"), "text": text()}, "type", "text")
+reasoning_text = object_of({"type": one_of("summary_text", "reasoning_text"), "text": text()}, "type", "text")
 message: Fields = {"role": one_of("user", "assistant", "system", "developer"), "content": content}
 call: Fields = {"call_id": text(256), "name": text(256, min_length=1), "arguments": text()}
 result: Fields = {"call_id": text(256), "output": content}
-thoughts = listing(reasoning_text, PARTS, min_length=0)
-item = variant(
+thoughts = list_of(reasoning_text, MAX_PARTS, min_length=0)
+item = typed_object(
     {
         "message": (identified | message, tuple(message)),
         "function_call": (identified | call, tuple(call)),
@@ -78,10 +78,10 @@ item = variant(
 
 
 def conversation(value, param):
-    return value if type(value) is str else listing(item, MESSAGES)(value, param)
+    return value if type(value) is str else list_of(item, MAX_MESSAGES)(value, param)
 
 
-tool = record(
+tool = object_of(
     {
         "type": one_of("function"), "name": function_name, "description": description,
         "parameters": validators.schema, "strict": boolean,
@@ -89,7 +89,7 @@ tool = record(
     "type",
     "name",
 )  # fmt: skip
-named_tool = record({"type": one_of("function"), "name": function_name}, "type", "name")
+named_tool = object_of({"type": one_of("function"), "name": function_name}, "type", "name")
 
 
 def tool_choice(value, param):
@@ -98,7 +98,7 @@ def tool_choice(value, param):
     return named_tool(value, param)
 
 
-text_format = record(
+text_format = object_of(
     {
         "type": one_of("text", "json_object", "json_schema"), "name": function_name, "description": description,
         "schema": validators.schema, "strict": boolean,
@@ -108,45 +108,45 @@ text_format = record(
 
 
 def labels(value, param):
-    if len(mapping(value, param)) > LABELS:
-        raise wrong(param, _("must have at most {high} entries."), high=LABELS)
+    if len(json_object(value, param)) > MAX_LABELS:
+        raise field_error(param, _("must have at most {high} entries."), high=MAX_LABELS)
     return {name: text(512)(entry, f"{param}.{name}") for name, entry in value.items()}
 
 
 RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
     "input": conversation,
     "instructions": text(),
-    "max_output_tokens": integer(1, LONGEST_CONTEXT),
-    "tools": listing(tool, TOOLS, min_length=0),
+    "max_output_tokens": integer(1, MAX_CONTEXT_TOKENS),
+    "tools": list_of(tool, MAX_TOOLS, min_length=0),
     "tool_choice": tool_choice,
     "parallel_tool_calls": boolean,
-    "text": record({"format": text_format, "verbosity": one_of("low", "medium", "high")}),
-    "reasoning": record(
+    "text": object_of({"format": text_format, "verbosity": one_of("low", "medium", "high")}),
+    "reasoning": object_of(
         {
             "effort": one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
             "summary": one_of("auto", "concise", "detailed"),
         }
     ),
     "top_logprobs": integer(0, 20),
-    "include": listing(one_of("message.output_text.logprobs", "reasoning.encrypted_content"), 8, min_length=0),
+    "include": list_of(one_of("message.output_text.logprobs", "reasoning.encrypted_content"), 8, min_length=0),
     "truncation": one_of("auto", "disabled"),
     "metadata": labels,
     "chat_template_kwargs": chat.template_switches,
-    "background": kept_by_nobody,
-    "previous_response_id": kept_by_nobody,
-    "conversation": kept_by_nobody,
+    "background": refuse_stored,
+    "previous_response_id": refuse_stored,
+    "conversation": refuse_stored,
 }
 
 
-def complete_response(prepared: Prepared, model: ModelEntry) -> None:
+def complete_response(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
     if payload.get("tool_choice") not in (None, "none", "auto") and not payload.get("tools"):
-        raise wrong("tool_choice", _("needs tools."))
+        raise field_error("tool_choice", _("needs tools."))
     answer_format = payload.get("text", {}).get("format", {})
     if answer_format.get("type") == "json_schema":
         for name in ("name", "schema"):
-            need(answer_format, name, "text.format.")
-    limit_tokens(payload, model, "max_output_tokens")
+            require_field(answer_format, name, "text.format.")
+    apply_token_limits(payload, model, "max_output_tokens")
     payload["store"] = False
     prepared.stream = payload.get("stream", False)
 
@@ -162,15 +162,15 @@ TOP_LEVEL = (
 DETAILS = {"input_tokens_details": ("cached_tokens",), "output_tokens_details": ("reasoning_tokens",)}
 
 
-def read_response(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
-    replies.objects(reply["output"])
-    found = NULLABLE | {name: _without_nulls(value) for name, value in replies.only(reply, TOP_LEVEL).items()}
+def read_response(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+    replies.require_objects(reply["output"])
+    found = NULLABLE | {name: _without_nulls(value) for name, value in replies.select_fields(reply, TOP_LEVEL).items()}
     usage = read_counts(reply["usage"])
     found["usage"] = {
         "input_tokens": usage.prompt,
         "output_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        **{name: replies.only(reply["usage"].get(name) or {}, kept) for name, kept in DETAILS.items()},
+        **{name: replies.select_fields(reply["usage"].get(name) or {}, kept) for name, kept in DETAILS.items()},
     }
     return found, usage
 
@@ -185,7 +185,7 @@ def _without_nulls(value):
     return {"annotations": [], "logprobs": []} | found if value.get("type") == "output_text" else found
 
 
-def read_counts(usage: dict) -> Usage:
+def read_counts(usage: dict) -> TokenUsage:
     counts = {
         "prompt_tokens": usage["input_tokens"],
         "completion_tokens": usage["output_tokens"],
@@ -194,7 +194,7 @@ def read_counts(usage: dict) -> Usage:
     return read_usage(counts)
 
 
-EVENTS = Dialect(
+EVENT_KINDS = EventKinds(
     read=lambda data: read_counts(data["response"]["usage"]),
     counted=frozenset({b"response.completed", b"response.incomplete"}),
     pieces=frozenset(
@@ -210,5 +210,6 @@ EVENTS = Dialect(
 
 RESPONSES = Operation(
     "responses", "/v1/responses", RESPONSE, ("input",), complete_response, read_response,
-    ours=("cache_salt",), relay=lambda _prepared: NamedEventRelay(EVENTS), named_events=True, optional=True,
+    tenant_fields=("cache_salt",), relay=lambda _prepared: NamedEventRelay(EVENT_KINDS),
+    named_events=True, optional=True,
 )  # fmt: skip

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from gateway.api.stream_relay import Relay, StreamRelay, Usage
+from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage
 from gateway.api.validators import Fields
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
 
 @dataclass(slots=True)
-class Prepared:
+class PreparedRequest:
     """A checked request. `show_usage` and `show_continuous`: whether the client itself requested these counts.
 
     `documents` are to be ranked; the reply has the `top` best ones (None: all), with their texts if
@@ -34,7 +34,7 @@ class Prepared:
         return orjson.dumps(self.payload)
 
 
-def stream_relay(prepared: Prepared) -> Relay:
+def stream_relay(prepared: PreparedRequest) -> Relay:
     return StreamRelay(
         show_usage=prepared.show_usage,
         show_continuous=prepared.show_continuous,
@@ -49,7 +49,7 @@ class Operation:
 
     `required`: at least one of these fields. `complete` checks fields against each other and the model, and adds
     ours. `read` converts the engine's reply into the client's and returns the tokens used; it raises LookupError,
-    TypeError or ValueError for a reply of another form. `ours` are the fields that mark a request as its tenant's.
+    TypeError or ValueError for a reply of another form. `tenant_fields` mark a request as its tenant's.
     `named_events`: its streams have them. `optional`: engines and models may lack the route.
     """
 
@@ -57,10 +57,10 @@ class Operation:
     engine_path: str
     fields: Fields
     required: tuple[str, ...]
-    complete: Callable[[Prepared, ModelEntry], None]
-    read: Callable[[dict, Prepared], tuple[dict, Usage]]
+    complete: Callable[[PreparedRequest, ModelEntry], None]
+    read: Callable[[dict, PreparedRequest], tuple[dict, TokenUsage]]
     modes: tuple[Mode, ...] = (Mode.CHAT,)
-    ours: tuple[str, ...] = ("cache_salt", "user")
-    relay: Callable[[Prepared], Relay] = stream_relay
+    tenant_fields: tuple[str, ...] = ("cache_salt", "user")
+    relay: Callable[[PreparedRequest], Relay] = stream_relay
     named_events: bool = False
     optional: bool = False

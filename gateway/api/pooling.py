@@ -3,18 +3,18 @@
 from django.utils.translation import gettext_lazy as _
 
 from gateway.api import replies, validators
-from gateway.api.generation import LONGEST_CONTEXT
-from gateway.api.operation import Operation, Prepared
-from gateway.api.stream_relay import Usage, read_usage
-from gateway.api.validators import Fields, boolean, integer, listing, one_of, text, wrong
+from gateway.api.generation import MAX_CONTEXT_TOKENS
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.stream_relay import TokenUsage, read_usage
+from gateway.api.validators import Fields, boolean, field_error, integer, list_of, one_of, text
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
-TEXTS = 2048  # in one request, as with OpenAI
-DIMENSIONS = 2**16
+MAX_TEXTS = 2048  # in one request, as with OpenAI
+MAX_DIMENSIONS = 2**16
 
 content = text(min_length=1)
-truncation = integer(-1, LONGEST_CONTEXT)
+truncation = integer(-1, MAX_CONTEXT_TOKENS)
 
 
 def text_input(value, param):
@@ -24,12 +24,12 @@ def text_input(value, param):
     if type(value) is list and value and type(value[0]) is int:
         return validators.token_ids(value, param)
     entry = token_input if type(value) is list and value and type(value[0]) is list else content
-    return listing(entry, TEXTS)(value, param)
+    return list_of(entry, MAX_TEXTS)(value, param)
 
 
 def token_input(value, param):
     if not value:
-        raise wrong(param, _("must be a list of token ids."))
+        raise field_error(param, _("must be a list of token ids."))
     return validators.token_ids(value, param)
 
 
@@ -41,22 +41,22 @@ def document(value, param):
 
 
 def one_or_more(value, param):
-    return [content(value, param)] if type(value) is str else listing(content, TEXTS)(value, param)
+    return [content(value, param)] if type(value) is str else list_of(content, MAX_TEXTS)(value, param)
 
 
 EMBED: Fields = {
     "input": text_input,
     "encoding_format": one_of("float", "base64"),
-    "dimensions": integer(1, DIMENSIONS),
+    "dimensions": integer(1, MAX_DIMENSIONS),
     "truncate_prompt_tokens": truncation,
 }
 RERANK: Fields = {
     "query": content,
-    "documents": listing(document, TEXTS),
-    "top_n": integer(1, TEXTS),
+    "documents": list_of(document, MAX_TEXTS),
+    "top_n": integer(1, MAX_TEXTS),
     "return_documents": boolean,
     "truncate_prompt_tokens": truncation,
-    "max_tokens_per_doc": integer(1, LONGEST_CONTEXT),
+    "max_tokens_per_doc": integer(1, MAX_CONTEXT_TOKENS),
 }
 SCORE: Fields = {
     "text_1": one_or_more,
@@ -68,66 +68,66 @@ SCORE: Fields = {
 PAIRS = {"text_1": "text_2", "queries": "documents"}
 
 
-def complete_ranking(prepared: Prepared, model: ModelEntry) -> None:
+def complete_ranking(prepared: PreparedRequest, model: ModelEntry) -> None:
     """The engine ranks all documents; the reply then keeps the best ones, with or without their texts."""
     payload = prepared.payload
     for name in ("query", "documents"):
-        validators.need(payload, name)
+        validators.require_field(payload, name)
     _check_truncation(prepared, model)
     prepared.documents, prepared.show_documents = payload["documents"], payload.pop("return_documents", True)
     prepared.top = payload.pop("top_n", None)
 
 
-def complete_scoring(prepared: Prepared, model: ModelEntry) -> None:
+def complete_scoring(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
     first = next(name for name in PAIRS if name in payload)
     second = PAIRS[first]
-    validators.need(payload, second)
+    validators.require_field(payload, second)
     if len(payload[first]) not in (1, len(payload[second])):
-        raise wrong(second, _("must have as many entries as {first}, if that has more than one."), first=first)
+        raise field_error(second, _("must have as many entries as {first}, if that has more than one."), first=first)
     _check_truncation(prepared, model)
 
 
-def _check_truncation(prepared: Prepared, model: ModelEntry) -> None:
+def _check_truncation(prepared: PreparedRequest, model: ModelEntry) -> None:
     if model.context and prepared.payload.get("truncate_prompt_tokens", 0) > model.context:
-        raise wrong("truncate_prompt_tokens", _("must be between {low} and {high}."), low=-1, high=model.context)
+        raise field_error("truncate_prompt_tokens", _("must be between {low} and {high}."), low=-1, high=model.context)
 
 
 # --- replies
 
 
-def read_embedding(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+def read_embedding(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
     usage = read_usage(reply.get("usage"))
     data = [
         {"object": "embedding", "index": entry["index"], "embedding": entry["embedding"]}
-        for entry in replies.objects(reply["data"])
+        for entry in replies.require_objects(reply["data"])
     ]
     return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
-def read_ranking(reply: dict, prepared: Prepared) -> tuple[dict, Usage]:
+def read_ranking(reply: dict, prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
     """The best first. Engines return documents in different forms, so the text is taken from the request."""
     usage = read_usage(reply.get("usage"))
-    best = sorted(replies.objects(reply["results"]), key=lambda result: result["relevance_score"], reverse=True)
+    best = sorted(replies.require_objects(reply["results"]), key=lambda result: result["relevance_score"], reverse=True)
     results = [_ranked_document(result, prepared) for result in best[: prepared.top]]
     return {"object": "rerank", "model": reply["model"], "results": results, "usage": _usage_fields(usage)}, usage
 
 
-def _ranked_document(result: dict, prepared: Prepared) -> dict:
+def _ranked_document(result: dict, prepared: PreparedRequest) -> dict:
     shown = {"document": prepared.documents[result["index"]]} if prepared.show_documents else {}
     return {"index": result["index"], **shown, "relevance_score": result["relevance_score"]}
 
 
-def read_scores(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+def read_scores(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
     usage = read_usage(reply.get("usage"))
     data = [
         {"object": "score", "index": entry["index"], "score": entry["score"]}
-        for entry in replies.objects(reply["data"])
+        for entry in replies.require_objects(reply["data"])
     ]
     return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
-def _usage_fields(usage: Usage) -> dict:
+def _usage_fields(usage: TokenUsage) -> dict:
     return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
 
 

@@ -13,8 +13,8 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from core import errors
-from gateway.api.operation import Operation, Prepared
-from gateway.api.stream_relay import Usage, read_usage
+from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.errors import ContextTooLong
 from gateway.routing.snapshot import ModelEntry
 
@@ -24,7 +24,9 @@ MESSAGE = ("role", "content", "refusal", "tool_calls", "annotations", "audio", "
            "reasoning_content")  # fmt: skip
 
 
-def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id: bool = False) -> tuple[bytes, Usage]:
+def convert_reply(
+    operation: Operation, raw: bytes, prepared: PreparedRequest, *, generated_id: bool = False
+) -> tuple[bytes, TokenUsage]:
     """The reply for the client and its token counts. Raises EngineUnavailable for a reply of another form.
 
     `generated_id` gives it an id `gen-…`, as in the REST API's `generate`.
@@ -32,7 +34,7 @@ def clean(operation: Operation, raw: bytes, prepared: Prepared, *, generated_id:
     try:
         reply, usage = operation.read(_parse_object(raw), prepared)
     except (LookupError, TypeError, ValueError):
-        raise unreadable() from None
+        raise unreadable_reply() from None
     if generated_id:
         reply["id"] = f"gen-{uuid.uuid4()}"
     return orjson.dumps(reply), usage
@@ -45,25 +47,25 @@ def _parse_object(raw: bytes) -> dict:
     return reply
 
 
-def read_generation(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+def read_generation(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
     """A chat or text completion."""
-    choices, usage = objects(reply["choices"]), read_usage(reply.get("usage"))
-    found = only(reply, TOP_LEVEL)
+    choices, usage = require_objects(reply["choices"]), read_usage(reply.get("usage"))
+    found = select_fields(reply, TOP_LEVEL)
     found["choices"] = [_clean_choice(choice) for choice in choices]
     found["usage"] = _usage_fields(reply.get("usage"), usage)
     return found, usage
 
 
-def read_uncounted(reply: dict, _prepared: Prepared) -> tuple[dict, Usage]:
+def read_uncounted(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
     """A reply that uses no tokens."""
-    return without_nulls(reply), Usage()
+    return without_nulls(reply), TokenUsage()
 
 
-def unreadable() -> errors.EngineUnavailable:
+def unreadable_reply() -> errors.EngineUnavailable:
     return errors.EngineUnavailable(_("The engine's answer could not be read. Its log may tell why."))
 
 
-def objects(value) -> list[dict]:
+def require_objects(value) -> list[dict]:
     """Raises TypeError for anything but a list of objects."""
     if type(value) is not list or not all(type(entry) is dict for entry in value):
         raise TypeError("a list of objects is expected")
@@ -74,16 +76,16 @@ def without_nulls(fields: dict) -> dict:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def only(fields: dict, names: tuple[str, ...]) -> dict:
+def select_fields(fields: dict, names: tuple[str, ...]) -> dict:
     return {name: fields[name] for name in names if fields.get(name) is not None}
 
 
 def _clean_choice(choice: dict) -> dict:
     """`logprobs`, `message.content` and `message.refusal` are required, even if null."""
-    found = only(choice, CHOICE)
+    found = select_fields(choice, CHOICE)
     found["logprobs"] = _clean_logprobs(choice)
     if type(choice.get("message")) is dict:
-        found["message"] = {"content": None, "refusal": None, **only(choice["message"], MESSAGE)}
+        found["message"] = {"content": None, "refusal": None, **select_fields(choice["message"], MESSAGE)}
     return found
 
 
@@ -94,7 +96,7 @@ def _clean_logprobs(choice: dict):
     return found
 
 
-def _usage_fields(given, usage: Usage) -> dict:
+def _usage_fields(given, usage: TokenUsage) -> dict:
     """The counts, with the prompt tokens that were cached (`cache_n`) and computed (`prompt_n`)."""
     found = {
         "prompt_tokens": usage.prompt,
@@ -118,20 +120,20 @@ TOO_LONG = re.compile(
 )
 PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:input )?tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
-BINDING = ("response_format", "structured_outputs", "tools")
+CONSTRAINT_FIELDS = ("response_format", "structured_outputs", "tools")
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # pattern of an engine's message, the fields that it can mean, our message
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
     (r"matryoshka", ("dimensions",), _("This model's vectors have one length only.")),
     (r"out of vocabulary", ("input", "prompt", "tokens"), _("A token id is none of the model's.")),
     (r"truncate", ("truncate_prompt_tokens",), _("This is more than the model's context.")),
-    (r"schema|grammar|regex|structured", BINDING, _("The engine cannot hold to such a schema.")),
+    (r"schema|grammar|regex|structured", CONSTRAINT_FIELDS, _("The engine cannot hold to such a schema.")),
     (r"multimodal|image|audio", ("messages",), _("This model does not take such content.")),
     (r"chat template|roles?\b", ("messages",), _("The model cannot take this sequence of messages.")),
 )
 
 
-def refusal(
+def engine_refusal(
     operation: Operation, request_fields: Collection[str], status: int, raw: bytes, model: ModelEntry
 ) -> errors.PlatformError:
     """Our error for an engine's reply that is not 200. `request_fields` are the fields of the request."""

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import orjson
 
-EVENT_BYTES = 8 * 1024 * 1024  # no event of an engine is longer
-MOST_TOKENS = 2**31 - 1
+MAX_EVENT_BYTES = 8 * 1024 * 1024  # no event of an engine is longer
+MAX_TOKENS = 2**31 - 1
 
 # An object with at most two more levels in it; JSON text cannot contain the unescaped key.
 _OBJECT = rb"\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\}"
@@ -21,7 +21,7 @@ INDEX = re.compile(rb'"index":\s?(\d{1,4})')
 
 
 @dataclass(slots=True, frozen=True)
-class Usage:
+class TokenUsage:
     """Token counts of one request; `cached` of the prompt's tokens came from the prefix cache."""
 
     prompt: int = 0
@@ -29,18 +29,18 @@ class Usage:
     cached: int = 0
 
 
-def read_usage(value) -> Usage:
+def read_usage(value) -> TokenUsage:
     """Usage from an engine's JSON; a value that is not a plausible count becomes 0."""
     if type(value) is not dict:
-        return Usage()
+        return TokenUsage()
     details = value.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if type(details) is dict else None
     prompt = _count(value.get("prompt_tokens"))
-    return Usage(prompt, _count(value.get("completion_tokens")), min(_count(cached), prompt))
+    return TokenUsage(prompt, _count(value.get("completion_tokens")), min(_count(cached), prompt))
 
 
 def _count(value) -> int:
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else 0
 
 
 class Relay(Protocol):
@@ -56,7 +56,7 @@ class Relay(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
 
-    def usage(self) -> Usage: ...
+    def usage(self) -> TokenUsage: ...
 
 
 class StreamRelay:
@@ -79,7 +79,7 @@ class StreamRelay:
             data = self._tail + data
         *events, self._tail = data.split(b"\n\n")
         out = self._relay_events(events) if events else b""
-        if len(self._tail) > EVENT_BYTES and not self.done:
+        if len(self._tail) > MAX_EVENT_BYTES and not self.done:
             self.failure = self.failure or "an event without end"
         return out
 
@@ -88,7 +88,7 @@ class StreamRelay:
         for event in events:
             if self.done or self.failure:
                 break
-            if len(event) > EVENT_BYTES:
+            if len(event) > MAX_EVENT_BYTES:
                 self.failure = "an event without end"
             elif event.startswith(b"data: {") and event.endswith(b"}"):
                 self._relay_event(event, out)
@@ -122,20 +122,20 @@ class StreamRelay:
         index = INDEX.search(event) if self._several else None
         self._last_usage[int(index[1]) if index else 0] = usage
 
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """The engine's own total or, if the stream broke off, the sum of the last counts of all choices."""
         if self._final_usage is not None:
-            return read_usage(parse(self._final_usage))
+            return read_usage(parse_json(self._final_usage))
         prompts: dict[int, int] = {}
         completion = 0
         for index, raw in self._last_usage.items():
-            usage = read_usage(parse(raw))
+            usage = read_usage(parse_json(raw))
             prompts[index // self._choices] = usage.prompt
             completion += usage.completion
-        return Usage(sum(prompts.values()), completion)
+        return TokenUsage(sum(prompts.values()), completion)
 
 
-def parse(raw: bytes):
+def parse_json(raw: bytes):
     """The value in an engine's JSON; None if it is not JSON."""
     try:
         return orjson.loads(raw)

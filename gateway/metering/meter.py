@@ -16,20 +16,20 @@ import orjson
 from django.db import DatabaseError, DataError, IntegrityError, close_old_connections, connection
 from django.db.utils import InterfaceError
 
-from core.periodic import Level, Periodic
-from gateway.api.stream_relay import Usage
+from core.periodic import LoopSeverity, Periodic
+from gateway.api.stream_relay import TokenUsage
 from gateway.metering import spool
 from inference.usage import LOST
 
 logger = logging.getLogger(__name__)
 
 DAY = 86_400
-FLUSH_SECONDS, RECOVER_SECONDS, RETRY_SECONDS = 0.25, 30, 2
-KEY_USE_SECONDS = 60  # resolution of a key's `last_used_at`
+FLUSH_INTERVAL, RECOVER_INTERVAL, RETRY_INTERVAL = 0.25, 30, 2
+KEY_USE_INTERVAL = 60  # resolution of a key's `last_used_at`
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """One request. `started_at` is in epoch seconds; it counts for the day (UTC) of its admission."""
 
     tenant_id: str
@@ -45,7 +45,7 @@ class Record:
     generation: int = 0
     status: str = LOST
     http_status: int = 0
-    usage: Usage = Usage()
+    usage: TokenUsage = TokenUsage()
     queue_ms: int = 0
     ttft_ms: int | None = None
     duration_ms: int = 0
@@ -64,15 +64,15 @@ class Record:
         ]  # fmt: skip
 
 
-class Sink(Protocol):
+class UsageSink(Protocol):
     """Where the data plane reports its requests; neither call blocks or fails."""
 
-    def admit(self, record: Record) -> None: ...
+    def admit(self, record: RequestRecord) -> None: ...
 
-    def settle(self, record: Record) -> None: ...
+    def finish_usage(self, record: RequestRecord) -> None: ...
 
 
-class Store(Protocol):
+class UsageStore(Protocol):
     """Where the flusher sends rows: (admission, settlement) pairs as stored in the spool."""
 
     def insert(self, rows: list[tuple[list, list]]) -> None: ...
@@ -85,9 +85,9 @@ class Store(Protocol):
 class Meter:
     """The sink of a gateway process."""
 
-    def __init__(self, root: Path, store: Store):
+    def __init__(self, root: Path, store: UsageStore):
         self._spool = spool.Spool(root)
-        self._flusher = Flusher(self._spool, root, store)
+        self._flusher = UsageFlusher(self._spool, root, store)
 
     def start(self) -> None:
         self._flusher.start()
@@ -97,27 +97,27 @@ class Meter:
         self._flusher.stop(timeout)
         self._spool.close()
 
-    def admit(self, record: Record) -> None:
+    def admit(self, record: RequestRecord) -> None:
         self._spool.admit(record.request_id, orjson.dumps(record.admission()) + b"\n")
 
-    def settle(self, record: Record) -> None:
-        self._spool.settle(record.request_id, orjson.dumps(record.settlement()) + b"\n")
+    def finish_usage(self, record: RequestRecord) -> None:
+        self._spool.finish_usage(record.request_id, orjson.dumps(record.settlement()) + b"\n")
 
     @property
     def lost(self) -> int:
         return self._spool.lost
 
 
-class Flusher(threading.Thread):
+class UsageFlusher(threading.Thread):
     """Sends the records of the spool in batches, also those that killed processes left."""
 
-    def __init__(self, own_spool: spool.Spool, root: Path, store: Store):
+    def __init__(self, own_spool: spool.Spool, root: Path, store: UsageStore):
         super().__init__(name="usage-flusher", daemon=True)
         self._spool, self._root, self._store = own_spool, root, store
         self._reader = spool.SpoolReader(own_spool.folder)
         self._unsent: list[tuple[list, list]] = []
         self._key_uses: dict[str, float] = {}
-        self._loop = Periodic("usage flusher", Level.HIGH, FLUSH_SECONDS)
+        self._loop = Periodic("usage flusher", LoopSeverity.HIGH, FLUSH_INTERVAL)
         self._ending = threading.Event()
         self._recover_at = 0.0
 
@@ -127,7 +127,7 @@ class Flusher(threading.Thread):
                 wait_seconds = self._round()
             self._ending.wait(wait_seconds)
         self._loop.end()
-        if self._round() == FLUSH_SECONDS:
+        if self._round() == FLUSH_INTERVAL:
             self._spool.remove()
         self._store.close()
 
@@ -141,16 +141,16 @@ class Flusher(threading.Thread):
         try:
             self._drain()
             if time.monotonic() >= self._recover_at and not self._ending.is_set():
-                self._recover_at = time.monotonic() + RECOVER_SECONDS
+                self._recover_at = time.monotonic() + RECOVER_INTERVAL
                 self._recover()
         except (DatabaseError, InterfaceError, OSError) as error:
             logger.warning("usage records wait on disk: %s", type(error).__name__)
-            return RETRY_SECONDS
-        return FLUSH_SECONDS
+            return RETRY_INTERVAL
+        return FLUSH_INTERVAL
 
     def _drain(self) -> None:
         while True:
-            self._unsent = self._unsent or self._reader.settled(self._spool.segment)
+            self._unsent = self._unsent or self._reader.settled_pairs(self._spool.segment)
             if not self._unsent:
                 break
             self._send(self._unsent)
@@ -162,20 +162,20 @@ class Flusher(threading.Thread):
         used: dict[str, float] = {}
         for admission, _settlement in rows:
             key_id, at = admission[5], admission[3]
-            if key_id and at - self._key_uses.get(key_id, 0) > KEY_USE_SECONDS:
+            if key_id and at - self._key_uses.get(key_id, 0) > KEY_USE_INTERVAL:
                 used[key_id] = self._key_uses[key_id] = at
         if used:
             self._store.touch_keys(used)
 
     def _recover(self) -> None:
-        for folder in spool.left_behind(self._root):
+        for folder in spool.orphan_folders(self._root):
             reader = spool.SpoolReader(folder)
-            while rows := reader.settled(reader.end):
+            while rows := reader.settled_pairs(reader.end):
                 self._store.insert(rows)
             lost = [(admission, _lost_settlement(admission)) for admission in reader.open.values()]
             if lost:
                 self._store.insert(lost)
-            spool.remove(folder)
+            spool.remove_folder(folder)
 
 
 def _lost_settlement(admission: list) -> list:

@@ -21,12 +21,12 @@ import orjson
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 8 * 1024 * 1024
-BACKLOG_BYTES = 16 * 1024 * 1024
+MAX_BACKLOG_BYTES = 16 * 1024 * 1024
 READ_BYTES = 512 * 1024
-COMPLAIN_SECONDS = 60
+ERROR_LOG_INTERVAL = 60
 
 
-def lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """Lock the folder. Returns a descriptor to keep open, or None if a living process holds it."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -43,7 +43,7 @@ def lock(folder: Path) -> int | None:
 class Spool:
     """The writing side, for one thread. While the disk is full, lines are kept in memory; `lost` counts the rest."""
 
-    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = BACKLOG_BYTES):
+    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = MAX_BACKLOG_BYTES):
         name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.folder = root / name
         self.segment = 0
@@ -58,7 +58,7 @@ class Spool:
     def _create(self, hidden: Path) -> None:
         """The folder stays hidden until it is locked."""
         hidden.mkdir(mode=0o700, parents=True)
-        self._lock = lock(hidden)
+        self._lock = lock_folder(hidden)
         hidden.rename(self.folder)
         self._next_segment()
 
@@ -66,7 +66,7 @@ class Spool:
         self._open[request_id] = line
         self._append(line)
 
-    def settle(self, request_id: str, line: bytes) -> None:
+    def finish_usage(self, request_id: str, line: bytes) -> None:
         self._open.pop(request_id, None)
         self._append(line)
         if self._size > self._segment_bytes and not self._backlog:
@@ -94,7 +94,7 @@ class Spool:
 
     def _log_error(self, error: OSError) -> None:
         now = time.monotonic()
-        if now - self._logged_at > COMPLAIN_SECONDS:
+        if now - self._logged_at > ERROR_LOG_INTERVAL:
             self._logged_at = now
             logger.error("usage journal: %s (%d records lost so far)", error.strerror, self.lost)
 
@@ -119,7 +119,7 @@ class Spool:
     def remove(self) -> None:
         """Delete the folder, once everything was read, if no request is open."""
         if not self._open and not self._backlog:
-            remove(self.folder)
+            remove_folder(self.folder)
 
 
 class SpoolReader:
@@ -133,7 +133,7 @@ class SpoolReader:
         self._read_segments: list[Path] = []
         self.open: dict[str, list] = {}
 
-    def settled(self, sealed_below: int) -> list[tuple[list, list]]:
+    def settled_pairs(self, sealed_below: int) -> list[tuple[list, list]]:
         """The next (admission, settlement) pairs; segments under `sealed_below` get no more lines."""
         while True:
             path = self._folder / f"{self._segment:08d}.jsonl"
@@ -173,12 +173,12 @@ class SpoolReader:
                     yield self.open.pop(entry[1]), entry
 
 
-def left_behind(root: Path) -> Iterator[Path]:
+def orphan_folders(root: Path) -> Iterator[Path]:
     """Folders of processes that have ended, each locked while the caller uses it."""
     for trash in root.glob(".gone-*"):  # left by a process that was killed while deleting it
         shutil.rmtree(trash, ignore_errors=True)
     for folder in sorted(root.glob("[!.]*-*")):
-        descriptor = lock(folder)
+        descriptor = lock_folder(folder)
         if descriptor is not None:
             try:
                 yield folder
@@ -186,7 +186,7 @@ def left_behind(root: Path) -> Iterator[Path]:
                 os.close(descriptor)
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Rename, then delete: if the lock file went first, another process could lock a half-deleted folder."""
     trash = folder.with_name(f".gone-{folder.name}")
     with suppress(OSError):

@@ -9,10 +9,10 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from core import errors
-from gateway.routing.snapshot import AdapterEntry, InstanceEntry, ModelEntry, Principal, Snapshot, VersionEntry
+from gateway.routing.snapshot import AdapterEntry, Caller, InstanceEntry, ModelEntry, RoutingSnapshot, VersionEntry
 
 
-def find(caller: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | None:
+def find_adapter(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> ModelEntry | None:
     """The adapter that `ref` names for this caller, as a model: its base's entry with its own name and version."""
     own = snapshot.adapters.get(caller.tenant_id)
     if not own:
@@ -27,7 +27,7 @@ def find(caller: Principal, ref: str, snapshot: Snapshot) -> ModelEntry | None:
     return _as_model(caller, adapter, _default_version(caller, adapter), snapshot)
 
 
-def visible(caller: Principal, snapshot: Snapshot) -> list[ModelEntry]:
+def visible_adapters(caller: Caller, snapshot: RoutingSnapshot) -> list[ModelEntry]:
     """Adapters that the caller may use: published ones by name, versions on trial as `name@number`."""
     found = []
     for adapter in snapshot.adapters.get(caller.tenant_id, {}).values():
@@ -40,9 +40,9 @@ def visible(caller: Principal, snapshot: Snapshot) -> list[ModelEntry]:
     return found
 
 
-def refusal(model: ModelEntry, entries: list[InstanceEntry]) -> errors.PlatformError | None:
+def unservable_error(model: ModelEntry, entries: list[InstanceEntry]) -> errors.PlatformError | None:
     """The error if no running or starting replica can ever serve the adapter, so that waiting is useless."""
-    if not model.adapter or any(entry.coming for entry in entries):
+    if not model.adapter or any(entry.starting for entry in entries):
         return None
     running = [entry for entry in entries if entry.routable]
     if running and not any(entry.adapter_slots for entry in running):
@@ -54,7 +54,7 @@ def refusal(model: ModelEntry, entries: list[InstanceEntry]) -> errors.PlatformE
     return None
 
 
-def not_loaded(model: ModelEntry, entries: list[InstanceEntry]) -> errors.ModelNotRunning | None:
+def not_loaded_error(model: ModelEntry, entries: list[InstanceEntry]) -> errors.ModelNotRunning | None:
     """The error for a request that waited too long for an adapter although its base model runs."""
     running = [entry for entry in entries if entry.routable]
     if not model.adapter or not running:
@@ -65,7 +65,7 @@ def not_loaded(model: ModelEntry, entries: list[InstanceEntry]) -> errors.ModelN
     return errors.ModelNotRunning(format_lazy(text, base=model.parent), details={"state": "loading"}, retry_after=5)
 
 
-def _find_by_name(own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot) -> AdapterEntry | None:
+def _find_by_name(own: dict[str, AdapterEntry], ref: str, snapshot: RoutingSnapshot) -> AdapterEntry | None:
     if adapter := own.get(ref):
         return adapter
     base, colon, name = ref.rpartition(":")
@@ -78,7 +78,7 @@ def _find_by_name(own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot) ->
 
 
 def _find_by_version_id(
-    caller: Principal, own: dict[str, AdapterEntry], ref: str, snapshot: Snapshot
+    caller: Caller, own: dict[str, AdapterEntry], ref: str, snapshot: RoutingSnapshot
 ) -> ModelEntry | None:
     if not ref.startswith("version-"):
         return None
@@ -93,7 +93,7 @@ def _version_by_number(adapter: AdapterEntry, number: int) -> VersionEntry | Non
     return next((version for version in adapter.versions if version.number == number), None)
 
 
-def _default_version(caller: Principal, adapter: AdapterEntry) -> VersionEntry | None:
+def _default_version(caller: Caller, adapter: AdapterEntry) -> VersionEntry | None:
     """The version in use; for an unpublished adapter, the newest version that the caller had trained."""
     if adapter.current:
         return next((version for version in adapter.versions if version.id == adapter.current), None)
@@ -101,7 +101,7 @@ def _default_version(caller: Principal, adapter: AdapterEntry) -> VersionEntry |
 
 
 def _as_model(
-    caller: Principal, adapter: AdapterEntry, version: VersionEntry | None, snapshot: Snapshot
+    caller: Caller, adapter: AdapterEntry, version: VersionEntry | None, snapshot: RoutingSnapshot
 ) -> ModelEntry | None:
     base = snapshot.models.get(adapter.base_id)
     if version is None or base is None or not (base.public or base.tenant_id == caller.tenant_id):
@@ -114,7 +114,7 @@ def _as_model(
     )  # fmt: skip
 
 
-def _may_use(caller: Principal, adapter: AdapterEntry, version: VersionEntry) -> bool:
+def _may_use(caller: Caller, adapter: AdapterEntry, version: VersionEntry) -> bool:
     """A key limited to some models must list the adapter or, for a version that it had trained, the base model."""
     if version.on_trial and not _is_creator(caller, version):
         return False
@@ -122,11 +122,11 @@ def _may_use(caller: Principal, adapter: AdapterEntry, version: VersionEntry) ->
     return allowed is None or adapter.id in allowed or (version.on_trial and adapter.base_id in allowed)
 
 
-def _is_creator(caller: Principal, version: VersionEntry) -> bool:
+def _is_creator(caller: Caller, version: VersionEntry) -> bool:
     """Whether the caller had it trained: with the same key or, where a key is missing, as the same user."""
     if not version.on_trial:
         return False
     if caller.key_id and version.key_id:
         return caller.key_id == version.key_id
-    user_id = caller.maker_id if caller.key_id else caller.user_id
+    user_id = caller.created_by_id if caller.key_id else caller.user_id
     return user_id is not None and user_id == version.user_id

@@ -14,22 +14,22 @@ from django.db import DatabaseError, close_old_connections, connection
 from django.db.utils import InterfaceError
 
 from core import process_identity
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from inference.models import GatewayHeartbeat
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
-GOODBYE_SECONDS = 3.0
-FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
+HEARTBEAT_INTERVAL = 1.0
+DELETE_TIMEOUT = 3.0
+UPDATE_FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Writes the fields that `describe` returns until `stop`. An outage of Postgres is only logged."""
 
     def __init__(self, describe: Callable[[], dict]):
         self._describe = describe
-        self._loop = Periodic("gateway heartbeat", Level.CRITICAL, BEAT_SECONDS)
+        self._loop = Periodic("gateway heartbeat", LoopSeverity.CRITICAL, HEARTBEAT_INTERVAL)
         self._id = uuid.uuid4()
         self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": process_identity.identity()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
@@ -45,16 +45,16 @@ class Heartbeat:
             await self._task
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            await asyncio.wait_for(loop.run_in_executor(self._thread, self._delete_row), GOODBYE_SECONDS)
+            await asyncio.wait_for(loop.run_in_executor(self._thread, self._delete_row), DELETE_TIMEOUT)
         self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         while True:
             with self._loop.turn():
-                await self.once()
-            await asyncio.sleep(BEAT_SECONDS)
+                await self.write_once()
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
 
-    async def once(self) -> None:
+    async def write_once(self) -> None:
         """The time is read before the state: a heartbeat must never claim to include what happened later."""
         loop = asyncio.get_running_loop()
         try:
@@ -72,7 +72,9 @@ class Heartbeat:
 
     def _write(self, at: datetime, state: dict) -> None:
         row = GatewayHeartbeat(id=self._id, beat_at=at, **self._process, **state)
-        GatewayHeartbeat.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=FIELDS)
+        GatewayHeartbeat.objects.bulk_create(
+            [row], update_conflicts=True, unique_fields=["id"], update_fields=UPDATE_FIELDS
+        )
 
     def _delete_row(self) -> None:
         with suppress(DatabaseError, InterfaceError):

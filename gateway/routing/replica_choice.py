@@ -11,11 +11,11 @@ from hashlib import blake2b
 
 from gateway.routing.snapshot import InstanceEntry
 
-CHARACTERS = 1024  # of each part of a prompt's beginning
-LEAD_SHARE, LEAD_REQUESTS = 1.25, 2  # load limit of the preferred replica: mean × share + requests
+PREFIX_CHARACTERS = 1024  # of each part of a prompt's beginning
+MAX_LOAD_RATIO, EXTRA_LOAD = 1.25, 2  # load limit of the preferred replica: mean × share + requests
 
 
-def prefix_of(payload: dict, model_id: str) -> bytes | None:
+def prefix_digest(payload: dict, model_id: str) -> bytes | None:
     """A digest of the prompt up to its first user message, included. None: no prefix cache is used.
 
     The salt is the tenant's, as in the engine's cache.
@@ -27,12 +27,12 @@ def prefix_of(payload: dict, model_id: str) -> bytes | None:
     return blake2b(f"{salt}\0{model_id}\0{beginning}".encode(errors="replace"), digest_size=16).digest()
 
 
-def pick(entries: Sequence[InstanceEntry], inflight: Mapping[str, int], prefix: bytes | None) -> InstanceEntry:
+def pick_replica(entries: Sequence[InstanceEntry], inflight: Mapping[str, int], prefix: bytes | None) -> InstanceEntry:
     """The preferred replica of this prefix unless its load is too high; without a prefix, the one with least load."""
     if prefix is None:
         return min(entries, key=lambda entry: inflight.get(entry.id, 0))
     mean = sum(inflight.get(entry.id, 0) for entry in entries) / len(entries)
-    max_load = mean * LEAD_SHARE + LEAD_REQUESTS
+    max_load = mean * MAX_LOAD_RATIO + EXTRA_LOAD
     candidates = [entry for entry in entries if inflight.get(entry.id, 0) < max_load]
     return max(candidates, key=lambda entry: blake2b(entry.id.encode(), key=prefix, digest_size=8).digest())
 
@@ -53,10 +53,10 @@ def _prompt_beginning(payload: dict) -> str:
 def _text_beginning(content) -> str:
     """The beginning of a text, of its first part, or of the first prompt's token ids."""
     if type(content) is str:
-        return content[:CHARACTERS]
+        return content[:PREFIX_CHARACTERS]
     if type(content) is not list or not content:
         return ""
     first = content[0]
     if type(first) is dict:
         return _text_beginning(first.get("text"))
-    return str(content[: CHARACTERS // 4]) if type(first) is int else _text_beginning(first)
+    return str(content[: PREFIX_CHARACTERS // 4]) if type(first) is int else _text_beginning(first)

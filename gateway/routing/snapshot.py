@@ -11,14 +11,14 @@ from accounts import policy
 from accounts.policy import Permission
 from core.errors import ModelNotFound, ServiceUnavailable, Unauthenticated
 
-STALE_SECONDS = 300  # how long the data plane serves without Postgres
-NOTICE_SECONDS, NEWS_SECONDS = 0.2, 2.0  # wait for a change notification, and for the change itself
+MAX_SNAPSHOT_AGE = 300  # how long the data plane serves without Postgres
+NOTICE_TIMEOUT, CHANGE_TIMEOUT = 0.2, 2.0  # wait for a change notification, and for the change itself
 
 Decision = TypeVar("Decision")
 
 
 @dataclass(slots=True, frozen=True)
-class Principal:
+class Caller:
     """The caller, its tenant and its rights; `scopes` or `models` of None: all that the role allows."""
 
     tenant_id: str
@@ -28,7 +28,7 @@ class Principal:
     scopes: frozenset[str] | None = None
     models: frozenset[str] | None = None
     operator: bool = False
-    maker_id: str | None = None  # of a key: the user who created it
+    created_by_id: str | None = None  # of a key: the user who created it
 
     def may(self, permission: Permission) -> bool:
         if self.scopes is not None:
@@ -38,7 +38,7 @@ class Principal:
 
 @dataclass(slots=True, frozen=True)
 class KeyEntry:
-    principal: Principal
+    caller: Caller
     expires_at: float | None = None  # epoch seconds
 
 
@@ -129,7 +129,7 @@ class InstanceEntry:
         return self.state == "ready" and self.wanted and bool(self.endpoint)
 
     @property
-    def coming(self) -> bool:
+    def starting(self) -> bool:
         return self.state in ("pending", "starting") and self.wanted
 
     @property
@@ -138,12 +138,12 @@ class InstanceEntry:
         return self.state in ("pending", "starting", "ready", "draining") and self.wanted
 
     @property
-    def stopped_by_somebody(self) -> bool:
+    def stopped_by_user(self) -> bool:
         """A user stopped it: the platform's own stops have a reason."""
         return self.state != "failed" and not self.wanted and not self.stop_reason
 
 
-class Snapshot:
+class RoutingSnapshot:
     """Lookups by key digest, user, tenant, model id and name. Built once, then only read."""
 
     __slots__ = (
@@ -165,7 +165,7 @@ class Snapshot:
         self.tenants = {tenant.id: tenant for tenant in tenants}
         self.slugs = {tenant.slug: tenant for tenant in self.tenants.values()}
         self.keys = keys or {}
-        self.key_ids = frozenset(entry.principal.key_id for entry in self.keys.values())
+        self.key_ids = frozenset(entry.caller.key_id for entry in self.keys.values())
         self.users = {user.id: user for user in users}
         self.revoked_sessions = frozenset(revoked_sessions)
         self.models = {model.id: model for model in models}
@@ -204,26 +204,26 @@ class Snapshot:
 class SnapshotSource:
     """The latest snapshot, with waiting for the next one. For the event loop's thread only."""
 
-    def __init__(self, snapshot: Snapshot | None = None):
+    def __init__(self, snapshot: RoutingSnapshot | None = None):
         self._current, self._read_at = snapshot, time.monotonic()
-        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._listeners: list[Callable[[RoutingSnapshot], None]] = []
         self._next: asyncio.Future | None = None
         self._expecting = False
 
-    def current(self) -> Snapshot:
+    def current(self) -> RoutingSnapshot:
         """Raises ServiceUnavailable if there is none, or only a stale one."""
         if not self.is_fresh():
             raise ServiceUnavailable(retry_after=5)
         return self._current
 
     def is_fresh(self) -> bool:
-        return self._current is not None and time.monotonic() - self._read_at <= STALE_SECONDS
+        return self._current is not None and time.monotonic() - self._read_at <= MAX_SNAPSHOT_AGE
 
     def expect(self) -> None:
         """A change was announced, and is being read."""
         self._expecting = True
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: RoutingSnapshot) -> None:
         self._current, self._read_at = snapshot, time.monotonic()
         self._expecting = False
         for listener in self._listeners:
@@ -232,11 +232,11 @@ class SnapshotSource:
             self._next.set_result(None)
             self._next = None
 
-    def subscribe(self, listener: Callable[[Snapshot], None]) -> None:
+    def subscribe(self, listener: Callable[[RoutingSnapshot], None]) -> None:
         self._listeners.append(listener)
 
-    async def decide(self, decide: Callable[[Snapshot], Decision], *, patient: bool) -> Decision:
-        """`decide(snapshot)`; with `patient`, an unknown key or model is looked up again in the next ones.
+    async def decide(self, decide: Callable[[RoutingSnapshot], Decision], *, wait_for_changes: bool) -> Decision:
+        """`decide(snapshot)`; with `wait_for_changes`, an unknown key or model is looked up again in the next ones.
 
         A key or model can be so new that its notification has not arrived yet.
         """
@@ -245,12 +245,12 @@ class SnapshotSource:
             try:
                 return decide(self.current())
             except (Unauthenticated, ModelNotFound):
-                left = started_at + (NEWS_SECONDS if self._expecting else NOTICE_SECONDS) - time.monotonic()
-                if not patient or left <= 0:
+                left = started_at + (CHANGE_TIMEOUT if self._expecting else NOTICE_TIMEOUT) - time.monotonic()
+                if not wait_for_changes or left <= 0:
                     raise
-            await self.following(left)
+            await self.wait_for_next(left)
 
-    async def following(self, timeout: float) -> None:
+    async def wait_for_next(self, timeout: float) -> None:
         """Wait until the next snapshot is published, at most `timeout` seconds."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()

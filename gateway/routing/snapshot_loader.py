@@ -7,10 +7,10 @@ from django.conf import settings
 from accounts.models import ROLE_RANK
 from gateway.routing.snapshot import (
     AdapterEntry,
+    Caller,
     InstanceEntry,
     KeyEntry,
     ModelEntry,
-    Principal,
     TenantEntry,
     UserEntry,
     VersionEntry,
@@ -79,8 +79,8 @@ def _read_keys(execute: Execute) -> dict[bytes, KeyEntry]:
     for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role, maker_id in execute(KEYS):
         allowed = frozenset(models) if models else None
         role = min(role, maker_role, key=ROLE_RANK.get)
-        caller = Principal(
-            tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed, maker_id=maker_id
+        caller = Caller(
+            tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed, created_by_id=maker_id
         )  # fmt: skip
         found[bytes(digest)] = KeyEntry(caller, None if expires_at is None else float(expires_at))
     return found
@@ -142,7 +142,7 @@ def _read_adapters(execute: Execute) -> list[AdapterEntry]:
     return [AdapterEntry(*row[:5], int(row[5]), tuple(versions.get(row[0], ()))) for row in execute(ADAPTERS)]
 
 
-READERS = {
+PART_READERS = {
     "tenants": _read_tenants,
     "keys": _read_keys,
     "users": _read_users,
@@ -151,7 +151,7 @@ READERS = {
     "instances": _read_instances,
     "adapters": _read_adapters,
 }
-AFFECTED = {  # table → the parts to read again when it changes
+PARTS_BY_TABLE = {  # table → the parts to read again when it changes
     "accounts_tenant": {"tenants", "keys"},
     "accounts_apikey": {"keys"},
     "accounts_user": {"users", "keys"},

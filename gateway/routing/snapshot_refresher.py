@@ -15,14 +15,14 @@ import psycopg
 from django.db import connections
 
 from core.notify import CHANNEL
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 from gateway.routing import snapshot_loader
-from gateway.routing.snapshot import Snapshot, SnapshotSource
+from gateway.routing.snapshot import RoutingSnapshot, SnapshotSource
 
 logger = logging.getLogger(__name__)
 
-DEBOUNCE_SECONDS, RELOAD_SECONDS, LOOK_SECONDS = 0.05, 10.0, 0.5
-RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)
+DEBOUNCE_INTERVAL, RELOAD_INTERVAL, POLL_INTERVAL = 0.05, 10.0, 0.5
+RETRY_INTERVALS = (0.5, 1.0, 2.0, 5.0)
 NOT_FOR_PSYCOPG = ("context", "cursor_factory")  # Django's own adaptation would leave JSON as text
 
 
@@ -33,13 +33,13 @@ def connect() -> psycopg.Connection:
     return psycopg.connect(**parameters, autocommit=True)
 
 
-class Refresher(threading.Thread):
+class SnapshotRefresher(threading.Thread):
     """Publishes to `source` on `loop` until `stop`."""
 
     def __init__(self, source: SnapshotSource, loop: asyncio.AbstractEventLoop):
         super().__init__(name="snapshot-refresher", daemon=True)
         self._source, self._loop = source, loop
-        self._turns = Periodic("snapshot refresher", Level.CRITICAL, LOOK_SECONDS)
+        self._turns = Periodic("snapshot refresher", LoopSeverity.CRITICAL, POLL_INTERVAL)
         self._ending = threading.Event()
         self._parts: dict = {}
 
@@ -53,12 +53,12 @@ class Refresher(threading.Thread):
             try:
                 with connect() as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
-                    self._load(connection, set(snapshot_loader.READERS))
+                    self._load(connection, set(snapshot_loader.PART_READERS))
                     failures = 0
                     self._watch(connection)
             except psycopg.Error as error:
                 logger.warning("the snapshot cannot be refreshed: %s", type(error).__name__)
-                self._ending.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                self._ending.wait(RETRY_INTERVALS[min(failures, len(RETRY_INTERVALS) - 1)])
                 failures += 1
 
     def _watch(self, connection: psycopg.Connection) -> None:
@@ -66,8 +66,8 @@ class Refresher(threading.Thread):
         while not self._ending.is_set():
             with self._turns.turn():
                 changed = self._changed_parts(connection)
-                if time.monotonic() - loaded_at > RELOAD_SECONDS:
-                    changed = set(snapshot_loader.READERS)
+                if time.monotonic() - loaded_at > RELOAD_INTERVAL:
+                    changed = set(snapshot_loader.PART_READERS)
                     loaded_at = time.monotonic()
                 if changed:
                     self._load(connection, changed)
@@ -75,18 +75,18 @@ class Refresher(threading.Thread):
 
     def _changed_parts(self, connection: psycopg.Connection) -> set[str]:
         """The parts whose tables changed; after the first notification, more are collected for a moment."""
-        tables = {notice.payload for notice in connection.notifies(timeout=LOOK_SECONDS, stop_after=1)}
+        tables = {notice.payload for notice in connection.notifies(timeout=POLL_INTERVAL, stop_after=1)}
         if tables:
             self._call_in_loop(self._source.expect)
-            tables |= {notice.payload for notice in connection.notifies(timeout=DEBOUNCE_SECONDS)}
-        return set().union(*(snapshot_loader.AFFECTED.get(table, ()) for table in tables))
+            tables |= {notice.payload for notice in connection.notifies(timeout=DEBOUNCE_INTERVAL)}
+        return set().union(*(snapshot_loader.PARTS_BY_TABLE.get(table, ()) for table in tables))
 
     def _load(self, connection: psycopg.Connection, parts: set[str]) -> None:
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             for part in parts:
-                self._parts[part] = snapshot_loader.READERS[part](connection.execute)
-        self._call_in_loop(self._source.publish, Snapshot(**self._parts))
+                self._parts[part] = snapshot_loader.PART_READERS[part](connection.execute)
+        self._call_in_loop(self._source.publish, RoutingSnapshot(**self._parts))
 
     def _call_in_loop(self, callback: Callable, *arguments) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process is stopping

@@ -4,13 +4,13 @@ import time
 from collections.abc import Collection, Hashable, Iterable
 from typing import Generic, TypeVar
 
-DOUBT_SECONDS = 10.0  # by then its agent has noticed a crash; a run that is still ready is used again
+SUSPECT_SECONDS = 10.0  # by then its agent has noticed a crash; a run that is still ready is used again
 
 Key = TypeVar("Key", bound=Hashable)
-Loaded = tuple[str, str]  # instance id and adapter version
+LoadedAdapter = tuple[str, str]  # instance id and adapter version
 
 
-class Counts(Generic[Key]):
+class RequestCounts(Generic[Key]):
     """Requests in flight by key, and when the last one ended."""
 
     def __init__(self):
@@ -39,12 +39,12 @@ class Counts(Generic[Key]):
             self._ended.pop(key, None)
 
 
-class Traffic:
+class RequestTracker:
     """Counts by instance and, for adapters, by instance and version; runs (instance id, generation) to avoid."""
 
     def __init__(self):
-        self.instances: Counts[str] = Counts()
-        self.adapters: Counts[Loaded] = Counts()
+        self.instances: RequestCounts[str] = RequestCounts()
+        self.adapters: RequestCounts[LoadedAdapter] = RequestCounts()
         self._suspect_until: dict[tuple[str, int], float] = {}
 
     @property
@@ -61,11 +61,11 @@ class Traffic:
         if adapter:
             self.adapters.end((instance_id, adapter))
 
-    def doubt(self, run: tuple[str, int]) -> None:
+    def mark_suspect(self, run: tuple[str, int]) -> None:
         """Avoid the run for a while: it failed a request before the first byte, or could not be reached."""
-        self._suspect_until[run] = time.monotonic() + DOUBT_SECONDS
+        self._suspect_until[run] = time.monotonic() + SUSPECT_SECONDS
 
-    def doubted(self) -> Collection[tuple[str, int]]:
+    def recently_failed(self) -> Collection[tuple[str, int]]:
         if self._suspect_until:
             now = time.monotonic()
             self._suspect_until = {run: until for run, until in self._suspect_until.items() if until > now}

@@ -29,14 +29,14 @@ ADVICE = {
 }
 
 
-class Failed(Protocol):
+class FailureFields(Protocol):
     """The fields of a failed instance, as a row or as the gateway has it."""
 
     failure_reason: str
     failure_cause: str
 
 
-def told(instance: Failed):
+def failure_message(instance: FailureFields):
     """Why it failed and what to do about it, in the reader's language; empty if nothing failed."""
     if not instance.failure_reason or not instance.failure_cause:
         return instance.failure_reason

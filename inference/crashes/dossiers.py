@@ -6,15 +6,15 @@ from itertools import groupby
 from accounts.actor import Actor
 from engines.causes import Cause
 from inference.crashes.advice import ADVICE
-from inference.logs.lines import clean, for_tenant
+from inference.logs.lines import clean_line, redact_for_tenant
 from inference.models import CrashDossier, Device, Instance
 from models_app.models import Model
 
-MOST_PER_MODEL = 20
+MAX_PER_MODEL = 20
 
 
 @dataclass(frozen=True)
-class Finding:
+class CrashDiagnosis:
     """Why a run ended, as far as it is known, and the evidence: last lines, exit status, peak memory."""
 
     cause: Cause
@@ -25,13 +25,13 @@ class Finding:
     peak_bytes: int | None = None
 
     @property
-    def on_instance(self) -> dict:
+    def instance_fields(self) -> dict:
         """The fields of it in the instance's row."""
         exit_fields = {"exit_code": self.exit_code, "exit_signal": self.exit_signal}
         return {"failure_reason": self.reason, "failure_cause": self.cause, "log_tail": self.lines} | exit_fields
 
 
-def keep(instance: Instance, finding: Finding) -> None:
+def save_dossier(instance: Instance, finding: CrashDiagnosis) -> None:
     """Save a dossier, one per run, and delete all but the newest of its model."""
     fields = {
         "tenant_id": instance.tenant_id,
@@ -40,18 +40,18 @@ def keep(instance: Instance, finding: Finding) -> None:
         "reason": finding.reason,
         "exit_code": finding.exit_code,
         "exit_signal": finding.exit_signal,
-        "log_tail": [clean(line) for line in finding.lines],
+        "log_tail": [clean_line(line) for line in finding.lines],
         "launch": instance.launch,
         "memory": _memory(instance, finding),
         "started_at": instance.started_at,
     }
     CrashDossier.objects.update_or_create(instance=instance, generation=instance.running_generation, defaults=fields)
     of_model = CrashDossier.objects.filter(model_id=instance.model_id)
-    kept = list(of_model.values_list("pk", flat=True)[:MOST_PER_MODEL])
+    kept = list(of_model.values_list("pk", flat=True)[:MAX_PER_MODEL])
     of_model.exclude(pk__in=kept).delete()
 
 
-def _memory(instance: Instance, finding: Finding) -> dict:
+def _memory(instance: Instance, finding: CrashDiagnosis) -> dict:
     """Bytes: of the run, and of its devices after its end."""
     devices = Device.objects.filter(reservations__owner=instance.pk)
     return {
@@ -64,10 +64,10 @@ def _memory(instance: Instance, finding: Finding) -> dict:
     }
 
 
-def overview(model: Model, actor: Actor) -> dict:
+def crash_overview(model: Model, actor: Actor) -> dict:
     """A model's crashes, newest first, and its causes, the most frequent first."""
     dossiers = list(CrashDossier.objects.filter(model=model))
-    return {"causes": _causes(dossiers), "crashes": [describe(dossier, actor) for dossier in dossiers]}
+    return {"causes": _causes(dossiers), "crashes": [describe_dossier(dossier, actor) for dossier in dossiers]}
 
 
 def _causes(dossiers: list[CrashDossier]) -> list[dict]:
@@ -88,7 +88,7 @@ def _by_cause(dossier: CrashDossier) -> str:
     return dossier.cause
 
 
-def describe(dossier: CrashDossier, actor: Actor) -> dict:
+def describe_dossier(dossier: CrashDossier, actor: Actor) -> dict:
     """Only operators see how it was started, its devices and the unfiltered lines."""
     unfiltered = actor.is_operator
     memory = dossier.memory if unfiltered else {name: dossier.memory.get(name) for name in ("peak", "last")}
@@ -100,7 +100,7 @@ def describe(dossier: CrashDossier, actor: Actor) -> dict:
         "reason": dossier.reason,
         "exit_code": dossier.exit_code,
         "exit_signal": dossier.exit_signal,
-        "log_tail": dossier.log_tail if unfiltered else [for_tenant(line) for line in dossier.log_tail],
+        "log_tail": dossier.log_tail if unfiltered else [redact_for_tenant(line) for line in dossier.log_tail],
         "launch": dossier.launch if unfiltered else None,
         "memory": memory,
         "started_at": dossier.started_at,

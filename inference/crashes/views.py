@@ -15,5 +15,5 @@ class CrashesView(APIView):
 
     @extend_schema(responses=CrashesSerializer)
     def get(self, request, ref):
-        found = dossiers.overview(catalogue.find_own(request.auth, ref), request.auth)
+        found = dossiers.crash_overview(catalogue.find_own(request.auth, ref), request.auth)
         return Response(CrashesSerializer(found).data)

@@ -4,7 +4,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from core.errors import Conflict
-from inference.instances.retention import DEAD_GATEWAY
+from inference.instances.retention import GATEWAY_TIMEOUT
 from inference.models import GatewayHeartbeat, Instance
 from models_app import options
 from models_app.models import Model
@@ -12,7 +12,7 @@ from models_app.models import Model
 LOADED, LEAVING, REFUSED = "loaded", "leaving", "refused"
 
 
-def require(model: Model, rank: int) -> None:
+def require_support(model: Model, rank: int) -> None:
     """Raises Conflict if the model, as it runs or would be started, accepts no adapter of this rank."""
     limits = options.adapter_limits(model.config)
     running = list(model.instances.wanted().exclude(running_generation=0).values_list("adapter_slots", "adapter_rank"))
@@ -41,7 +41,7 @@ def loaded(version_ids: list[str]) -> dict[str, list[dict]]:
 
 def in_use(version_ids: list[str]) -> bool:
     """Whether a gateway has requests for one of them in flight or waiting, by its last heartbeat."""
-    reports = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - DEAD_GATEWAY).values_list("adapters", flat=True)
+    reports = GatewayHeartbeat.objects.filter(beat_at__gt=Now() - GATEWAY_TIMEOUT).values_list("adapters", flat=True)
     wanted = set(version_ids)
     return any(_versions(report) & wanted for report in reports)
 

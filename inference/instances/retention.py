@@ -7,9 +7,9 @@ from django.db.models.functions import Now
 from core.partitions import Partitioned
 from inference.models import GatewayHeartbeat
 
-USAGE = Partitioned("inference_usagerecord", "started_on", keep_days=400)  # a year of bills and a margin
-DEAD_GATEWAY = timedelta(minutes=5)
+USAGE_PARTITIONS = Partitioned("inference_usagerecord", "started_on", keep_days=400)  # a year of bills and a margin
+GATEWAY_TIMEOUT = timedelta(minutes=5)
 
 
-def forget_dead_gateways() -> None:
-    GatewayHeartbeat.objects.filter(beat_at__lt=Now() - DEAD_GATEWAY).delete()
+def delete_dead_gateways() -> None:
+    GatewayHeartbeat.objects.filter(beat_at__lt=Now() - GATEWAY_TIMEOUT).delete()

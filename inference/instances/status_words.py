@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from inference.models import Instance, State
+from inference.models import Instance, InstanceState
 
 
 @dataclass(frozen=True)
-class Word:
+class StatusLabels:
     """`status` and `health` are for the service API, `manager` and `engine` for the manager API and the engine API."""
 
     status: str
@@ -15,24 +15,24 @@ class Word:
     engine: str
 
 
-NEVER_STARTED = Word("created", "unknown", "stopped", "not_loaded")
-STARTING = Word("starting", "unknown", "starting", "loading")
-STOPPED = Word("stopped", "unknown", "stopped", "not_loaded")
-DEGRADED = Word("running", "unhealthy", "routing", "degraded")
-WORDS = {
-    State.PENDING: STARTING,
-    State.STARTING: STARTING,
-    State.READY: Word("running", "healthy", "routing", "ready"),
-    State.DRAINING: Word("stopping", "healthy", "stopping", "unloading"),
-    State.STOPPED: STOPPED,
-    State.FAILED: Word("error", "unhealthy", "failed", "error"),
+NEVER_STARTED = StatusLabels("created", "unknown", "stopped", "not_loaded")
+STARTING = StatusLabels("starting", "unknown", "starting", "loading")
+STOPPED = StatusLabels("stopped", "unknown", "stopped", "not_loaded")
+DEGRADED = StatusLabels("running", "unhealthy", "routing", "degraded")
+LABELS = {
+    InstanceState.PENDING: STARTING,
+    InstanceState.STARTING: STARTING,
+    InstanceState.READY: StatusLabels("running", "healthy", "routing", "ready"),
+    InstanceState.DRAINING: StatusLabels("stopping", "healthy", "stopping", "unloading"),
+    InstanceState.STOPPED: STOPPED,
+    InstanceState.FAILED: StatusLabels("error", "unhealthy", "failed", "error"),
 }
 
 
-def word(instance: Instance | None) -> Word:
+def labels_for(instance: Instance | None) -> StatusLabels:
     """The labels of a model by its foremost instance; None for a model that was never started."""
     if instance is None:
         return NEVER_STARTED
-    if instance.state == State.READY and not instance.healthy:
+    if instance.state == InstanceState.READY and not instance.healthy:
         return DEGRADED
-    return WORDS[instance.state]
+    return LABELS[instance.state]

@@ -3,19 +3,23 @@
 from django.db import transaction
 from django.db.models.functions import Now
 
-from core.errors import now_z
+from core.errors import utc_timestamp
 from core.events import publish_on_commit
 from inference import memory_ledger
 from inference.instances import operations, status_words
-from inference.models import Instance, State, Use
+from inference.models import Instance, InstanceState, Use
 from models_app.models import Model, Visibility
 
-EVENT = "model_status_update"
-USES = {State.STARTING: Use.FILLING, State.READY: Use.HELD, State.DRAINING: Use.HELD}
+STATUS_EVENT = "model_status_update"
+USE_BY_STATE = {
+    InstanceState.STARTING: Use.LOADING,
+    InstanceState.READY: Use.IN_USE,
+    InstanceState.DRAINING: Use.IN_USE,
+}
 
 
 @transaction.atomic
-def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
+def move(instance: Instance, state: InstanceState, *, fence: int, **fields) -> bool:
     """Write what the agent with this fence observed. False if the row has changed or the agent was replaced.
 
     Locks the model's row: if two replicas become ready at once, the second one sees both and finishes the task.
@@ -27,27 +31,27 @@ def move(instance: Instance, state: State, *, fence: int, **fields) -> bool:
     )
     if not rows.update(state=state, state_since=Now(), **fields):
         return False
-    memory_ledger.note(instance.pk, USES.get(state, Use.PROMISED))
+    memory_ledger.record_use(instance.pk, USE_BY_STATE.get(state, Use.RESERVED))
     instance.refresh_from_db()
-    operations.follow(instance)
+    operations.update_tasks(instance)
     if _status_labels(instance.model_id) != before:
-        announce(instance)
+        publish_status(instance)
     return True
 
 
-def announce(instance: Instance) -> None:
+def publish_status(instance: Instance) -> None:
     """Publish the state of its model."""
     model = instance.model
     foremost = model.instances.all().foremost().first()
     data, public = event_data(model.pk, foremost), model.visibility == Visibility.PUBLIC
-    publish_on_commit(instance.tenant_id, EVENT, data, key=model.pk, model=model.pk, public=public)
+    publish_on_commit(instance.tenant_id, STATUS_EVENT, data, key=model.pk, model=model.pk, public=public)
 
 
 def event_data(model_id: str, instance: Instance | None) -> dict:
     """`instance` is the model's foremost one, None if it was never started."""
-    labels = status_words.word(instance)
-    return {"model_id": model_id, "status": labels.status, "health": labels.health, "timestamp": now_z()}
+    labels = status_words.labels_for(instance)
+    return {"model_id": model_id, "status": labels.status, "health": labels.health, "timestamp": utc_timestamp()}
 
 
-def _status_labels(model_id: str) -> status_words.Word:
-    return status_words.word(Instance.objects.filter(model_id=model_id).foremost().first())
+def _status_labels(model_id: str) -> status_words.StatusLabels:
+    return status_words.labels_for(Instance.objects.filter(model_id=model_id).foremost().first())

@@ -13,51 +13,51 @@ from django.utils import translation
 from django.utils.translation import gettext_lazy as _
 
 from accounts.actor import Actor
-from accounts.ticket_identity import Principal
+from accounts.ticket_identity import CredentialIdentity
 from core import broker
-from core.closing import closing
+from core.closing import shutdown
 from core.errors import PlatformError
-from core.streaming import COMMENT, HEARTBEAT_SECONDS
-from inference.logs.stream import Entry
-from inference.logs.tail import ENTRY_ID, Tail
+from core.streaming import HEARTBEAT_COMMENT, HEARTBEAT_INTERVAL
+from inference.logs.stream import LogEntry
+from inference.logs.tail import ENTRY_ID, LogTail
 
 PAGE = 500  # lines in one chunk: how much a slow client keeps in memory
-RECHECK_SECONDS = 4.0
+RECHECK_INTERVAL = 4.0
 
 NOT_ALLOWED = _("You may no longer read these logs.")
-DATABASE_AWAY = _("The database cannot be reached. Try again shortly.")
-LOGS_AWAY = _("The logs cannot be read at the moment; the stream goes on when they can.")
+DATABASE_UNAVAILABLE = _("The database cannot be reached. Try again shortly.")
+LOGS_UNAVAILABLE = _("The logs cannot be read at the moment; the stream goes on when they can.")
 
 
-class Form(Protocol):
+class LogFormat(Protocol):
     """How an API renders its events."""
 
-    def line(self, entry: Entry, *, new: bool) -> dict: ...
+    def line(self, entry: LogEntry, *, new: bool) -> dict: ...
     def caught_up(self) -> list[dict]: ...
     def error(self, message: str) -> dict: ...
     def end(self) -> list[dict]: ...
 
 
 @dataclass(frozen=True)
-class Reader:
+class LogReader:
     """A client and what it reads: the lines of the row with id `name`, while `rows(actor)` contains that row.
 
     `resume_after` is the id of the last line that the client has; without it, the client gets the last `lines`.
     """
 
-    principal: Principal
+    principal: CredentialIdentity
     actor: Actor
     name: str
     rows: Callable[[Actor], QuerySet]
     lines: int
     resume_after: str | None
-    form: Form
+    form: LogFormat
     language: str = field(default_factory=translation.get_language)
 
-    def still_may(self) -> bool:
+    def may_still_read(self) -> bool:
         """Also false if the client acts for another tenant now, or if the model or job is deleted."""
         try:
-            actor = self.principal.reader()
+            actor = self.principal.reading_actor()
         except PlatformError:
             return False
         rights = (actor.tenant, actor.sees_all, actor.is_operator)
@@ -66,7 +66,7 @@ class Reader:
         return self.rows(actor).filter(pk=self.name).exists()
 
 
-def resume_id(given: str | None) -> str | None:
+def parse_resume_id(given: str | None) -> str | None:
     """The id of the last line that a client has; None if it is no valid id."""
     return given if given and ENTRY_ID.fullmatch(given) else None
 
@@ -74,9 +74,9 @@ def resume_id(given: str | None) -> str | None:
 class Feed:
     """Iterating it yields the bytes of the events."""
 
-    def __init__(self, reader: Reader):
+    def __init__(self, reader: LogReader):
         self._reader, self._form = reader, reader.form
-        self._tail = Tail(reader.name, reader.lines, reader.resume_after, PAGE)
+        self._tail = LogTail(reader.name, reader.lines, reader.resume_after, PAGE)
         self._checked_at = self._sent_at = time.monotonic()
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -87,8 +87,8 @@ class Feed:
             while (end_reason := await self._end_reason()) is None:
                 if entries := await self._tail.new():
                     yield self._mark_sent(self._lines(entries, new=True))
-                elif time.monotonic() - self._sent_at >= HEARTBEAT_SECONDS:
-                    yield self._mark_sent(COMMENT)
+                elif time.monotonic() - self._sent_at >= HEARTBEAT_INTERVAL:
+                    yield self._mark_sent(HEARTBEAT_COMMENT)
                 else:
                     await self._tail.wait()
         yield self._render([*([self._error(end_reason)] if end_reason else []), *self._form.end()])
@@ -98,22 +98,22 @@ class Feed:
             async for entries in self._tail.history():
                 yield self._lines(entries, new=False)
         except broker.UNAVAILABLE:
-            yield self._render([self._error(LOGS_AWAY)])
+            yield self._render([self._error(LOGS_UNAVAILABLE)])
 
-    def _lines(self, entries: list[Entry], *, new: bool) -> bytes:
+    def _lines(self, entries: list[LogEntry], *, new: bool) -> bytes:
         return b"".join(_event(self._form.line(entry, new=new), entry.id) for entry in entries)
 
     async def _end_reason(self) -> str | None:
         """None while the stream continues; else why it ends, empty if nothing is wrong."""
-        if closing.begun:
+        if shutdown.begun:
             return ""
-        if time.monotonic() - self._checked_at < RECHECK_SECONDS:
+        if time.monotonic() - self._checked_at < RECHECK_INTERVAL:
             return None
         self._checked_at = time.monotonic()
         try:
-            allowed = await database_sync_to_async(self._reader.still_may)()
+            allowed = await database_sync_to_async(self._reader.may_still_read)()
         except (DatabaseError, InterfaceError):
-            return DATABASE_AWAY
+            return DATABASE_UNAVAILABLE
         return None if allowed else NOT_ALLOWED
 
     def _mark_sent(self, chunk: bytes) -> bytes:
@@ -133,6 +133,6 @@ def _event(data: dict, entry_id: str = "") -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def follow(reader: Reader) -> Callable[[], AsyncIterator[bytes]]:
+def open_feed(reader: LogReader) -> Callable[[], AsyncIterator[bytes]]:
     """For an EventStream, which creates the feed on its own event loop."""
     return lambda: Feed(reader).events()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from core.logs import redact
 
-LONGEST = 4000  # characters; the rest is cut off
+MAX_LINE_LENGTH = 4000  # characters; the rest is cut off
 CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 )
@@ -20,7 +20,7 @@ PROCESS_ID = re.compile(r"\b((?:p?pid|process(?: id)?)[ =:]{0,2}[\[(]?)\d+", re.
 
 
 @dataclass(frozen=True)
-class Line:
+class StoredLogLine:
     """`time` is in epoch seconds, when the shim read it; `instance_id` and `replica` name the source."""
 
     time: float
@@ -34,12 +34,16 @@ class Line:
         return LEVELS.get(found[1], found[1]) if found else DEFAULT_LEVEL
 
 
-def clean(text: str) -> str:
+def clean_line(text: str) -> str:
     """Without secrets and control characters, of bounded length."""
     text = redact(CONTROL.sub("", text.expandtabs(4)))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more characters)"
+    return (
+        text
+        if len(text) <= MAX_LINE_LENGTH
+        else f"{text[:MAX_LINE_LENGTH]}… ({len(text) - MAX_LINE_LENGTH} more characters)"
+    )
 
 
-def for_tenant(text: str) -> str:
+def redact_for_tenant(text: str) -> str:
     """Without pids, and with only the last part of host paths."""
     return PROCESS_ID.sub(r"\1…", HOST_PATH.sub(r"…/\1", text))

@@ -3,30 +3,30 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from inference.logs.lines import Line, for_tenant
-from inference.logs.stream import Entry
+from inference.logs.lines import StoredLogLine, redact_for_tenant
+from inference.logs.stream import LogEntry
 
 
-def service_line(line: Line, *, whole: bool) -> dict:
+def render_line(line: StoredLogLine, *, whole: bool) -> dict:
     """A line as the service API shows it. `whole`: with host paths and pids, for operators."""
     moment = datetime.fromtimestamp(line.time, UTC)
     return {
         "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
         "level": line.level,
-        "message": line.text if whole else for_tenant(line.text),
+        "message": line.text if whole else redact_for_tenant(line.text),
         "instance_id": line.instance_id,
         "replica": line.replica,
     }
 
 
 @dataclass(frozen=True)
-class ServiceForm:
+class ServiceLogFormat:
     """`GET …/logs?follow=true`: one line per event."""
 
     whole: bool
 
-    def line(self, entry: Entry, *, new: bool) -> dict:
-        return service_line(entry.line, whole=self.whole)
+    def line(self, entry: LogEntry, *, new: bool) -> dict:
+        return render_line(entry.line, whole=self.whole)
 
     def caught_up(self) -> list[dict]:
         return []
@@ -39,13 +39,13 @@ class ServiceForm:
 
 
 @dataclass(frozen=True)
-class ManagerForm:
+class ManagerLogFormat:
     """`GET …/logs/stream`: messages with a type; times in epoch seconds."""
 
     whole: bool
 
-    def line(self, entry: Entry, *, new: bool) -> dict:
-        line = service_line(entry.line, whole=self.whole) | {"timestamp": int(entry.line.time)}
+    def line(self, entry: LogEntry, *, new: bool) -> dict:
+        line = render_line(entry.line, whole=self.whole) | {"timestamp": int(entry.line.time)}
         return {"type": "realtime" if new else "historical", "log": line}
 
     def caught_up(self) -> list[dict]:

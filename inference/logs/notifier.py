@@ -11,22 +11,22 @@ import redis.asyncio
 
 from core import broker
 from inference.logs import stream
-from inference.logs.stream import Entry
+from inference.logs.stream import LogEntry
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.3
-READS_AT_ONCE = 8  # connections to Valkey, for any number of streams
+POLL_INTERVAL = 0.3
+MAX_CONCURRENT_READS = 8  # connections to Valkey, for any number of streams
 
 
-class Tips:
+class NewLineNotifier:
     """For one event loop. Polls while there are watchers; each watcher is only an event here."""
 
     def __init__(self):
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._newest_ids: dict[str, bytes] = {}
         self._client: redis.asyncio.Redis | None = None
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
 
     @contextmanager
     def watch(self, model_id: str) -> Iterator[asyncio.Event]:
@@ -44,12 +44,12 @@ class Tips:
                 del self._watchers[model_id]
                 self._newest_ids.pop(model_id, None)
 
-    async def after(self, model_id: str, cursor: str, count: int) -> list[Entry]:
+    async def after(self, model_id: str, cursor: str, count: int) -> list[LogEntry]:
         """The next lines after an entry id; `0`: from the first stored line."""
         async with self._reads:
             return stream.decode(await self._client.xrange(stream.keys(model_id)[0], min=f"({cursor}", count=count))
 
-    async def latest(self, model_id: str, count: int) -> list[Entry]:
+    async def latest(self, model_id: str, count: int) -> list[LogEntry]:
         async with self._reads:
             return stream.decode(reversed(await self._client.xrevrange(stream.keys(model_id)[0], count=count)))
 
@@ -60,8 +60,8 @@ class Tips:
                 await self._notify_changes()
             except broker.UNAVAILABLE as error:
                 logger.warning("logs cannot be followed: %s", type(error).__name__)
-                await asyncio.sleep(broker.PATIENCE)
-            await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(broker.TIMEOUT)
+            await asyncio.sleep(POLL_INTERVAL)
         client, self._client = self._client, None
         await client.aclose()
 
@@ -79,9 +79,9 @@ class Tips:
                     changed.set()
 
 
-_notifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, Tips] = WeakKeyDictionary()
+_notifiers: WeakKeyDictionary[asyncio.AbstractEventLoop, NewLineNotifier] = WeakKeyDictionary()
 
 
-def here() -> Tips:
+def notifier_of_loop() -> NewLineNotifier:
     """The instance of the running event loop."""
-    return _notifiers.setdefault(asyncio.get_running_loop(), Tips())
+    return _notifiers.setdefault(asyncio.get_running_loop(), NewLineNotifier())

@@ -2,16 +2,16 @@
 
 from rest_framework import serializers
 
-from inference.logs.stream import MOST_LINES
+from inference.logs.stream import MAX_LINES
 
 DEFAULT_LINES = 100
-MOST_MINUTES = 60 * 24 * 366
+MAX_MINUTES = 60 * 24 * 366
 
 
 class LogQuerySerializer(serializers.Serializer):
     """`last_event_id` is for a new EventSource, which cannot send the header Last-Event-ID."""
 
-    lines = serializers.IntegerField(min_value=1, max_value=MOST_LINES, default=DEFAULT_LINES)
+    lines = serializers.IntegerField(min_value=1, max_value=MAX_LINES, default=DEFAULT_LINES)
     follow = serializers.BooleanField(default=False)
     last_event_id = serializers.CharField(required=False, max_length=40)
 
@@ -19,14 +19,14 @@ class LogQuerySerializer(serializers.Serializer):
 class StreamQuerySerializer(serializers.Serializer):
     """By default all stored lines."""
 
-    lines = serializers.IntegerField(min_value=1, max_value=MOST_LINES, default=MOST_LINES)
+    lines = serializers.IntegerField(min_value=1, max_value=MAX_LINES, default=MAX_LINES)
     last_event_id = serializers.CharField(required=False, max_length=40)
 
 
 class ClearQuerySerializer(serializers.Serializer):
     """0 clears all lines."""
 
-    keep_minutes = serializers.IntegerField(min_value=0, max_value=MOST_MINUTES, default=0)
+    keep_minutes = serializers.IntegerField(min_value=0, max_value=MAX_MINUTES, default=0)
 
 
 class LogLineSerializer(serializers.Serializer):

@@ -10,7 +10,7 @@ from accounts.actor import Actor
 from core import broker
 from core.errors import ServiceUnavailable
 from inference.logs import stream
-from inference.logs.lines import Line
+from inference.logs.lines import StoredLogLine
 from inference.models import Instance
 from models_app.models import Model
 
@@ -21,7 +21,7 @@ def _unavailable() -> ServiceUnavailable:
     return ServiceUnavailable(_("The logs cannot be read at the moment. Try again shortly."), retry_after=5)
 
 
-def latest(name: str, count: int) -> list[Line]:
+def latest(name: str, count: int) -> list[StoredLogLine]:
     """The newest lines of a training job, or of all instances of a model, oldest first. Raises ServiceUnavailable."""
     try:
         lines = [entry.line for entry in stream.latest(name, count)]

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from core import broker
-from inference.logs.lines import Line
+from inference.logs.lines import StoredLogLine
 
-MOST_LINES = 10_000
-MOST_BYTES = 4 * 2**20
-KEPT_SECONDS = 30 * 24 * 3600  # after the last line
+MAX_LINES = 10_000
+MAX_BYTES = 4 * 2**20
+RETENTION_SECONDS = 30 * 24 * 3600  # after the last line
 
 # KEYS: stream, book.  ARGV: most lines, most bytes, seconds, n, n × (instance, known position, next position),
 # then lines as (time, instance, replica, text). Returns 0 and changes nothing if a position is not the known one.
@@ -57,15 +57,15 @@ return gone
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """`id` orders the lines of a model by arrival; a client resumes after it."""
 
     id: str
-    line: Line
+    line: StoredLogLine
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReadProgress:
     """One instance's files were read from position `known` to `reached`."""
 
     instance_id: str
@@ -77,11 +77,11 @@ def keys(model_id: str) -> list[str]:
     return [f"serai:logs:{model_id}", f"serai:logs:{model_id}:book"]
 
 
-def append(model_id: str, progress: Sequence[Progress], lines: Iterable[Line]) -> bool:
+def append(model_id: str, progress: Sequence[ReadProgress], lines: Iterable[StoredLogLine]) -> bool:
     """False if these lines were written already, or if Valkey has lost its data: read the positions again."""
     sources = [value for read in progress for value in (read.instance_id, read.known, read.reached)]
     fields = [value for line in lines for value in (repr(line.time), line.instance_id, line.replica, line.text)]
-    arguments = [MOST_LINES, MOST_BYTES, KEPT_SECONDS, len(progress), *sources, *fields]
+    arguments = [MAX_LINES, MAX_BYTES, RETENTION_SECONDS, len(progress), *sources, *fields]
     return bool(broker.client().eval(APPEND, 2, *keys(model_id), *arguments))
 
 
@@ -91,7 +91,7 @@ def positions(model_id: str, instance_ids: Sequence[str]) -> dict[str, str]:
     return {key: (value or b"").decode() for key, value in zip(instance_ids, values, strict=True)}
 
 
-def latest(model_id: str, count: int) -> list[Entry]:
+def latest(model_id: str, count: int) -> list[LogEntry]:
     """The newest lines, oldest first."""
     return decode(reversed(broker.client().xrevrange(keys(model_id)[0], count=count)))
 
@@ -113,10 +113,10 @@ def sizes(model_ids: Sequence[str]) -> list[int]:
         return pipeline.execute()
 
 
-def decode(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
-    return [Entry(entry_id.decode(), _line(fields)) for entry_id, fields in entries]
+def decode(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[LogEntry]:
+    return [LogEntry(entry_id.decode(), _line(fields)) for entry_id, fields in entries]
 
 
-def _line(fields: dict[bytes, bytes]) -> Line:
+def _line(fields: dict[bytes, bytes]) -> StoredLogLine:
     text = fields[b"m"].decode("utf-8", "replace")
-    return Line(float(fields[b"t"]), fields[b"i"].decode(), int(fields[b"r"]), text)
+    return StoredLogLine(float(fields[b"t"]), fields[b"i"].decode(), int(fields[b"r"]), text)

@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 
 from core import broker
 from inference.logs import notifier
-from inference.logs.stream import Entry
+from inference.logs.stream import LogEntry
 
 ENTRY_ID = re.compile(r"\d{1,16}-\d{1,16}", re.ASCII)
 BEGINNING = "0"
-PATIENCE = 1.0  # seconds: the longest wait for new lines before the caller does other checks
+MAX_WAIT = 1.0  # seconds: the longest wait for new lines before the caller does other checks
 
 
-class Tail:
+class LogTail:
     """For one event loop. Keeps at most one page in memory, and has no thread or connection of its own.
 
     `resume_after` is the id of the last line that the client has; without it, the client gets the last `lines`.
@@ -25,7 +25,7 @@ class Tail:
         self._model_id, self._lines, self._resumed, self._page = model_id, lines, resume_after is not None, page
         self._cursor = resume_after or BEGINNING
         self._delivered: dict[str, _Delivered] = defaultdict(_Delivered)
-        self._notifier = notifier.here()
+        self._notifier = notifier.notifier_of_loop()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -33,7 +33,7 @@ class Tail:
         with self._notifier.watch(self._model_id) as self._changed:
             yield
 
-    async def history(self) -> AsyncIterator[list[Entry]]:
+    async def history(self) -> AsyncIterator[list[LogEntry]]:
         """The lines stored already. Raises one of broker.UNAVAILABLE."""
         if self._resumed:
             while entries := await self._next_page():
@@ -43,7 +43,7 @@ class Tail:
         for start in range(0, len(entries), self._page):
             yield self._undelivered(entries[start : start + self._page])
 
-    async def new(self) -> list[Entry]:
+    async def new(self) -> list[LogEntry]:
         """The next page. Also empty if Valkey is unavailable; no line is lost, as the position stays."""
         self._changed.clear()
         with suppress(*broker.UNAVAILABLE):
@@ -51,15 +51,15 @@ class Tail:
         return []
 
     async def wait(self) -> None:
-        """Wait until there may be new lines, at most PATIENCE."""
+        """Wait until there may be new lines, at most MAX_WAIT."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(MAX_WAIT):
                 await self._changed.wait()
 
-    async def _next_page(self) -> list[Entry]:
+    async def _next_page(self) -> list[LogEntry]:
         return await self._notifier.after(self._model_id, self._cursor, self._page)
 
-    def _undelivered(self, entries: list[Entry]) -> list[Entry]:
+    def _undelivered(self, entries: list[LogEntry]) -> list[LogEntry]:
         if entries:
             self._cursor = entries[-1].id
         return [entry for entry in entries if self._delivered[entry.line.instance_id].is_new(entry.line.time)]

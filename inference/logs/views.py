@@ -14,11 +14,11 @@ from accounts import audit, ticket_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
-from core.inputs import checked
-from core.streaming import EventStream, JsonWhateverIsAccepted
+from core.inputs import validated
+from core.streaming import AlwaysJson, EventStream
 from inference.logs import services
-from inference.logs.feed import Reader, follow, resume_id
-from inference.logs.log_responses import ManagerForm, ServiceForm, service_line
+from inference.logs.feed import LogReader, open_feed, parse_resume_id
+from inference.logs.log_responses import ManagerLogFormat, ServiceLogFormat, render_line
 from inference.logs.serializers import (
     ClearedSerializer,
     ClearQuerySerializer,
@@ -37,7 +37,7 @@ class StreamingView(APIView):
     """Also accepts a ticket, for browsers."""
 
     authentication_classes = [TicketAuthentication, *api_settings.DEFAULT_AUTHENTICATION_CLASSES]
-    content_negotiation_class = JsonWhateverIsAccepted
+    content_negotiation_class = AlwaysJson
     permissions = {"GET": Permission.READ}
 
     def stream(self, request, name: str, rows: Callable[[Actor], QuerySet], query: dict, form) -> EventStream:
@@ -45,29 +45,33 @@ class StreamingView(APIView):
 
         Resumes after the client's last line if the client sends its id; a browser's EventSource does so by itself.
         """
-        resume_after = resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
-        reader = Reader(ticket_identity.of(request), request.auth, name, rows, query["lines"], resume_after, form)
+        resume_after = parse_resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
+        reader = LogReader(
+            ticket_identity.identity_of_request(request), request.auth, name, rows, query["lines"], resume_after, form
+        )
         quota_owner = "operators" if request.auth.sees_all else request.auth.tenant.pk
-        return EventStream(follow(reader), quota_owner)
+        return EventStream(open_feed(reader), quota_owner)
 
 
 class LogsView(StreamingView):
     @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query, whole = checked(LogQuerySerializer, request.query_params), request.auth.is_operator
+        query, whole = validated(LogQuerySerializer, request.query_params), request.auth.is_operator
         if query["follow"]:
-            return self.stream(request, model.pk, Model.objects.usable_by, query, ServiceForm(whole))
+            return self.stream(request, model.pk, Model.objects.usable_by, query, ServiceLogFormat(whole))
         lines = services.latest(model.pk, query["lines"])
-        return Response({"logs": [service_line(line, whole=whole) for line in lines]})
+        return Response({"logs": [render_line(line, whole=whole) for line in lines]})
 
 
 class LogStreamView(StreamingView):
     @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query = checked(StreamQuerySerializer, request.query_params)
-        return self.stream(request, model.pk, Model.objects.usable_by, query, ManagerForm(request.auth.is_operator))
+        query = validated(StreamQuerySerializer, request.query_params)
+        return self.stream(
+            request, model.pk, Model.objects.usable_by, query, ManagerLogFormat(request.auth.is_operator)
+        )
 
 
 class LogStatsView(APIView):
@@ -84,7 +88,7 @@ class ClearLogsView(APIView):
     @extend_schema(parameters=[ClearQuerySerializer], request=None, responses=ClearedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        minutes = checked(ClearQuerySerializer, request.query_params)["keep_minutes"]
+        minutes = validated(ClearQuerySerializer, request.query_params)["keep_minutes"]
         count = services.clear(model, minutes)
         audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=count)
         return Response({"success": True, "message": self._message(model, minutes, count)})

@@ -6,12 +6,12 @@ from core.errors import InvalidRequest
 from engines.base import MIB
 from inference.models import DeviceKind
 from inference.placement import resource_options
-from inference.placement.fit import by_node
+from inference.placement.fit import group_by_node
 from inference.placement.types import DeviceView
 from models_app.models import Model
 
 
-def check(model: Model, devices: list[DeviceView]) -> list[str]:
+def check_requirements(model: Model, devices: list[DeviceView]) -> list[str]:
     """Returns warnings. Raises InvalidRequest with each field that asks for too much and the maximum; memory in MiB."""
     limits = _limits(devices)
     errors = {}
@@ -21,7 +21,7 @@ def check(model: Model, devices: list[DeviceView]) -> list[str]:
             errors[field] = message % {"wanted": wanted, "most": limits[name]}
     if errors:
         raise InvalidRequest(details=errors)
-    if devices and "gpu_count" not in limits and resource_options.wants_gpus(model):
+    if devices and "gpu_count" not in limits and resource_options.requires_gpus(model):
         return [_("The model asks for GPUs, and no machine has one: it cannot start until one does.")]
     return []
 
@@ -44,13 +44,13 @@ def _limits(devices: list[DeviceView]) -> dict[str, float]:
     processors = [device for device in devices if device.kind == DeviceKind.CPU]
     limits = {}
     if gpus:
-        limits["gpu_count"] = max(len(group) for group in by_node(gpus).values())
+        limits["gpu_count"] = max(len(group) for group in group_by_node(gpus).values())
         limits["gpu_memory"] = max(device.usable for device in gpus) // MIB
     if processors:
         limits["memory"] = max(device.usable for device in processors) // MIB
     if cores := [device.cores for device in processors if device.cores]:
         limits["cpu_cores"] = max(cores)
     if devices:
-        groups = [*by_node(gpus).values(), *([device] for device in processors)]
+        groups = [*group_by_node(gpus).values(), *([device] for device in processors)]
         limits["kv_cache_bytes"] = max(sum(device.usable for device in group) for group in groups)
     return limits

@@ -9,38 +9,38 @@ from django.utils.translation import gettext as _
 
 from accounts import configuration
 from inference.instances import gateway_reports
-from inference.instances.gateway_reports import Traffic
-from inference.models import Desired, Device, Instance, Node, Reservation, State
+from inference.instances.gateway_reports import GatewayReports
+from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation
 from inference.placement import decision_log
-from inference.placement.types import DeviceView, Holder, Snapshot
+from inference.placement.types import ClusterView, DeviceView, Occupant
 from models_app.models import Model
 
 
-def take(model: Model) -> Snapshot:
+def view_for_model(model: Model) -> ClusterView:
     """The state now, for a start of `model`."""
     running = Instance.objects.active().filter(desired=Desired.RUNNING).count()
-    return Snapshot(
-        devices=tuple(devices_for(model.framework)),
-        holders=_occupants(),
+    return ClusterView(
+        devices=tuple(device_views(model.framework)),
+        occupants=_occupants(),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
-        awaited=decision_log.devices_of_earlier_comers(model),
+        awaited=decision_log.devices_awaited_before(model),
     )
 
 
-def for_work(engine: str, since: datetime) -> Snapshot:
+def view_for_workload(engine: str, since: datetime) -> ClusterView:
     """For a workload other than a model; it runs in this engine's environment and waits since `since`."""
-    return Snapshot(
-        devices=tuple(devices_for(engine)),
-        holders=_occupants(),
+    return ClusterView(
+        devices=tuple(device_views(engine)),
+        occupants=_occupants(),
         residency=settings.MIN_RESIDENCY_SECONDS,
         awaited=decision_log.devices_awaited_since(since),
     )
 
 
-def devices_for(engine: str) -> list[DeviceView]:
+def device_views(engine: str) -> list[DeviceView]:
     """All devices in a fixed order, with the problems of their nodes."""
-    online = set(Node.objects.alive().values_list("pk", flat=True))
+    online = set(Node.objects.online().values_list("pk", flat=True))
     rows = Device.objects.select_related("node").order_by("node__name", "node_id", "kind", "index")
     return [_device_view(row, engine, row.node_id not in online) for row in rows]
 
@@ -58,15 +58,15 @@ def _device_view(device: Device, engine: str, stale: bool) -> DeviceView:
         reserved=device.reserved_bytes,
         foreign=device.foreign_bytes,
         cores=device.cores,
-        silent=stale,
+        stale=stale,
         node_problem=node.engines.get(engine, _("The engine %(name)s is not installed here.") % {"name": engine}),
         suspect=device.suspect,
     )
 
 
-def _occupants() -> tuple[Holder, ...]:
-    traffic_now, claims = gateway_reports.read(), _claims_by_owner()
-    rows = Instance.objects.active().filter(node__in=Node.objects.alive()).select_related("model")
+def _occupants() -> tuple[Occupant, ...]:
+    traffic_now, claims = gateway_reports.read_reports(), _claims_by_owner()
+    rows = Instance.objects.active().filter(node__in=Node.objects.online()).select_related("model")
     return tuple(_occupant(instance, claims[instance.pk], traffic_now) for instance in rows)
 
 
@@ -78,27 +78,27 @@ def _claims_by_owner() -> dict[str, dict[int, int]]:
     return claims
 
 
-def _occupant(instance: Instance, claims: dict[int, int], traffic_now: Traffic) -> Holder:
-    ready = instance.state == State.READY
+def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayReports) -> Occupant:
+    ready = instance.state == InstanceState.READY
     resident = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds() if ready else None
-    return Holder(
+    return Occupant(
         instance_id=instance.pk,
         model_id=instance.model_id,
         model_name=instance.model.name,
         tenant_id=instance.tenant_id,
-        holds=claims,
+        held_bytes=claims,
         priority=instance.model.priority,
         idle=_idle_seconds(instance, resident, traffic_now) if ready else None,
         resident=resident,
         pinned=instance.model.pinned,
-        awaited=any(beat.waiting.get(instance.model_id) for beat in traffic_now.beats),
-        going=instance.desired == Desired.STOPPED,
-        scaled=instance.model.replicas > 1,
+        has_waiters=any(beat.waiting.get(instance.model_id) for beat in traffic_now.heartbeats),
+        stopping=instance.desired == Desired.STOPPED,
+        replicated=instance.model.replicas > 1,
     )
 
 
-def _idle_seconds(instance: Instance, resident: float, traffic_now: Traffic) -> float | None:
+def _idle_seconds(instance: Instance, resident: float, traffic_now: GatewayReports) -> float | None:
     """Seconds since the last request to this instance ended, or since it was ready; None while one is in flight."""
-    if any(beat.inflight.get(instance.pk) for beat in traffic_now.beats):
+    if any(beat.inflight.get(instance.pk) for beat in traffic_now.heartbeats):
         return None
-    return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.beats if instance.pk in beat.idle)])
+    return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)])

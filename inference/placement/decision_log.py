@@ -9,16 +9,16 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from inference.models import Instance, PlacementRecord
-from inference.placement.types import Decision, Holder, Way
+from inference.placement.types import Occupant, PlacementDecision, ResourceOption
 from models_app.models import Model
 
-KEPT = 50  # of each model
-STILL_WAITING = timedelta(seconds=5)  # a waiting start retries more often than that
-STILL_REFUSED = timedelta(minutes=1)  # missing replicas are retried more often than that
+MAX_PER_MODEL = 50  # of each model
+WAITING_TIMEOUT = timedelta(seconds=5)  # a waiting start retries more often than that
+REFUSED_TIMEOUT = timedelta(minutes=1)  # missing replicas are retried more often than that
 PLACED, REFUSED, WAITING = "placed", "refused", "waiting"
 
 
-def keep(model: Model, decision: Decision, outcome: str, instance: Instance | None = None) -> None:
+def save_decision(model: Model, decision: PlacementDecision, outcome: str, instance: Instance | None = None) -> None:
     """Store a decision. Repeated refusals of the same start update the first record, which keeps its creation time."""
     latest = PlacementRecord.objects.filter(model=model).first()
     if latest and latest.decision["outcome"] == outcome and _is_repeated(latest):
@@ -26,24 +26,24 @@ def keep(model: Model, decision: Decision, outcome: str, instance: Instance | No
         return
     content = as_json(decision) | {"outcome": outcome}
     PlacementRecord.objects.create(tenant_id=model.tenant_id, model=model, instance=instance, decision=content)
-    old = PlacementRecord.objects.filter(model=model).values_list("pk", flat=True)[KEPT:]
+    old = PlacementRecord.objects.filter(model=model).values_list("pk", flat=True)[MAX_PER_MODEL:]
     PlacementRecord.objects.filter(pk__in=list(old)).delete()
 
 
-def as_json(decision: Decision) -> dict:
+def as_json(decision: PlacementDecision) -> dict:
     return {
-        "way": _option_json(decision.way) if decision.way else None,
+        "way": _option_json(decision.option) if decision.option else None,
         "node": decision.devices[0].node_name if decision.devices else None,
         "devices": [device.label for device in decision.devices],
         "claims": {str(device): size for device, size in decision.claims.items()},
         "evicted": [_victim_json(victim) for victim in decision.victims],
         "candidates": [asdict(candidate) for candidate in decision.trace],
-        "holders": [asdict(verdict) for verdict in decision.holders],
+        "holders": [asdict(verdict) for verdict in decision.verdicts],
         "wanted": sorted(decision.wanted),
     }
 
 
-def devices_of_earlier_comers(model: Model) -> frozenset[int]:
+def devices_awaited_before(model: Model) -> frozenset[int]:
     """Ids of devices that other models have waited for longer than `model`: it evicts nothing there."""
     return _wanted_devices(takewhile(lambda record: record.model_id != model.pk, _waiting_records()))
 
@@ -55,7 +55,7 @@ def devices_awaited_since(moment: datetime) -> frozenset[int]:
 
 def _waiting_records() -> QuerySet:
     """Starts that wait now, the oldest first."""
-    since = timezone.now() - STILL_WAITING
+    since = timezone.now() - WAITING_TIMEOUT
     return PlacementRecord.objects.filter(decision__outcome=WAITING, updated_at__gt=since).order_by("created_at", "pk")
 
 
@@ -65,15 +65,15 @@ def _wanted_devices(records: Iterable[PlacementRecord]) -> frozenset[int]:
 
 def _is_repeated(record: PlacementRecord) -> bool:
     """Whether a decision now repeats this one: it is recent enough to be the same start."""
-    within = {WAITING: STILL_WAITING, REFUSED: STILL_REFUSED}.get(record.decision["outcome"])
+    within = {WAITING: WAITING_TIMEOUT, REFUSED: REFUSED_TIMEOUT}.get(record.decision["outcome"])
     return within is not None and record.updated_at > timezone.now() - within
 
 
-def _option_json(option: Way) -> dict:
+def _option_json(option: ResourceOption) -> dict:
     return {**asdict(option), "total": option.estimate.total}
 
 
-def _victim_json(victim: Holder) -> dict:
+def _victim_json(victim: Occupant) -> dict:
     return {
         "instance_id": victim.instance_id,
         "model_id": victim.model_id,
@@ -81,5 +81,5 @@ def _victim_json(victim: Holder) -> dict:
         "tenant_id": victim.tenant_id,
         "priority": victim.priority,
         "idle": victim.idle,
-        "going": victim.going,
+        "going": victim.stopping,
     }

@@ -4,55 +4,55 @@ from accounts.actor import Actor
 from core.errors import PlatformError
 from engines.base import MIB
 from inference.placement import capacity, cluster_view, reason_messages, resource_options
-from inference.placement.choice import place, survey
-from inference.placement.fit import possible
-from inference.placement.types import Candidate, Decision, Holder, Way
+from inference.placement.choice import choose_placement, evaluate_options
+from inference.placement.fit import could_ever_fit
+from inference.placement.types import Candidate, Occupant, PlacementDecision, ResourceOption
 from models_app.models import Model
 
 
 def estimate(model: Model, actor: Actor) -> dict:
     """Raises InvalidRequest if the model files cannot be read yet, EngineUnavailable for an unknown engine."""
-    request = resource_options.request_for(model)
-    cluster = cluster_view.take(model)
-    decision, candidates = place(request, cluster), survey(request, cluster)
+    request = resource_options.placement_request(model)
+    cluster = cluster_view.view_for_model(model)
+    decision, candidates = choose_placement(request, cluster), evaluate_options(request, cluster)
     return {
         "model_id": model.pk,
         "model_name": model.name,
         "outcome": _outcome(decision),
-        "message": reason_messages.summary(decision),
-        "profile": decision.way.profile if decision.way else None,
-        "would_evict": [_render_victim(victim, actor) for victim in decision.victims if not victim.going],
+        "message": reason_messages.decision_message(decision),
+        "profile": decision.option.profile if decision.option else None,
+        "would_evict": [_render_victim(victim, actor) for victim in decision.victims if not victim.stopping],
         "ways": [
             _render_option(option, [candidate for candidate in candidates if _is_for(candidate, option)], actor)
-            for option in request.ways
+            for option in request.options
         ],
     }
 
 
 def warnings(model: Model) -> list[str]:
     """What will keep a model from starting. Raises InvalidRequest for requirements that no machine could ever meet."""
-    devices = cluster_view.devices_for(model.framework)
-    messages = capacity.check(model, devices)
+    devices = cluster_view.device_views(model.framework)
+    messages = capacity.check_requirements(model, devices)
     try:
-        request = resource_options.request_for(model)
+        request = resource_options.placement_request(model)
     except PlatformError:
         return messages  # other checks report missing files or engines
-    if devices and not messages and not any(possible(option, devices) for option in request.ways):
-        messages.append(reason_messages.too_big(min(option.share for option in request.ways)))
+    if devices and not messages and not any(could_ever_fit(option, devices) for option in request.options):
+        messages.append(reason_messages.too_big_message(min(option.share for option in request.options)))
     return messages
 
 
-def _outcome(decision: Decision) -> str:
+def _outcome(decision: PlacementDecision) -> str:
     if not decision.placed:
         return "waits" if decision.waits else "refused"
-    return "evicts" if any(not victim.going for victim in decision.victims) else "fits"
+    return "evicts" if any(not victim.stopping for victim in decision.victims) else "fits"
 
 
-def _is_for(candidate: Candidate, option: Way) -> bool:
+def _is_for(candidate: Candidate, option: ResourceOption) -> bool:
     return candidate.profile == option.profile and candidate.device.startswith(f"{option.kind}:")
 
 
-def _render_option(option: Way, candidates: list[Candidate], actor: Actor) -> dict:
+def _render_option(option: ResourceOption, candidates: list[Candidate], actor: Actor) -> dict:
     return {
         "profile": option.profile or None,
         "device": option.kind,
@@ -64,11 +64,11 @@ def _render_option(option: Way, candidates: list[Candidate], actor: Actor) -> di
         "total": mib(option.share) * option.count,
         "per_device": mib(option.share),
         "main_memory": mib(option.main_memory),
-        "devices": [reason_messages.candidate(candidate, actor) for candidate in candidates],
+        "devices": [reason_messages.candidate_json(candidate, actor) for candidate in candidates],
     }
 
 
-def _render_victim(victim: Holder, actor: Actor) -> dict:
+def _render_victim(victim: Occupant, actor: Actor) -> dict:
     may_name = reason_messages.may_name(victim.tenant_id, actor)
     return {
         "model_id": victim.model_id if may_name else None,

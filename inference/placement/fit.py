@@ -2,52 +2,54 @@
 
 from collections.abc import Iterable
 
-from inference.placement.types import Candidate, DeviceView, Snapshot, Way, Why
+from inference.placement.types import Candidate, ClusterView, DeviceView, Reason, ResourceOption
 
 
-def by_node(devices: Iterable[DeviceView]) -> dict[str, list[DeviceView]]:
+def group_by_node(devices: Iterable[DeviceView]) -> dict[str, list[DeviceView]]:
     groups: dict[str, list[DeviceView]] = {}
     for device in devices:
         groups.setdefault(device.node_id, []).append(device)
     return groups
 
 
-def unfit(option: Way, device: DeviceView) -> tuple[str, str]:
+def unfit_reason(option: ResourceOption, device: DeviceView) -> tuple[str, str]:
     """Why this device cannot be used, even if it were free: the reason, and a text from the agent."""
     rules = [
-        (Why.OTHER_NODE, bool(option.node) and option.node != device.node_name, option.node),
-        (Why.SILENT, device.silent, ""),
-        (Why.ENGINE, bool(device.node_problem), device.node_problem),
-        (Why.SUSPECT, bool(device.suspect), device.suspect),
-        (Why.CORES, bool(device.cores) and option.cores > (device.cores or 0), ""),
+        (Reason.OTHER_NODE, bool(option.node) and option.node != device.node_name, option.node),
+        (Reason.NODE_STALE, device.stale, ""),
+        (Reason.ENGINE, bool(device.node_problem), device.node_problem),
+        (Reason.SUSPECT, bool(device.suspect), device.suspect),
+        (Reason.CORES, bool(device.cores) and option.cores > (device.cores or 0), ""),
     ]
     return next(((why.value, text) for why, applies, text in rules if applies), ("", ""))
 
 
-def candidates(option: Way, cluster: Snapshot, taken: frozenset[int] = frozenset()) -> list[Candidate]:
+def evaluate_devices(
+    option: ResourceOption, cluster: ClusterView, taken: frozenset[int] = frozenset()
+) -> list[Candidate]:
     """One result per device of the option's kind, ordered by node and device; `taken` are the chosen ids."""
     results = []
-    for group in by_node(cluster.devices).values():
+    for group in group_by_node(cluster.devices).values():
         refusal = _node_refusal(option, cluster, group)
         devices = [device for device in group if device.kind == option.kind]
         results += [_candidate(option, device, device.id in taken, refusal) for device in devices]
     return results
 
 
-def _candidate(option: Way, device: DeviceView, taken: bool, node_refusal: str) -> Candidate:
-    why, text = ("", "") if taken else unfit(option, device)
+def _candidate(option: ResourceOption, device: DeviceView, taken: bool, node_refusal: str) -> Candidate:
+    why, text = ("", "") if taken else unfit_reason(option, device)
     why = why or ("" if taken else _memory_refusal(option, device) or node_refusal)
     return Candidate(
         option.profile, device.node_name, device.label, option.share, device.free, device.capacity, why, text, taken
     )
 
 
-def possible(option: Way, devices: Iterable[DeviceView]) -> bool:
+def could_ever_fit(option: ResourceOption, devices: Iterable[DeviceView]) -> bool:
     """Whether it would fit on these devices if nothing else ran and all of them worked."""
-    return any(_could_hold(option, group) for group in by_node(devices).values())
+    return any(_could_hold(option, group) for group in group_by_node(devices).values())
 
 
-def _could_hold(option: Way, group: list[DeviceView]) -> bool:
+def _could_hold(option: ResourceOption, group: list[DeviceView]) -> bool:
     large_enough = [device for device in group if device.kind == option.kind and device.usable >= option.share]
     main_memory = max((device.usable for device in group if device.kind == "cpu"), default=0)
     cores = max((device.cores or 0 for device in group), default=0)
@@ -56,19 +58,19 @@ def _could_hold(option: Way, group: list[DeviceView]) -> bool:
     return len(large_enough) >= option.count and enough_cores and enough_memory
 
 
-def _memory_refusal(option: Way, device: DeviceView) -> str:
+def _memory_refusal(option: ResourceOption, device: DeviceView) -> str:
     if option.share > device.capacity:
-        return Why.TOO_SMALL.value
-    return Why.NO_ROOM.value if option.share > device.free else ""
+        return Reason.TOO_SMALL.value
+    return Reason.NO_ROOM.value if option.share > device.free else ""
 
 
-def _node_refusal(option: Way, cluster: Snapshot, group: list[DeviceView]) -> str:
+def _node_refusal(option: ResourceOption, cluster: ClusterView, group: list[DeviceView]) -> str:
     """Why a device with enough free memory is refused all the same: by its node, or by the limit of instances."""
-    usable_devices = [device for device in group if not unfit(option, device)[0]]
+    usable_devices = [device for device in group if not unfit_reason(option, device)[0]]
     with_room = [device for device in usable_devices if device.kind == option.kind and option.share <= device.free]
     main_memory = max((device.free for device in usable_devices if device.kind == "cpu"), default=0)
     if option.kind != "cpu" and option.main_memory > main_memory:
-        return Why.MAIN_MEMORY.value
+        return Reason.MAIN_MEMORY.value
     if len(with_room) < option.count:
-        return Why.TOO_FEW.value
-    return Why.LIMIT.value if cluster.slots < 1 else ""
+        return Reason.TOO_FEW.value
+    return Reason.LIMIT.value if cluster.slots < 1 else ""

@@ -7,49 +7,49 @@ from django.utils.translation import gettext_lazy as lazy
 from accounts.actor import Actor
 from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
 from engines.base import MIB
-from inference.placement.types import Candidate, Decision, Why
+from inference.placement.types import Candidate, PlacementDecision, Reason
 
 GIB = 1024**3
 RETRY_SECONDS = 30
 MAKE_ROOM = lazy(
     "Stop another model, let this one take less, or try again later: GET /api/models/{ref}/explain says who holds what."
 )
-OTHERS_HOLD_IT = {Why.NO_ROOM, Why.LIMIT, Why.TOO_FEW, Why.MAIN_MEMORY}
-WORDS = {
-    Why.SILENT: lazy("Its worker does not answer."),
-    Why.ENGINE: "{text}",
-    Why.SUSPECT: "{text}",
-    Why.OTHER_NODE: lazy("The profile names another machine."),
-    Why.CORES: lazy("It has not enough cores."),
-    Why.TOO_SMALL: lazy("{needed} GiB needed, more than the {capacity} GiB that ours may take"),
-    Why.NO_ROOM: lazy("{free} of {capacity} GiB free, {needed} GiB needed"),
-    Why.TOO_FEW: lazy("Its machine has not enough such devices with room."),
-    Why.MAIN_MEMORY: lazy("Its machine has not enough free main memory."),
-    Why.LIMIT: lazy("As many models run as may (max_concurrent_models)."),
-    Why.PINNED: lazy("pinned"),
-    Why.BUSY: lazy("requests are in flight"),
-    Why.AWAITED: lazy("requests wait for it"),
-    Why.STARTING: lazy("starting"),
-    Why.YOUNG: lazy("started a moment ago"),
-    Why.SIBLING: lazy("the same model"),
-    Why.HIGHER: lazy("of a higher priority"),
-    Why.USED: lazy("used a moment ago"),
-    Why.SCALED: lazy("one of several replicas"),
-    Why.AHEAD: lazy("its room goes to a model that has waited longer"),
+OCCUPANCY_REASONS = {Reason.NO_ROOM, Reason.LIMIT, Reason.TOO_FEW, Reason.MAIN_MEMORY}
+REASON_MESSAGES = {
+    Reason.NODE_STALE: lazy("Its worker does not answer."),
+    Reason.ENGINE: "{text}",
+    Reason.SUSPECT: "{text}",
+    Reason.OTHER_NODE: lazy("The profile names another machine."),
+    Reason.CORES: lazy("It has not enough cores."),
+    Reason.TOO_SMALL: lazy("{needed} GiB needed, more than the {capacity} GiB that ours may take"),
+    Reason.NO_ROOM: lazy("{free} of {capacity} GiB free, {needed} GiB needed"),
+    Reason.TOO_FEW: lazy("Its machine has not enough such devices with room."),
+    Reason.MAIN_MEMORY: lazy("Its machine has not enough free main memory."),
+    Reason.LIMIT: lazy("As many models run as may (max_concurrent_models)."),
+    Reason.PINNED: lazy("pinned"),
+    Reason.BUSY: lazy("requests are in flight"),
+    Reason.HAS_WAITERS: lazy("requests wait for it"),
+    Reason.STARTING: lazy("starting"),
+    Reason.RECENTLY_STARTED: lazy("started a moment ago"),
+    Reason.SAME_MODEL: lazy("the same model"),
+    Reason.HIGHER_PRIORITY: lazy("of a higher priority"),
+    Reason.RECENTLY_USED: lazy("used a moment ago"),
+    Reason.REPLICATED: lazy("one of several replicas"),
+    Reason.EARLIER_WAITER: lazy("its room goes to a model that has waited longer"),
 }
-OF_THE_NODE = {Why.SILENT, Why.ENGINE}
-OF_THE_SIZE = {Why.NO_ROOM, Why.TOO_SMALL}
+NODE_REASONS = {Reason.NODE_STALE, Reason.ENGINE}
+SIZE_REASONS = {Reason.NO_ROOM, Reason.TOO_SMALL}
 
 
-def reason(why: str, needed: int = 0, free: int = 0, capacity: int = 0, text: str = "") -> str:
+def reason_message(why: str, needed: int = 0, free: int = 0, capacity: int = 0, text: str = "") -> str:
     """The message for one reason code; sizes in bytes."""
     if not why:
         return ""
-    message = str(WORDS[Why(why)])
+    message = str(REASON_MESSAGES[Reason(why)])
     return message.format(needed=_gib_number(needed), free=_gib_number(free), capacity=_gib_number(capacity), text=text)
 
 
-def line(candidate: Candidate) -> str:
+def candidate_line(candidate: Candidate) -> str:
     """For operators: profile, node, device and the result for it."""
     result = f"{candidate.node} {candidate.device}: {_candidate_message(candidate)}"
     return f"{candidate.profile}, {result}" if candidate.profile else result
@@ -60,9 +60,9 @@ def may_name(tenant_id: str, actor: Actor) -> bool:
     return actor.is_operator or (actor.tenant is not None and actor.tenant.pk == tenant_id)
 
 
-def candidate(found: Candidate, actor: Actor) -> dict:
+def candidate_json(found: Candidate, actor: Actor) -> dict:
     """The result for one device as the API shows it; memory in MiB."""
-    hidden = not actor.is_operator and found.why == Why.SUSPECT  # `text` describes the machine
+    hidden = not actor.is_operator and found.why == Reason.SUSPECT  # `text` describes the machine
     return {
         "profile": found.profile or None,
         "node": found.node if actor.is_operator else None,
@@ -76,13 +76,13 @@ def candidate(found: Candidate, actor: Actor) -> dict:
     }
 
 
-def summary(decision: Decision) -> str:
+def decision_message(decision: PlacementDecision) -> str:
     """The decision in one sentence."""
-    evicted = sum(not victim.going for victim in decision.victims)
+    evicted = sum(not victim.stopping for victim in decision.victims)
     return _outcome_message(decision.placed, decision.waits, evicted, str(_shortage_message(list(decision.trace))))
 
 
-def kept_summary(record: dict, trace: list[Candidate]) -> str:
+def record_message(record: dict, trace: list[Candidate]) -> str:
     """The same for a stored decision."""
     evicted = sum(not victim["going"] for victim in record["evicted"])
     waits = record["outcome"] == "waiting"
@@ -99,19 +99,19 @@ def _outcome_message(placed: bool, waits: bool, evicted: int, why_not: str) -> s
     return why_not
 
 
-def too_big(size: int) -> str:
+def too_big_message(size: int) -> str:
     return _("It would take %(needed)s GiB, which is more than any device here holds.") % {"needed": _gib_number(size)}
 
 
-def refusal(decision: Decision, waits: bool) -> PlatformError:
+def refusal_error(decision: PlacementDecision, waits: bool) -> PlatformError:
     """The error for a decision that placed nothing. `waits`: the caller can wait until there is room."""
     trace = decision.trace
-    if trace and all(candidate.why in OF_THE_NODE for candidate in trace):
-        worst = next((candidate for candidate in trace if candidate.why == Why.ENGINE), trace[-1])
-        return EngineUnavailable(reason(worst.why, text=worst.text) or None, retry_after=15)
+    if trace and all(candidate.why in NODE_REASONS for candidate in trace):
+        worst = next((candidate for candidate in trace if candidate.why == Reason.ENGINE), trace[-1])
+        return EngineUnavailable(reason_message(worst.why, text=worst.text) or None, retry_after=15)
     error_class = NoRoomYet if waits else InsufficientResources
     text = _shortage_message(list(trace))
-    if any(candidate.why in OTHERS_HOLD_IT for candidate in trace):
+    if any(candidate.why in OCCUPANCY_REASONS for candidate in trace):
         text = format_lazy("{} {}", text, MAKE_ROOM)
     return error_class(text, details=_missing_memory(decision), retry_after=RETRY_SECONDS)
 
@@ -119,9 +119,9 @@ def refusal(decision: Decision, waits: bool) -> PlatformError:
 def _shortage_message(trace: list[Candidate]) -> str:
     if not trace:
         return _("No machine has a device of the kind that the model asks for.")
-    if all(candidate.why == Why.LIMIT for candidate in trace):
-        return reason(Why.LIMIT)
-    short = [candidate for candidate in trace if candidate.why in OF_THE_SIZE]
+    if all(candidate.why == Reason.LIMIT for candidate in trace):
+        return reason_message(Reason.LIMIT)
+    short = [candidate for candidate in trace if candidate.why in SIZE_REASONS]
     if not short:
         return _("No device is fit for it: %(why)s") % {"why": _candidate_message(trace[0])}
     best = max(short, key=lambda candidate: candidate.free - candidate.needed)
@@ -131,9 +131,9 @@ def _shortage_message(trace: list[Candidate]) -> str:
     }
 
 
-def _missing_memory(decision: Decision) -> dict:
+def _missing_memory(decision: PlacementDecision) -> dict:
     """Needed and free MiB of the device that came closest to having room."""
-    short = [candidate for candidate in decision.trace if candidate.why in OF_THE_SIZE]
+    short = [candidate for candidate in decision.trace if candidate.why in SIZE_REASONS]
     if not short:
         return {}
     best = max(short, key=lambda candidate: candidate.free - candidate.needed)
@@ -141,7 +141,7 @@ def _missing_memory(decision: Decision) -> dict:
 
 
 def _candidate_message(candidate: Candidate) -> str:
-    message = reason(candidate.why, candidate.needed, candidate.free, candidate.capacity, candidate.text)
+    message = reason_message(candidate.why, candidate.needed, candidate.free, candidate.capacity, candidate.text)
     if message:
         return message
     return _("taken") if candidate.taken else _("has the room")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from engines.base import Estimate
+from engines.base import MemoryEstimate
 
 
-class Why(StrEnum):
+class Reason(StrEnum):
     """Why a device was refused, or an instance may not be evicted. Messages: placement/reason_messages.py."""
 
-    SILENT = "silent"  # the node's agent sends no heartbeat
+    NODE_STALE = "silent"  # the node's agent sends no heartbeat
     ENGINE = "engine"  # the engine is not installed there; `text` says what is missing
     SUSPECT = "suspect"  # the device itself is not trusted; `text` says why
     OTHER_NODE = "other_node"  # the profile names another node
@@ -21,14 +21,14 @@ class Why(StrEnum):
     LIMIT = "limit"  # max_concurrent_models instances run already
     PINNED = "pinned"
     BUSY = "busy"  # requests in flight
-    AWAITED = "awaited"  # requests wait for it
+    HAS_WAITERS = "awaited"  # requests wait for it
     STARTING = "starting"
-    YOUNG = "young"  # became ready only a moment ago
-    SIBLING = "sibling"  # another replica of the same model
-    HIGHER = "higher"  # has a higher priority than the new one
-    USED = "used"  # had a request a short time ago
-    SCALED = "scaled"  # one of several replicas
-    AHEAD = "ahead"  # an earlier start waits for memory there
+    RECENTLY_STARTED = "young"  # became ready only a moment ago
+    SAME_MODEL = "sibling"  # another replica of the same model
+    HIGHER_PRIORITY = "higher"  # has a higher priority than the new one
+    RECENTLY_USED = "used"  # had a request a short time ago
+    REPLICATED = "scaled"  # one of several replicas
+    EARLIER_WAITER = "ahead"  # an earlier start waits for memory there
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DeviceView:
     reserved: int
     foreign: int = 0
     cores: int | None = None
-    silent: bool = False
+    stale: bool = False
     node_problem: str = ""  # why the engine cannot start on its node now
     suspect: str = ""
 
@@ -64,35 +64,35 @@ class DeviceView:
 
 
 @dataclass(frozen=True)
-class Holder:
-    """An instance that holds memory: `holds` maps a device's id to bytes.
+class Occupant:
+    """An instance that holds memory: `held_bytes` maps a device's id to bytes.
 
     `idle` is None while requests are in flight; `resident` is the seconds since it became ready, None before that.
-    `going`: it is stopping already, so reserving its memory evicts nothing. `awaited`: requests wait for it.
+    `stopping`: it is stopping already, so reserving its memory evicts nothing. `has_waiters`: requests wait for it.
     """
 
     instance_id: str
     model_id: str
     model_name: str
     tenant_id: str
-    holds: dict[int, int]
+    held_bytes: dict[int, int]
     priority: int = 5
     idle: float | None = None
     resident: float | None = None
     pinned: bool = False
-    awaited: bool = False
-    going: bool = False
-    scaled: bool = False
+    has_waiters: bool = False
+    stopping: bool = False
+    replicated: bool = False
 
 
 @dataclass(frozen=True)
-class Way:
+class ResourceOption:
     """A device configuration that the model may run on: `count` devices of one kind on one node, `share` on each."""
 
     kind: str
     count: int
     share: int
-    estimate: Estimate
+    estimate: MemoryEstimate
     source: str = "files"
     profile: str = ""
     main_memory: int = 0  # that an engine on GPUs needs on the node in addition
@@ -106,21 +106,21 @@ Claims = tuple[tuple[DeviceView, int], ...]  # what is to be reserved on each de
 
 @dataclass(frozen=True)
 class PlacementRequest:
-    """Options to run `model_id`, best first. `standing`: a retry for missing replicas, not a request of a user now."""
+    """Options to run `model_id`, best first. `is_retry`: a retry for missing replicas, not a request of a user now."""
 
     model_id: str
-    ways: tuple[Way, ...]
+    options: tuple[ResourceOption, ...]
     priority: int = 5
-    standing: bool = False
+    is_retry: bool = False
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ClusterView:
     """All devices and the instances on them. `slots`: how many more may run. `awaited`: devices that an earlier
     start waits for; this one evicts nothing there. `residency`: how long a new instance is safe from eviction."""
 
     devices: tuple[DeviceView, ...]
-    holders: tuple[Holder, ...] = ()
+    occupants: tuple[Occupant, ...] = ()
     slots: int = 1_000_000
     residency: float = 60
     awaited: frozenset[int] = frozenset()
@@ -142,7 +142,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EvictionVerdict:
     """The result for one instance: it is evicted, or `why` it is not."""
 
     instance_id: str
@@ -154,22 +154,22 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PlacementDecision:
     """`claims`: device id → bytes, empty if nothing fits. `victims` must release their memory first.
 
     `waits`: nothing fits now, but it will on the devices `wanted` once their busy, new or starting instances may
     be evicted.
     """
 
-    way: Way | None = None
+    option: ResourceOption | None = None
     devices: tuple[DeviceView, ...] = ()
     claims: dict[int, int] = field(default_factory=dict)
-    victims: tuple[Holder, ...] = ()
+    victims: tuple[Occupant, ...] = ()
     trace: tuple[Candidate, ...] = ()
-    holders: tuple[Verdict, ...] = ()
+    verdicts: tuple[EvictionVerdict, ...] = ()
     waits: bool = False
     wanted: frozenset[int] = frozenset()
 
     @property
     def placed(self) -> bool:
-        return self.way is not None
+        return self.option is not None

@@ -18,9 +18,9 @@ def explain(model: Model, actor: Actor) -> dict:
     return {
         "model_id": model.pk,
         "model_name": model.name,
-        "status": status_words.word(foremost).status,
+        "status": status_words.labels_for(foremost).status,
         "stop_reason": foremost.get_stop_reason_display() or None if foremost else None,
-        "failure_reason": advice.told(foremost) or None if foremost else None,
+        "failure_reason": advice.failure_message(foremost) or None if foremost else None,
         "decisions": [_render_decision(record, actor) for record in records],
     }
 
@@ -32,14 +32,14 @@ def _render_decision(record: PlacementRecord, actor: Actor) -> dict:
         "created_at": record.created_at,
         "last_asked_at": record.updated_at,
         "outcome": decision["outcome"],
-        "message": reason_messages.kept_summary(decision, trace),
+        "message": reason_messages.record_message(decision, trace),
         "instance_id": record.instance_id,
         "profile": decision["way"]["profile"] or None if decision["way"] else None,
         "source": decision["way"]["source"] if decision["way"] else None,
         "total": mib(sum(decision["claims"].values())) if decision["way"] else None,
         "node": decision["node"] if actor.is_operator else None,
         "devices": decision["devices"],
-        "candidates": [reason_messages.candidate(candidate, actor) for candidate in trace],
+        "candidates": [reason_messages.candidate_json(candidate, actor) for candidate in trace],
         "holders": [_render_verdict(verdict, actor) for verdict in decision["holders"]],
     }
 
@@ -50,5 +50,5 @@ def _render_verdict(verdict: dict, actor: Actor) -> dict:
         "model_id": verdict["model_id"] if may_name else None,
         "model_name": verdict["model_name"] if may_name else None,
         "evicted": verdict["evicted"],
-        "why": reason_messages.reason(verdict["why"]) or None,
+        "why": reason_messages.reason_message(verdict["why"]) or None,
     }

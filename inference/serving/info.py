@@ -3,15 +3,15 @@
 from accounts.actor import Actor
 from inference.crashes import advice
 from inference.instances import gateway_reports, status_words
-from inference.instances.gateway_reports import Traffic
-from inference.models import Instance, State
+from inference.instances.gateway_reports import GatewayReports
+from inference.models import Instance, InstanceState
 from inference.serving.runtime import foremost_instances, ready_counts
 from models_app.models import Model
 
 
 def describe(models: list[Model], actor: Actor) -> list[dict]:
     """All fields of each model. Only operators see pids and command lines."""
-    foremost, ready, traffic_now = foremost_instances(models), ready_counts(models), gateway_reports.read()
+    foremost, ready, traffic_now = foremost_instances(models), ready_counts(models), gateway_reports.read_reports()
     failures, pending = _failures(models), traffic_now.pending()
     return [
         _instance_fields(model, foremost.get(model.pk), traffic_now, actor)
@@ -38,16 +38,16 @@ def overview(models: list[Model], actor: Actor) -> dict:
     }
 
 
-def _instance_fields(model: Model, instance: Instance | None, traffic_now: Traffic, actor: Actor) -> dict:
+def _instance_fields(model: Model, instance: Instance | None, traffic_now: GatewayReports, actor: Actor) -> dict:
     """`instance` is the model's foremost one."""
-    ready = instance is not None and instance.state == State.READY
+    ready = instance is not None and instance.state == InstanceState.READY
     shows_process = instance is not None and instance.pid is not None and actor.is_operator
     return {
         "model_name": model.name,
         "aliases": [alias.name for alias in model.aliases.all()],
-        "status": status_words.word(instance).manager,
+        "status": status_words.labels_for(instance).manager,
         "pid": instance.pid if shows_process else None,
-        "idle_time_sec": int(traffic_now.idle(model.pk) or 0) if ready else 0,
+        "idle_time_sec": int(traffic_now.idle_seconds(model.pk) or 0) if ready else 0,
         "mode": model.mode,
         "is_available": ready and instance.healthy,
         "current_bat_path": _command_line(instance) if shows_process else None,
@@ -58,7 +58,7 @@ def _instance_fields(model: Model, instance: Instance | None, traffic_now: Traff
 def _failures(models: list[Model]) -> dict[str, str]:
     """Model id → why its newest failed instance failed."""
     rows = Instance.objects.filter(model__in=models).exclude(failure_reason="").order_by("model_id", "-created_at")
-    return {row.model_id: advice.told(row) for row in rows.distinct("model_id")}
+    return {row.model_id: advice.failure_message(row) for row in rows.distinct("model_id")}
 
 
 def _command_line(instance: Instance) -> str | None:

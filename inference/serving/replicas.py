@@ -13,21 +13,21 @@ from django.utils.translation import gettext as _
 
 from core.errors import ModelNotFound, PlatformError
 from inference import memory_ledger
-from inference.models import ACTIVE_STATES, Desired, Instance, Reservation, State
+from inference.models import ACTIVE_STATES, Desired, Instance, InstanceState, Reservation
 from inference.placement import claim
 from models_app import services as catalogue
 from models_app.models import Model
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 60  # the default limit for draining
-FAILURES_COUNT_FOR = timedelta(hours=1)
-FIRST_PAUSE, LONGEST_PAUSE, MOST_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
-NO_ROOM_PAUSE = 10.0  # seconds until a replica without room is tried again
+STOP_TIMEOUT = 60  # the default limit for draining
+FAILURE_WINDOW = timedelta(hours=1)
+FIRST_BACKOFF, MAX_BACKOFF, MAX_DOUBLINGS = timedelta(seconds=30), timedelta(minutes=15), 8
+NO_ROOM_RETRY_INTERVAL = 10.0  # seconds until a replica without room is tried again
 
 
 @dataclass
-class Filled:
+class ScaleResult:
     """The instances that are wanted now, and the error that kept the missing ones from being placed."""
 
     instances: list[Instance]
@@ -40,44 +40,50 @@ class Filled:
         return text % {"placed": len(self.instances), "wanted": model.replicas, "reason": self.shortfall.message}
 
 
-def fill(model: Model, *, timeout: int | None = None, on_demand: bool = False, standing: bool = False) -> Filled:
+def scale_up(
+    model: Model, *, timeout: int | None = None, on_demand: bool = False, is_retry: bool = False
+) -> ScaleResult:
     """Create the missing instances, evicting idle ones of other models. The caller has locked `model`.
 
     Reuses stopping instances first, if their memory is still theirs. If not even one instance can run, raises what
-    placing.place raises; else the error is in the result, and Keeper tries again.
+    placing.place_instance raises; else the error is in the result, and ReplicaReconciler tries again.
     """
     instances = list(model.instances.wanted().order_by("replica"))
     for stopping in _revivable(model)[: max(0, model.replicas - len(instances))]:
         with suppress(memory_ledger.NoRoom):  # another start was given its memory just now
             memory_ledger.reclaim(stopping)
-            stopping.ask(desired=Desired.RUNNING, generation=stopping.running_generation + 1, on_demand=on_demand)
+            stopping.request_change(
+                desired=Desired.RUNNING, generation=stopping.running_generation + 1, on_demand=on_demand
+            )
             instances.append(stopping)
     while len(instances) < model.replicas:
         try:
             with transaction.atomic():
-                placed = claim.place(model, timeout, on_demand, replica=_free_number(model), standing=standing)
+                placed = claim.place_instance(model, timeout, on_demand, replica=_free_number(model), is_retry=is_retry)
             instances.append(placed)
         except PlatformError as error:
             if not instances:
                 raise
-            claim.note(error)
-            return Filled(instances, error)
-    return Filled(instances)
+            claim.record_refusal(error)
+            return ScaleResult(instances, error)
+    return ScaleResult(instances)
 
 
-def trim(model: Model) -> None:
+def scale_down(model: Model) -> None:
     """Stop the surplus instances after their requests in flight: first those that are not ready."""
-    instances = sorted(model.instances.wanted(), key=lambda instance: (instance.state != State.READY, instance.replica))
+    instances = sorted(
+        model.instances.wanted(), key=lambda instance: (instance.state != InstanceState.READY, instance.replica)
+    )
     for instance in instances[model.replicas :]:
-        instance.ask(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_SECONDS)
+        instance.request_change(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_TIMEOUT)
 
 
-def pause_after(failures: int) -> timedelta:
-    """How long to wait after this many failures of a model's replicas: doubled each time, up to LONGEST_PAUSE."""
-    return min(FIRST_PAUSE * 2 ** min(failures - 1, MOST_DOUBLINGS), LONGEST_PAUSE) if failures else timedelta()
+def backoff_after(failures: int) -> timedelta:
+    """How long to wait after this many failures of a model's replicas: doubled each time, up to MAX_BACKOFF."""
+    return min(FIRST_BACKOFF * 2 ** min(failures - 1, MAX_DOUBLINGS), MAX_BACKOFF) if failures else timedelta()
 
 
-class Keeper:
+class ReplicaReconciler:
     """Brings running models back to their wanted replicas. All its input is rows, so it may restart at any time."""
 
     def __init__(self):
@@ -96,19 +102,19 @@ class Keeper:
         model = catalogue.lock(model)
         wanted = list(model.instances.wanted())
         if len(wanted) > model.replicas:
-            trim(model)
+            scale_down(model)
         elif wanted and not _must_back_off(model):
-            filled = fill(model, on_demand=all(instance.on_demand for instance in wanted), standing=True)
+            filled = scale_up(model, on_demand=all(instance.on_demand for instance in wanted), is_retry=True)
             if filled.shortfall:
-                self._not_before[model.pk] = time.monotonic() + NO_ROOM_PAUSE
+                self._not_before[model.pk] = time.monotonic() + NO_ROOM_RETRY_INTERVAL
             logger.info("%s: %d of %d replicas", model.name, len(filled.instances), model.replicas)
 
 
 def _must_back_off(model: Model) -> bool:
-    since = timezone.now() - FAILURES_COUNT_FOR
-    failures = model.instances.filter(state=State.FAILED, state_since__gt=since)
+    since = timezone.now() - FAILURE_WINDOW
+    failures = model.instances.filter(state=InstanceState.FAILED, state_since__gt=since)
     last = failures.aggregate(last=Max("state_since"))["last"]
-    return last is not None and timezone.now() < last + pause_after(failures.count())
+    return last is not None and timezone.now() < last + backoff_after(failures.count())
 
 
 def _revivable(model: Model) -> list[Instance]:

@@ -11,21 +11,21 @@ from accounts.actor import Actor
 from core.errors import Conflict, PlatformError
 from inference.instances import adapters, status_words
 from inference.logs import services as logs
-from inference.models import Instance, Reservation, State, UsageRecord
+from inference.models import Instance, InstanceState, Reservation, UsageRecord
 from inference.placement import estimate
 from inference.serving import services
 from inference.usage import FAILED
 from models_app.models import Model
 
 MIB = 1024 * 1024
-END_WAIT = 20.0
+END_TIMEOUT = 20.0
 HOUR = 3600
 STATES = {
-    "starting": [State.PENDING, State.STARTING],
-    "running": [State.READY],
-    "stopping": [State.DRAINING],
-    "stopped": [State.STOPPED],
-    "error": [State.FAILED],
+    "starting": [InstanceState.PENDING, InstanceState.STARTING],
+    "running": [InstanceState.READY],
+    "stopping": [InstanceState.DRAINING],
+    "stopped": [InstanceState.STOPPED],
+    "error": [InstanceState.FAILED],
 }
 NO_REQUESTS = {"avg_response_time": 0.0, "requests_per_second": 0.0, "error_rate": 0.0}
 
@@ -42,10 +42,10 @@ def ready_counts(models: list[Model]) -> dict[str, int]:
     return dict(ready.values_list("model_id").annotate(Count("pk")))
 
 
-class Lifecycle:
+class InferenceRuntime:
     def statuses(self, models: list[Model]) -> dict[str, dict]:
         foremost, ready, reserved = foremost_instances(models), ready_counts(models), _reserved_bytes(models)
-        stats = last_hour([model.pk for model in models])
+        stats = last_hour_stats([model.pk for model in models])
         return {
             model.pk: _status_fields(foremost.get(model.pk))
             | {
@@ -75,20 +75,20 @@ class Lifecycle:
         except PlatformError:
             return None
 
-    def doubts(self, model: Model) -> list[str]:
+    def start_warnings(self, model: Model) -> list[str]:
         return estimate.warnings(model)
 
     def end(self, model: Model) -> None:
         if self.is_active(model):
             services.stop(model, force=True, timeout=0)
-        deadline = time.monotonic() + END_WAIT
+        deadline = time.monotonic() + END_TIMEOUT
         while self.is_active(model):
             if time.monotonic() > deadline:
                 raise Conflict(_("The model is still stopping. Try again shortly."), retry_after=10)
             time.sleep(0.2)
 
     def require_adapters(self, model: Model, rank: int) -> None:
-        adapters.require(model, rank)
+        adapters.require_support(model, rank)
 
     def adapters_loaded(self, version_ids: list[str]) -> dict[str, list[dict]]:
         return adapters.loaded(version_ids)
@@ -101,7 +101,7 @@ class Lifecycle:
 
 
 def _status_fields(instance: Instance | None) -> dict:
-    labels = status_words.word(instance)
+    labels = status_words.labels_for(instance)
     return {"status": labels.status, "health": labels.health}
 
 
@@ -124,7 +124,7 @@ def _resource_usage(reserved: dict[str, int]) -> dict:
     }
 
 
-def last_hour(model_ids: list[str]) -> dict[str, dict]:
+def last_hour_stats(model_ids: list[str]) -> dict[str, dict]:
     """Model id → statistics of its requests, for models that had any."""
     since = timezone.now() - timedelta(seconds=HOUR)
     rows = UsageRecord.objects.filter(model_id__in=model_ids, started_at__gte=since, started_on__gte=since.date())

@@ -11,14 +11,14 @@ from accounts.actor import Actor
 from core.errors import ModelNotFound, ModelNotRunning, PlatformError
 from inference.crashes import advice
 from inference.instances import operations
-from inference.models import Desired, Instance, State, StopReason, Task, TaskKind
+from inference.models import Desired, Instance, InstanceState, StopReason, Task, TaskKind
 from inference.placement import claim
 from inference.serving import replicas
 from models_app import services as catalogue
 from models_app.models import Model, ModelQuerySet
 
 
-@claim.keeps_refusals
+@claim.records_refusals
 @transaction.atomic
 def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
     """Start the model's missing replicas. Those that run or start already stay as they are.
@@ -32,8 +32,8 @@ def start(model: Model, *, force: bool = False, timeout: int | None = None, on_d
         _refuse_right_after_failure(model, on_demand)
     if not on_demand:
         model.instances.wanted().update(on_demand=False)
-    result = replicas.fill(model, timeout=timeout, on_demand=on_demand)
-    return operations.begin(TaskKind.START, model, _runs(result.instances), result.warning(model))
+    result = replicas.scale_up(model, timeout=timeout, on_demand=on_demand)
+    return operations.create_task(TaskKind.START, model, _runs(result.instances), result.warning(model))
 
 
 def start_on_demand(model_id: str) -> Task:
@@ -50,12 +50,12 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
     model = catalogue.lock(model)
     active = model.instances.active()
     runs = dict(active.values_list("pk", "running_generation"))
-    limit = replicas.STOP_SECONDS if timeout is None else timeout
+    limit = replicas.STOP_TIMEOUT if timeout is None else timeout
     active.update(desired=Desired.STOPPED, stop_reason="", force_stop=force, stop_timeout=limit)
-    return operations.begin(TaskKind.STOP, model, runs)
+    return operations.create_task(TaskKind.STOP, model, runs)
 
 
-@claim.keeps_refusals
+@claim.records_refusals
 @transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
     """Restart the replicas one after the other; a stopped model is started."""
@@ -64,8 +64,8 @@ def restart(model: Model, *, force: bool = False, timeout: int | None = None) ->
     running = model.instances.wanted()
     runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
     running.update(**fields)
-    result = replicas.fill(model, timeout=timeout)
-    return operations.begin(TaskKind.RESTART, model, _runs(result.instances) | runs, result.warning(model))
+    result = replicas.scale_up(model, timeout=timeout)
+    return operations.create_task(TaskKind.RESTART, model, _runs(result.instances) | runs, result.warning(model))
 
 
 def scale(model: Model) -> list[str]:
@@ -75,10 +75,10 @@ def scale(model: Model) -> list[str]:
     if running == 0 or running == model.replicas:
         return []
     if running > model.replicas:
-        replicas.trim(model)
+        replicas.scale_down(model)
         return []
     on_demand = not model.instances.wanted().filter(on_demand=False).exists()
-    warning = replicas.fill(model, on_demand=on_demand).warning(model)
+    warning = replicas.scale_up(model, on_demand=on_demand).warning(model)
     return [warning] if warning else []
 
 
@@ -89,10 +89,10 @@ def unload(model: Model) -> bool:
     False if a start or restart of it was requested just now.
     """
     wanted = catalogue.lock(model).instances.wanted()
-    if wanted.exclude(state=State.READY, generation=F("running_generation")).exists():
+    if wanted.exclude(state=InstanceState.READY, generation=F("running_generation")).exists():
         return False
     fields = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
-    wanted.update(**fields, force_stop=False, stop_timeout=replicas.STOP_SECONDS)
+    wanted.update(**fields, force_stop=False, stop_timeout=replicas.STOP_TIMEOUT)
     return True
 
 
@@ -131,12 +131,12 @@ def _runs(instances: list[Instance]) -> dict[str, int]:
 
 def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:
     """Requests must not start a broken model again and again; a person may."""
-    last = model.instances.filter(state=State.FAILED).order_by("-state_since").first()
+    last = model.instances.filter(state=InstanceState.FAILED).order_by("-state_since").first()
     if not on_demand or last is None or last.retry_at is None or last.retry_at <= timezone.now():
         return
     wait = max(1, int((last.retry_at - timezone.now()).total_seconds()))
     raise ModelNotRunning(
-        _("The model failed to start: %(reason)s") % {"reason": advice.told(last)},
+        _("The model failed to start: %(reason)s") % {"reason": advice.failure_message(last)},
         retry_after=wait,
-        details={"state": State.FAILED, "failure_reason": last.failure_reason},
+        details={"state": InstanceState.FAILED, "failure_reason": last.failure_reason},
     )

@@ -43,7 +43,7 @@ def _adapters(models: list[Model], actor: Actor) -> dict[str, list[str]]:
 def _engine_fields(model: Model, instance: Instance | None, has_gpu: bool) -> dict:
     return {
         "engine": _engine(model, instance, has_gpu),
-        "status": status_words.word(instance).engine,
+        "status": status_words.labels_for(instance).engine,
         "capabilities": capabilities(model),
         "maxModelLen": context_length(model.config),
         "modelPath": _path_name(model),

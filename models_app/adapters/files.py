@@ -25,12 +25,12 @@ TENSOR = re.compile(r"(base_model\.model\.[\w.]+)\.lora_([AB])\.weight")
 UNSUPPORTED = ("use_dora", "modules_to_save", "lora_bias", "layer_replication", "use_qalora", "trainable_token_indices")
 
 
-class Unfit(InvalidRequest):
+class InvalidAdapter(InvalidRequest):
     """The files are unsafe, or no engine can serve them."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class AdapterFacts:
     """Facts from the files: the highest rank of a layer, bytes and SHA-256 of the weights."""
 
     rank: int
@@ -46,14 +46,14 @@ def folder(slug: str, version_id: str) -> Path:
     return settings.DATA_DIR / "tenants" / slug / "adapters" / version_id
 
 
-def check(source: Path) -> Facts:
-    """Raises Unfit with a message for the user, or OSError."""
+def check(source: Path) -> AdapterFacts:
+    """Raises InvalidAdapter with a message for the user, or OSError."""
     _require_plain_files(source)
     config = _read_config(source / CONFIG)
     rank = _rank_by_tensors(source / WEIGHTS)
     if rank > _rank_by_config(config):
-        raise Unfit(_("The adapter's layers have a rank of %(rank)d, its config says less.") % {"rank": rank})
-    return Facts(rank, (source / WEIGHTS).stat().st_size, _sha256(source / WEIGHTS))
+        raise InvalidAdapter(_("The adapter's layers have a rank of %(rank)d, its config says less.") % {"rank": rank})
+    return AdapterFacts(rank, (source / WEIGHTS).stat().st_size, _sha256(source / WEIGHTS))
 
 
 def move(source: Path, target: Path, base_name: str) -> None:
@@ -71,7 +71,7 @@ def remove(version_folder: Path) -> None:
     shutil.rmtree(version_folder, ignore_errors=True)
 
 
-def left_behind(seconds: float) -> list[Path]:
+def folders_older_than(seconds: float) -> list[Path]:
     """Version folders that are older than `seconds`, with or without a row."""
     before = time.time() - seconds
     folders = []
@@ -85,13 +85,15 @@ def left_behind(seconds: float) -> list[Path]:
 def _require_plain_files(source: Path) -> None:
     """Only the files of an adapter are allowed: no pickle, no program, no link."""
     if source.is_symlink() or not source.is_dir():
-        raise Unfit(_("There is no adapter."))
+        raise InvalidAdapter(_("There is no adapter."))
     paths = {path.name: path for path in source.iterdir()}
     if missing := sorted(REQUIRED - paths.keys()):
-        raise Unfit(_("The adapter has no %(name)s.") % {"name": missing[0]})
+        raise InvalidAdapter(_("The adapter has no %(name)s.") % {"name": missing[0]})
     for name, path in paths.items():
         if name not in ALLOWED or path.is_symlink() or not path.is_file():
-            raise Unfit(_("The adapter's folder holds what is no part of it: %(name)s.") % {"name": name[:100]})
+            raise InvalidAdapter(
+                _("The adapter's folder holds what is no part of it: %(name)s.") % {"name": name[:100]}
+            )
 
 
 def _read_config(path: Path) -> dict:
@@ -100,20 +102,20 @@ def _read_config(path: Path) -> dict:
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise Unfit(_("%(name)s is not JSON, or too large.") % {"name": CONFIG})
+        raise InvalidAdapter(_("%(name)s is not JSON, or too large.") % {"name": CONFIG})
     return config
 
 
 def _rank_by_config(config: dict) -> int:
     """The highest rank that the config allows a layer."""
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        raise Unfit(_("Only LoRA adapters without biases are served."))
+        raise InvalidAdapter(_("Only LoRA adapters without biases are served."))
     if used := [name for name in UNSUPPORTED if config.get(name)]:
-        raise Unfit(_("No engine here serves adapters with %(name)s.") % {"name": used[0]})
+        raise InvalidAdapter(_("No engine here serves adapters with %(name)s.") % {"name": used[0]})
     by_layer = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(by_layer.values() if isinstance(by_layer, dict) else [None])]
     if not all(type(rank) is int and 1 <= rank <= MAX_RANK for rank in ranks):
-        raise Unfit(_("The adapter's rank must lie between 1 and %(most)d.") % {"most": MAX_RANK})
+        raise InvalidAdapter(_("The adapter's rank must lie between 1 and %(most)d.") % {"most": MAX_RANK})
     return max(ranks)
 
 
@@ -121,17 +123,17 @@ def _rank_by_tensors(path: Path) -> int:
     """Every layer has two matrices; the rank is their inner dimension."""
     try:
         shapes = formats.read_shapes(path)
-    except formats.Damaged as error:
-        raise Unfit(_("%(name)s is damaged: %(why)s.") % {"name": WEIGHTS, "why": error}) from None
+    except formats.DamagedWeights as error:
+        raise InvalidAdapter(_("%(name)s is damaged: %(why)s.") % {"name": WEIGHTS, "why": error}) from None
     ranks: dict[str, dict[str, int]] = {}
     for name, shape in shapes.items():
         match = TENSOR.fullmatch(name)
         if match is None or len(shape) != 2:
-            raise Unfit(_("The adapter holds what is no LoRA weight: %(name)s.") % {"name": name[:100]})
+            raise InvalidAdapter(_("The adapter holds what is no LoRA weight: %(name)s.") % {"name": name[:100]})
         ranks.setdefault(match[1], {})[match[2]] = shape[0 if match[2] == "A" else 1]
     for layer, sides in ranks.items():
         if sides.keys() != {"A", "B"} or sides["A"] != sides["B"] or not sides["A"]:
-            raise Unfit(_("The adapter's matrices do not fit together: %(name)s.") % {"name": layer[:100]})
+            raise InvalidAdapter(_("The adapter's matrices do not fit together: %(name)s.") % {"name": layer[:100]})
     return max(sides["A"] for sides in ranks.values())
 
 

@@ -43,13 +43,13 @@ def check_name(tenant: Tenant, name: str) -> None:
 
 
 @transaction.atomic
-def keep(
+def save_version(
     *, tenant: Tenant, base_model: Model, name: str, folder: Path, evaluation: dict | None = None, origin: Origin
 ) -> AdapterVersion:
     """Save the trained files in `folder` as a version of the adapter `name`. The files are moved last.
 
     A job makes one version: if the call is repeated after a lost transaction, it uses the files where they are now.
-    Raises files.Unfit for files that no engine may load, OSError.
+    Raises files.InvalidAdapter for files that no engine may load, OSError.
     """
     version_id = origin.job_id.replace("job-", "version-", 1) or ids.new_version_id()
     if saved := AdapterVersion.objects.of(tenant).filter(pk=version_id).first():
@@ -73,7 +73,7 @@ def keep(
 def _find_or_create_adapter(tenant: Tenant, base_model: Model, name: str, origin: Origin) -> Adapter:
     """The existing or a new adapter. If the name was taken during the training, a number is added to keep its work."""
     for number in range(1, 1000):
-        candidate = name if number == 1 else f"{name[: catalogue.LONGEST_NAME - 4]}-{number}"
+        candidate = name if number == 1 else f"{name[: catalogue.MAX_NAME_LENGTH - 4]}-{number}"
         found = Adapter.objects.of(tenant).filter(name=candidate).first()
         if found and found.base_model_id == base_model.pk:
             return found
@@ -93,7 +93,7 @@ def publish(actor: Actor, adapter: Adapter, number: int | None = None, request=N
     """
     adapter = _lock(adapter)
     version = _find_version(adapter, number)
-    model_runtime.get().require_adapters(adapter.base_model, version.rank)
+    model_runtime.get_runtime().require_adapters(adapter.base_model, version.rank)
     _set_current(adapter, version)
     audit.record(actor, "adapter.publish", adapter, request=request, name=adapter.name, version=version.number)
     return adapter
@@ -109,7 +109,7 @@ def roll_back(actor: Actor, adapter: Adapter, number: int, request=None) -> Adap
     if version.number >= adapter.current.number:
         problem = _("Version %(current)d is in use: name an earlier one.") % {"current": adapter.current.number}
         raise InvalidRequest(problem, param="version")
-    model_runtime.get().require_adapters(adapter.base_model, version.rank)
+    model_runtime.get_runtime().require_adapters(adapter.base_model, version.rank)
     before = adapter.current.number
     _set_current(adapter, version)
     audit.record(
@@ -138,7 +138,7 @@ def delete(actor: Actor, adapter: Adapter, request=None) -> None:
     if adapter.current:
         raise Conflict(_("The adapter is published. Unpublish it first."))
     versions = list(adapter.versions.select_related("tenant"))
-    if model_runtime.get().adapters_in_use([version.pk for version in versions]):
+    if model_runtime.get_runtime().adapters_in_use([version.pk for version in versions]):
         raise Conflict(_("Requests for the adapter are in flight. Try again shortly."), retry_after=5)
     audit.record(actor, "adapter.delete", adapter, request=request, name=adapter.name)
     for version in versions:
@@ -152,21 +152,21 @@ def version_to_download(adapter: Adapter, number: int | None) -> AdapterVersion:
 
 
 def _remove_files(folder: Path, version_id: str) -> None:
-    """Remove the files, unless an engine has them loaded: then `sweep` removes them later."""
-    if not model_runtime.get().adapters_loaded([version_id]):
+    """Remove the files, unless an engine has them loaded: then `remove_orphans` removes them later."""
+    if not model_runtime.get_runtime().adapters_loaded([version_id]):
         files.remove(folder)
 
 
-def sweep(older_than: float = 24 * 3600.0) -> None:
+def remove_orphans(older_than: float = 24 * 3600.0) -> None:
     """Remove folders without a row that no engine has loaded: of deleted versions and of trainings never saved.
 
     Only folders older than `older_than` (s): a newer one may belong to a training whose row was not committed while the
     database was unreachable, and which is saved again afterwards.
     """
-    folders = {path.name: path for path in files.left_behind(older_than)}
+    folders = {path.name: path for path in files.folders_older_than(older_than)}
     known = set(AdapterVersion.objects.filter(pk__in=folders).values_list("pk", flat=True))
     unknown = folders.keys() - known
-    for version_id in unknown - model_runtime.get().adapters_loaded(list(unknown)).keys():
+    for version_id in unknown - model_runtime.get_runtime().adapters_loaded(list(unknown)).keys():
         files.remove(folders[version_id])
 
 

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import NotFound
-from core.inputs import checked
+from core.inputs import validated
 from core.streaming import ArchiveStream
 from core.tenancy import TenantScopedMixin
 from models_app import model_runtime
@@ -65,13 +65,13 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     def versions(self, request, ref):
         """Newest first, each with its evaluation before and after the training."""
         versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
-        loaded = model_runtime.get().adapters_loaded([version.pk for version in versions])
+        loaded = model_runtime.get_runtime().adapters_loaded([version.pk for version in versions])
         return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 
     @extend_schema(request=PublishSerializer, responses=AdapterSerializer)
     def publish(self, request, ref):
         """Serve this version under the adapter's name, to the whole tenant."""
-        adapter, fields = self.get_object(), checked(PublishSerializer, request.data)
+        adapter, fields = self.get_object(), validated(PublishSerializer, request.data)
         services.publish(request.auth, adapter, fields.get("version"), request)
         return self.retrieve(request, ref)
 
@@ -84,7 +84,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(request=RollBackSerializer, responses=AdapterSerializer)
     def rollback(self, request, ref):
         """Serve an earlier version under the adapter's name."""
-        adapter, fields = self.get_object(), checked(RollBackSerializer, request.data)
+        adapter, fields = self.get_object(), validated(RollBackSerializer, request.data)
         services.roll_back(request.auth, adapter, fields["version"], request)
         return self.retrieve(request, ref)
 
@@ -97,7 +97,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(parameters=[DownloadSerializer], responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
     def download(self, request, ref):
         """A tar archive of one version, in the form that PEFT reads."""
-        adapter, fields = self.get_object(), checked(DownloadSerializer, request.query_params)
+        adapter, fields = self.get_object(), validated(DownloadSerializer, request.query_params)
         version = services.version_to_download(adapter, fields.get("version"))
         folder = files.folder_of(version)
         name = f"{version.adapter_id}-v{version.number}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """How samples add up: gauges have a mean, counters a sum of increases, histograms a distribution."""
 
     GAUGE = "gauge"
@@ -12,7 +12,7 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
-class Subject(StrEnum):
+class MetricSubject(StrEnum):
     """What a metric describes. This decides which labels its series have."""
 
     HOST = "host"  # node
@@ -25,8 +25,8 @@ class Subject(StrEnum):
 class Metric:
     name: str
     unit: str
-    kind: Kind
-    subject: Subject
+    kind: MetricKind
+    subject: MetricSubject
     description: str
 
 
@@ -36,8 +36,8 @@ BOUNDS = (
     1.5, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0,
 )  # fmt: skip
 
-G, C, H = Kind.GAUGE, Kind.COUNTER, Kind.HISTOGRAM
-HOST, GPU, ENGINE, REQUESTS = Subject.HOST, Subject.GPU, Subject.ENGINE, Subject.REQUESTS
+G, C, H = MetricKind.GAUGE, MetricKind.COUNTER, MetricKind.HISTOGRAM
+HOST, GPU, ENGINE, REQUESTS = MetricSubject.HOST, MetricSubject.GPU, MetricSubject.ENGINE, MetricSubject.REQUESTS
 CATALOGUE = [
     Metric("cpu_percent", "%", G, HOST, "Share of all cores that was busy since the last sample."),
     Metric("memory_percent", "%", G, HOST, "Main memory in use."),

@@ -14,7 +14,7 @@ HOST_FIELDS = ("cpu_percent", "memory_percent", "disk_percent")
 GPU_FIELDS = ("utilization", "memory_used", "temperature")
 
 
-def record(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) -> None:
+def save_sample(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) -> None:
     timestamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
     node.live = {**host, "timestamp": timestamp}
     Node.objects.filter(pk=node.pk).update(live=node.live)
@@ -23,12 +23,12 @@ def record(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) ->
         rows.update(live={**asdict(gpu), "timestamp": timestamp})
 
 
-def nodes() -> QuerySet:
+def sampled_nodes() -> QuerySet:
     """Machines that are online and were sampled."""
-    return Node.objects.alive().exclude(live={})
+    return Node.objects.online().exclude(live={})
 
 
-def gpus() -> QuerySet:
+def sampled_gpus() -> QuerySet:
     """GPUs that are present and were sampled."""
     rows = Device.objects.online().filter(kind=DeviceKind.CUDA).exclude(live={})
     return rows.select_related("node").order_by("node__name", "node_id", "index")
@@ -39,9 +39,9 @@ def host_event(node: Node) -> dict:
     return {"node": node.name, **values, "timestamp": node.live.get("timestamp")}
 
 
-def total_event() -> dict:
+def mean_event() -> dict:
     """The mean of all machines, as of the latest sample, for users who may not see single machines."""
-    samples = [node.live for node in nodes()]
+    samples = [node.live for node in sampled_nodes()]
     means = {name: _mean([sample[name] for sample in samples if sample.get(name) is not None]) for name in HOST_FIELDS}
     return {"node": None, **means, "timestamp": max((sample["timestamp"] for sample in samples), default=None)}
 
@@ -58,12 +58,12 @@ def gpu_event(device: Device) -> dict:
 def host_events(actor: Actor) -> list[dict]:
     """Only operators see single machines."""
     if actor.sees_all:
-        return [host_event(node) for node in nodes()]
-    return [total_event()] if nodes().exists() else []
+        return [host_event(node) for node in sampled_nodes()]
+    return [mean_event()] if sampled_nodes().exists() else []
 
 
 def gpu_events(actor: Actor) -> list[dict]:
-    return [gpu_event(device) for device in gpus()] if actor.sees_all else []
+    return [gpu_event(device) for device in sampled_gpus()] if actor.sees_all else []
 
 
-READERS = {HOST_METRICS: host_events, GPU_METRICS: gpu_events}
+STATE_READERS = {HOST_METRICS: host_events, GPU_METRICS: gpu_events}

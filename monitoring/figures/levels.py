@@ -11,14 +11,14 @@ SAMPLES = Partitioned("monitoring_sample", "at", keep_days=2)
 
 
 @dataclass(frozen=True)
-class Level:
-    """A bucket width. Its stale buckets are rolled up every `roll_seconds`."""
+class RollupLevel:
+    """A bucket width. Its stale buckets are rolled up every `roll_interval` seconds."""
 
     name: str
     seconds: int
     model: type[models.Rollup]
     table: Partitioned
-    roll_seconds: float
+    roll_interval: float
 
     @property
     def width(self) -> timedelta:
@@ -29,8 +29,8 @@ class Level:
         return datetime.fromtimestamp(at.timestamp() // self.seconds * self.seconds, at.tzinfo)
 
 
-def _level(name: str, seconds: int, model: type[models.Rollup], keep_days: int, span: Span, roll: float) -> Level:
-    return Level(name, seconds, model, Partitioned(model._meta.db_table, "bucket", keep_days, span), roll)
+def _level(name: str, seconds: int, model: type[models.Rollup], keep_days: int, span: Span, roll: float) -> RollupLevel:
+    return RollupLevel(name, seconds, model, Partitioned(model._meta.db_table, "bucket", keep_days, span), roll)
 
 
 MINUTE = _level("1m", 60, models.Rollup1m, 30, Span.DAY, 5)
@@ -38,7 +38,7 @@ FIVE_MINUTES = _level("5m", 300, models.Rollup5m, 90, Span.MONTH, 15)
 HOUR = _level("1h", 3600, models.Rollup1h, 400, Span.MONTH, 60)
 ONE_DAY = _level("1d", DAY, models.Rollup1d, 5 * 365, Span.MONTH, 300)
 LEVELS = [MINUTE, FIVE_MINUTES, HOUR, ONE_DAY]
-BY_NAME = {level.name: level for level in LEVELS}
+LEVELS_BY_NAME = {level.name: level for level in LEVELS}
 TABLES = [SAMPLES, *(level.table for level in LEVELS)]
 
 
@@ -47,6 +47,6 @@ def make_partitions() -> None:
         table.make()
 
 
-def drop_old() -> None:
+def drop_old_partitions() -> None:
     for table in TABLES:
         table.drop_old()

@@ -12,24 +12,24 @@ import pynvml
 from django.conf import settings
 
 from engines import registry
-from engines.base import Readings
+from engines.base import EngineReadings
 from engines.prometheus_parser import Histogram
 from inference.models import Instance
 from monitoring.figures.catalogue import BOUNDS
 from node_agent import folders, probes
 
 MIB = 1024 * 1024
-FIRST_SECONDS = 0.5  # the time that the first CPU value covers
-ENGINE_SECONDS = 2.0  # an engine that takes longer is read again at the next sample
+FIRST_CPU_INTERVAL = 0.5  # the time that the first CPU value covers
+ENGINE_TIMEOUT = 2.0  # an engine that takes longer is read again at the next sample
 
 
-class Increases:
+class CounterIncreases:
     """Turns counter values into increases since the previous reading."""
 
     def __init__(self):
         self._last: dict[Hashable, float] = {}
 
-    def of(self, key: Hashable, value: float, *, from_zero: bool = False) -> float | None:
+    def since_last(self, key: Hashable, value: float, *, from_zero: bool = False) -> float | None:
         """None at the first reading, unless the counter is known to have started `from_zero` since the last sample.
 
         A counter that went down was reset. One that was not read for a while rises by everything since then.
@@ -63,8 +63,8 @@ class Gpu:
 
 class HostMeter:
     def __init__(self):
-        self._cpu = psutil.cpu_percent(interval=FIRST_SECONDS)  # later calls: since the previous call
-        self._increases = Increases()
+        self._cpu = psutil.cpu_percent(interval=FIRST_CPU_INTERVAL)  # later calls: since the previous call
+        self._increases = CounterIncreases()
         self.counters()
 
     def gauges(self) -> dict[str, float]:
@@ -79,7 +79,7 @@ class HostMeter:
 
     def counters(self) -> dict[str, float]:
         """Increases since the last call, in bytes."""
-        increases = {name: self._increases.of(name, value) for name, value in _io_totals().items()}
+        increases = {name: self._increases.since_last(name, value) for name, value in _io_totals().items()}
         return {name: increase for name, increase in increases.items() if increase is not None}
 
 
@@ -172,11 +172,11 @@ ENGINE_COUNTERS = {
     "preemptions": "engine_preemptions",
 }
 ENGINE_HISTOGRAMS = {"ttft": "engine_ttft", "tpot": "engine_tpot"}
-PERCENT = {"kv_usage": 100}
+GAUGE_FACTORS = {"kv_usage": 100}
 
 
 @dataclass(frozen=True)
-class Figure:
+class EngineMeasurement:
     """A value of one metric; `count` and `buckets` as in models.Sample."""
 
     metric: str
@@ -190,10 +190,10 @@ class EngineMeter:
 
     def __init__(self, threads: int = 8):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="meter")
-        self._increases = Increases()
+        self._increases = CounterIncreases()
         self._started_at = time.time()
 
-    def read(self, instances: list[Instance]) -> Iterator[tuple[Instance, list[Figure]]]:
+    def read(self, instances: list[Instance]) -> Iterator[tuple[Instance, list[EngineMeasurement]]]:
         runs = {(instance.pk, instance.running_generation) for instance in instances}
         self._increases.keep_only(lambda key: key[:2] in runs)
         pages = self._pool.map(_metrics_page, (folders.socket_of(instance.pk) for instance in instances))
@@ -202,14 +202,14 @@ class EngineMeter:
                 readings = registry.get(instance.model.framework).readings(page)
                 yield instance, list(self._figures(instance, readings))
 
-    def _figures(self, instance: Instance, readings: Readings) -> Iterator[Figure]:
+    def _figures(self, instance: Instance, readings: EngineReadings) -> Iterator[EngineMeasurement]:
         for name, metric in ENGINE_GAUGES.items():
             if (value := getattr(readings, name)) is not None:
-                yield Figure(metric, value * PERCENT.get(name, 1))
+                yield EngineMeasurement(metric, value * GAUGE_FACTORS.get(name, 1))
         for name, metric in ENGINE_COUNTERS.items():
             value = getattr(readings, name)
             if value is not None and (increase := self._increase(instance, name, value)) is not None:
-                yield Figure(metric, increase)
+                yield EngineMeasurement(metric, increase)
         for name, metric in ENGINE_HISTOGRAMS.items():
             if (histogram := getattr(readings, name)) and (
                 figure := self._new_observations(instance, metric, histogram)
@@ -219,9 +219,9 @@ class EngineMeter:
     def _increase(self, instance: Instance, name: str, value: float) -> float | None:
         """The counters of an engine that became ready after this meter was created began at zero."""
         is_new = instance.ready_at is not None and instance.ready_at.timestamp() > self._started_at
-        return self._increases.of((instance.pk, instance.running_generation, name), value, from_zero=is_new)
+        return self._increases.since_last((instance.pk, instance.running_generation, name), value, from_zero=is_new)
 
-    def _new_observations(self, instance: Instance, metric: str, histogram: Histogram) -> Figure | None:
+    def _new_observations(self, instance: Instance, metric: str, histogram: Histogram) -> EngineMeasurement | None:
         """In our buckets: each bucket of the engine is added to the one that contains its upper bound."""
         count = self._increase(instance, f"{metric} count", histogram.count)
         total = self._increase(instance, f"{metric} sum", histogram.sum)
@@ -230,8 +230,8 @@ class EngineMeter:
             increase = self._increase(instance, f"{metric} {bound}", cumulative - previous)
             buckets[bisect_left(BOUNDS, bound)] += int(increase or 0)
             previous = cumulative
-        return Figure(metric, total, int(count), buckets) if count and total is not None else None
+        return EngineMeasurement(metric, total, int(count), buckets) if count and total is not None else None
 
 
 def _metrics_page(socket: Path) -> str | None:
-    return probes.get(socket, "/metrics", timeout=ENGINE_SECONDS)
+    return probes.get_page(socket, "/metrics", timeout=ENGINE_TIMEOUT)

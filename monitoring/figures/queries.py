@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 
 from django.db.models import Max, Min, QuerySet, Sum
 
-from monitoring.figures.catalogue import BOUNDS, METRICS, Kind
-from monitoring.figures.levels import LEVELS, Level
+from monitoring.figures.catalogue import BOUNDS, METRICS, MetricKind
+from monitoring.figures.levels import LEVELS, RollupLevel
 
-PLACES = len(BOUNDS) + 1
-USUAL_POINTS = 750  # the limit for a range without a requested interval
-MOST_POINTS = 3_000  # two days of minutes
-SETTLED = timedelta(minutes=15)  # after this time a bucket is complete, except for late samples
+BUCKET_COUNT = len(BOUNDS) + 1
+DEFAULT_POINTS = 750  # the limit for a range without a requested interval
+MAX_POINTS = 3_000  # two days of minutes
+COMPLETE_AFTER = timedelta(minutes=15)  # after this time a bucket is complete, except for late samples
 
 
 @dataclass
-class Figures:
+class MetricAggregate:
     """The aggregate of some series of one metric. `low` and `high` are None where nothing was measured."""
 
     metric: str
@@ -33,7 +33,7 @@ class Figures:
         self.low = row["low"] if self.low is None else min(self.low, row["low"])
         self.high = row["high"] if self.high is None else max(self.high, row["high"])
         if _BUCKETS.keys() <= row.keys():
-            counts = self.buckets or [0] * PLACES
+            counts = self.buckets or [0] * BUCKET_COUNT
             self.buckets = [count + (row[name] or 0) for count, name in zip(counts, _BUCKETS, strict=True)]
 
     @property
@@ -45,7 +45,7 @@ class Figures:
         """The value of one point of a curve: the increase of a counter, the mean of other kinds."""
         if not self.count:
             return None
-        return self.sum if METRICS[self.metric].kind is Kind.COUNTER else self.mean
+        return self.sum if METRICS[self.metric].kind is MetricKind.COUNTER else self.mean
 
     def percentile(self, share: float) -> float | None:
         """From the histogram buckets: exact to the width of a bucket, and between `low` and `high`."""
@@ -64,63 +64,71 @@ class Figures:
         return min(max(lower + fraction * (upper - lower), self.low), self.high)
 
 
-def level_for(start: datetime, end: datetime, wanted: Level | None = None, most: int = USUAL_POINTS) -> Level:
+def level_for(
+    start: datetime, end: datetime, wanted: RollupLevel | None = None, most: int = DEFAULT_POINTS
+) -> RollupLevel:
     """The wanted level, or the finest with at most `most` points; a coarser one if that one is not kept so long."""
     if wanted:
         fitting = LEVELS[LEVELS.index(wanted) :]
     else:
-        fitting = [level for level in LEVELS if points(start, end, level) <= most]
+        fitting = [level for level in LEVELS if point_count(start, end, level) <= most]
     kept = [level for level in fitting if level.table.oldest_kept() <= start.date()]
     return next(iter(kept or fitting[-1:]), LEVELS[-1])
 
 
-def points(start: datetime, end: datetime, level: Level) -> int:
+def point_count(start: datetime, end: datetime, level: RollupLevel) -> int:
     return int((end - start) / level.width) + 1
 
 
-def curves(series: QuerySet, start: datetime, end: datetime, level: Level) -> dict[datetime, dict[str, Figures]]:
+def curves(
+    series: QuerySet, start: datetime, end: datetime, level: RollupLevel
+) -> dict[datetime, dict[str, MetricAggregate]]:
     """Bucket → metric → aggregate of all these series, in order of time."""
     metric_of = dict(series.values_list("pk", "metric"))
     rows = _rows(metric_of, start, end, level).values("bucket", "series_id").annotate(**_AGGREGATES)
-    by_bucket: dict[datetime, dict[str, Figures]] = defaultdict(dict)
+    by_bucket: dict[datetime, dict[str, MetricAggregate]] = defaultdict(dict)
     for row in rows.order_by("bucket"):
         metric = metric_of[row["series_id"]]
-        by_bucket[row["bucket"]].setdefault(metric, Figures(metric)).add(row)
+        by_bucket[row["bucket"]].setdefault(metric, MetricAggregate(metric)).add(row)
     return by_bucket
 
 
-def sums(series: QuerySet, start: datetime, end: datetime, level: Level, *labels: str) -> dict[tuple, Figures]:
+def sums(
+    series: QuerySet, start: datetime, end: datetime, level: RollupLevel, *labels: str
+) -> dict[tuple, MetricAggregate]:
     """(label …, metric) → aggregate over the whole range of the series that share these labels."""
     key_of = {row[0]: row[1:] for row in series.values_list("pk", *labels, "metric")}
-    by_key: dict[tuple, Figures] = {}
-    for piece in pieces(start, end, level):
+    by_key: dict[tuple, MetricAggregate] = {}
+    for piece in split_range(start, end, level):
         for row in _rows(key_of, *piece).values("series_id").annotate(**_AGGREGATES, **_BUCKETS):
             key = key_of[row["series_id"]]
-            by_key.setdefault(key, Figures(key[-1])).add(row)
+            by_key.setdefault(key, MetricAggregate(key[-1])).add(row)
     return by_key
 
 
-def pieces(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
+def split_range(start: datetime, end: datetime, level: RollupLevel) -> Iterator[tuple[datetime, datetime, RollupLevel]]:
     """Splits the range so that its middle is read from coarser roll-ups: the same result from the fewest rows."""
     start = level.floor(start)
     if level is not LEVELS[-1]:
         coarser = LEVELS[LEVELS.index(level) + 1]
-        low, high = coarser.floor(start + coarser.width - level.width), coarser.floor(end - SETTLED)
+        low, high = coarser.floor(start + coarser.width - level.width), coarser.floor(end - COMPLETE_AFTER)
         if low < high:
             yield from _unless_empty(start, low, level)
-            yield from pieces(low, high, coarser)
+            yield from split_range(low, high, coarser)
             start = high
     yield from _unless_empty(start, end, level)
 
 
-def _unless_empty(start: datetime, end: datetime, level: Level) -> Iterator[tuple[datetime, datetime, Level]]:
+def _unless_empty(
+    start: datetime, end: datetime, level: RollupLevel
+) -> Iterator[tuple[datetime, datetime, RollupLevel]]:
     if start < end:
         yield start, end, level
 
 
 _AGGREGATES = {"n": Sum("count"), "total": Sum("sum"), "low": Min("min"), "high": Max("max")}
-_BUCKETS = {f"place_{place}": Sum(f"buckets__{place}") for place in range(PLACES)}  # faster than adding arrays
+_BUCKETS = {f"place_{place}": Sum(f"buckets__{place}") for place in range(BUCKET_COUNT)}  # faster than adding arrays
 
 
-def _rows(series_ids: Iterable[int], start: datetime, end: datetime, level: Level) -> QuerySet:
+def _rows(series_ids: Iterable[int], start: datetime, end: datetime, level: RollupLevel) -> QuerySet:
     return level.model.objects.filter(series_id__in=list(series_ids), bucket__gte=level.floor(start), bucket__lt=end)

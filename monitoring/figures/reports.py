@@ -10,9 +10,9 @@ from accounts.actor import Actor
 from core.errors import InvalidRequest
 from models_app.models import Model
 from monitoring.figures import queries
-from monitoring.figures.catalogue import METRICS, Kind, Subject
-from monitoring.figures.levels import BY_NAME
-from monitoring.figures.queries import Figures
+from monitoring.figures.catalogue import METRICS, MetricKind, MetricSubject
+from monitoring.figures.levels import LEVELS_BY_NAME
+from monitoring.figures.queries import MetricAggregate
 from monitoring.models import Series
 
 METRIC_TYPES = {
@@ -24,7 +24,7 @@ METRIC_TYPES = {
         "prompt_tokens", "completion_tokens", "cached_tokens", "engine_running", "engine_waiting", "engine_kv_usage",
     ],
 }  # fmt: skip
-LAST = timedelta(hours=1)
+DEFAULT_RANGE = timedelta(hours=1)
 TIME_RANGES = {
     "1h": timedelta(hours=1),
     "24h": timedelta(days=1),
@@ -32,8 +32,8 @@ TIME_RANGES = {
     "30d": timedelta(days=30),
 }
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-SYSTEM = ["cpu_percent", "memory_percent", "gpu_utilization"]
-REQUESTS = [name for name, metric in METRICS.items() if metric.subject is Subject.REQUESTS]
+SYSTEM_METRICS = ["cpu_percent", "memory_percent", "gpu_utilization"]
+REQUEST_METRICS = [name for name, metric in METRICS.items() if metric.subject is MetricSubject.REQUESTS]
 
 
 def metrics(
@@ -45,11 +45,11 @@ def metrics(
     interval: str | None = None,
 ) -> dict:
     """One point per bucket with data. Means are over all devices; `max_…` is the maximum of a single device."""
-    end = end_time or (start_time + LAST if start_time else timezone.now())
-    start = start_time or end - LAST
-    level = queries.level_for(start, end, BY_NAME.get(interval))
-    if queries.points(start, end, level) > queries.MOST_POINTS:
-        limit = {"most": queries.MOST_POINTS, "name": level.name}
+    end = end_time or (start_time + DEFAULT_RANGE if start_time else timezone.now())
+    start = start_time or end - DEFAULT_RANGE
+    level = queries.level_for(start, end, LEVELS_BY_NAME.get(interval))
+    if queries.point_count(start, end, level) > queries.MAX_POINTS:
+        limit = {"most": queries.MAX_POINTS, "name": level.name}
         raise InvalidRequest(
             _("At most %(most)d points: choose a longer interval than %(name)s.") % limit, param="interval"
         )
@@ -68,7 +68,7 @@ def _visible_series(actor: Actor, names: list[str]) -> QuerySet:
     series = Series.objects.filter(metric__in=names)
     if actor.sees_all:
         return series.totals()
-    machine_metrics = [name for name in names if METRICS[name].subject in (Subject.HOST, Subject.GPU)]
+    machine_metrics = [name for name in names if METRICS[name].subject in (MetricSubject.HOST, MetricSubject.GPU)]
     return series.filter(Q(metric__in=machine_metrics, node_id="", model_id="") | _own_traffic(actor))
 
 
@@ -79,24 +79,24 @@ def _own_traffic(actor: Actor) -> Q:
     return own | Q(model_id__in=usable.values("pk"), tenant_id=actor.tenant.pk)
 
 
-def _point(names: list[str], aggregates: dict[str, Figures]) -> dict:
+def _point(names: list[str], aggregates: dict[str, MetricAggregate]) -> dict:
     return {name: _rounded(aggregates[name].value) if name in aggregates else None for name in names}
 
 
-def _summary(names: list[str], aggregates: dict[tuple, Figures]) -> dict:
+def _summary(names: list[str], aggregates: dict[tuple, MetricAggregate]) -> dict:
     summary = {}
     for name in names:
-        total = aggregates.get((name,), Figures(name))
-        if METRICS[name].kind is Kind.COUNTER:
+        total = aggregates.get((name,), MetricAggregate(name))
+        if METRICS[name].kind is MetricKind.COUNTER:
             summary[f"total_{name}"] = _rounded(total.sum)
         else:
             summary |= {f"avg_{name}": _rounded(total.mean), f"max_{name}": _rounded(total.high)}
-        if METRICS[name].kind is Kind.HISTOGRAM:
+        if METRICS[name].kind is MetricKind.HISTOGRAM:
             summary |= _percentiles(name, total)
     return summary
 
 
-def _percentiles(name: str, aggregate: Figures) -> dict:
+def _percentiles(name: str, aggregate: MetricAggregate) -> dict:
     return {f"{label}_{name}": _rounded(aggregate.percentile(share)) for label, share in PERCENTILES.items()}
 
 
@@ -105,11 +105,11 @@ def performance(actor: Actor, *, model: Model | None = None, time_range: str = "
     end = timezone.now()
     start = end - TIME_RANGES[time_range]
     level = queries.level_for(start, end)
-    series = Series.objects.filter(metric__in=REQUESTS).single()
+    series = Series.objects.filter(metric__in=REQUEST_METRICS).single()
     series = series if actor.sees_all else series.filter(_own_traffic(actor))
     series = series.filter(model_id=model.pk) if model else series
     aggregates = queries.sums(series, start, end, level, "model_id")
-    machines = queries.sums(Series.objects.filter(metric__in=SYSTEM).totals(), start, end, level)
+    machines = queries.sums(Series.objects.filter(metric__in=SYSTEM_METRICS).totals(), start, end, level)
     names = dict(Model.objects.filter(pk__in={key[0] for key in aggregates}).values_list("pk", "name"))
     names |= {model.pk: model.name} if model else {}
     return {
@@ -118,12 +118,14 @@ def performance(actor: Actor, *, model: Model | None = None, time_range: str = "
             {"model_id": pk, "model_name": name, **_performance(aggregates, pk, TIME_RANGES[time_range])}
             for pk, name in sorted(names.items(), key=lambda pair: pair[1])
         ],
-        "system": {f"avg_{name}": _rounded(machines.get((name,), Figures(name)).mean) for name in SYSTEM},
+        "system": {
+            f"avg_{name}": _rounded(machines.get((name,), MetricAggregate(name)).mean) for name in SYSTEM_METRICS
+        },
     }
 
 
-def _performance(aggregates: dict[tuple, Figures], model_id: str, duration: timedelta) -> dict:
-    of_model = {name: aggregates.get((model_id, name), Figures(name)) for name in REQUESTS}
+def _performance(aggregates: dict[tuple, MetricAggregate], model_id: str, duration: timedelta) -> dict:
+    of_model = {name: aggregates.get((model_id, name), MetricAggregate(name)) for name in REQUEST_METRICS}
     total, failed = int(of_model["requests"].sum), int(of_model["failed_requests"].sum)
     response, first_token = of_model["response_time"], of_model["time_to_first_token"]
     return {

@@ -8,7 +8,7 @@ from django.db import connection, transaction
 
 
 @dataclass(frozen=True)
-class Key:
+class SeriesKey:
     """The labels of a series, as in models.Series."""
 
     metric: str
@@ -24,10 +24,10 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Sample:
+class NewSample:
     """One measurement, as in models.Sample."""
 
-    key: Key
+    key: SeriesKey
     at: datetime
     value: float
     count: int = 1
@@ -35,10 +35,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Summary:
+class RollupSummary:
     """One row of a roll-up, as in models.Rollup."""
 
-    key: Key
+    key: SeriesKey
     bucket: datetime
     count: int
     sum: float
@@ -49,12 +49,12 @@ class Summary:
 
 
 FIELDS = "metric, node_id, device, model_id, replica, tenant_id, cause"
-WANTED = (
+WANTED_SERIES = (
     f"unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[]) AS wanted ({FIELDS})"
 )
-FIND_SERIES = f"SELECT {FIELDS}, id FROM {WANTED} JOIN monitoring_series USING ({FIELDS})"
-NEW_SERIES = f"INSERT INTO monitoring_series ({FIELDS}) SELECT {FIELDS} FROM {WANTED} ON CONFLICT DO NOTHING"
-INSERT = """
+FIND_SERIES = f"SELECT {FIELDS}, id FROM {WANTED_SERIES} JOIN monitoring_series USING ({FIELDS})"
+NEW_SERIES = f"INSERT INTO monitoring_series ({FIELDS}) SELECT {FIELDS} FROM {WANTED_SERIES} ON CONFLICT DO NOTHING"
+INSERT_SAMPLES = """
 INSERT INTO monitoring_sample (series_id, at, value, count, buckets)
 SELECT series_id, at, value, count, buckets::bigint[]
 FROM unnest(%s::int[], %s::timestamptz[], %s::float8[], %s::int[], %s::text[])
@@ -64,32 +64,35 @@ ON CONFLICT DO NOTHING
 
 
 @transaction.atomic
-def write(samples: Collection[Sample]) -> None:
+def write_samples(samples: Collection[NewSample]) -> None:
     ids = series_ids({sample.key for sample in samples})
     rows = [
-        (ids[sample.key], sample.at, float(sample.value), sample.count, array(sample.buckets)) for sample in samples
+        (ids[sample.key], sample.at, float(sample.value), sample.count, array_literal(sample.buckets))
+        for sample in samples
     ]
     if rows:
         with connection.cursor() as cursor:
-            cursor.execute(INSERT, columns(rows))
+            cursor.execute(INSERT_SAMPLES, columns(rows))
 
 
-def series_ids(keys: Collection[Key]) -> dict[Key, int]:
+def series_ids(keys: Collection[SeriesKey]) -> dict[SeriesKey, int]:
     """The id of each series. Creates those that do not exist."""
     found = _find(keys)
-    if missing := sorted(set(keys) - found.keys(), key=Key.columns):  # in one order, so that writers cannot deadlock
+    if missing := sorted(
+        set(keys) - found.keys(), key=SeriesKey.columns
+    ):  # in one order, so that writers cannot deadlock
         with connection.cursor() as cursor:
             cursor.execute(NEW_SERIES, columns([key.columns() for key in missing]))
         found |= _find(missing)
     return found
 
 
-def _find(keys: Collection[Key]) -> dict[Key, int]:
+def _find(keys: Collection[SeriesKey]) -> dict[SeriesKey, int]:
     if not keys:
         return {}
     with connection.cursor() as cursor:
         cursor.execute(FIND_SERIES, columns([key.columns() for key in keys]))
-        return {Key(*row[:-1]): row[-1] for row in cursor.fetchall()}
+        return {SeriesKey(*row[:-1]): row[-1] for row in cursor.fetchall()}
 
 
 def columns(rows: Sequence[Sequence]) -> list[list]:
@@ -97,6 +100,6 @@ def columns(rows: Sequence[Sequence]) -> list[list]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def array(buckets: Sequence[int] | None) -> str | None:
+def array_literal(buckets: Sequence[int] | None) -> str | None:
     """As text, because in an array of arrays all must have the same length."""
     return None if buckets is None else "{" + ",".join(map(str, buckets)) + "}"

@@ -11,7 +11,7 @@ from django.db.models.functions import TruncMinute
 from inference.models import UsageRecord
 from inference.usage import FAILED, LOST, REJECTED
 from monitoring.figures.catalogue import BOUNDS
-from monitoring.figures.samples import Key, Summary
+from monitoring.figures.samples import RollupSummary, SeriesKey
 
 MINUTE = timedelta(minutes=1)
 GROUP = ["minute", "tenant_id", "model_id"]
@@ -25,7 +25,7 @@ HISTOGRAMS = {"response_time": "duration_ms", "time_to_first_token": "ttft_ms", 
 ANSWERED = ~Q(status__in=[LOST, REJECTED])  # the others have no meaningful duration
 
 
-class Place(Func):
+class BucketIndex(Func):
     """The index of the first of BOUNDS that is not below a whole number of milliseconds."""
 
     function, output_field = "width_bucket", IntegerField()
@@ -36,7 +36,7 @@ class Place(Func):
         super().__init__(just_below, limits)
 
 
-def summaries(minutes: Iterable[datetime]) -> Iterator[Summary]:
+def summaries(minutes: Iterable[datetime]) -> Iterator[RollupSummary]:
     """The metrics of the requests that began in these minutes."""
     for _hour, minutes_of_hour in groupby(sorted(minutes), lambda minute: minute.replace(minute=0)):
         records = _records(list(minutes_of_hour))
@@ -53,41 +53,41 @@ def _records(minutes: list[datetime]) -> QuerySet:
     return within.annotate(minute=TruncMinute("started_at")).filter(minute__in=minutes)
 
 
-def _counters(records: QuerySet) -> Iterator[Summary]:
+def _counters(records: QuerySet) -> Iterator[RollupSummary]:
     for row in records.values(*GROUP).annotate(**{f"n_{name}": total for name, total in COUNTERS.items()}):
         for name in COUNTERS:
             yield _counter_summary(_key(name, row), row["minute"], row[f"n_{name}"])
 
 
-def _failures(records: QuerySet) -> Iterator[Summary]:
+def _failures(records: QuerySet) -> Iterator[RollupSummary]:
     for row in records.filter(FAILED).values(*GROUP, "status").annotate(failed=Count("request_id")):
         yield _counter_summary(_key("failed_requests", row, cause=row["status"]), row["minute"], row["failed"])
 
 
-def _counter_summary(key: Key, minute: datetime, total: int) -> Summary:
+def _counter_summary(key: SeriesKey, minute: datetime, total: int) -> RollupSummary:
     increase = float(total)
-    return Summary(key, minute, count=1, sum=increase, min=increase, max=increase, last=increase)
+    return RollupSummary(key, minute, count=1, sum=increase, min=increase, max=increase, last=increase)
 
 
-def _histograms(records: QuerySet, metric: str, field: str) -> Iterator[Summary]:
+def _histograms(records: QuerySet, metric: str, field: str) -> Iterator[RollupSummary]:
     aggregates = {"n": Count(field), "total": Sum(field), "low": Min(field), "high": Max(field)}
     answered = records.filter(ANSWERED, **{f"{field}__isnull": False})
     groups = defaultdict(list)
-    for row in answered.annotate(place=Place(field)).values(*GROUP, "place").annotate(**aggregates):
+    for row in answered.annotate(place=BucketIndex(field)).values(*GROUP, "place").annotate(**aggregates):
         groups[_key(metric, row), row["minute"]].append(row)
     for (key, minute), rows in groups.items():
         yield _histogram_summary(key, minute, rows)
 
 
-def _histogram_summary(key: Key, minute: datetime, rows: list[dict]) -> Summary:
+def _histogram_summary(key: SeriesKey, minute: datetime, rows: list[dict]) -> RollupSummary:
     """`rows` has one row for each bucket that is not empty. The summary is in seconds."""
     buckets = [0] * (len(BOUNDS) + 1)
     for row in rows:
         buckets[row["place"]] = row["n"]
     count, total = sum(buckets), sum(row["total"] for row in rows) / 1000
     low, high = min(row["low"] for row in rows) / 1000, max(row["high"] for row in rows) / 1000
-    return Summary(key, minute, count, total, low, high, last=total / count, buckets=buckets)
+    return RollupSummary(key, minute, count, total, low, high, last=total / count, buckets=buckets)
 
 
-def _key(metric: str, row: dict, cause: str = "") -> Key:
-    return Key(metric, model_id=row["model_id"], tenant_id=row["tenant_id"], cause=cause)
+def _key(metric: str, row: dict, cause: str = "") -> SeriesKey:
+    return SeriesKey(metric, model_id=row["model_id"], tenant_id=row["tenant_id"], cause=cause)

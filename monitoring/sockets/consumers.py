@@ -10,22 +10,22 @@ from django.db import DatabaseError, InterfaceError
 
 from accounts import ticket_identity
 from accounts.actor import Actor
-from accounts.ticket_identity import Principal
+from accounts.ticket_identity import CredentialIdentity
 from core.errors import InvalidRequest, ModelNotFound, PlatformError, ServiceUnavailable
-from core.transport import abandon
+from core.transport import drop_client
 from models_app import services as catalogue
 from monitoring.sockets import credentials, hub, snapshots
-from monitoring.sockets.followed import Followed, wish
+from monitoring.sockets.followed import LogFollower, parse_subscription
 from monitoring.sockets.outbox import Outbox
 from monitoring.topics import TOPICS
 
 logger = logging.getLogger(__name__)
 
-SIGN_IN_SECONDS = 5
-STUCK_SECONDS = 60  # how long one message may wait for a client that does not read
-MOST_CHARACTERS = 64 * 1024
+SIGN_IN_TIMEOUT = 5
+SEND_TIMEOUT = 60  # how long one message may wait for a client that does not read
+MAX_MESSAGE_CHARACTERS = 64 * 1024
 
-UNAUTHORISED, TOO_BIG, TRY_AGAIN = 4401, 1009, 1013
+UNAUTHORISED, MESSAGE_TOO_BIG, TRY_AGAIN = 4401, 1009, 1013
 
 
 class MonitorConsumer(AsyncJsonWebsocketConsumer):
@@ -33,11 +33,11 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     async def connect(self):
         self.actor: Actor | None = None
-        self.credential: Principal | None = None
+        self.credential: CredentialIdentity | None = None
         self.outbox: Outbox | None = None
         self.writer: asyncio.Task | None = None
         self.tasks: set[asyncio.Task] = set()
-        self.followed = Followed(self._push, lambda work: self._spawn(self._guard_send(work)))
+        self.followed = LogFollower(self._push, lambda work: self._spawn(self._guard_send(work)))
         if not credentials.origin_allowed(credentials.headers_of(self.scope)):
             return await self.close()
         try:
@@ -63,14 +63,14 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     def _stop_sending(self) -> None:
         """ASGI servers refuse messages after the close."""
-        hub.here().leave(self)
+        hub.current_hub().leave(self)
         self.followed.end(self.followed.models)
         if self.writer:
             self.writer.cancel()
 
     async def receive(self, text_data=None, bytes_data=None, **kwargs):
-        if text_data is None or len(text_data) > MOST_CHARACTERS:
-            return await self.close(TOO_BIG)
+        if text_data is None or len(text_data) > MAX_MESSAGE_CHARACTERS:
+            return await self.close(MESSAGE_TOO_BIG)
         try:
             await super().receive(text_data=text_data)
         except ValueError:
@@ -103,25 +103,25 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             return await self._send_invalid("This socket is signed in already.")
         if not isinstance(token, str) or not token:
             return await self.close(UNAUTHORISED)
-        await self._sign_in(await database_sync_to_async(ticket_identity.for_credential)(token))
+        await self._sign_in(await database_sync_to_async(ticket_identity.identity_for_credential)(token))
         await self.send_json({"type": "authenticated"})
         self._start_events()
 
-    async def _sign_in(self, credential: Principal | None) -> None:
+    async def _sign_in(self, credential: CredentialIdentity | None) -> None:
         if credential is not None:
-            self.actor = await database_sync_to_async(credential.reader)()
+            self.actor = await database_sync_to_async(credential.reading_actor)()
             self.credential, self.outbox = credential, Outbox(self.actor)
 
     async def _close_unless_signed_in(self) -> None:
-        await asyncio.sleep(SIGN_IN_SECONDS)
+        await asyncio.sleep(SIGN_IN_TIMEOUT)
         if self.actor is None:
             await self.close(UNAUTHORISED)
 
     def _start_events(self) -> None:
         self.writer = self._spawn(self._guard_send(self._write()))
-        hub.here().join(self)
+        hub.current_hub().join(self)
 
-    def rechecked(self, actor: Actor | None, readable: set[str]) -> None:
+    def on_recheck(self, actor: Actor | None, readable: set[str]) -> None:
         """Called by the hub. Closes the socket if its credential ended or acts for another tenant or role now."""
         if actor is None or _scope_of(actor) != _scope_of(self.actor):
             self._spawn(self._close_or_abandon(UNAUTHORISED))
@@ -141,25 +141,25 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         if "logs" in topics:
             return await self._subscribe_to_logs(message)
         await self.send_json({"type": "subscribed", "events": topics})
-        self.outbox.listen(self._events(topics))
+        self.outbox.subscribe(self._events(topics))
 
     async def _subscribe_to_logs(self, message: dict) -> None:
         """Needs the same permission as the model's log routes. The message may name other topics too."""
         try:
-            subscription = wish(message)
+            subscription = parse_subscription(message)
             model = await database_sync_to_async(catalogue.find_own)(self.actor, subscription.model)
             self.followed.check_room(model.pk)
         except PlatformError as error:
             return await self._send_error(error)
         await self.send_json({"type": "subscribed", "events": message["events"], "model_id": model.pk})
-        self.outbox.listen(self._events(message["events"]))
+        self.outbox.subscribe(self._events(message["events"]))
         self.followed.begin(model.pk, subscription, whole=self.actor.is_operator)
 
     async def _unsubscribe(self, message: dict) -> None:
         """From logs: of the model whose id is given, else of all models."""
         topics, model_id = message.get("events"), message.get("model_id")
         if await self._check_topics(topics):
-            self.outbox.ignore(self._events(topics))
+            self.outbox.unsubscribe(self._events(topics))
             if "logs" in topics:
                 self.followed.end([model_id] if isinstance(model_id, str) else self.followed.models)
             await self.send_json({"type": "unsubscribed", "events": topics})
@@ -186,7 +186,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     async def _write(self) -> None:
         while True:
             await self.outbox.ready()
-            await hub.here().listening()
+            await hub.current_hub().wait_until_subscribed()
             await self._write_states(self.outbox.take_stale())
             while text := self.outbox.take():
                 await self._push(text)
@@ -196,13 +196,13 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         try:
             await work
         except TimeoutError:
-            abandon(self.base_send)
+            drop_client(self.base_send)
         except OSError:
             pass  # the client has left; `disconnect` follows
 
     async def _write_states(self, events: set[str]) -> None:
         try:
-            messages = await database_sync_to_async(snapshots.read)(self.actor, events) if events else []
+            messages = await database_sync_to_async(snapshots.read_states)(self.actor, events) if events else []
         except (DatabaseError, InterfaceError):
             return  # the next snapshot follows soon
         for message in messages:
@@ -210,12 +210,12 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     async def _push(self, text: str) -> None:
         """Raises TimeoutError for a client that does not read."""
-        async with asyncio.timeout(STUCK_SECONDS):
+        async with asyncio.timeout(SEND_TIMEOUT):
             await self.send(text_data=text)
 
-    def overflowed(self) -> None:
+    def on_overflow(self) -> None:
         """Called by the hub: the client does not read and the outbox is full."""
-        abandon(self.base_send)
+        drop_client(self.base_send)
 
     async def _close_or_abandon(self, code: int) -> None:
         """Sends a close frame. A client that does not read is dropped without one."""
@@ -223,7 +223,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             async with asyncio.timeout(1):
                 await self.close(code)
         except TimeoutError:
-            abandon(self.base_send)
+            drop_client(self.base_send)
 
     def _spawn(self, work) -> asyncio.Task:
         task = asyncio.create_task(work)
@@ -235,7 +235,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         self.tasks.discard(task)
         if not task.cancelled() and task.exception():
             logger.error("a socket broke", exc_info=task.exception())
-            abandon(self.base_send)
+            drop_client(self.base_send)
 
 
 def _scope_of(actor: Actor) -> tuple:

@@ -9,12 +9,14 @@ from django.utils.datastructures import CaseInsensitiveMapping
 
 from accounts import authentication, ticket_identity, tickets
 from accounts.actor import Actor
-from accounts.ticket_identity import Principal
+from accounts.ticket_identity import CredentialIdentity
 from core.errors import PlatformError
 from models_app import services as catalogue
 
 
-def standing(followed: Mapping[Principal, set[str]]) -> dict[Principal, tuple[Actor | None, set[str]]]:
+def current_rights(
+    followed: Mapping[CredentialIdentity, set[str]],
+) -> dict[CredentialIdentity, tuple[Actor | None, set[str]]]:
     """The current actor of each credential, None if it ended, and the models whose logs the actor may still read."""
     rights = {}
     for principal, model_ids in followed.items():
@@ -23,9 +25,9 @@ def standing(followed: Mapping[Principal, set[str]]) -> dict[Principal, tuple[Ac
     return rights
 
 
-def _reader_or_none(principal: Principal) -> Actor | None:
+def _reader_or_none(principal: CredentialIdentity) -> Actor | None:
     try:
-        return principal.reader()
+        return principal.reading_actor()
     except PlatformError:
         return None
 
@@ -34,7 +36,7 @@ def headers_of(scope) -> Mapping[str, str]:
     return CaseInsensitiveMapping({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
 
 
-def from_handshake(scope) -> Principal | None:
+def from_handshake(scope) -> CredentialIdentity | None:
     """None if the handshake has no credential: it may be in the first message.
 
     Raises Unauthenticated, or ServiceUnavailable if tickets cannot be looked up.
@@ -42,13 +44,13 @@ def from_handshake(scope) -> Principal | None:
     headers = headers_of(scope)
     tenant = headers.get(authentication.TENANT_HEADER)
     if ticket := QueryDict(scope["query_string"]).get(tickets.PARAMETER):
-        return tickets.redeem(ticket)
+        return tickets.redeem_ticket(ticket)
     if secret := authentication.credential_in(headers):
-        return ticket_identity.for_credential(secret, tenant)
+        return ticket_identity.identity_for_credential(secret, tenant)
     session_key = parse_cookie(headers.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
     if session_key and is_own_origin(headers):
-        return Principal(session_key=session_key, tenant=tenant)
-    return Principal() if settings.ANONYMOUS_TENANT else None
+        return CredentialIdentity(session_key=session_key, tenant=tenant)
+    return CredentialIdentity() if settings.ANONYMOUS_TENANT else None
 
 
 def origin_allowed(headers: Mapping[str, str]) -> bool:

@@ -9,18 +9,18 @@ from django.utils.translation import gettext_lazy as _
 
 from core import broker
 from core.errors import InvalidRequest
-from inference.logs.log_responses import service_line
-from inference.logs.stream import Entry
-from inference.logs.tail import ENTRY_ID, Tail
+from inference.logs.log_responses import render_line
+from inference.logs.stream import LogEntry
+from inference.logs.tail import ENTRY_ID, LogTail
 from monitoring.topics import LOG
 
-MOST_MODELS = 20
-MOST_LINES = 100  # at the start; with `since` there is no limit
-PAGE = 50  # lines of all models together: what a socket whose client does not read holds in memory
+MAX_MODELS = 20
+MAX_LINES = 100  # at the start; with `since` there is no limit
+PAGE_LINES = 50  # lines of all models together: what a socket whose client does not read holds in memory
 
 
 @dataclass(frozen=True)
-class Wish:
+class LogSubscription:
     """What a subscription requests: the model by id or name, and the last `lines` or everything after line `since`."""
 
     model: str
@@ -28,19 +28,19 @@ class Wish:
     since: str | None
 
 
-def wish(message: dict) -> Wish:
+def parse_subscription(message: dict) -> LogSubscription:
     """Raises InvalidRequest with the name of the field."""
-    model, lines, since = message.get("model_id"), message.get("lines", MOST_LINES), message.get("since")
+    model, lines, since = message.get("model_id"), message.get("lines", MAX_LINES), message.get("since")
     if not isinstance(model, str) or not model:
         raise InvalidRequest(_("Name the model whose log is wanted."), param="model_id")
-    if type(lines) is not int or not 0 < lines <= MOST_LINES:
-        raise InvalidRequest(_("A number from 1 to %d is expected.") % MOST_LINES, param="lines")
+    if type(lines) is not int or not 0 < lines <= MAX_LINES:
+        raise InvalidRequest(_("A number from 1 to %d is expected.") % MAX_LINES, param="lines")
     if since is not None and not (isinstance(since, str) and ENTRY_ID.fullmatch(since)):
         raise InvalidRequest(_("The id of a log line is expected."), param="since")
-    return Wish(model, lines, since)
+    return LogSubscription(model, lines, since)
 
 
-class Followed:
+class LogFollower:
     """For one event loop. `push` sends a text and waits for a slow client; `spawn` starts a task of the socket."""
 
     def __init__(self, push: Callable[[str], Awaitable], spawn: Callable[..., asyncio.Task]):
@@ -54,13 +54,13 @@ class Followed:
 
     def check_room(self, model_id: str) -> None:
         """Raises InvalidRequest."""
-        if len(self.models - {model_id}) >= MOST_MODELS:
-            raise InvalidRequest(_("One socket can follow at most %d logs.") % MOST_MODELS, param="model_id")
+        if len(self.models - {model_id}) >= MAX_MODELS:
+            raise InvalidRequest(_("One socket can follow at most %d logs.") % MAX_MODELS, param="model_id")
 
-    def begin(self, model_id: str, subscription: Wish, *, whole: bool) -> None:
+    def begin(self, model_id: str, subscription: LogSubscription, *, whole: bool) -> None:
         """Replaces an earlier subscription to the same model. `whole`: with the fields that only operators see."""
         self.end([model_id])
-        tail = Tail(model_id, subscription.lines, subscription.since, PAGE)
+        tail = LogTail(model_id, subscription.lines, subscription.since, PAGE_LINES)
         self._tasks[model_id] = self._spawn(self._send_lines(model_id, tail, whole))
 
     def end(self, model_ids: Collection[str]) -> None:
@@ -68,7 +68,7 @@ class Followed:
             if task := self._tasks.pop(model_id, None):
                 task.cancel()
 
-    async def _send_lines(self, model_id: str, tail: Tail, whole: bool) -> None:
+    async def _send_lines(self, model_id: str, tail: LogTail, whole: bool) -> None:
         with tail.watched():
             async with self._page_lock:
                 async for entries in _history(tail):
@@ -80,13 +80,13 @@ class Followed:
                 if not entries:
                     await tail.wait()
 
-    async def _push_entries(self, model_id: str, entries: list[Entry], whole: bool) -> None:
+    async def _push_entries(self, model_id: str, entries: list[LogEntry], whole: bool) -> None:
         for entry in entries:
-            data = {"model_id": model_id, "id": entry.id, **service_line(entry.line, whole=whole)}
+            data = {"model_id": model_id, "id": entry.id, **render_line(entry.line, whole=whole)}
             await self._push(orjson.dumps({"type": LOG, "data": data}).decode())
 
 
-async def _history(tail: Tail) -> AsyncIterator[list[Entry]]:
+async def _history(tail: LogTail) -> AsyncIterator[list[LogEntry]]:
     """Stops if the broker is unreachable; `tail.new` then continues at the same place."""
     try:
         async for entries in tail.history():

@@ -13,31 +13,31 @@ from django.db import DatabaseError, InterfaceError
 from redis.asyncio.client import PubSub
 
 from accounts.actor import Actor
-from accounts.ticket_identity import Principal
+from accounts.ticket_identity import CredentialIdentity
 from core import broker, events
-from core.periodic import Level, Periodic
-from monitoring.sockets.credentials import standing
-from monitoring.sockets.followed import Followed
-from monitoring.sockets.outbox import Outbox, Overflow
+from core.periodic import LoopSeverity, Periodic
+from monitoring.sockets.credentials import current_rights
+from monitoring.sockets.followed import LogFollower
+from monitoring.sockets.outbox import Outbox, OutboxOverflow
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
-LISTEN_SECONDS = 2.0
-RECHECK_SECONDS = 4.0
-SNAPSHOT_SECONDS = 30.0  # repairs what was lost in transit
-SILENCE_SECONDS = 10.0  # without messages, after which the connection is pinged
+RETRY_INTERVAL = 1.0
+SUBSCRIBE_TIMEOUT = 2.0
+RECHECK_INTERVAL = 4.0
+SNAPSHOT_INTERVAL = 30.0  # repairs what was lost in transit
+SILENCE_TIMEOUT = 10.0  # without messages, after which the connection is pinged
 
 
 class Socket(Protocol):
     """What the hub needs from an open, authenticated socket."""
 
-    credential: Principal
+    credential: CredentialIdentity
     outbox: Outbox
-    followed: Followed
+    followed: LogFollower
 
-    def overflowed(self) -> None: ...
-    def rechecked(self, actor: Actor | None, readable: set[str]) -> None: ...
+    def on_overflow(self) -> None: ...
+    def on_recheck(self, actor: Actor | None, readable: set[str]) -> None: ...
 
 
 class Hub:
@@ -48,8 +48,8 @@ class Hub:
         self._tasks: list[asyncio.Task] = []
         self._listening = asyncio.Event()
         self._loops = [
-            Periodic("sockets' rights", Level.HIGH, RECHECK_SECONDS),
-            Periodic("sockets' states", Level.MEDIUM, SNAPSHOT_SECONDS),
+            Periodic("sockets' rights", LoopSeverity.HIGH, RECHECK_INTERVAL),
+            Periodic("sockets' states", LoopSeverity.MEDIUM, SNAPSHOT_INTERVAL),
         ]
 
     def join(self, socket: Socket) -> None:
@@ -72,10 +72,10 @@ class Hub:
                 loop.end()
             self._listening.clear()
 
-    async def listening(self) -> None:
+    async def wait_until_subscribed(self) -> None:
         """Waits until subscribed: a state read later misses no event. Without a broker the next refresh repairs it."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(LISTEN_SECONDS):
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT):
                 await self._listening.wait()
 
     # --- events
@@ -91,7 +91,7 @@ class Hub:
             except broker.UNAVAILABLE as error:
                 logger.warning("events are not received: %s", type(error).__name__)
             self._listening.clear()
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RETRY_INTERVAL)
 
     async def _listen(self) -> None:
         async with broker.async_client(timeout=None) as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -104,22 +104,22 @@ class Hub:
         """Raises TimeoutError for a connection that was dropped without notice, for instance by a firewall."""
         received_at = time.monotonic()
         while self._is_active():
-            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            message = await pubsub.get_message(timeout=SILENCE_TIMEOUT)
             if message is not None:
                 received_at = time.monotonic()
                 if message["type"] == "message" and self._is_active():
                     self._forward(events.decode(message["data"]))
-            elif time.monotonic() - received_at > 2 * SILENCE_SECONDS:
+            elif time.monotonic() - received_at > 2 * SILENCE_TIMEOUT:
                 raise TimeoutError
             else:
                 await pubsub.ping()
 
-    def _forward(self, event: events.Event) -> None:
-        for socket in [socket for socket in self._sockets if socket.outbox.hears(event)]:
+    def _forward(self, event: events.SocketEvent) -> None:
+        for socket in [socket for socket in self._sockets if socket.outbox.accepts(event)]:
             try:
                 socket.outbox.put(event)
-            except Overflow:
-                socket.overflowed()
+            except OutboxOverflow:
+                socket.on_overflow()
 
     # --- periodic checks of rights, and states
 
@@ -141,10 +141,10 @@ class Hub:
             credential: set().union(*(socket.followed.models for socket in sockets))
             for credential, sockets in sockets_of.items()
         }
-        rights = await database_sync_to_async(standing)(followed)
+        rights = await database_sync_to_async(current_rights)(followed)
         for credential, (actor, readable) in rights.items():
             for socket in sockets_of[credential]:
-                socket.rechecked(actor, readable | (socket.followed.models - followed[credential]))
+                socket.on_recheck(actor, readable | (socket.followed.models - followed[credential]))
 
     async def _refresh(self) -> None:
         for socket in self._sockets:
@@ -154,6 +154,6 @@ class Hub:
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 
-def here() -> Hub:
+def current_hub() -> Hub:
     """The hub of the running event loop."""
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())

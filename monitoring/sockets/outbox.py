@@ -2,12 +2,12 @@
 
 import asyncio
 
-from core.events import EVERYONE, OPERATORS, Event
+from core.events import EVERYONE, OPERATORS, SocketEvent
 
-MOST_CHARACTERS = 512 * 1024
+MAX_CHARACTERS = 512 * 1024
 
 
-class Overflow(Exception):
+class OutboxOverflow(Exception):
     """The outbox is full: too many objects changed while the client did not read."""
 
 
@@ -26,26 +26,26 @@ class Outbox:
         self._audiences = {OPERATORS} if actor.sees_all else {EVERYONE, actor.tenant.pk}
         self._models = frozenset(actor.key.allowed_models) if actor.key else frozenset()
 
-    def hears(self, event: Event) -> bool:
+    def accepts(self, event: SocketEvent) -> bool:
         """A key that is limited to some models gets no events of others."""
         if event.name not in self.events or self._audiences.isdisjoint(event.audiences):
             return False
         return not (self._models and event.model) or event.model in self._models
 
-    def put(self, event: Event) -> None:
+    def put(self, event: SocketEvent) -> None:
         """Raises Overflow."""
         slot = (event.name, event.key)
         self._characters += len(event.text) - len(self._waiting.get(slot, ""))
         self._waiting[slot] = event.text
-        if self._characters > MOST_CHARACTERS:
-            raise Overflow
+        if self._characters > MAX_CHARACTERS:
+            raise OutboxOverflow
         self._has_work.set()
 
-    def listen(self, events: list[str]) -> None:
+    def subscribe(self, events: list[str]) -> None:
         self.events |= set(events)
         self.refresh(events)
 
-    def ignore(self, events: list[str]) -> None:
+    def unsubscribe(self, events: list[str]) -> None:
         self.events -= set(events)
         self._stale -= set(events)
         self._drop(events)

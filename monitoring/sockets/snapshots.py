@@ -6,19 +6,24 @@ from datetime import timedelta
 from django.db.models.functions import Now
 
 from accounts.actor import Actor
-from inference.instances.transitions import EVENT, event_data
+from inference.instances.transitions import STATUS_EVENT, event_data
 from inference.serving.runtime import foremost_instances
 from models_app.models import Model
 from monitoring.figures import latest
 from training.jobs import transitions as training
 from training.models import TrainingJob
 
-ENDED_LATELY = timedelta(hours=1)
+RECENTLY_ENDED = timedelta(hours=1)
 
 
-def read(actor: Actor, events: Iterable[str]) -> list[dict]:
+def read_states(actor: Actor, events: Iterable[str]) -> list[dict]:
     """One message for each object that these events describe and that `actor` may see."""
-    return [{"type": event, "data": data} for event in events if event in READERS for data in READERS[event](actor)]
+    return [
+        {"type": event, "data": data}
+        for event in events
+        if event in STATE_READERS
+        for data in STATE_READERS[event](actor)
+    ]
 
 
 def _model_states(actor: Actor) -> list[dict]:
@@ -31,8 +36,8 @@ def _model_states(actor: Actor) -> list[dict]:
 def _training_states(actor: Actor) -> list[dict]:
     """Jobs that have not ended, or ended recently."""
     jobs = TrainingJob.objects.visible_to(actor)
-    recently_ended = jobs.filter(finished_at__gt=Now() - ENDED_LATELY)
+    recently_ended = jobs.filter(finished_at__gt=Now() - RECENTLY_ENDED)
     return [training.event_data(job) for job in (jobs.live() | recently_ended).order_by("pk")]
 
 
-READERS = {EVENT: _model_states, training.EVENT: _training_states} | latest.READERS
+STATE_READERS = {STATUS_EVENT: _model_states, training.EVENT: _training_states} | latest.STATE_READERS

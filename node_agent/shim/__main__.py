@@ -13,7 +13,7 @@ from dataclasses import asdict
 import engine
 from log import Log
 from proc import descendants, kill_groups, read_process, send_signal
-from records import Spec, State, write_atomically
+from records import ShimSpec, ShimState, write_atomically
 
 TICK_INTERVAL = 0.5  # between checks of stop request, lease and supervisor
 SAMPLE_INTERVAL = 2.0  # between measurements of the tree's memory
@@ -30,7 +30,7 @@ MAX_SAVE_TRIES = 20  # a full disk may get free space again
 class Shim:
     def __init__(self, folder: str):
         self.folder = folder
-        self.state = State(shim_pid=os.getpid(), shim_start=read_process(os.getpid()).start)
+        self.state = ShimState(shim_pid=os.getpid(), shim_start=read_process(os.getpid()).start)
         self.unsaved = False
         self.terminated = False
         self.kill_at = math.inf  # when SIGKILLs begin, on the monotonic clock
@@ -54,7 +54,7 @@ class Shim:
 
     def load(self) -> None:
         with open(self.file("spec.json"), encoding="utf-8") as file:
-            self.spec = Spec(**json.load(file))
+            self.spec = ShimSpec(**json.load(file))
         for name in ("cluster", "data_folder", "instance", "generation"):
             setattr(self.state, name, getattr(self.spec, name))
         self.log = Log(self.file("engine.log"), self.spec.log_bytes, self.spec.log_files)

@@ -6,7 +6,7 @@ from typing import NamedTuple, NoReturn
 
 import privileges
 from privileges import prctl
-from records import Spec
+from records import ShimSpec
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -14,7 +14,7 @@ HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python itself
 
 
-class Engine(NamedTuple):
+class ForkedEngine(NamedTuple):
     pid: int
     output: int  # to read what it writes
     gate: int  # one byte lets it start; closed without one, it exits
@@ -26,7 +26,7 @@ def become_subreaper() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def fork(spec: Spec) -> Engine:
+def fork(spec: ShimSpec) -> ForkedEngine:
     output, output_end = os.pipe()
     gate_end, gate = os.pipe()
     failure, failure_end = os.pipe()  # closed by a successful exec
@@ -37,10 +37,10 @@ def fork(spec: Spec) -> Engine:
         _run_child(spec, shim, gate_end, output_end, failure_end)
     for fd in (output_end, gate_end, failure_end):
         os.close(fd)
-    return Engine(pid, output, gate, failure)
+    return ForkedEngine(pid, output, gate, failure)
 
 
-def _run_child(spec: Spec, shim: int, gate: int, output: int, failure: int) -> NoReturn:
+def _run_child(spec: ShimSpec, shim: int, gate: int, output: int, failure: int) -> NoReturn:
     try:
         _become_engine(spec, shim, gate, output)
     except (OSError, TypeError, ValueError) as error:
@@ -49,7 +49,7 @@ def _run_child(spec: Spec, shim: int, gate: int, output: int, failure: int) -> N
         os._exit(127)
 
 
-def _become_engine(spec: Spec, shim: int, gate: int, output: int) -> None:
+def _become_engine(spec: ShimSpec, shim: int, gate: int, output: int) -> None:
     os.setsid()
     for signum in HANDLED_SIGNALS + IGNORED_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class Process(NamedTuple):
+class ProcessInfo(NamedTuple):
     pid: int
     parent: int
     group: int
@@ -17,7 +17,7 @@ class Process(NamedTuple):
     rss_bytes: int
 
 
-def read_process(pid: int) -> Process | None:
+def read_process(pid: int) -> ProcessInfo | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
@@ -25,7 +25,7 @@ def read_process(pid: int) -> Process | None:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()  # the process name before it may contain anything
     alive = fields[0] not in b"ZX"
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]), alive, int(fields[21]) * PAGE_BYTES)
+    return ProcessInfo(pid, int(fields[1]), int(fields[2]), int(fields[19]), alive, int(fields[21]) * PAGE_BYTES)
 
 
 def list_pids() -> list[int]:
@@ -36,9 +36,9 @@ def list_pids() -> list[int]:
         return []
 
 
-def descendants(root: int) -> list[Process]:
+def descendants(root: int) -> list[ProcessInfo]:
     """Every process below `root`, without `root` itself."""
-    children: dict[int, list[Process]] = {}
+    children: dict[int, list[ProcessInfo]] = {}
     for process in filter(None, map(read_process, list_pids())):
         children.setdefault(process.parent, []).append(process)
     found = list(children.get(root, []))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Spec:
+class ShimSpec:
     """`env` is complete: nothing is inherited. Sizes are bytes, times seconds."""
 
     cluster: str
@@ -40,7 +40,7 @@ class Spec:
 
 
 @dataclass
-class State:
+class ShimState:
     """`shim_start` and `start` are clock ticks since boot; `started_at` and `ended_at` epoch seconds."""
 
     cluster: str = ""

@@ -27,7 +27,7 @@ def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> A
         raise Unauthenticated
     if credential.startswith(keys.PREFIX):
         return actor_for_key(credential)
-    return actor_for_user(tokens.user_of(credential), wanted_tenant)
+    return actor_for_user(tokens.user_of_token(credential), wanted_tenant)
 
 
 def actor_for_key(secret: str) -> Actor:

@@ -1,6 +1,6 @@
 """The configuration that all processes share: typed, with ranges, cached, in force everywhere within 2 s.
 
-A long-running process calls `follow()` once; in other processes `current()` reads it again after a second.
+A long-running process calls `watch_changes()` once; in other processes `current()` reads it again after a second.
 """
 
 import logging
@@ -17,7 +17,7 @@ from accounts import audit
 from accounts.actor import Actor
 from accounts.models import AuditRecord, ConfigurationValue
 from core.errors import InvalidRequest
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _REFRESH_INTERVAL = 1.0
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-def number(default: int | float, low: int | float, high: int | float):
+def number_field(default: int | float, low: int | float, high: int | float):
     return field(default=default, metadata={"low": low, "high": high})
 
 
@@ -34,20 +34,20 @@ def number(default: int | float, low: int | float, high: int | float):
 class AlertThresholds:
     """Percent, degrees Celsius, seconds, and a share from 0 to 1."""
 
-    gpu_utilization_high: float = number(90, 0, 100)
-    gpu_temperature_high: float = number(80, 0, 150)
-    response_time_high: float = number(2.0, 0.001, 3600)
-    error_rate_high: float = number(0.05, 0, 1)
+    gpu_utilization_high: float = number_field(90, 0, 100)
+    gpu_temperature_high: float = number_field(80, 0, 150)
+    response_time_high: float = number_field(2.0, 0.001, 3600)
+    error_rate_high: float = number_field(0.05, 0, 1)
 
 
 @dataclass(frozen=True)
 class Configuration:
     """Times in seconds: interval between samples, limit of a start, interval between health probes."""
 
-    gpu_monitor_interval: int = number(30, 1, 3600)
-    max_concurrent_models: int = number(10, 1, 10_000)
-    default_model_timeout: int = number(300, 5, 7200)
-    health_check_interval: int = number(60, 1, 3600)
+    gpu_monitor_interval: int = number_field(30, 1, 3600)
+    max_concurrent_models: int = number_field(10, 1, 10_000)
+    default_model_timeout: int = number_field(300, 5, 7200)
+    health_check_interval: int = number_field(60, 1, 3600)
     log_level: str = field(default=settings.LOG_LEVEL, metadata={"choices": LOG_LEVELS})
     alert_thresholds: AlertThresholds = field(default_factory=AlertThresholds)
 
@@ -79,7 +79,7 @@ class _Cache:
         self._loaded_at = time.monotonic()
 
     def watch(self) -> None:
-        loop = Periodic("configuration", Level.HIGH, _REFRESH_INTERVAL)
+        loop = Periodic("configuration", LoopSeverity.HIGH, _REFRESH_INTERVAL)
         while True:
             with loop.turn():
                 close_old_connections()
@@ -93,11 +93,11 @@ _cache = _Cache()
 
 
 def current() -> Configuration:
-    """The configuration in force now. Never waits in a process that called `follow()`."""
+    """The configuration in force now. Never waits in a process that called `watch_changes()`."""
     return _cache.get()
 
 
-def follow() -> None:
+def watch_changes() -> None:
     """Keep this process's configuration and log level up to date, in a daemon thread."""
     threading.Thread(target=_cache.watch, name="configuration", daemon=True).start()
 

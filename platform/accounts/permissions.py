@@ -7,7 +7,7 @@ from accounts.policy import Permission
 from core.errors import InvalidRequest, Unauthenticated
 
 
-def needed(view, request_method: str) -> Permission | None:
+def required_permission(view, request_method: str) -> Permission | None:
     """What the view declares for its action (viewsets) or method (plain views)."""
     declared = getattr(view, "permissions", {})
     method = "GET" if request_method == "HEAD" else request_method
@@ -16,7 +16,7 @@ def needed(view, request_method: str) -> Permission | None:
 
 class PolicyPermission(BasePermission):
     def has_permission(self, request, view):
-        permission = needed(view, request.method)
+        permission = required_permission(view, request.method)
         if permission == Permission.PUBLIC:
             return True
         if request.auth is None:

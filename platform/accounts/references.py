@@ -13,5 +13,5 @@ def register_model_resolver(resolver: Resolver) -> None:
     _resolvers[:] = [resolver]
 
 
-def model_id(actor: Actor, ref: str) -> str | None:
+def resolve_model_id(actor: Actor, ref: str) -> str | None:
     return _resolvers[0](actor, ref)

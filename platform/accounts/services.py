@@ -96,7 +96,7 @@ def one_time_link(user: User) -> str:
     return token
 
 
-def redeem(token: str) -> User | None:
+def redeem_link(token: str) -> User | None:
     """The user of an unused link, else None. Of two concurrent calls only one succeeds."""
     link = (
         OneTimeLink.objects.select_related("user")

@@ -10,7 +10,7 @@ from core.errors import Forbidden, Unauthenticated
 
 
 @dataclass(frozen=True)
-class Principal:
+class CredentialIdentity:
     """One of `key_id`, `login_id` and `session_key` is set; if none is, it is the anonymous tenant.
 
     `login_id` is a login over the API, with a token valid until `expires_at` (epoch seconds); `session_key` is a
@@ -23,7 +23,7 @@ class Principal:
     session_key: str | None = None
     tenant: str | None = None
 
-    def reader(self) -> Actor:
+    def reading_actor(self) -> Actor:
         """The current actor, if it may read. Raises Unauthenticated, Forbidden, or NotFound for the tenant."""
         actor = self._actor()
         if not actor.may(Permission.READ) or not (actor.tenant or actor.sees_all):
@@ -44,22 +44,22 @@ class Principal:
         raise Unauthenticated
 
 
-def for_credential(secret: str, tenant: str | None = None) -> Principal:
+def identity_for_credential(secret: str, tenant: str | None = None) -> CredentialIdentity:
     """The identity of a key or an access token; queries the database. Raises Unauthenticated, NotFound."""
     actor = authentication.actor_for_credential(secret, tenant)
     if actor.key:
-        return Principal(key_id=actor.key.pk)
+        return CredentialIdentity(key_id=actor.key.pk)
     claims = tokens.verify(secret)
-    return Principal(login_id=claims.session_id, expires_at=claims.expires_at, tenant=tenant)
+    return CredentialIdentity(login_id=claims.session_id, expires_at=claims.expires_at, tenant=tenant)
 
 
-def of(request) -> Principal:
+def identity_of_request(request) -> CredentialIdentity:
     """The identity of an authenticated request."""
     if by_ticket := getattr(request, "ticket_principal", None):
         return by_ticket
     tenant = request.headers.get(authentication.TENANT_HEADER)
     if secret := authentication.credential_in(request.headers):
-        return for_credential(secret, tenant)
+        return identity_for_credential(secret, tenant)
     if request.auth.user:
-        return Principal(session_key=request.session.session_key, tenant=tenant)
-    return Principal()
+        return CredentialIdentity(session_key=request.session.session_key, tenant=tenant)
+    return CredentialIdentity()

@@ -11,28 +11,28 @@ from dataclasses import asdict
 from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication
 
-from accounts.ticket_identity import Principal
+from accounts.ticket_identity import CredentialIdentity
 from core import broker
 from core.errors import InvalidRequest, ServiceUnavailable, Unauthenticated
 
-LIFE_SECONDS = 30
+TICKET_LIFETIME = 30
 PARAMETER = "ticket"
 MAX_TICKET_LENGTH = 100
 
 
-def issue(principal: Principal) -> str:
+def issue_ticket(principal: CredentialIdentity) -> str:
     """Raises ServiceUnavailable if Valkey is unreachable."""
     if principal.session_key:  # it would be stored in Valkey, and the browser sends its cookie anyway
         raise InvalidRequest(_("A console log-in needs no ticket: the browser sends its cookie."))
     ticket = secrets.token_urlsafe(32)
     try:
-        broker.client().set(_storage_key(ticket), json.dumps(asdict(principal)), ex=LIFE_SECONDS)
+        broker.client().set(_storage_key(ticket), json.dumps(asdict(principal)), ex=TICKET_LIFETIME)
     except broker.UNAVAILABLE:
         raise _unavailable() from None
     return ticket
 
 
-def redeem(ticket: str) -> Principal:
+def redeem_ticket(ticket: str) -> CredentialIdentity:
     """Of two callers with the same ticket only one succeeds. Raises Unauthenticated, ServiceUnavailable."""
     if len(ticket) > MAX_TICKET_LENGTH:
         raise Unauthenticated
@@ -41,8 +41,8 @@ def redeem(ticket: str) -> Principal:
     except broker.UNAVAILABLE:
         raise _unavailable() from None
     if identity is None:
-        raise Unauthenticated(_("The ticket was used already or is older than %d seconds.") % LIFE_SECONDS)
-    return Principal(**json.loads(identity))
+        raise Unauthenticated(_("The ticket was used already or is older than %d seconds.") % TICKET_LIFETIME)
+    return CredentialIdentity(**json.loads(identity))
 
 
 class TicketAuthentication(BaseAuthentication):
@@ -52,9 +52,9 @@ class TicketAuthentication(BaseAuthentication):
         ticket = request.query_params.get(PARAMETER)
         if not ticket:
             return None
-        principal = redeem(ticket)
+        principal = redeem_ticket(ticket)
         request._request.ticket_principal = principal
-        actor = principal.reader()
+        actor = principal.reading_actor()
         return actor.user or actor, actor
 
     def authenticate_header(self, request):

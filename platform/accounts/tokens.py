@@ -63,7 +63,7 @@ def refresh_session(token: str) -> dict:
     return _reply(refresh, str(session.pk))
 
 
-def revoke(token: str) -> None:
+def revoke_session(token: str) -> None:
     """End the login session of an access or refresh token. Raises Unauthenticated."""
     for token_class in (AccessToken, RefreshToken):
         try:
@@ -75,7 +75,7 @@ def revoke(token: str) -> None:
     raise Unauthenticated
 
 
-def user_of(token: str) -> User:
+def user_of_token(token: str) -> User:
     """The active user of a valid access token whose login session is still valid. Raises Unauthenticated."""
     claims = verify(token)
     user = user_of_session(claims.session_id)

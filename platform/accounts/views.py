@@ -33,10 +33,10 @@ from accounts.serializers import (
     TicketSerializer,
 )
 from core.errors import Forbidden, InvalidRequest, Unauthenticated
-from core.inputs import checked
+from core.inputs import validated
 from core.tenancy import TenantScopedMixin
 
-NOT_STORED = {"Cache-Control": "no-store"}
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 class PublicView(APIView):
@@ -49,25 +49,25 @@ class PublicView(APIView):
 class TokenView(PublicView):
     @extend_schema(request=CredentialsSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
-        credentials = checked(CredentialsSerializer, request.data)
+        credentials = validated(CredentialsSerializer, request.data)
         user = authenticate(request._request, **credentials)
         if user is None:
             raise Unauthenticated(_("The user name or the password is wrong."))
-        return Response(tokens.open_session(user), headers=NOT_STORED)
+        return Response(tokens.open_session(user), headers=NO_STORE)
 
 
 class RefreshView(PublicView):
     @extend_schema(request=RefreshSerializer, responses=LogInSerializer, auth=[])
     def post(self, request):
         return Response(
-            tokens.refresh_session(checked(RefreshSerializer, request.data)["refresh_token"]), headers=NOT_STORED
+            tokens.refresh_session(validated(RefreshSerializer, request.data)["refresh_token"]), headers=NO_STORE
         )
 
 
 class RevokeView(PublicView):
     @extend_schema(request=RevokeSerializer, responses=OpenApiTypes.OBJECT, auth=[])
     def post(self, request):
-        tokens.revoke(checked(RevokeSerializer, request.data)["token"])
+        tokens.revoke_session(validated(RevokeSerializer, request.data)["token"])
         return Response({"message": _("The log-in has ended.")})
 
 
@@ -77,8 +77,8 @@ class TicketView(APIView):
 
     @extend_schema(request=None, responses=TicketSerializer)
     def post(self, request):
-        ticket = tickets.issue(ticket_identity.of(request))
-        return Response({"ticket": ticket, "expires_in": tickets.LIFE_SECONDS}, headers=NOT_STORED)
+        ticket = tickets.issue_ticket(ticket_identity.identity_of_request(request))
+        return Response({"ticket": ticket, "expires_in": tickets.TICKET_LIFETIME}, headers=NO_STORE)
 
 
 class TenantViewSet(
@@ -124,7 +124,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
     @transaction.atomic
     def create(self, request):
-        fields = checked(MemberSerializer, request.data)
+        fields = validated(MemberSerializer, request.data)
         actor = request.auth
         role = fields.get("role", "member")
         services.require_rank(actor.role, role, actor.is_operator)
@@ -135,7 +135,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
     def partial_update(self, request, pk=None):
-        membership, role = self.get_object(), checked(RoleSerializer, request.data)["role"]
+        membership, role = self.get_object(), validated(RoleSerializer, request.data)["role"]
         for affected_role in (membership.role, role):
             services.require_rank(request.auth.role, affected_role, request.auth.is_operator)
         old = membership.role
@@ -176,7 +176,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
     @extend_schema(request=KeySerializer, responses={201: NewKeySerializer})
     @transaction.atomic
     def create(self, request):
-        fields = checked(KeySerializer, request.data)
+        fields = validated(KeySerializer, request.data)
         actor = request.auth
         services.require_rank(actor.role, fields["role"], actor.is_operator)
         if Scope.METRICS in fields["scopes"] and not actor.is_operator:
@@ -184,7 +184,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         fields["allowed_models"] = [self._model_id(ref) for ref in fields.get("allowed_models", [])]
         key, secret = services.issue_key(actor.tenant, maker=actor.user, **fields)
         audit.record(actor, "key.create", key, request=request, name=key.name, scopes=key.scopes, role=key.role)
-        return Response({**KeySerializer(key).data, "secret": secret}, status=201, headers=NOT_STORED)
+        return Response({**KeySerializer(key).data, "secret": secret}, status=201, headers=NO_STORE)
 
     def destroy(self, request, pk=None):
         self._revoke(request)
@@ -203,7 +203,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         return key
 
     def _model_id(self, ref: str) -> str:
-        model_id = references.model_id(self.request.auth, ref)
+        model_id = references.resolve_model_id(self.request.auth, ref)
         if model_id is None:
             raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
         return model_id
@@ -245,11 +245,11 @@ class ConfigurationHistoryView(generics.ListAPIView):
 
 
 @never_cache
-def enter(request, token: str):
+def login_by_link(request, token: str):
     """The console's one-time link. A GET changes nothing, so that the preview of a mail reader does not use it up."""
     if request.method != "POST":
         return render(request, "enter.html")
-    user = services.redeem(token)
+    user = services.redeem_link(token)
     if user is None:
         return render(request, "enter.html", {"used": True}, status=410)
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")

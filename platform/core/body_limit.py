@@ -1,7 +1,7 @@
 """An ASGI layer that limits body sizes. Django alone writes a body of any size to disk before it authenticates."""
 
 from core.errors import TooLarge
-from core.refusals import refusal
+from core.refusals import error_response
 
 
 class BodyTooLarge(Exception):
@@ -43,7 +43,7 @@ def _content_length(scope) -> int:
 
 async def _refuse(scope, send) -> None:
     """The rest of the body is not read; the connection is closed."""
-    response = refusal(scope, TooLarge())
+    response = error_response(scope, TooLarge())
     response["Connection"] = "close"
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

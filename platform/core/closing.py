@@ -1,7 +1,7 @@
 """Whether this process must stop. Endless streams then end."""
 
 
-class Closing:
+class ShutdownFlag:
     def __init__(self):
         self.begun = False
 
@@ -9,4 +9,4 @@ class Closing:
         self.begun = True
 
 
-closing = Closing()
+shutdown = ShutdownFlag()

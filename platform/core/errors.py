@@ -155,14 +155,14 @@ OPENAI_PREFIX = "/v1/"
 OPENAI_DETAILS = ("state", "expected_seconds", "failure_reason", "context", "request_id")
 
 
-def now_z() -> str:
+def utc_timestamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render(error: PlatformError, path: str) -> dict:
     """OpenAI's form below /v1, else one form that serves the service API and the engine API."""
     if path.startswith(OPENAI_PREFIX):
-        return openai_form(error)
+        return render_openai(error)
     details: dict | list = dict(error.details)
     if error.param:
         details.setdefault(error.param, str(error.message))
@@ -172,12 +172,12 @@ def render(error: PlatformError, path: str) -> dict:
         "success": False,
         "message": str(error.message),
         "error": {"code": code_for(error, path), "message": str(error.message), "details": details},
-        "timestamp": now_z(),
+        "timestamp": utc_timestamp(),
         "path": path,
     }
 
 
-def openai_form(error: PlatformError) -> dict:
+def render_openai(error: PlatformError) -> dict:
     """OpenAI clients show only the message, so the message names the wrong fields."""
     kind, code = error.openai
     fields = {name: text for name, text in error.details.items() if error.status == 422 and name not in OPENAI_DETAILS}

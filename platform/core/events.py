@@ -20,7 +20,7 @@ OPERATORS, EVERYONE = "operators", "everyone"
 
 
 @dataclass(frozen=True)
-class Event:
+class SocketEvent:
     """`key` names the object among events of one name: if two wait for a slow reader, it gets only the later one.
 
     `model` is the id of the model concerned, if there is one: some callers may see only some models.
@@ -38,10 +38,10 @@ def publish_on_commit(
 ) -> None:
     """Send `{"type": event, "data": data}` to the tenant's and the operators' sockets; if `public`, to all."""
     audiences = [OPERATORS, *filter(None, [tenant_id]), *([EVERYONE] if public else [])]
-    transaction.on_commit(partial(send, audiences, event, key, data, model))
+    transaction.on_commit(partial(publish_now, audiences, event, key, data, model))
 
 
-def send(audiences: list[str], event: str, key: str, data: dict, model: str = "") -> None:
+def publish_now(audiences: list[str], event: str, key: str, data: dict, model: str = "") -> None:
     """Publish now. Without a broker nothing is sent; the sockets' snapshots correct it later."""
     try:
         broker.client().publish(CHANNEL, encode(audiences, event, key, data, model))
@@ -53,7 +53,7 @@ def encode(audiences: list[str], event: str, key: str, data: dict, model: str) -
     return orjson.dumps([audiences, event, key, model]) + b"\n" + orjson.dumps({"type": event, "data": data})
 
 
-def decode(message: bytes) -> Event:
+def decode(message: bytes) -> SocketEvent:
     head, _newline, text = message.partition(b"\n")
     audiences, name, key, model = orjson.loads(head)
-    return Event(frozenset(audiences), name, key, text.decode(), model)
+    return SocketEvent(frozenset(audiences), name, key, text.decode(), model)

@@ -1,7 +1,7 @@
 """Request data, validated by a serializer."""
 
 
-def checked(serializer_class, data, **options) -> dict:
+def validated(serializer_class, data, **options) -> dict:
     """Raises rest_framework's ValidationError."""
     serializer = serializer_class(data=data, **options)
     serializer.is_valid(raise_exception=True)

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import orjson
 
-SECRET = re.compile(
+SECRETS = re.compile(
     r"(sk-serai-[\w-]{4})[\w-]+"  # API keys: the prefix stays, so that the key can be found
     r"|(eyJ[\w-]{4})[\w-]+\.[\w-]+\.[\w-]+"  # JWTs
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)"  # passwords in URLs
@@ -24,7 +24,7 @@ SECRET = re.compile(
 
 
 def redact(text: str) -> str:
-    return SECRET.sub(lambda match: f"{next(filter(None, match.groups()), '')}***", text)
+    return SECRETS.sub(lambda match: f"{next(filter(None, match.groups()), '')}***", text)
 
 
 _fields: ContextVar[dict[str, str] | None] = ContextVar("log_fields", default=None)
@@ -44,13 +44,13 @@ def bound(**fields: str) -> Iterator[None]:
         _fields.reset(token)
 
 
-class Fields(logging.Filter):
+class FieldsFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.fields = _fields.get() or {}
         return True
 
 
-class Plain(logging.Formatter):
+class PlainFormatter(logging.Formatter):
     """`INFO node_agent: message [tenant=… instance=…]`"""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -60,7 +60,7 @@ class Plain(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One object per line: time (UTC), level, logger, message, the bound fields, and the traceback if there is one."""
 
     converter = time.gmtime
@@ -78,7 +78,7 @@ class Json(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
-class Redact(logging.Filter):
+class RedactFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), ()
         return True

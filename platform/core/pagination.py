@@ -6,15 +6,15 @@ from rest_framework.response import Response
 
 from core.errors import InvalidRequest
 
-DEFAULT_SIZE, MAXIMUM_SIZE = 20, 100
+DEFAULT_SIZE, MAX_SIZE = 20, 100
 
 
 class PagePagination(BasePagination):
     """`page` counts from 1; `size` is 20 by default, at most 100. A page past the end is empty."""
 
     def paginate_queryset(self, queryset, request, view=None):
-        self.page = whole(request, "page", 1, 1_000_000)
-        self.size = whole(request, "size", DEFAULT_SIZE, MAXIMUM_SIZE)
+        self.page = query_integer(request, "page", 1, 1_000_000)
+        self.size = query_integer(request, "size", DEFAULT_SIZE, MAX_SIZE)
         self.total = queryset.count()
         start = (self.page - 1) * self.size
         return list(queryset[start : start + self.size])
@@ -38,11 +38,11 @@ class PagePagination(BasePagination):
     def get_schema_operation_parameters(self, view):
         return [
             {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 1, **limits}}
-            for name, limits in (("page", {"default": 1}), ("size", {"default": DEFAULT_SIZE, "maximum": MAXIMUM_SIZE}))
+            for name, limits in (("page", {"default": 1}), ("size", {"default": DEFAULT_SIZE, "maximum": MAX_SIZE}))
         ]
 
 
-def whole(request, name: str, default: int, most: int) -> int:
+def query_integer(request, name: str, default: int, most: int) -> int:
     """An integer query parameter from 1 to `most`. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):

@@ -14,7 +14,7 @@ LATE_TURNS, LATE_SECONDS = 3, 30.0  # a loop is stuck after this many intervals 
 _WATCH_INTERVAL = 10.0  # seconds
 
 
-class Level(StrEnum):
+class LoopSeverity(StrEnum):
     """What fails while the loop is stuck: all service, most of it, some of it, nothing yet."""
 
     CRITICAL = "critical"
@@ -32,7 +32,7 @@ class Periodic:
     """
 
     name: str
-    level: Level
+    level: LoopSeverity
     interval: float
     began_at: float | None = None
     ended_at: float | None = None
@@ -78,7 +78,7 @@ def loops() -> list[Periodic]:
     return [_loops[name] for name in sorted(_loops)]
 
 
-def watch() -> None:
+def watch_loops() -> None:
     """Log each loop that gets stuck, and again when it recovers. Starts a thread."""
     threading.Thread(target=_log_stuck_loops, name="loop-watch", daemon=True).start()
 

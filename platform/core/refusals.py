@@ -9,7 +9,7 @@ from core.language import language_of
 from core.middleware import request_id_from
 
 
-def refusal(scope, error: PlatformError) -> JsonResponse:
+def error_response(scope, error: PlatformError) -> JsonResponse:
     """In the caller's language, with CORS headers for the allowed origins."""
     request_headers = dict(scope["headers"])
     with translation.override(language_of(request_headers.get(b"accept-language"))):

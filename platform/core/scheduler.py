@@ -7,23 +7,25 @@ from collections.abc import Callable
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
-from core.periodic import Level, Periodic
+from core.periodic import LoopSeverity, Periodic
 
 logger = logging.getLogger(__name__)
 
-LOCK = 0x5E7A1  # the same number in every scheduler
-PAUSE = 1.0
+ADVISORY_LOCK = 0x5E7A1  # the same number in every scheduler
+TICK_INTERVAL = 1.0
 
 
-class Duty:
+class ScheduledJob:
     """A job that runs every `seconds`."""
 
-    def __init__(self, name: str, seconds: float, work: Callable[[], object], level: Level = Level.MEDIUM):
+    def __init__(
+        self, name: str, seconds: float, work: Callable[[], object], level: LoopSeverity = LoopSeverity.MEDIUM
+    ):
         self.loop = Periodic(name, level, seconds)
         self._work = work
         self._due_at = 0.0
 
-    def do_if_due(self) -> None:
+    def run_if_due(self) -> None:
         now = time.monotonic()
         if now < self._due_at:
             return
@@ -35,9 +37,9 @@ class Duty:
 class Scheduler:
     """Several may run. The one that holds the lock works; the others wait until it ends."""
 
-    def __init__(self, jobs: list[Duty]):
+    def __init__(self, jobs: list[ScheduledJob]):
         self._jobs = jobs
-        self._loop = Periodic("scheduler", Level.CRITICAL, PAUSE)
+        self._loop = Periodic("scheduler", LoopSeverity.CRITICAL, TICK_INTERVAL)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -51,23 +53,23 @@ class Scheduler:
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("scheduler: the database is away (%s)", type(error).__name__)
                 close_old_connections()
-            self._stopping.wait(PAUSE)
+            self._stopping.wait(TICK_INTERVAL)
 
     def _work_if_locked(self) -> None:
         """The lock belongs to the connection: Postgres releases it when the connection or the process ends."""
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK])
             if not cursor.fetchone()[0]:
                 return
         try:
             self._work()
         finally:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
 
     def _work(self) -> None:
         for job in self._jobs:
             try:
-                job.do_if_due()
+                job.run_if_due()
             except DatabaseError:
                 logger.exception("scheduler: %s failed", job.loop.name)

@@ -24,16 +24,16 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework.negotiation import BaseContentNegotiation
 
 from core.errors import NotFound, RateLimited
-from core.refusals import refusal
-from core.transport import abandon
+from core.refusals import error_response
+from core.transport import drop_client
 from core.uploads import IncomingBody
 
-MOST_PER_HOLDER = 200
-AT_ONCE, UPLOADS_AT_ONCE = 32, 20
-HEARTBEAT_SECONDS = 15.0
+MAX_STREAMS_PER_OWNER = 200
+MAX_REQUESTS, MAX_UPLOADS = 32, 20
+HEARTBEAT_INTERVAL = 15.0
 _CHUNK_BYTES = 256 * 1024
 TAR_BLOCK, TAR_END = tarfile.BLOCKSIZE, bytes(2 * tarfile.BLOCKSIZE)
-COMMENT = b": heartbeat\n\n"
+HEARTBEAT_COMMENT = b": heartbeat\n\n"
 
 
 class EventStream(HttpResponse):
@@ -97,7 +97,7 @@ async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
             yield chunk
 
 
-class JsonWhateverIsAccepted(BaseContentNegotiation):
+class AlwaysJson(BaseContentNegotiation):
     """EventSource accepts only `text/event-stream`; it gets errors as JSON too."""
 
     def select_parser(self, request, parsers):
@@ -117,7 +117,7 @@ class _HeldSend:
         await self.send(message)
 
 
-class Handler(ASGIHandler):
+class StreamingHandler(ASGIHandler):
     """Django's handler, which finishes a request before its events start. `uploads` are paths."""
 
     def __init__(self, uploads: Iterable[str] = ()):
@@ -151,7 +151,7 @@ class Handler(ASGIHandler):
         """
         upload = request.method == "POST" and request.path in self._uploads
         slots = self._slots.setdefault(asyncio.get_running_loop(), {})
-        return slots.setdefault(upload, asyncio.Semaphore(UPLOADS_AT_ONCE if upload else AT_ONCE))
+        return slots.setdefault(upload, asyncio.Semaphore(MAX_UPLOADS if upload else MAX_REQUESTS))
 
     async def read_body(self, receive):
         return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)
@@ -163,9 +163,9 @@ class Handler(ASGIHandler):
             await super().send_response(response, send)
 
     async def _stream(self, scope, stream: EventStream, receive, send) -> None:
-        if self._open_streams[stream.owner] >= MOST_PER_HOLDER:
+        if self._open_streams[stream.owner] >= MAX_STREAMS_PER_OWNER:
             too_many = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
-            return await super().send_response(refusal(scope, too_many), send)
+            return await super().send_response(error_response(scope, too_many), send)
         with self._count_stream(stream.owner):
             await relay(stream, receive, send)
 
@@ -188,7 +188,7 @@ async def relay(stream: EventStream, receive, send) -> None:
         for task in done:
             task.result()  # raises the task's exception
     except TimeoutError:
-        abandon(send)
+        drop_client(send)
     finally:
         for task in tasks:
             await _cancel(task)

@@ -6,7 +6,7 @@ def transport_of(send):
     return getattr(getattr(send, "__self__", None), "transport", None)
 
 
-def abandon(send) -> None:
+def drop_client(send) -> None:
     """Drop a client that does not read; a normal close would wait until it reads."""
     if transport := transport_of(send):
         transport.abort()

@@ -24,10 +24,10 @@ from django.utils.translation import gettext as _
 from core.errors import InsufficientResources, InvalidRequest, RateLimited, TooLarge
 
 _BUFFER_BYTES = 64 * 1024
-STALL_SECONDS = 60.0  # without data from the client, until the upload fails
-MOST_AT_ONCE = 16  # per process: each holds a thread and a database connection
-ABANDONED_SECONDS = 24 * 3600
-_upload_slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+STALL_TIMEOUT = 60.0  # without data from the client, until the upload fails
+MAX_UPLOADS = 16  # per process: each holds a thread and a database connection
+ABANDONED_AFTER = 24 * 3600
+_upload_slots = threading.BoundedSemaphore(MAX_UPLOADS)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -66,7 +66,7 @@ class _RawBody(io.RawIOBase):
         self._has_more = False  # a connection that fails is not read again
         future = asyncio.run_coroutine_threadsafe(self._receive(), self._loop)
         try:
-            message = future.result(STALL_SECONDS)
+            message = future.result(STALL_TIMEOUT)
         except TimeoutError:
             future.cancel()
             raise
@@ -80,7 +80,7 @@ class Draft(UploadedFile):
     """An uploaded file on disk, not yet at its final path. `sha256` is the digest of the bytes written so far."""
 
     def __init__(self, name: str):
-        folder = drafts()
+        folder = draft_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _delete_abandoned(folder)
         self.path = folder / uuid.uuid4().hex
@@ -117,7 +117,7 @@ class Draft(UploadedFile):
         self.path.unlink(missing_ok=True)
 
 
-class ToDisk(FileUploadHandler):
+class DiskUploadHandler(FileUploadHandler):
     """Accepts the one file of a form, in the field `file`, of at most `max_bytes`."""
 
     chunk_size = 256 * 1024
@@ -154,7 +154,7 @@ class ToDisk(FileUploadHandler):
             _upload_slots.release()
 
 
-def drafts() -> Path:
+def draft_folder() -> Path:
     return settings.DATA_DIR / "uploads"
 
 
@@ -165,7 +165,7 @@ def open_draft(path: Path):
 
 def _delete_abandoned(folder: Path) -> None:
     """Delete drafts that were not written to for a day: their process has ended."""
-    before = time.time() - ABANDONED_SECONDS
+    before = time.time() - ABANDONED_AFTER
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < before:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 QUESTION = "What is the capital of France?"
 
 
-def ready(record: Mapping, seconds: float, note: str) -> str:
+def ready_text(record: Mapping, seconds: float, note: str) -> str:
     """`record` is the output of `manage.py first_run`; fields without a value are left out."""
     rows = {
         "Address": record["base_url"],
@@ -18,20 +18,20 @@ def ready(record: Mapping, seconds: float, note: str) -> str:
     lines = [f"  Serai is ready in {seconds:.1f} s", ""]
     lines += [f"  {name:<9} {value}" for name, value in rows.items() if value]
     if record.get("api_key") and record.get("model"):
-        lines += ["", curl(record), ""]
+        lines += ["", curl_command(record), ""]
     if note:
         lines.append(f"  {note}")
     return "\n".join(lines).rstrip()
 
 
-def engine_ready(record: Mapping) -> str:
+def engine_ready_text(record: Mapping) -> str:
     lines = ["  The engine is installed."]
     if record.get("api_key") and record.get("model"):
-        lines = ["  The engine is installed: this line works now.", "", curl(record)]
+        lines = ["  The engine is installed: this line works now.", "", curl_command(record)]
     return "\n".join(lines)
 
 
-def curl(record: Mapping) -> str:
+def curl_command(record: Mapping) -> str:
     """A shell command that can be pasted as it is."""
     body = json.dumps({"model": record["model"], "messages": [{"role": "user", "content": QUESTION}]})
     return (

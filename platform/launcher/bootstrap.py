@@ -22,7 +22,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "serai-locks.json"
 RUNTIME_LOCK, TEST_LOCK = "requirements.txt", "requirements-dev.txt"
-PATIENCE = 2  # seconds until a running step is reported
+PROGRESS_DELAY = 2  # seconds until a running step is reported
 MEGABYTE = 1024**2
 NEEDED_SPACE = 700 * MEGABYTE
 
@@ -47,7 +47,7 @@ class StepFailed(Exception):
     """A command of the set-up failed; the message is its output."""
 
 
-def enter(arguments: Sequence[str]) -> None:
+def ensure_environment(arguments: Sequence[str]) -> None:
     """Return only in an environment with the packages for `arguments`; if needed, restart this process in it.
 
     SERAI_NO_VENV=1: the running interpreter has all packages already (a container image).
@@ -189,7 +189,7 @@ def _run(title: str, command: list[str]) -> None:
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
-        report_in = PATIENCE
+        report_in = PROGRESS_DELAY
         while True:
             try:
                 code = process.wait(timeout=report_in)

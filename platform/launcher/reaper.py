@@ -10,14 +10,14 @@ import sys
 
 from launcher import processes
 
-PATIENCE = 8  # seconds; a shim ends its engine by itself 5 s after the supervisor
+EXIT_TIMEOUT = 8  # seconds; a shim ends its engine by itself 5 s after the supervisor
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    processes.end_session(os.environ[processes.SESSION], patience=PATIENCE, spared=[os.getpid()])
+    processes.end_session(os.environ[processes.SESSION_VARIABLE], exit_timeout=EXIT_TIMEOUT, spared=[os.getpid()])
 
 
 if __name__ == "__main__":

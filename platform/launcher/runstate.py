@@ -12,11 +12,11 @@ from core import process_identity
 from launcher import private_files
 from launcher.problems import CannotStart
 
-SERVERS = ("DATABASE_URL", "REDIS_URL")
+SERVER_VARIABLES = ("DATABASE_URL", "REDIS_URL")
 
 
 @contextmanager
-def only_one(data: Path) -> Iterator[None]:
+def hold_lock(data: Path) -> Iterator[None]:
     """Lock the data folder. The kernel releases the lock when this process ends, so a crash leaves no stale one."""
     with (data / "private" / "up.lock").open("w") as file:
         try:
@@ -38,15 +38,15 @@ def load(data: Path) -> dict[str, Any]:
         return {}
 
 
-def forget(data: Path) -> None:
+def delete(data: Path) -> None:
     _path(data).unlink(missing_ok=True)
 
 
-def use_servers_of_running(data: Path) -> None:
+def use_running_servers(data: Path) -> None:
     """Let a command in another terminal use the embedded servers of the running `up`."""
     state = load(data)
     if state and process_identity.is_alive(state["pid"], state["start"]):
-        for name in SERVERS:
+        for name in SERVER_VARIABLES:
             if name in state["servers"] and f"{name}_FILE" not in os.environ:
                 os.environ.setdefault(name, state["servers"][name])
 

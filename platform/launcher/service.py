@@ -23,15 +23,15 @@ class Service:
     name: str
     command: Sequence[str]
     ready: Callable[[], bool] = always_ready
-    ready_seconds: float = 60
+    ready_timeout: float = 60
     stop_signal: signal.Signals = signal.SIGTERM
-    stop_seconds: float = 15
+    stop_timeout: float = 15
     noise: re.Pattern | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
-def tied(number: signal.Signals) -> tuple[str, ...]:
+def parent_death_prefix(number: signal.Signals) -> tuple[str, ...]:
     """Prefix of a command that makes the kernel signal it when its parent dies; empty without setpriv."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--") if setpriv else ()

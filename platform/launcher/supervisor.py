@@ -10,12 +10,12 @@ from launcher.console import Console
 from launcher.problems import CannotStart
 from launcher.service import Service
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0
-STEADY_SECONDS = 30  # a service that ran this long restarts with the first delay
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FIRST_DELAY, MAX_DELAY = 0.5, 15.0
+STABLE_SECONDS = 30  # a service that ran this long restarts with the first delay
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stopped(Exception):
+class StoppedByUser(Exception):
     """The user stopped the launcher before everything was up."""
 
 
@@ -28,9 +28,9 @@ class Supervisor:
         self.stages: list[list[Child]] = []
         self.tasks: set[asyncio.Task] = set()
 
-    def take_signals(self) -> None:
+    def install_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 loop.add_signal_handler(number, self.request_stop)
 
@@ -39,7 +39,7 @@ class Supervisor:
             self.forced.set()
             return
         self.stopping.set()
-        self.console.say("stopping (Ctrl-C again to force)")
+        self.console.print_line("stopping (Ctrl-C again to force)")
 
     async def start(self, *services: Service) -> None:
         """Start the services as one stage and return when all are ready. Raises CannotStart or Stopped."""
@@ -51,7 +51,7 @@ class Supervisor:
         for child in stage:
             self._in_background(self._keep_running(child))
 
-    async def complete(self, service: Service, quiet: bool = False) -> Sequence[str]:
+    async def run_to_end(self, service: Service, quiet: bool = False) -> Sequence[str]:
         """Run to the end and return the last lines. Raises CannotStart if it fails, Stopped if the user stops."""
         child = self._make_child(service, quiet)
         stage = [child]
@@ -87,7 +87,7 @@ class Supervisor:
         task.add_done_callback(self.tasks.discard)
 
     async def _wait_until_ready(self, child: Child) -> None:
-        limit = child.service.ready_seconds
+        limit = child.service.ready_timeout
         end = time.monotonic() + limit
         while not await asyncio.to_thread(child.service.ready):
             if not child.is_running:
@@ -103,17 +103,17 @@ class Supervisor:
             if self.stopping.is_set():
                 return
             child.kill_group()  # its own children must not run beside the new process
-            delay = FIRST_DELAY if time.monotonic() - child.started > STEADY_SECONDS else delay
-            self.console.say(f"{child.service.name} ended ({child.ended_how}); starting it again in {delay:g} s")
+            delay = FIRST_DELAY if time.monotonic() - child.started > STABLE_SECONDS else delay
+            self.console.print_line(f"{child.service.name} ended ({child.exit_text}); starting it again in {delay:g} s")
             if await self._stops_within(delay):
                 return
-            delay = min(2 * delay, LONGEST_DELAY)
+            delay = min(2 * delay, MAX_DELAY)
             await child.start()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or raise Stopped as soon as the user stops."""
         if await self._stops_within(seconds):
-            raise Stopped
+            raise StoppedByUser
 
     async def _stops_within(self, seconds: float) -> bool:
         try:
@@ -124,4 +124,4 @@ class Supervisor:
 
     def _describe_failure(self, child: Child, how: str) -> str:
         lines = [line for line in child.lines if line.strip()]
-        return f"{child.service.name} {how} ({child.ended_how}): {lines[-1] if lines else 'it wrote nothing'}"
+        return f"{child.service.name} {how} ({child.exit_text}): {lines[-1] if lines else 'it wrote nothing'}"

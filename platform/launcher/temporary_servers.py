@@ -13,10 +13,10 @@ from launcher.private_files import ROOT
 from launcher.problems import CannotStart
 from launcher.service import Service
 
-PAUSE = 0.05
+POLL_INTERVAL = 0.05
 
 
-class Throwaway:
+class TemporaryServers:
     """Servers with their files in `data`. `stop` also ends all other processes of the session.
 
     If not `durable`, they are faster, but lose the last writes when they are killed.
@@ -24,7 +24,7 @@ class Throwaway:
 
     def __init__(self, data: Path, *, durable: bool = False):
         self._data, self._durable = data, durable
-        self._session = {processes.SESSION: str(uuid.uuid4())}
+        self._session = {processes.SESSION_VARIABLE: str(uuid.uuid4())}
         self._servers: list[tuple[Service, subprocess.Popen]] = []
         self._reaper: subprocess.Popen | None = None
 
@@ -67,7 +67,7 @@ class Throwaway:
         while not service.ready():
             if process.poll() is not None:
                 raise CannotStart(f"{service.name} ended: {self._log_path(service).read_text()}")
-            time.sleep(PAUSE)
+            time.sleep(POLL_INTERVAL)
 
     def _log_path(self, service: Service) -> Path:
         return self._data / f"{service.name}.log"

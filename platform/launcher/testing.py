@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from launcher.private_files import ROOT
 
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,4 +20,4 @@ def _worker_arguments(arguments: Sequence[str]) -> list[str]:
     exclusive = ("-n", "--numprocesses", "--pdb", "-s", "--capture=no")
     if any(argument.startswith(exclusive) for argument in arguments):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS))]
+    return ["-n", str(min(os.cpu_count() or 1, MAX_WORKERS))]

@@ -19,16 +19,16 @@ import psutil
 from launcher import banner, checks, embedded, engine, private_files, processes, runstate
 from launcher.child import Child
 from launcher.console import Console
-from launcher.embedded import Embedded
+from launcher.embedded import EmbeddedServer
 from launcher.private_files import ROOT
 from launcher.problems import CannotStart
-from launcher.service import Service, tied
-from launcher.supervisor import Stopped, Supervisor
+from launcher.service import Service, parent_death_prefix
+from launcher.supervisor import StoppedByUser, Supervisor
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 BACKLOG = 2048
-QUICK_SECONDS = 4  # the installer ends within this time if the engine is installed already
-WEB_STOP_SECONDS = 25  # a little more than uvicorn's timeout for open replies
+INSTALL_CHECK_TIMEOUT = 4  # the installer ends within this time if the engine is installed already
+WEB_STOP_TIMEOUT = 25  # a little more than uvicorn's timeout for open replies
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     data = private_files.data_folder()
     private_files.prepare(data)
     try:
-        with runstate.only_one(data), listen(options.host, options.port) as listener:
+        with runstate.hold_lock(data), listen(options.host, options.port) as listener:
             return Launch(data, listener, options).run()
     except OSError as error:
         raise CannotStart(private_files.explain(error, data)) from error
@@ -61,55 +61,57 @@ class Launch:
         self.base_url = os.environ.get("SERAI_BASE_URL") or f"http://{_url_host(self.host)}:{self.port}"
         self.session = str(uuid.uuid4())
         self.console = Console()
-        self.janitor_end, self.supervisor_end = os.pipe()
+        self.reaper_end, self.supervisor_end = os.pipe()
 
     def run(self) -> int:
         self._end_leftovers()
         servers = embedded.prepare(self.data)
         runstate.save(self.data, self._run_state(servers))
         code = asyncio.run(self._run(servers))
-        runstate.forget(self.data)
+        runstate.delete(self.data)
         return code
 
-    async def _run(self, servers: Sequence[Embedded]) -> int:
+    async def _run(self, servers: Sequence[EmbeddedServer]) -> int:
         self.supervisor = Supervisor(self.console, self._environment(servers))
-        self.supervisor.take_signals()
+        self.supervisor.install_signal_handlers()
         code = 0
         try:
             await self._start_all(servers)
             await self._print_banner(time.time() - psutil.Process().create_time())
             await self.supervisor.stopping.wait()
-        except Stopped:
+        except StoppedByUser:
             pass
         except CannotStart as problem:
-            self.console.say(f"error: {problem}")
+            self.console.print_line(f"error: {problem}")
             code = 1
         finally:
             await self._shut_down()
         return code
 
-    async def _start_all(self, servers: Sequence[Embedded]) -> None:
+    async def _start_all(self, servers: Sequence[EmbeddedServer]) -> None:
         await self.supervisor.start(self._reaper_service(), *(server.service for server in servers))
-        await self.supervisor.complete(self._django("migrate", "migrate", "--verbosity", "0"))
+        await self.supervisor.run_to_end(self._django("migrate", "migrate", "--verbosity", "0"))
         others = (self._django(name, name) for name in ("worker", "scheduler"))
         await asyncio.gather(self.supervisor.start(*self._web_services(), *others), self._first_run())
 
     async def _first_run(self) -> None:
         """Runs while the other services start; they pick up the first rows like any later ones."""
         service = self._django("first-run", "first_run", "--base-url", self.base_url)
-        self.record = _parse_record(await self.supervisor.complete(service, quiet=True))
+        self.record = _parse_record(await self.supervisor.run_to_end(service, quiet=True))
 
     async def _print_banner(self, seconds: float) -> None:
         """Print the banner, and a second one if the engine is installed only later."""
         installer = None
-        if not engine.is_left_out():
+        if not engine.is_skipped():
             installer = await self.supervisor.start_once(self._django("engine", *engine.INSTALL))
-            await self._wait_until_ended(installer, seconds=QUICK_SECONDS)
-        self.console.show(banner.ready(self.record, seconds, engine.note(installer)))
+            await self._wait_until_ended(installer, seconds=INSTALL_CHECK_TIMEOUT)
+        self.console.show(banner.ready_text(self.record, seconds, engine.status_message(installer)))
         if installer and not installer.has_ended:
             await self._wait_until_ended(installer)
             code = installer.process.returncode
-            self.console.show(f"  {engine.how_to_mend(installer)}" if code else banner.engine_ready(self.record))
+            self.console.show(
+                f"  {engine.failure_message(installer)}" if code else banner.engine_ready_text(self.record)
+            )
 
     async def _wait_until_ended(self, child: Child, seconds: float = math.inf) -> None:
         end = time.monotonic() + seconds
@@ -122,18 +124,18 @@ class Launch:
     async def _shut_down(self) -> None:
         """Stop web, worker and scheduler, then the processes that they started, then the servers."""
         running = await self.supervisor.shut_down(keep=1)
-        grace = 0.5 if self.supervisor.forced.is_set() else processes.GRACE_SECONDS
+        grace = 0.5 if self.supervisor.forced.is_set() else processes.GRACE_TIMEOUT
         await asyncio.to_thread(processes.end_session, self.session, grace=grace, spared=running)
         await self.supervisor.shut_down()
-        self.console.say("stopped")
+        self.console.print_line("stopped")
 
     def _end_leftovers(self) -> None:
         session = runstate.load(self.data).get("session")
         ended = processes.end_session(session) if session else []
         if ended:
-            self.console.say(f"ended what an earlier start had left behind: {', '.join(ended)}")
+            self.console.print_line(f"ended what an earlier start had left behind: {', '.join(ended)}")
 
-    def _environment(self, servers: Sequence[Embedded]) -> dict[str, str]:
+    def _environment(self, servers: Sequence[EmbeddedServer]) -> dict[str, str]:
         return (
             os.environ
             | {server.variable: server.url for server in servers}
@@ -146,11 +148,11 @@ class Launch:
                 "SERAI_BASE_URL": self.base_url,
                 "SERAI_SUPERVISOR_PID": str(os.getpid()),
                 "SERAI_SUPERVISOR_START": str(processes.start_time(os.getpid())),
-                processes.SESSION: self.session,
+                processes.SESSION_VARIABLE: self.session,
             }
         )
 
-    def _run_state(self, servers: Sequence[Embedded]) -> dict:
+    def _run_state(self, servers: Sequence[EmbeddedServer]) -> dict:
         return {
             "pid": os.getpid(),
             "start": processes.start_time(os.getpid()),
@@ -161,7 +163,7 @@ class Launch:
 
     def _reaper_service(self) -> Service:
         command = [sys.executable, "-m", "launcher.reaper"]
-        return Service("janitor", command, options={"stdin": self.janitor_end, "cwd": ROOT / "platform"})
+        return Service("janitor", command, options={"stdin": self.reaper_end, "cwd": ROOT / "platform"})
 
     def _web_services(self) -> list[Service]:
         names = ["web"] if self.web_processes == 1 else [f"web-{n}" for n in range(1, self.web_processes + 1)]
@@ -175,13 +177,13 @@ class Launch:
                 str(fd),
                 options={"pass_fds": [fd]},
                 ready=checks.http_ok(host, self.port, "/health"),
-                stop_seconds=WEB_STOP_SECONDS,
+                stop_timeout=WEB_STOP_TIMEOUT,
             )
             for name in names
         ]
 
     def _django(self, name: str, *arguments: str, **fields) -> Service:
-        command = [*tied(signal.SIGTERM), sys.executable, str(ROOT / "manage.py"), *arguments]
+        command = [*parent_death_prefix(signal.SIGTERM), sys.executable, str(ROOT / "manage.py"), *arguments]
         return Service(name, command, **fields)
 
 

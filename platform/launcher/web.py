@@ -7,23 +7,23 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from core.closing import closing
+from core.closing import shutdown
 
-GRACEFUL_SECONDS = 20
+SHUTDOWN_TIMEOUT = 20
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """Waits for open replies, but first tells event streams, which do not end by themselves, to end."""
 
     def handle_exit(self, sig, frame) -> None:
-        closing.begin()
+        shutdown.begin()
         super().handle_exit(sig, frame)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    server = Server(
+    server = WebServer(
         uvicorn.Config(
             "config.asgi:application",
             host=options.host,
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
             access_log=False,
             server_header=False,
             log_level="warning",
-            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )
     )
     server.run([socket.socket(fileno=options.fd)] if options.fd is not None else None)

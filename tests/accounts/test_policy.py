@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from accounts import views
 from accounts.models import ApiKey, Role, Scope
-from accounts.permissions import PolicyPermission, needed
+from accounts.permissions import PolicyPermission, required_permission
 from accounts.policy import Permission
 from core.tenancy import TenantQuerySet, TenantScopedMixin
 from inference.models import Task, TaskKind
@@ -23,7 +23,7 @@ from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
 from tests.support import adapter_folders
 from training.datasets import storage
-from training.jobs.recipe import Recipe
+from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob
 
 VIEWERS = {"viewer", "member", "admin", "owner", "operator"}
@@ -144,7 +144,7 @@ V1_ONLY = {
     "POST /api/v1/training/resume/{}": Permission.TRAIN,
     "GET /api/v1/training/list": Permission.READ,
 }
-NOT_REST = {views.enter}
+NOT_REST = {views.login_by_link}
 SCHEMA_VIEWS = {SpectacularJSONAPIView, SpectacularSwaggerView, SpectacularRedocView}
 SCOPED_BY_THEMSELVES = (ModelViewSet,)  # own rows and public ones
 
@@ -191,7 +191,7 @@ def declared(callback):
     names = actions or [name for name in callback.cls.http_method_names if hasattr(callback.cls, name)]
     for name in set(names) & set(callback.cls.http_method_names) - {"options", "head"}:
         view = SimpleNamespace(permissions=getattr(callback.cls, "permissions", {}), action=actions.get(name))
-        yield name.upper(), needed(view, name.upper())
+        yield name.upper(), required_permission(view, name.upper())
 
 
 def test_every_route_needs_what_the_contract_says():
@@ -243,14 +243,20 @@ def dataset(tenant) -> Dataset:
 
 def training_job(model: Model, dataset_id: str) -> TrainingJob:
     return TrainingJob.objects.create(
-        tenant=model.tenant, base_model=model, dataset_id=dataset_id, dataset_version=1, recipe=asdict(Recipe())
+        tenant=model.tenant,
+        base_model=model,
+        dataset_id=dataset_id,
+        dataset_version=1,
+        recipe=asdict(Hyperparameters()),
     )
 
 
 def adapter(model: Model) -> Adapter:
     """Nobody is left who had it trained, so whoever may delete adapters may delete it."""
-    source = adapter_folders.folder(settings.DATA_DIR / "tenants" / model.tenant.slug / "training" / uuid.uuid4().hex)
-    return adapter_folders.keep(model, source=source).adapter
+    source = adapter_folders.write_folder(
+        settings.DATA_DIR / "tenants" / model.tenant.slug / "training" / uuid.uuid4().hex
+    )
+    return adapter_folders.save_version(model, source=source).adapter
 
 
 class World:

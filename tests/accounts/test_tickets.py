@@ -95,7 +95,7 @@ def test_valkey_holds_neither_ticket_nor_credential(api, viewer, key):
     secrets = [ticket(api(viewer)), ticket(api(key()))]
     kept = {name: broker.client().get(name) for name in broker.client().keys("serai:ticket:*")}
     assert len(kept) == 2
-    assert all(0 < broker.client().ttl(name) <= tickets.LIFE_SECONDS for name in kept)
+    assert all(0 < broker.client().ttl(name) <= tickets.TICKET_LIFETIME for name in kept)
     text = repr(kept)
     assert not [secret for secret in secrets if secret in text]
     assert "sk-serai" not in text and "eyJ" not in text
@@ -121,7 +121,7 @@ def test_a_ticket_opens_a_socket_once(address, api, viewer, model):  # noqa: F81
 def test_a_socket_by_ticket_ends_with_its_log_in(address, api, viewer, model):  # noqa: F811
     credential = tokens.open_session(viewer)["access_token"]
     with connect(f"ws://{address}/ws/monitor?ticket={ticket(api(credential))}") as ws:
-        tokens.revoke(credential)
+        tokens.revoke_session(credential)
         with pytest.raises(ConnectionClosed) as closed:
             ws.recv(timeout=SOON)
     assert closed.value.rcvd.code == 4401

@@ -11,7 +11,7 @@ from django.test import Client
 
 from core import cors, streaming
 from models_app.models import Model
-from tests.support.gateway_server import Engine, chat, engine_folder, instance, served, snapshot
+from tests.support.gateway_server import EngineProcess, chat, engine_folder, instance, served, snapshot
 from tests.support.web_server import address  # noqa: F401
 
 APP, EVIL = "https://app.example", "https://evil.example"
@@ -33,7 +33,7 @@ def named_origin(settings):
 
 @pytest.fixture
 def gateway():
-    with engine_folder() as folder, served(snapshot(instance(Engine(folder).endpoint))) as running:
+    with engine_folder() as folder, served(snapshot(instance(EngineProcess(folder).endpoint))) as running:
         yield running
 
 
@@ -89,7 +89,7 @@ def test_a_body_that_is_too_large_is_refused_readably(address):  # noqa: F811
 
 def test_one_stream_too_many_is_refused_readably(address, monkeypatch, key, tenant):  # noqa: F811
     """Past Django's middleware."""
-    monkeypatch.setattr(streaming, "MOST_PER_HOLDER", 0)
+    monkeypatch.setattr(streaming, "MAX_STREAMS_PER_OWNER", 0)
     Model.objects.create(tenant=tenant, name="m")
     headers = {"Authorization": f"Bearer {key()}", "Accept-Language": "zh-CN", "X-Request-Id": "mine"}
     with httpx.Client(base_url=f"http://{address}", headers=headers) as browser:

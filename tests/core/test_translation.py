@@ -9,7 +9,7 @@ import pytest
 
 from core import errors
 from models_app.models import Model
-from tests.support.gateway_server import Engine, chat, engine_folder, instance, served, snapshot
+from tests.support.gateway_server import EngineProcess, chat, engine_folder, instance, served, snapshot
 from tests.support.translations import FOLDER, calls, read_po, sources, texts
 
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w*\}")
@@ -71,7 +71,7 @@ def gateway_errors(headers: dict) -> list[str]:
     """What the data plane says on each of its surfaces, whole and as the last event of a stream."""
     with (
         engine_folder() as folder,
-        served(snapshot(instance(Engine(folder).endpoint))) as gateway,
+        served(snapshot(instance(EngineProcess(folder).endpoint))) as gateway,
         gateway.client() as client,
     ):
         client.headers.update(headers)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines import build, commands
-from engines.recipes import Source
+from engines.recipes import BuildSource
 
 PROJECT = "cmake_minimum_required(VERSION 3.14)\nproject(probe CXX)\nadd_executable(probe main.cpp)\n"
 PROJECT += "set_target_properties(probe PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)\n"
@@ -47,11 +47,11 @@ def compiled(tmp_path):
         python.chmod(0o755)
         settings = tmp_path / "settings.cmake"
         settings.write_text('set(CMAKE_BUILD_TYPE Release CACHE STRING "")\n')
-        source = Source(
+        source = BuildSource(
             tmp_path / "lock.txt", "vendor/probe", "probe", (settings,), ('CMAKE_CXX_FLAGS=-DANSWER=\\"42\\"',)
         )
         note = lambda percent, progress: told.append((percent, progress))  # noqa: E731
-        build.Build(source, folder, commands.Runner(), note).run()
+        build.SourceBuild(source, folder, commands.CommandRunner(), note).run()
         return folder / source.program, told
 
     return run
@@ -79,5 +79,5 @@ def test_a_machine_without_a_compiler_is_told_which_package_brings_one(monkeypat
 
 def test_a_program_that_fails_is_told_by_its_last_lines():
     with pytest.raises(commands.CommandFailed) as caught:
-        commands.Runner().run([sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"])
-    assert caught.value.said == ["one", "two"]
+        commands.CommandRunner().run([sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"])
+    assert caught.value.output == ["one", "two"]

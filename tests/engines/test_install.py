@@ -85,7 +85,7 @@ def places(tmp_path, settings, monkeypatch):
 def recipe(places):
     wheel = make_wheel(places / "wheels")
     lock = write_lock(places / "probe.lock.txt", wheel)
-    return recipes.Recipe("probe", lock, disk=10**6, download=10**6, modules=(MODULE,))
+    return recipes.EnvironmentRecipe("probe", lock, disk=10**6, download=10**6, modules=(MODULE,))
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def use(monkeypatch):
 @pytest.fixture
 def installed(recipe, use):
     use(recipe)
-    install.install("probe")
+    install.install_engine("probe")
     return install.Environment(recipe)
 
 
@@ -118,7 +118,7 @@ def test_the_packages_of_the_lock_can_be_imported_afterwards(installed):
 def test_a_second_installation_changes_nothing_and_says_nothing(installed):
     before = installed.python.lstat().st_mtime_ns
     told = []
-    install.install("probe", told.append)
+    install.install_engine("probe", told.append)
     assert (installed.python.lstat().st_mtime_ns, told) == (before, [])
 
 
@@ -127,7 +127,7 @@ def test_an_environment_without_its_marker_is_made_anew(installed):
     rubbish = installed.folder / "half-written"
     rubbish.touch()
     assert not install.is_ready("probe")
-    install.install("probe")
+    install.install_engine("probe")
     assert install.is_ready("probe")
     assert not rubbish.exists()
 
@@ -140,9 +140,9 @@ def test_an_environment_whose_python_is_gone_is_not_ready(installed):
 
 def test_another_lock_means_another_environment(installed, recipe, use, places):
     other = write_lock(places / "other.lock.txt", make_wheel(places / "wheels", content="VALUE = 2\n"))
-    use(recipes.Recipe("probe", other, disk=1, download=1, modules=(MODULE,)))
+    use(recipes.EnvironmentRecipe("probe", other, disk=1, download=1, modules=(MODULE,)))
     assert not install.is_ready("probe")
-    assert imported(install.install("probe"), f"{MODULE}.VALUE") == "2"
+    assert imported(install.install_engine("probe"), f"{MODULE}.VALUE") == "2"
     assert imported(installed.python, f"{MODULE}.VALUE") == "1"
 
 
@@ -150,14 +150,14 @@ def test_a_file_that_differs_from_its_hash_is_refused(recipe, use, places):
     use(recipe)
     make_wheel(places / "wheels", content="VALUE = 'evil'\n")
     with pytest.raises(install.InstallFailed, match="differs from its hash"):
-        install.install("probe")
+        install.install_engine("probe")
     assert not install.is_ready("probe")
 
 
 def test_progress_never_goes_back_and_ends_at_a_hundred(recipe, use):
     use(recipe)
     percents = []
-    install.install("probe", lambda line: percents.append(install.Journal("probe").read().percent))
+    install.install_engine("probe", lambda line: percents.append(install.InstallReporter("probe").read().percent))
     assert percents == sorted(percents)
     assert percents[0] < 10
     assert install.status("probe").percent == 100
@@ -169,7 +169,7 @@ def test_of_two_installers_one_works_and_the_other_waits(recipe, use):
     environment.folder.parent.mkdir(parents=True)
     told = []
     with installing_elsewhere(environment):
-        waiting = threading.Thread(target=install.install, args=("probe", told.append))
+        waiting = threading.Thread(target=install.install_engine, args=("probe", told.append))
         waiting.start()
         while not told:
             time.sleep(0.01)
@@ -192,39 +192,39 @@ def test_an_interrupted_installation_is_shown_as_failed(recipe, use, settings):
 
 
 def test_a_missing_library_is_named_with_the_package_that_brings_it(recipe, use):
-    library = recipes.Library("libserainowhere.so.7", "apt-get install libserainowhere7")
-    use(recipes.Recipe("probe", recipe.lock, disk=1, download=1, modules=(), libraries=(library,)))
+    library = recipes.SystemLibrary("libserainowhere.so.7", "apt-get install libserainowhere7")
+    use(recipes.EnvironmentRecipe("probe", recipe.lock, disk=1, download=1, modules=(), libraries=(library,)))
     with pytest.raises(install.InstallFailed, match=r"libserainowhere\.so\.7 is missing: apt-get install"):
-        install.install("probe")
+        install.install_engine("probe")
     status = install.status("probe")
     assert status.state == "failed"
     assert "apt-get install libserainowhere7" in status.error
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(recipe, use):
-    use(recipes.Recipe("probe", recipe.lock, disk=10**18, download=1, modules=()))
+    use(recipes.EnvironmentRecipe("probe", recipe.lock, disk=10**18, download=1, modules=()))
     with pytest.raises(install.InstallFailed, match=r"1000000000\.0 GB.*SERAI_CACHE"):
-        install.install("probe")
+        install.install_engine("probe")
     assert not install.Environment(recipe).folder.exists()
 
 
 def test_packages_that_cannot_be_imported_are_no_installation(places, use):
     wheel = make_wheel(places / "wheels", content="raise RuntimeError('no such instruction')\n")
     lock = write_lock(places / "broken.lock.txt", wheel)
-    use(recipes.Recipe("probe", lock, disk=1, download=1, modules=(MODULE,)))
+    use(recipes.EnvironmentRecipe("probe", lock, disk=1, download=1, modules=(MODULE,)))
     with pytest.raises(install.InstallFailed, match="no such instruction"):
-        install.install("probe")
+        install.install_engine("probe")
     assert not install.is_ready("probe")
 
 
 def test_an_unreachable_index_is_said_in_one_sentence(places, use, monkeypatch):
     lock = write_lock(places / "elsewhere.lock.txt", make_wheel(places / "unlisted"))
-    use(recipes.Recipe("probe", lock, disk=1, download=1, modules=()))
+    use(recipes.EnvironmentRecipe("probe", lock, disk=1, download=1, modules=()))
     monkeypatch.delenv("UV_OFFLINE")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody listens
     with pytest.raises(install.InstallFailed, match="The package index cannot be reached"):
-        install.install("probe")
+        install.install_engine("probe")
 
 
 @pytest.mark.parametrize(("offered", "value"), [(True, "'better'"), (False, "1")])
@@ -233,16 +233,20 @@ def test_the_better_build_is_taken_where_pip_finds_one(recipe, use, places, offe
         make_wheel(places / "wheels", version=f"{VERSION}+better", content="VALUE = 'better'\n")
     empty = places / "empty.lock.txt"
     empty.write_text("")
-    builds = recipes.TwoBuilds(f"{NAME}=={VERSION}+better", recipe.lock, else_disk=0)
-    use(recipes.Recipe("probe", empty, disk=1, download=1, modules=(MODULE,), two_builds=builds))
-    assert imported(install.install("probe"), f"repr({MODULE}.VALUE)") == value
+    builds = recipes.BuildAlternatives(f"{NAME}=={VERSION}+better", recipe.lock, fallback_disk=0)
+    use(recipes.EnvironmentRecipe("probe", empty, disk=1, download=1, modules=(MODULE,), alternatives=builds))
+    assert imported(install.install_engine("probe"), f"repr({MODULE}.VALUE)") == value
 
 
 def test_startup_modules_are_imported_by_every_interpreter_of_the_environment(recipe, use, places):
     module = places / "serai_hook.py"
     module.write_text("import sys\nsys.serai_hook = True\n")
-    use(recipes.Recipe("probe", recipe.lock, disk=1, download=1, modules=(MODULE,), startup_modules=(module,)))
-    assert imported(install.install("probe"), "__import__('sys').serai_hook") == "True"
+    use(
+        recipes.EnvironmentRecipe(
+            "probe", recipe.lock, disk=1, download=1, modules=(MODULE,), startup_modules=(module,)
+        )
+    )
+    assert imported(install.install_engine("probe"), "__import__('sys').serai_hook") == "True"
 
 
 def test_the_command_installs_and_shows_the_state(recipe, use):
@@ -258,14 +262,14 @@ def test_the_command_installs_and_shows_the_state(recipe, use):
 
 
 def test_the_command_ends_with_the_reason_of_a_failure(recipe, use):
-    use(recipes.Recipe("probe", recipe.lock, disk=10**18, download=1, modules=()))
+    use(recipes.EnvironmentRecipe("probe", recipe.lock, disk=10**18, download=1, modules=()))
     with pytest.raises(CommandError, match="SERAI_CACHE"):
         call_command("engine", "install", "probe", stdout=StringIO())
 
 
 def test_an_unknown_engine_is_refused_by_name():
     with pytest.raises(recipes.UnknownEngine, match="no engine 'tgi'.*vllm"):
-        install.install("tgi")
+        install.install_engine("tgi")
 
 
 @pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.lock.txt")), ids=lambda path: path.name)

@@ -7,12 +7,12 @@ import pytest
 from demo import to_gguf
 from engines import install
 from engines.base import MIB, LaunchRequest
-from engines.llamacpp import LlamaCppAdapter, slots
+from engines.llamacpp import LlamaCppEngine, slots
 from models_app import artefacts
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 
-ADAPTER = LlamaCppAdapter()
+ADAPTER = LlamaCppEngine()
 LARGE = {
     "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
     "max_position_embeddings": 131_072, "vocab_size": 128_256,
@@ -75,7 +75,7 @@ def test_a_smaller_type_of_the_cache_takes_less_memory():
 
 def test_it_listens_on_the_socket_only_and_takes_what_was_claimed():
     argv = started(model(n_ctx=4096))
-    assert argv[0] == str(install.program("llama.cpp"))
+    assert argv[0] == str(install.engine_program("llama.cpp"))
     assert (value(argv, "--host"), value(argv, "--alias")) == ("/run/i/engine.sock", "team/large")
     assert (value(argv, "--fit"), value(argv, "--cache-ram")) == ("off", "0")
     assert {"--no-kv-unified", "--offline", "--no-ui", "--no-slots", "--metrics", "--jinja"} <= set(argv)
@@ -97,7 +97,7 @@ def test_models_that_read_only_take_a_whole_text_at_once():
     embedding = started(model(Mode.EMBEDDING, n_ctx=512))
     assert value(embedding, "--ubatch-size") == value(embedding, "--batch-size") == "512"
     assert value(embedding, "--pooling") == "mean"
-    assert "--pooling" not in started(model(Mode.EMBEDDING), large(pools=True))
+    assert "--pooling" not in started(model(Mode.EMBEDDING), large(is_pooling=True))
     assert "--rerank" in started(model(Mode.RERANKER))
 
 

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from engines.base import EngineAdapter, Readings
-from engines.llamacpp import LlamaCppAdapter
-from engines.prometheus_parser import HIGHEST, MOST_SAMPLES, Histogram, Page
-from engines.vllm import VllmAdapter
+from engines.base import Engine, EngineReadings
+from engines.llamacpp import LlamaCppEngine
+from engines.prometheus_parser import MAX_SAMPLES, MAX_VALUE, Histogram, MetricsPage
+from engines.vllm import VllmEngine
 
 RECORDED = Path(__file__).resolve().parents[1] / "support" / "recorded"
 
 
-class OtherEngine(EngineAdapter):
+class OtherEngine(Engine):
     reading_names = {"running": "busy", "kv_usage": "fill", "prompt_tokens": "read_total", "ttft": "first_seconds"}
 
 
-def read(page: str) -> Readings:
+def read(page: str) -> EngineReadings:
     return OtherEngine().readings(page)
 
 
 def test_vllms_own_page_is_read_whole():
-    readings = VllmAdapter().readings((RECORDED / "vllm-0.32-metrics.txt").read_text())
+    readings = VllmEngine().readings((RECORDED / "vllm-0.32-metrics.txt").read_text())
     assert (readings.running, readings.waiting, readings.kv_usage) == (0, 0, 0.0)
     assert (readings.prompt_tokens, readings.generation_tokens, readings.cached_tokens) == (54, 33, 0)
     assert (readings.prefix_queries, readings.prefix_hits, readings.preemptions) == (54, 0, 0)
@@ -32,7 +32,7 @@ def test_vllms_own_page_is_read_whole():
 
 
 def test_llamacpps_own_page_is_read_with_its_cached_tokens_among_the_prompts():
-    readings = LlamaCppAdapter().readings((RECORDED / "llamacpp-0.3.36-metrics.txt").read_text())
+    readings = LlamaCppEngine().readings((RECORDED / "llamacpp-0.3.36-metrics.txt").read_text())
     assert (readings.running, readings.waiting) == (0, 0)
     assert (readings.prompt_tokens, readings.cached_tokens, readings.generation_tokens) == (36, 3, 25)
     assert (readings.kv_usage, readings.prefix_hits, readings.ttft, readings.tpot) == (None, None, None, None)
@@ -42,12 +42,12 @@ def test_llamacpps_own_page_is_read_with_its_cached_tokens_among_the_prompts():
     "page", ["", "\n\n", "<html>502</html>", "\0\xff" * 1000, '{"running": 1}', "busy", "busy one"]
 )
 def test_nonsense_reads_as_nothing(page):
-    assert read(page) == Readings()
+    assert read(page) == EngineReadings()
 
 
 @pytest.mark.parametrize("value", ["NaN", "nan", "-1", "+Inf", "-Inf", "", "0x10", "1e300"])
 def test_a_value_that_no_counter_can_have_is_not_taken(value):
-    assert read(f"busy {value}\nread_total {value}") == Readings()
+    assert read(f"busy {value}\nread_total {value}") == EngineReadings()
 
 
 def test_lines_around_a_broken_one_still_count():
@@ -64,7 +64,7 @@ def test_a_cache_is_never_fuller_than_full():
 
 
 def test_a_name_that_only_begins_alike_is_another():
-    assert read("busy_slots 7\nread_total_created 1.7e9\n# TYPE busy gauge\n#busy 3\n") == Readings()
+    assert read("busy_slots 7\nread_total_created 1.7e9\n# TYPE busy gauge\n#busy 3\n") == EngineReadings()
 
 
 def test_labels_may_hold_braces_quotes_and_line_breaks():
@@ -76,7 +76,7 @@ def test_an_exemplar_behind_a_value_is_passed_over():
 
 
 def test_windows_line_ends_and_tabs_are_read():
-    assert read("busy\t3\r\nread_total 4\r\n") == Readings(running=3, prompt_tokens=4)
+    assert read("busy\t3\r\nread_total 4\r\n") == EngineReadings(running=3, prompt_tokens=4)
 
 
 def test_histograms_of_ranks_add_up_bound_by_bound():
@@ -100,7 +100,7 @@ def test_a_bucket_without_a_usable_bound_is_dropped():
 
 
 def test_of_an_endless_page_only_so_much_is_taken():
-    assert read("busy 1\n" * (MOST_SAMPLES + 1000)).running == MOST_SAMPLES
+    assert read("busy 1\n" * (MAX_SAMPLES + 1000)).running == MAX_SAMPLES
 
 
 def test_endless_lines_are_passed_over():
@@ -108,8 +108,8 @@ def test_endless_lines_are_passed_over():
 
 
 def test_quotes_that_never_close_take_no_time():
-    assert Page(('busy{a="\\' + '\\"' * 8000 + "\n") * 500, ["busy"]).total("busy") is None
+    assert MetricsPage(('busy{a="\\' + '\\"' * 8000 + "\n") * 500, ["busy"]).total("busy") is None
 
 
 def test_no_sum_grows_beyond_what_the_database_holds():
-    assert read(f"read_total {HIGHEST:.0f}\n" * 10).prompt_tokens <= 2**63 - 1
+    assert read(f"read_total {MAX_VALUE:.0f}\n" * 10).prompt_tokens <= 2**63 - 1

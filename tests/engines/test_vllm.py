@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from engines.base import Command, LaunchRequest
-from engines.llamacpp import LlamaCppAdapter
-from engines.vllm import VllmAdapter
+from engines.llamacpp import LlamaCppEngine
+from engines.vllm import VllmEngine
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 from models_app.options import AdapterLimits
 
-ADAPTER = VllmAdapter()
+ADAPTER = VllmEngine()
 LARGE = {
     "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "max_position_embeddings": 8192, "vocab_size": 128_256,
@@ -56,7 +56,7 @@ def test_a_base_takes_adapters_when_it_is_told_so():
     assert ADAPTER.adapter_limits(model(enable_lora=True, max_loras=16)).slots == 16
     for other in (model(), model(enable_lora=False, max_loras=2), model(Mode.EMBEDDING, enable_lora=True)):
         assert ADAPTER.adapter_limits(other) is None
-    assert LlamaCppAdapter().adapter_limits(model(enable_lora=True)) is None
+    assert LlamaCppEngine().adapter_limits(model(enable_lora=True)) is None
 
 
 def test_its_engine_is_told_rank_and_slots_and_to_load_while_it_runs():

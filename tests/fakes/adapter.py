@@ -4,23 +4,23 @@ import json
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, Estimate, LaunchRequest
-from engines.vllm import VllmAdapter
+from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from engines.vllm import VllmEngine
 from models_app.models import Mode
 
 FAKE = Path(__file__).parent / "fake_engine.py"
 TAG = "fake"
 
 
-class FakeAwareAdapter(VllmAdapter):
+class FakeAwareEngine(VllmEngine):
     """The description of a fake model holds the switches as JSON."""
 
-    def unavailable_because(self):
+    def unavailable_reason(self):
         return None  # the fake needs no engine; tests with the real one have installed it
 
     def estimate(self, model, artefact, device_kind):
         if TAG in model.tags:
-            return Estimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
+            return MemoryEstimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
         return super().estimate(model, artefact, device_kind)
 
     def command(self, request: LaunchRequest) -> Command:

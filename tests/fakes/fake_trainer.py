@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training" / "train
 import checkpoints
 import conversation
 import spec as specs
-from progress import Journal
+from progress import ProgressJournal
 
 DONE, REFUSED, STOPPED = 0, 2, 3
 STATE = "state.json"
@@ -67,7 +67,7 @@ def read_faults(folder: Path, base: Path) -> Faults:
 class Trainer:
     def __init__(self, path: Path):
         self.folder, self.spec = path.parent, specs.load(path)
-        self.recipe, self.journal = self.spec.recipe, Journal(path.parent / "progress.jsonl")
+        self.recipe, self.journal = self.spec.recipe, ProgressJournal(path.parent / "progress.jsonl")
         self.faults = read_faults(self.folder, Path(self.spec.base))
         self.rows = [line for line in Path(self.spec.data).read_bytes().splitlines() if line.strip()]
         self.train_rows = len(self.rows) - len(self.spec.held_out)
@@ -79,7 +79,7 @@ class Trainer:
         signal.signal(signal.SIGTERM, self.on_sigterm)
         time.sleep(self.faults.start_seconds)
         if self.faults.refuse:
-            self.journal.tell("error", 0, **self.faults.refuse)
+            self.journal.write_event("error", 0, **self.faults.refuse)
             return REFUSED
         self.resume()
         self.report_start()
@@ -87,7 +87,7 @@ class Trainer:
             self.train_step()
             if self.stopped:
                 self.save()
-                self.journal.tell("stopped", self.step)
+                self.journal.write_event("stopped", self.step)
                 return STOPPED
         return self.finish()
 
@@ -104,7 +104,7 @@ class Trainer:
         held_out = len(self.spec.held_out)
         tokens = sum(len(row.split()) for row in self.rows)
         counts = {"rows": self.train_rows, "held_out_rows": held_out, "tokens": tokens, "truncated": 0, "left_out": 0}
-        self.journal.tell("start", self.step, total_steps=self.total, **counts)
+        self.journal.write_event("start", self.step, total_steps=self.total, **counts)
         if self.step == 0:
             self.measure("before")
 
@@ -128,7 +128,7 @@ class Trainer:
         if step == faults.crash_at_step:
             raise RuntimeError(f"told to crash at step {step}")
         if step == faults.disk_full_at_step:
-            self.journal.tell("error", step, reason="The disk is full.")
+            self.journal.write_event("error", step, reason="The disk is full.")
             sys.exit(REFUSED)
         if step == faults.torn_line_at_step:
             with (self.folder / "progress.jsonl").open("a") as file:
@@ -145,7 +145,7 @@ class Trainer:
 
     def report_step(self) -> None:
         elapsed = time.monotonic() - self.begun
-        self.journal.tell(
+        self.journal.write_event(
             "step", self.step, total_steps=self.total, epoch=round(self.step * self.recipe.epochs / self.total, 4),
             loss=self.loss(), learning_rate=self.recipe.learning_rate * (1 - self.step / self.total), grad_norm=1.0,
             tokens_per_second=1000.0, elapsed=round(elapsed, 3),
@@ -157,7 +157,7 @@ class Trainer:
 
     def measure(self, when: str) -> None:
         if found := self.measured(self.loss()):
-            self.journal.tell("evaluation", self.step, when=when, **found)
+            self.journal.write_event("evaluation", self.step, when=when, **found)
 
     def save(self) -> None:
         folder = self.folder / "checkpoints"
@@ -167,10 +167,10 @@ class Trainer:
         draft.mkdir(parents=True)
         (draft / STATE).write_text(json.dumps({"step": self.step, "weights": self.weights}))
         self.write_adapter(draft)
-        kept = checkpoints.keep(draft, folder, self.step)
+        kept = checkpoints.save_checkpoint(draft, folder, self.step)
         if self.step == self.faults.truncated_checkpoint_at_step:
             os.truncate(kept / STATE, 5)
-        self.journal.tell("checkpoint", self.step, folder=f"checkpoints/{kept.name}")
+        self.journal.write_event("checkpoint", self.step, folder=f"checkpoints/{kept.name}")
 
     def finish(self) -> int:
         draft = self.folder / checkpoints.DRAFT
@@ -183,7 +183,7 @@ class Trainer:
         draft = self.folder / ".evaluation.json"
         draft.write_text(json.dumps(evaluation))
         draft.rename(self.folder / "evaluation.json")
-        self.journal.tell("done", self.step)
+        self.journal.write_event("done", self.step)
         return DONE
 
     def samples(self):

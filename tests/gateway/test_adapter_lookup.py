@@ -8,12 +8,12 @@ import pytest
 
 from core import errors
 from gateway.routing import model_lookup
-from gateway.routing.snapshot import AdapterEntry, Principal, VersionEntry
+from gateway.routing.snapshot import AdapterEntry, Caller, VersionEntry
 from tests.support import adapter_folders
 from tests.support.gateway_server import (
     MALLORY,
     MODEL,
-    Engine,
+    EngineProcess,
     chat,
     engine_folder,
     eventually,
@@ -28,20 +28,20 @@ TRIAL = replace(V3, on_trial=True, user_id="user-max")
 FACTS = AdapterEntry("adapter-1", "tenant-a", "facts", MODEL.id, current="version-1", versions=(TRIAL, V1))
 TONE = AdapterEntry("adapter-2", "tenant-a", "tone", MODEL.id, versions=(replace(TRIAL, id="version-9", number=2),))
 WORLD = snapshot(adapters=[FACTS, TONE])
-ANYBODY, MAX = Principal("tenant-a", "member", key_id="key-1"), Principal("tenant-a", "member", user_id="user-max")
-MAXS_KEY = Principal("tenant-a", "member", key_id="key-2", maker_id="user-max")
-STRANGER = Principal("tenant-m", "owner", user_id="user-mallory")
+ANYBODY, MAX = Caller("tenant-a", "member", key_id="key-1"), Caller("tenant-a", "member", user_id="user-max")
+MAXS_KEY = Caller("tenant-a", "member", key_id="key-2", created_by_id="user-max")
+STRANGER = Caller("tenant-m", "owner", user_id="user-mallory")
 
 
-def meant(principal: Principal, ref: str, world=WORLD) -> str | None:
+def meant(principal: Caller, ref: str, world=WORLD) -> str | None:
     """The version that a name means; None where there is nothing of that name for this caller."""
     try:
-        return model_lookup.resolve(principal, ref, world).adapter
+        return model_lookup.resolve_model(principal, ref, world).adapter
     except errors.ModelNotFound:
         return None
 
 
-def listed(principal: Principal, world=WORLD) -> list[str]:
+def listed(principal: Caller, world=WORLD) -> list[str]:
     return [entry.name for entry in model_lookup.visible_models(principal, world)]
 
 
@@ -66,7 +66,7 @@ def test_strangers_and_their_operators_find_nothing(ref):
 
 def test_a_base_keeps_its_settings_under_the_adapters_name():
     base = replace(MODEL, sampling={"temperature": 0.2}, wait_timeout=7)
-    found = model_lookup.resolve(ANYBODY, "facts", snapshot(models=[base], adapters=[FACTS]))
+    found = model_lookup.resolve_model(ANYBODY, "facts", snapshot(models=[base], adapters=[FACTS]))
     assert (found.id, found.name, found.parent) == (base.id, "facts", "demo")
     assert (found.sampling, found.wait_timeout, found.context) == (base.sampling, 7, base.context)
 
@@ -134,13 +134,13 @@ def folder():
 @pytest.fixture
 def engine(folder):
     """A fake engine that has versions 1 and 2 loaded."""
-    made = Engine(folder)
+    made = EngineProcess(folder)
     for number in (1, 2):
-        made.load(f"version-{number}", adapter_folders.folder(folder / str(number)))
+        made.load(f"version-{number}", adapter_folders.write_folder(folder / str(number)))
     return made
 
 
-def loaded(engine: Engine, *versions: str, number: int = 1, **fields):
+def loaded(engine: EngineProcess, *versions: str, number: int = 1, **fields):
     return instance(engine.endpoint, number, adapters=frozenset(versions), adapter_slots=4, **fields)
 
 
@@ -190,7 +190,7 @@ def test_they_are_listed_with_their_parent_for_their_tenant(engine):
 
 
 def test_only_replicas_that_have_the_version_get_its_requests(engine, folder):
-    without = Engine(folder)
+    without = EngineProcess(folder)
     world = snapshot(loaded(engine, "version-1"), instance(without.endpoint, 2, adapter_slots=4), adapters=[FACTS])
     with served(world) as gateway, gateway.client() as client:
         for _request in range(8):

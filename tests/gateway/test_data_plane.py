@@ -14,15 +14,15 @@ from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import ApiKey, Tenant
-from gateway.api.stream_relay import Usage
+from gateway.api.stream_relay import TokenUsage
 from gateway.asgi import DataPlane, handles
-from gateway.metering.meter import Record, UsageTable
+from gateway.metering.meter import RequestRecord, UsageTable
 from gateway.metering.spool import Spool
-from inference.models import GatewayHeartbeat, Instance, Node, State, UsageRecord
+from inference.models import GatewayHeartbeat, Instance, InstanceState, Node, UsageRecord
 from inference.usage import LOST
 from models_app.models import Model, ModelAlias, Visibility
 from tests.support import metric_samples
-from tests.support.gateway_server import Engine, chat, engine_folder, eventually
+from tests.support.gateway_server import EngineProcess, chat, engine_folder, eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -40,7 +40,7 @@ def empty_ledger(transactional_db):
 @pytest.fixture
 def engine():
     with engine_folder() as folder:
-        yield Engine(folder)
+        yield EngineProcess(folder)
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def model(transactional_db, tenant):
 def running(model, engine):
     node = Node.objects.create(name="here", data_folder="/tmp")
     return Instance.objects.create(
-        tenant=model.tenant, model=model, node=node, state=State.READY, served_name="demo", endpoint=engine.endpoint,
+        tenant=model.tenant, model=model, node=node, state=InstanceState.READY,
+        served_name="demo", endpoint=engine.endpoint,
         running_generation=1, healthy=True, started_at=timezone.now() - timedelta(seconds=40), ready_at=timezone.now(),
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ def test_people_come_in_with_their_tokens_as_far_as_their_role_goes(plane, membe
         with plane.client(session["access_token"]) as client:
             client.headers.update(headers)
             found = status(client)
-            tokens.revoke(session["access_token"])
+            tokens.revoke_session(session["access_token"])
             eventually(lambda: status(client) == 401)
         return found
 
@@ -159,7 +160,7 @@ def test_changes_of_models_and_instances_are_followed(client, model, running, st
         assert status(mallory) == 404
         Model.objects.update(visibility=Visibility.PUBLIC)
         eventually(lambda: status(mallory) == 200)
-    Instance.objects.update(state=State.DRAINING)
+    Instance.objects.update(state=InstanceState.DRAINING)
     eventually(lambda: GatewayHeartbeat.objects.get().routes == [])
 
 
@@ -210,12 +211,14 @@ def test_connections_that_postgres_cuts_are_made_again(plane, key):
 
 
 def settled(**fields) -> tuple[list, list]:
-    entry = Record(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=False, status="ok", **fields)
+    entry = RequestRecord(
+        tenant_id="t", model_id="m", model_name="demo", route="chat", stream=False, status="ok", **fields
+    )
     return entry.admission(), entry.settlement()
 
 
 def test_the_same_record_counts_once_however_often_it_is_sent():
-    row, table = settled(http_status=200, usage=Usage(5, 7, 2), ttft_ms=3), UsageTable()
+    row, table = settled(http_status=200, usage=TokenUsage(5, 7, 2), ttft_ms=3), UsageTable()
     for _ in range(3):
         table.insert([row, row])
     [found] = usage_rows()
@@ -239,7 +242,7 @@ def test_a_record_that_the_table_refuses_does_not_hold_up_the_others(caplog):
 def test_what_a_killed_gateway_left_is_in_the_ledger_as_lost(settings, tmp_path, running):
     settings.SPOOL_DIR = tmp_path / "spool"
     dead = Spool(settings.SPOOL_DIR)
-    entry = Record(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=True)
+    entry = RequestRecord(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=True)
     dead.admit(entry.request_id, orjson.dumps(entry.admission()) + b"\n")
     dead.close()
     plane = Plane()

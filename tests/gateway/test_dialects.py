@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from core.errors import EngineUnavailable, InvalidRequest
 from gateway.api import anthropic_messages, openai_responses, replies
 from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
-from gateway.api.generation import prepare
+from gateway.api.generation import prepare_request
 from gateway.api.named_events import NamedEventRelay
 from gateway.api.openai_responses import RESPONSES
-from gateway.api.operation import Prepared
-from gateway.api.stream_relay import Usage
+from gateway.api.operation import PreparedRequest
+from gateway.api.stream_relay import TokenUsage
 from gateway.routing.snapshot import ModelEntry
 from tests.support.gateway_server import (
     ALICE,
     CONFIG,
     MALLORY,
     MODEL,
-    Engine,
+    EngineProcess,
     engine_folder,
     instance,
     served,
@@ -37,7 +37,7 @@ LIMITED = ModelEntry("model-l", "tenant-a", "limited", context=64, sampling={"ma
 @pytest.fixture(scope="module")
 def gateway():
     with engine_folder() as folder:
-        running, lacking = Engine(folder), Engine(folder, runner="pooling")
+        running, lacking = EngineProcess(folder), EngineProcess(folder, runner="pooling")
         world = snapshot(
             instance(running.endpoint), instance(lacking.endpoint, 2, model_id=PLAIN.id), models=(MODEL, PLAIN)
         )
@@ -90,7 +90,7 @@ def test_a_response_comes_in_openais_form_and_is_metered(client, gateway):
     }  # fmt: skip
     assert not {"user", "kv_transfer_params", "input_messages"} & set(body)
     (record,) = gateway.ledger.wait()
-    assert (record.route, record.stream, record.status, record.usage) == ("responses", False, "ok", Usage(3, 3))
+    assert (record.route, record.stream, record.status, record.usage) == ("responses", False, "ok", TokenUsage(3, 3))
 
 
 def test_a_message_comes_in_anthropics_form_and_is_metered_with_what_was_cached(client, gateway):
@@ -100,14 +100,14 @@ def test_a_message_comes_in_anthropics_form_and_is_metered_with_what_was_cached(
     )  # fmt: skip
     assert body["content"] == [{"type": "text", "text": "token0 token1 token2"}]
     assert body["usage"] == {"input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 1}
-    assert gateway.ledger.wait()[0].usage == Usage(3, 3, cached=1)
+    assert gateway.ledger.wait()[0].usage == TokenUsage(3, 3, cached=1)
 
 
 def test_tokens_of_messages_are_counted_for_nothing(client, gateway):
     body = message()
     del body["max_tokens"]
     assert client.post(COUNT, json=body).json() == {"input_tokens": 3}
-    assert gateway.ledger.wait()[0].usage == Usage()
+    assert gateway.ledger.wait()[0].usage == TokenUsage()
 
 
 def test_a_streamed_response_passes_with_its_events_names(client, gateway):
@@ -120,7 +120,7 @@ def test_a_streamed_response_passes_with_its_events_names(client, gateway):
     ]  # fmt: skip
     assert all(data["type"] == name for name, data in found)
     (record,) = gateway.ledger.wait()
-    assert (record.stream, record.status, record.usage) == (True, "ok", Usage(3, 3))
+    assert (record.stream, record.status, record.usage) == (True, "ok", TokenUsage(3, 3))
     assert record.ttft_ms is not None
 
 
@@ -130,7 +130,7 @@ def test_a_streamed_message_passes_with_its_events_names(client, gateway):
         "message_start", "content_block_start", *["content_block_delta"] * 3, "content_block_stop", "message_delta",
         "message_stop",
     ]  # fmt: skip
-    assert gateway.ledger.wait()[0].usage == Usage(3, 3, cached=1)
+    assert gateway.ledger.wait()[0].usage == TokenUsage(3, 3, cached=1)
 
 
 def test_the_stock_sdk_makes_and_streams_responses(gateway):
@@ -204,7 +204,7 @@ def test_other_routes_of_an_engine_are_not_there(client, gateway, path):
 
 
 def ready(operation, body: dict, model=MODEL) -> dict:
-    return prepare(operation, body, model, "tenant-a", b"key").payload
+    return prepare_request(operation, body, model, "tenant-a", b"key").payload
 
 
 def refused(operation, body: dict, model=MODEL) -> str:
@@ -323,10 +323,10 @@ STREAM = (
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_the_stream_is_the_same_whatever_the_network_does_to_it(cuts):
     edges = [0, *sorted(cuts), len(STREAM)]
-    relay = NamedEventRelay(anthropic_messages.EVENTS)
+    relay = NamedEventRelay(anthropic_messages.EVENT_KINDS)
     out = b"".join(relay.feed(STREAM[start:end]) for start, end in zip(edges, edges[1:], strict=False))
     assert out == STREAM.replace(b": ping\n\n", b"")
-    assert (relay.done, relay.failure, relay.usage()) == (True, None, Usage(9, 5, 2))
+    assert (relay.done, relay.failure, relay.usage()) == (True, None, TokenUsage(9, 5, 2))
 
 
 @pytest.mark.parametrize(
@@ -335,14 +335,14 @@ def test_the_stream_is_the_same_whatever_the_network_does_to_it(cuts):
      b"event: message_delta\ndata: {}\n\n", b"event: message_delta\ndata: [\n\n"],
 )  # fmt: skip
 def test_what_is_no_such_stream_is_a_failure_after_which_nothing_comes(bad):
-    relay = NamedEventRelay(anthropic_messages.EVENTS)
+    relay = NamedEventRelay(anthropic_messages.EVENT_KINDS)
     assert relay.feed(bad + STREAM) == b""
     assert relay.failure
     assert not relay.done
 
 
 def test_a_failed_response_is_told_in_our_words():
-    relay = NamedEventRelay(openai_responses.EVENTS)
+    relay = NamedEventRelay(openai_responses.EVENT_KINDS)
     assert relay.feed(event("response.failed", response={"error": {"message": "/secret"}})) == b""
     assert relay.failure
 
@@ -355,4 +355,4 @@ def test_a_failed_response_is_told_in_our_words():
 )  # fmt: skip
 def test_a_reply_that_is_none_is_the_engines_failure(operation, raw):
     with pytest.raises(EngineUnavailable):
-        replies.clean(operation, json.dumps(raw).encode(), Prepared({}))
+        replies.convert_reply(operation, json.dumps(raw).encode(), PreparedRequest({}))

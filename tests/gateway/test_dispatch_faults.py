@@ -10,12 +10,12 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from gateway.api.stream_relay import Usage
+from gateway.api.stream_relay import TokenUsage
 from tests.support.gateway_server import (
     ALICE,
     CONFIG,
     MODEL,
-    Engine,
+    EngineProcess,
     chat,
     engine_folder,
     eventually,
@@ -39,7 +39,7 @@ def folder():
 
 @pytest.fixture
 def engine(folder):
-    return Engine(folder)
+    return EngineProcess(folder)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_engine_that_dies_mid_stream_ends_it_with_an_error_and_exact_counts(g
     assert reply.status_code == 200
     assert len(broken_off(reply, "engine_unavailable")) == 1 + 3
     record = last_record(gateway)
-    assert (record.status, record.http_status, record.usage) == ("upstream_error", 200, Usage(2, 3))
+    assert (record.status, record.http_status, record.usage) == ("upstream_error", 200, TokenUsage(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_stream_without_done_is_no_success(gateway, client):
 def test_an_engines_own_error_event_is_replaced_by_ours(gateway, client):
     reply = client.post(CHAT, json=chat("[[error_at_token=2]]", stream=True))
     assert len(broken_off(reply, "engine_unavailable")) == 1 + 2
-    assert last_record(gateway).usage == Usage(2, 2)
+    assert last_record(gateway).usage == TokenUsage(2, 2)
 
 
 def test_an_error_event_before_the_first_token_is_a_plain_answer(client):
@@ -157,21 +157,21 @@ def test_a_very_long_line_passes(gateway, client):
     reply = client.post(CHAT, json=chat("[[huge_line=1000000]]", stream=True, max_tokens=2))
     assert reply.text.endswith("[DONE]\n\n")
     assert "x" * 1_000_000 in reply.text
-    assert last_record(gateway).usage == Usage(2, 2)
+    assert last_record(gateway).usage == TokenUsage(2, 2)
 
 
 def test_an_engine_that_does_not_count_is_answered_for_and_counts_nothing(gateway, client):
     reply = client.post(CHAT, json=chat("[[no_usage]]", stream=True))
     assert reply.text.endswith("[DONE]\n\n")
     assert client.post(CHAT, json=chat("[[no_usage]]")).status_code == 200
-    assert [record.usage for record in gateway.ledger.wait(2)] == [Usage(), Usage()]
+    assert [record.usage for record in gateway.ledger.wait(2)] == [TokenUsage(), TokenUsage()]
 
 
 # --- one more try before the first byte
 
 
 def test_an_engine_that_died_is_replaced_by_another_replica(folder):
-    dead, alive = Engine(folder), Engine(folder)
+    dead, alive = EngineProcess(folder), EngineProcess(folder)
     dead.kill()
     world = snapshot(instance(dead.endpoint, 1), instance(alive.endpoint, 2))
     with served(world, QUICK) as gateway, gateway.client() as client:
@@ -181,7 +181,7 @@ def test_an_engine_that_died_is_replaced_by_another_replica(folder):
 
 
 def test_a_request_that_kills_engines_is_sent_twice_and_no_more(folder):
-    engines = [Engine(folder) for _ in range(3)]
+    engines = [EngineProcess(folder) for _ in range(3)]
     world = snapshot(*(instance(engine.endpoint, number) for number, engine in enumerate(engines)))
     with served(world, QUICK) as gateway, gateway.client() as client:
         unavailable(client.post(CHAT, json=chat("[[crash_at_token=0]]")))
@@ -190,7 +190,7 @@ def test_a_request_that_kills_engines_is_sent_twice_and_no_more(folder):
 
 
 def test_nobody_there_is_said_at_once_and_with_a_time_to_come_back(folder):
-    engine = Engine(folder)
+    engine = EngineProcess(folder)
     engine.kill()
     with served(snapshot(instance(engine.endpoint)), QUICK) as gateway, gateway.client() as client:
         reply = client.post(CHAT, json=chat())
@@ -199,7 +199,7 @@ def test_nobody_there_is_said_at_once_and_with_a_time_to_come_back(folder):
 
 
 def test_a_new_run_of_the_engine_takes_over_as_soon_as_it_is_known(folder):
-    old, new = Engine(folder), Engine(folder)
+    old, new = EngineProcess(folder), EngineProcess(folder)
     old.kill()
     with served(snapshot(instance(old.endpoint)), QUICK) as gateway, gateway.client() as client:
         successor = snapshot(instance(new.endpoint, generation=2))
@@ -238,7 +238,7 @@ def leave_after(gateway, count: int, **fields) -> None:
 
 
 def test_256_clients_leaving_at_once_are_metered_and_no_trouble(folder, caplog):
-    engine = Engine(folder, token_interval=0.05)
+    engine = EngineProcess(folder, token_interval=0.05)
     with served(snapshot(instance(engine.endpoint))) as gateway, caplog.at_level(logging.WARNING):
         leave_after(gateway, 256)
         records = gateway.ledger.wait(256)
@@ -278,7 +278,7 @@ def bytes_left_in(stuck: socket.socket) -> int:
 
 
 def test_a_client_that_does_not_read_its_stream_is_cut_and_the_engine_freed(folder):
-    engine = Engine(folder, huge_line=4_000_000, token_interval=0.02)
+    engine = EngineProcess(folder, huge_line=4_000_000, token_interval=0.02)
     with served(snapshot(instance(engine.endpoint)), replace(CONFIG, send_timeout=0.5)) as gateway:
         stuck = ask_without_reading(gateway, stream=True, max_tokens=4000)
         assert last_record(gateway).status == "client_closed"
@@ -287,7 +287,7 @@ def test_a_client_that_does_not_read_its_stream_is_cut_and_the_engine_freed(fold
 
 
 def test_an_answer_that_is_never_read_is_not_kept_for_ever(folder):
-    engine = Engine(folder, huge_line=8_000_000)
+    engine = EngineProcess(folder, huge_line=8_000_000)
     with served(snapshot(instance(engine.endpoint)), replace(CONFIG, send_timeout=0.5)) as gateway:
         stuck = ask_without_reading(gateway)
         assert last_record(gateway).status == "ok"
@@ -306,7 +306,7 @@ def test_a_slow_upload_is_not_waited_for_for_ever(engine, begun):
 
 
 def test_a_stream_ends_when_its_key_is_revoked(folder):
-    engine = Engine(folder, token_interval=0.05)
+    engine = EngineProcess(folder, token_interval=0.05)
     world = snapshot(instance(engine.endpoint), keys=[key("sk-serai-brief", "tenant-a")])
     with served(world) as gateway, gateway.client("sk-serai-brief") as client:
         gateway.loop.call_soon_threadsafe(

@@ -11,14 +11,14 @@ import pytest
 from accounts.models import Scope
 from accounts.tokens import Claims
 from core import errors
-from gateway.api.stream_relay import Usage
+from gateway.api.stream_relay import TokenUsage
 from gateway.routing.snapshot import UserEntry
 from tests.support.gateway_server import (
     ALICE,
     CONFIG,
     MALLORY,
     MODEL,
-    Engine,
+    EngineProcess,
     chat,
     engine_folder,
     instance,
@@ -44,7 +44,7 @@ def verify(token: str) -> Claims:
 @pytest.fixture(scope="module")
 def engine():
     with engine_folder() as folder:
-        yield Engine(folder)
+        yield EngineProcess(folder)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_whole_chat_is_answered_in_openais_form_and_metered(client, gateway):
     counts = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6, "cache_n": 0, "prompt_n": 3}
     assert counts.items() <= body["usage"].items()
     [record] = gateway.ledger.wait()
-    assert (record.status, record.http_status, record.usage) == ("ok", 200, Usage(3, 3, 0))
+    assert (record.status, record.http_status, record.usage) == ("ok", 200, TokenUsage(3, 3, 0))
     assert (record.tenant_id, record.key_id, record.model_id) == ("tenant-a", f"key-{ALICE}", MODEL.id)
     assert (record.instance_id, record.generation, record.stream) == ("instance-1", 1, False)
     assert record.route == "chat.completions"
@@ -100,7 +100,7 @@ def test_a_stream_is_passed_on_without_the_counts_put_in_for_us(client, gateway)
     assert said == ["", "token0", " token1", " token2"]
     assert "usage" not in reply.text
     [record] = gateway.ledger.wait()
-    assert (record.status, record.usage, record.stream) == ("ok", Usage(3, 3, 0), True)
+    assert (record.status, record.usage, record.stream) == ("ok", TokenUsage(3, 3, 0), True)
     assert record.ttft_ms is not None
 
 
@@ -116,7 +116,7 @@ def test_several_choices_and_prompts_are_metered_together(client, gateway):
     asked = {"model": "demo", "prompt": ["a b", "c"], "n": 2, "max_tokens": 3}
     assert len(client.post("/v1/completions", json=asked).json()["choices"]) == 4
     client.post("/v1/completions", json={**asked, "stream": True})
-    assert [record.usage for record in gateway.ledger.wait(2)] == [Usage(3, 12, 0)] * 2
+    assert [record.usage for record in gateway.ledger.wait(2)] == [TokenUsage(3, 12, 0)] * 2
 
 
 def test_the_engine_gets_what_was_checked_under_its_own_name_for_the_model(client):

@@ -16,8 +16,8 @@ from gateway.api.generation import (
     TOKENIZATION,
     cache_salt,
     model_ref,
-    parse,
-    prepare,
+    parse_body,
+    prepare_request,
 )
 from gateway.routing.snapshot import ModelEntry
 
@@ -33,7 +33,7 @@ JSON = st.recursive(
 
 def ask(operation=CHAT_COMPLETION, **fields):
     needed = {"messages": [USER]} if operation is CHAT_COMPLETION else {"prompt": "hi"}
-    return prepare(operation, {**needed, **fields}, MODEL, "tenant-a", SALT)
+    return prepare_request(operation, {**needed, **fields}, MODEL, "tenant-a", SALT)
 
 
 def refused(operation=CHAT_COMPLETION, **fields) -> str:
@@ -79,9 +79,9 @@ def test_the_name_in_the_forwarded_body_is_the_engines():
 
 
 def test_of_two_equal_keys_the_last_is_checked_and_the_only_one_forwarded():
-    body = parse(b'{"model": "mine", "n": 1, "prompt": "x", "model": "yours", "n": 2}')
+    body = parse_body(b'{"model": "mine", "n": 1, "prompt": "x", "model": "yours", "n": 2}')
     assert model_ref(body) == "yours"
-    forwarded = prepare(TEXT_COMPLETION, body, MODEL, "tenant-a", SALT).body("served")
+    forwarded = prepare_request(TEXT_COMPLETION, body, MODEL, "tenant-a", SALT).body("served")
     assert forwarded.count(b'"model"') == 1
     assert json.loads(forwarded)["n"] == 2
 
@@ -204,19 +204,19 @@ def test_prompts_are_texts_or_token_ids_and_counted():
 
 
 def test_tokenizing_takes_a_prompt_or_messages():
-    assert prepare(TOKENIZATION, {"prompt": "x", "stream": True}, MODEL, "t", SALT).payload == {"prompt": "x"}
-    assert prepare(TOKENIZATION, {"messages": [USER]}, MODEL, "t", SALT).payload == {"messages": [USER]}
-    assert prepare(DETOKENIZATION, {"tokens": [1, 2]}, MODEL, "t", SALT).payload == {"tokens": [1, 2]}
+    assert prepare_request(TOKENIZATION, {"prompt": "x", "stream": True}, MODEL, "t", SALT).payload == {"prompt": "x"}
+    assert prepare_request(TOKENIZATION, {"messages": [USER]}, MODEL, "t", SALT).payload == {"messages": [USER]}
+    assert prepare_request(DETOKENIZATION, {"tokens": [1, 2]}, MODEL, "t", SALT).payload == {"tokens": [1, 2]}
     with pytest.raises(InvalidRequest):
-        prepare(TOKENIZATION, {}, MODEL, "t", SALT)
+        prepare_request(TOKENIZATION, {}, MODEL, "t", SALT)
     with pytest.raises(InvalidRequest):
-        prepare(DETOKENIZATION, {"tokens": ["a"]}, MODEL, "t", SALT)
+        prepare_request(DETOKENIZATION, {"tokens": ["a"]}, MODEL, "t", SALT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'"x"', b'{"a": NaN}', b'{"a": 1e999}', b"\xff", b"[" * 5000])
 def test_what_is_no_json_object_is_refused(raw):
     with pytest.raises(InvalidRequest):
-        parse(raw)
+        parse_body(raw)
 
 
 @given(
@@ -225,7 +225,7 @@ def test_what_is_no_json_object_is_refused(raw):
 )
 def test_any_json_is_either_forwarded_as_json_or_refused_with_a_param(operation, fields):
     try:
-        body = prepare(operation, fields, MODEL, "tenant-a", SALT).body("served")
+        body = prepare_request(operation, fields, MODEL, "tenant-a", SALT).body("served")
     except InvalidRequest as error:
         assert error.param
     else:

@@ -8,7 +8,7 @@ import pytest
 from core.errors import NotFound, PlatformError
 from gateway.api import dialects, generation, pooling, replies
 from gateway.api.llamacpp import TimedRelay, read_timings
-from gateway.api.stream_relay import Usage
+from gateway.api.stream_relay import TokenUsage
 from gateway.routing.snapshot import ModelEntry
 
 RECORDED = Path(__file__).resolve().parents[1] / "support" / "recorded"
@@ -32,8 +32,8 @@ def cut_after(data: bytes, events: int) -> bytes:
 
 def ask(operation=generation.CHAT_COMPLETION, model: ModelEntry = MODEL, **fields) -> dict:
     needed = {"messages": [USER]} if operation is generation.CHAT_COMPLETION else {}
-    here = dialects.spoken(operation, model.engine)
-    return generation.prepare(here, {**needed, **fields}, model, "tenant-a", b"key").payload
+    here = dialects.engine_operation(operation, model.engine)
+    return generation.prepare_request(here, {**needed, **fields}, model, "tenant-a", b"key").payload
 
 
 def refused(operation=generation.CHAT_COMPLETION, **fields) -> str:
@@ -50,7 +50,7 @@ def test_a_whole_stream_loses_its_timings_and_is_counted_by_the_engines_sum(step
         "The capital of France is Paris."
     )
     assert relay.done
-    assert relay.usage() == Usage(18, 11, 3)
+    assert relay.usage() == TokenUsage(18, 11, 3)
 
 
 def test_a_client_that_asks_for_usage_gets_it_in_the_last_chunk():
@@ -66,13 +66,13 @@ def test_a_text_completions_usage_comes_in_a_chunk_of_its_own_if_it_was_asked_fo
     assert plain == shown[:-1]
     assert (shown[-1]["choices"], shown[-1]["usage"]["completion_tokens"]) == ([], 4)
     assert plain[-1]["choices"][0]["finish_reason"] == "length"
-    assert relay.usage() == Usage(6, 4, 0)
+    assert relay.usage() == TokenUsage(6, 4, 0)
 
 
 @pytest.mark.parametrize(("events", "tokens"), [(1, 0), (2, 1), (5, 4), (11, 10)])
 def test_a_stream_that_is_cut_is_counted_to_the_last_token_that_came(events, tokens):
     _events, relay = run(cut_after(CHAT, events))
-    assert relay.usage() == (Usage(18, tokens, 3) if tokens else Usage())
+    assert relay.usage() == (TokenUsage(18, tokens, 3) if tokens else TokenUsage())
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_text_that_looks_like_timings_is_left_alone():
     chunk = {"choices": [{"index": 0, "delta": {"content": ',"timings":{"predicted_n":9}}'}}]}
     data = b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
     events, relay = run(data)
-    assert (events, relay.usage()) == ([chunk], Usage())
-    assert read_timings(b"") == Usage()
+    assert (events, relay.usage()) == ([chunk], TokenUsage())
+    assert read_timings(b"") == TokenUsage()
 
 
 def test_streams_are_asked_for_timings_and_whole_replies_are_not():
@@ -135,8 +135,8 @@ def test_one_prompt_at_a_time_and_no_images():
 def test_tokenizing_speaks_the_engines_words_both_ways():
     asked = ask(generation.TOKENIZATION, prompt="Hello", add_special_tokens=False)
     assert asked == {"content": "Hello", "add_special": False}
-    there = dialects.spoken(generation.TOKENIZATION, "llama.cpp")
-    back = dialects.spoken(generation.DETOKENIZATION, "llama.cpp")
+    there = dialects.engine_operation(generation.TOKENIZATION, "llama.cpp")
+    back = dialects.engine_operation(generation.DETOKENIZATION, "llama.cpp")
     assert there.read({"tokens": [1, 2]}, None)[0] == {"count": 2, "tokens": [1, 2]}
     assert back.read({"content": "Hello"}, None)[0] == {"prompt": "Hello"}
     assert refused(generation.TOKENIZATION, messages=[USER]) == "messages"
@@ -144,13 +144,13 @@ def test_tokenizing_speaks_the_engines_words_both_ways():
 
 def test_what_the_engine_does_not_offer_at_all_is_not_found():
     with pytest.raises(NotFound):
-        dialects.spoken(pooling.SCORING, "llama.cpp")
-    assert dialects.spoken(pooling.SCORING, "vllm") is pooling.SCORING
+        dialects.engine_operation(pooling.SCORING, "llama.cpp")
+    assert dialects.engine_operation(pooling.SCORING, "vllm") is pooling.SCORING
 
 
 def test_a_prompt_that_is_too_long_is_told_with_both_numbers():
     message = "request (6012 tokens) exceeds the available context size (2048 tokens), try increasing it"
     raw = json.dumps({"error": {"code": 400, "message": message, "type": "exceed_context_size_error"}}).encode()
-    error = replies.refusal(generation.CHAT_COMPLETION, ["messages"], 400, raw, MODEL)
+    error = replies.engine_refusal(generation.CHAT_COMPLETION, ["messages"], 400, raw, MODEL)
     assert "2048" in str(error.message)
     assert "6012" in str(error.message)

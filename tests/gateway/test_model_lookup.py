@@ -10,7 +10,7 @@ from accounts.policy import Permission
 from accounts.tokens import Claims
 from core import errors
 from gateway.routing import model_lookup
-from gateway.routing.snapshot import ModelEntry, Snapshot, SnapshotSource, UserEntry
+from gateway.routing.snapshot import ModelEntry, RoutingSnapshot, SnapshotSource, UserEntry
 from tests.support.gateway_server import ALICE, MALLORY, MODEL, PEPPER, TENANTS, instance, key, snapshot
 
 NOW = 1_800_000_000.0
@@ -35,7 +35,7 @@ def verify(token: str) -> Claims:
     return Claims(token, "session-1", NOW + 60)
 
 
-def enter(world: Snapshot = WORLD, now: float = NOW, anonymous: str = "", **headers):
+def enter(world: RoutingSnapshot = WORLD, now: float = NOW, anonymous: str = "", **headers):
     raw = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in headers.items()}
     return model_lookup.authenticate(raw, world, now, pepper=PEPPER, verify=verify, anonymous=anonymous)
 
@@ -88,7 +88,7 @@ def test_a_default_tenant_counts_only_with_a_membership_unless_for_operators():
 
 def test_a_token_ends_with_its_session_and_its_user():
     with pytest.raises(errors.Unauthenticated):
-        enter(Snapshot(tenants=TENANTS, users=[UserEntry("user-1")], revoked_sessions=["session-1"]),
+        enter(RoutingSnapshot(tenants=TENANTS, users=[UserEntry("user-1")], revoked_sessions=["session-1"]),
               authorization="Bearer user-1")  # fmt: skip
     with pytest.raises(errors.Unauthenticated):
         enter(authorization="Bearer user-99")
@@ -111,12 +111,12 @@ def test_strangers_are_let_in_only_where_the_operator_says_so():
      ("member", set(), False), (None, {Scope.INFERENCE}, False)],
 )  # fmt: skip
 def test_a_key_infers_with_the_scope_and_a_members_role(role, scopes, allowed):
-    principal = replace(key(ALICE, "tenant-a")[1].principal, role=role, scopes=frozenset(scopes))
+    principal = replace(key(ALICE, "tenant-a")[1].caller, role=role, scopes=frozenset(scopes))
     assert principal.may(Permission.INFER) is allowed
 
 
-def find(secret: str, ref: str | None, world: Snapshot = WORLD) -> str:
-    return model_lookup.resolve(enter(world, x_api_key=secret), ref, world).id
+def find(secret: str, ref: str | None, world: RoutingSnapshot = WORLD) -> str:
+    return model_lookup.resolve_model(enter(world, x_api_key=secret), ref, world).id
 
 
 def test_a_name_means_the_own_model_first_then_the_public_one():
@@ -160,18 +160,18 @@ def test_the_list_holds_what_the_caller_can_name():
 def test_the_least_busy_healthy_replica_answers():
     one, two = instance("unix:///1", 1), instance("unix:///2", 2)
     world = snapshot(one, two)
-    assert model_lookup.choose(MODEL, world, {one.id: 2, two.id: 1}) == two
-    assert model_lookup.choose(MODEL, world, {two.id: 1}) == one
-    assert model_lookup.choose(MODEL, snapshot(replace(one, healthy=False), two), {two.id: 9}) == two
-    assert model_lookup.choose(MODEL, snapshot(replace(one, healthy=False)), {}).id == one.id
-    assert model_lookup.choose(MODEL, world, {}, exclude={(one.id, 1)}) == two
-    assert model_lookup.choose(MODEL, world, {}, exclude={(one.id, 1), (two.id, 1)}) is None
+    assert model_lookup.choose_replica(MODEL, world, {one.id: 2, two.id: 1}) == two
+    assert model_lookup.choose_replica(MODEL, world, {two.id: 1}) == one
+    assert model_lookup.choose_replica(MODEL, snapshot(replace(one, healthy=False), two), {two.id: 9}) == two
+    assert model_lookup.choose_replica(MODEL, snapshot(replace(one, healthy=False)), {}).id == one.id
+    assert model_lookup.choose_replica(MODEL, world, {}, exclude={(one.id, 1)}) == two
+    assert model_lookup.choose_replica(MODEL, world, {}, exclude={(one.id, 1), (two.id, 1)}) is None
 
 
 @pytest.mark.parametrize("change", [{"state": "draining"}, {"state": "starting"}, {"wanted": False}, {"endpoint": ""}])
 def test_what_is_not_ready_or_not_wanted_gets_no_requests(change):
     world = snapshot(replace(instance("unix:///1"), **change))
-    assert model_lookup.choose(MODEL, world, {}) is None
+    assert model_lookup.choose_replica(MODEL, world, {}) is None
     assert world.routable() == []
 
 

@@ -12,11 +12,21 @@ from hypothesis import strategies as st
 
 from core.errors import EngineUnavailable, InvalidRequest
 from gateway.api import replies
-from gateway.api.generation import prepare
-from gateway.api.operation import Prepared
+from gateway.api.generation import prepare_request
+from gateway.api.operation import PreparedRequest
 from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
 from gateway.routing.snapshot import ModelEntry
-from tests.support.gateway_server import CONFIG, MALLORY, MODEL, Engine, chat, engine_folder, instance, served, snapshot
+from tests.support.gateway_server import (
+    CONFIG,
+    MALLORY,
+    MODEL,
+    EngineProcess,
+    chat,
+    engine_folder,
+    instance,
+    served,
+    snapshot,
+)
 
 EMBEDDER = ModelEntry("model-e", "tenant-a", "embedder", mode="Embedding", context=64)
 RANKER = ModelEntry("model-r", "tenant-a", "ranker", mode="Reranker")
@@ -27,7 +37,7 @@ QUERY = "What is artificial intelligence?"
 @pytest.fixture(scope="module")
 def gateway():
     with engine_folder() as folder:
-        pooling, writing = Engine(folder, runner="pooling"), Engine(folder)
+        pooling, writing = EngineProcess(folder, runner="pooling"), EngineProcess(folder)
         instances = [
             instance(writing.endpoint),
             instance(pooling.endpoint, 2, model_id=EMBEDDER.id),
@@ -259,8 +269,8 @@ def test_an_engine_without_the_route_means_that_it_is_not_there(client):
 # --- what is forwarded
 
 
-def ready(operation, model=EMBEDDER, **body) -> Prepared:
-    return prepare(operation, body, model, "tenant-a", b"key")
+def ready(operation, model=EMBEDDER, **body) -> PreparedRequest:
+    return prepare_request(operation, body, model, "tenant-a", b"key")
 
 
 def test_fields_that_are_unknown_dangerous_or_ours_never_reach_the_engine():
@@ -285,7 +295,7 @@ def test_fields_that_are_unknown_dangerous_or_ours_never_reach_the_engine():
 )  # fmt: skip
 def test_a_reply_that_is_none_is_the_engines_failure(operation, raw):
     with pytest.raises(EngineUnavailable):
-        replies.clean(operation, json.dumps(raw).encode(), Prepared({}, documents=["x"]))
+        replies.convert_reply(operation, json.dumps(raw).encode(), PreparedRequest({}, documents=["x"]))
 
 
 JSON = st.recursive(
@@ -305,7 +315,7 @@ POOLING = [(EMBEDDING, EMBEDDER), (RERANKING, RANKER), (SCORING, RANKER)]
 def test_any_json_is_either_forwarded_as_json_or_refused_with_a_param(asked, fields):
     operation, model = asked
     try:
-        body = prepare(operation, fields, model, "tenant-a", b"key").body("served")
+        body = prepare_request(operation, fields, model, "tenant-a", b"key").body("served")
     except InvalidRequest as error:
         assert error.param
     else:

@@ -9,7 +9,17 @@ import pytest
 
 from gateway.routing import model_lookup, replica_choice
 from gateway.routing.snapshot import InstanceEntry
-from tests.support.gateway_server import MALLORY, MODEL, Engine, chat, engine_folder, instance, key, served, snapshot
+from tests.support.gateway_server import (
+    MALLORY,
+    MODEL,
+    EngineProcess,
+    chat,
+    engine_folder,
+    instance,
+    key,
+    served,
+    snapshot,
+)
 
 CHAT = "/v1/chat/completions"
 
@@ -23,7 +33,7 @@ def conversation(first: str, *more: str) -> dict:
 
 
 def favourite(payload: dict, entries=FOUR, inflight=()) -> InstanceEntry:
-    return replica_choice.pick(entries, dict(inflight), replica_choice.prefix_of(payload, MODEL.id))
+    return replica_choice.pick_replica(entries, dict(inflight), replica_choice.prefix_digest(payload, MODEL.id))
 
 
 # --- affinity
@@ -51,7 +61,7 @@ def test_every_process_comes_to_the_same_replica_and_one_that_goes_moves_only_it
 def test_tenants_and_models_have_favourites_of_their_own():
     asked = [{**conversation("Hello"), "cache_salt": f"tenant-{number}"} for number in range(50)]
     assert len({favourite(payload).id for payload in asked}) == 4
-    prefixes = {replica_choice.prefix_of(conversation("Hello"), f"model-{number}") for number in range(3)}
+    prefixes = {replica_choice.prefix_digest(conversation("Hello"), f"model-{number}") for number in range(3)}
     assert len(prefixes) == 3
 
 
@@ -59,7 +69,7 @@ def test_a_much_used_beginning_spreads_instead_of_making_a_hot_spot():
     load: Counter[str] = Counter()
     for _request in range(200):
         load[favourite(conversation("The same for all"), inflight=load).id] += 1
-    assert max(load.values()) <= 50 * replica_choice.LEAD_SHARE + replica_choice.LEAD_REQUESTS + 1
+    assert max(load.values()) <= 50 * replica_choice.MAX_LOAD_RATIO + replica_choice.EXTRA_LOAD + 1
     assert len(load) == 4
 
 
@@ -74,8 +84,10 @@ def test_a_much_used_beginning_spreads_instead_of_making_a_hot_spot():
 )  # fmt: skip
 def test_every_kind_of_prompt_has_a_beginning(payload):
     salted = {**payload, "cache_salt": "acme"}
-    assert replica_choice.prefix_of(salted, MODEL.id)
-    assert replica_choice.prefix_of(salted, MODEL.id) != replica_choice.prefix_of(conversation("Other"), MODEL.id)
+    assert replica_choice.prefix_digest(salted, MODEL.id)
+    assert replica_choice.prefix_digest(salted, MODEL.id) != replica_choice.prefix_digest(
+        conversation("Other"), MODEL.id
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,23 +104,25 @@ def test_what_no_cache_helps_goes_to_whoever_has_least_to_do(payload):
 def test_a_replica_that_failed_somebody_comes_last_and_is_not_lost():
     world = snapshot(*FOUR[:2])
     failed = {("instance-0", 1)}
-    assert model_lookup.choose(MODEL, world, {"instance-1": 50}, doubted=failed) == FOUR[1]
-    assert model_lookup.choose(MODEL, snapshot(FOUR[0]), {}, doubted=failed) == FOUR[0]
+    assert model_lookup.choose_replica(MODEL, world, {"instance-1": 50}, recently_failed=failed) == FOUR[1]
+    assert model_lookup.choose_replica(MODEL, snapshot(FOUR[0]), {}, recently_failed=failed) == FOUR[0]
     again = replace(FOUR[0], generation=2)
-    assert model_lookup.choose(MODEL, snapshot(again, FOUR[1]), {"instance-1": 1}, doubted=failed) == again
+    assert (
+        model_lookup.choose_replica(MODEL, snapshot(again, FOUR[1]), {"instance-1": 1}, recently_failed=failed) == again
+    )
 
 
 def test_an_unhealthy_one_comes_after_a_doubted_one():
     world = snapshot(replace(FOUR[0], healthy=False), FOUR[1])
-    assert model_lookup.choose(MODEL, world, {}, doubted={("instance-1", 1)}) == FOUR[1]
+    assert model_lookup.choose_replica(MODEL, world, {}, recently_failed={("instance-1", 1)}) == FOUR[1]
 
 
 def test_the_beginning_is_not_looked_at_where_there_is_no_choice():
     def explode():
         raise AssertionError
 
-    assert model_lookup.choose(MODEL, snapshot(FOUR[0]), {}, prefix=explode) == FOUR[0]
-    assert model_lookup.choose(MODEL, snapshot(), {}, prefix=explode) is None
+    assert model_lookup.choose_replica(MODEL, snapshot(FOUR[0]), {}, prefix=explode) == FOUR[0]
+    assert model_lookup.choose_replica(MODEL, snapshot(), {}, prefix=explode) is None
 
 
 # --- over engines
@@ -122,7 +136,7 @@ def folder():
 
 @pytest.fixture
 def engines(folder):
-    return [Engine(folder) for _number in range(2)]
+    return [EngineProcess(folder) for _number in range(2)]
 
 
 def world(engines, **fields):
@@ -148,7 +162,7 @@ def test_a_conversation_stays_with_its_replica_and_strangers_have_their_own(engi
 
 
 def test_many_requests_of_one_beginning_use_both_replicas(folder):
-    slow = [Engine(folder, token_interval=0.05) for _number in range(2)]
+    slow = [EngineProcess(folder, token_interval=0.05) for _number in range(2)]
     with served(world(slow)) as gateway, gateway.client() as client, ThreadPoolExecutor(20) as pool:
         replies = list(pool.map(lambda _: client.post(CHAT, json=chat("same", max_tokens=10)), range(20)))
         assert {reply.status_code for reply in replies} == {200}
@@ -162,7 +176,7 @@ def test_a_dead_replica_is_asked_once_and_then_left_alone(engines, stream):
         for number in range(20):
             assert client.post(CHAT, json=chat(f"question {number}", stream=stream)).status_code == 200
         assert set(used(gateway, 20)) == {"instance-1"}
-        assert set(gateway.gateway.traffic.doubted()) <= {("instance-0", 1)}
+        assert set(gateway.gateway.traffic.recently_failed()) <= {("instance-0", 1)}
 
 
 def test_a_replica_that_is_ready_anew_is_asked_again(engines):
@@ -180,7 +194,7 @@ def test_a_replica_that_is_ready_anew_is_asked_again(engines):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_says_it_cannot_serve_is_passed_over(folder, stream):
-    refusing, good = Engine(folder, error_status=503), Engine(folder)
+    refusing, good = EngineProcess(folder, error_status=503), EngineProcess(folder)
     with served(world([refusing, good])) as gateway, gateway.client() as client:
         for number in range(10):
             assert client.post(CHAT, json=chat(f"question {number}", stream=stream)).status_code == 200
@@ -188,7 +202,7 @@ def test_an_engine_that_says_it_cannot_serve_is_passed_over(folder, stream):
 
 
 def test_where_all_refuse_the_client_is_told_and_nothing_goes_round_in_circles(folder):
-    refusing = [Engine(folder, error_status=503) for _number in range(3)]
+    refusing = [EngineProcess(folder, error_status=503) for _number in range(3)]
     with served(world(refusing)) as gateway, gateway.client() as client:
         reply = client.post(CHAT, json=chat())
         assert reply.status_code == 503

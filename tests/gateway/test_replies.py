@@ -9,8 +9,8 @@ from core import errors
 from core.language import language_of
 from gateway.api import replies
 from gateway.api.generation import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION
-from gateway.api.operation import Prepared
-from gateway.api.stream_relay import Usage
+from gateway.api.operation import PreparedRequest
+from gateway.api.stream_relay import TokenUsage
 from gateway.errors import ContextTooLong, render, render_event, status_for
 from gateway.routing.snapshot import ModelEntry
 
@@ -34,8 +34,8 @@ CHAT = {
 }  # fmt: skip
 
 
-def cleaned(operation, reply, **options) -> tuple[dict, Usage]:
-    body, usage = replies.clean(operation, json.dumps(reply).encode(), Prepared({}), **options)
+def cleaned(operation, reply, **options) -> tuple[dict, TokenUsage]:
+    body, usage = replies.convert_reply(operation, json.dumps(reply).encode(), PreparedRequest({}), **options)
     return json.loads(body), usage
 
 
@@ -51,7 +51,7 @@ def test_nulls_stay_only_where_the_schema_requires_the_field():
         "usage": {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27, "cache_n": 5, "prompt_n": 15,
                   "prompt_tokens_details": {"cached_tokens": 5}},
     }  # fmt: skip
-    assert usage == Usage(20, 7, 5)
+    assert usage == TokenUsage(20, 7, 5)
 
 
 def test_logprobs_get_the_refusal_that_the_schema_requires():
@@ -70,18 +70,18 @@ def test_completions_keep_their_own_logprobs_and_get_a_name_of_ours_where_asked(
 def test_tokens_pass_without_nulls():
     reply, usage = cleaned(TOKENIZATION, {"count": 1, "tokens": [7], "token_strs": None})
     assert reply == {"count": 1, "tokens": [7]}
-    assert usage == Usage()
+    assert usage == TokenUsage()
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"choices": 5}', b'{"choices": [1]}', b'{"error": "x"}', b"\xff"])
 def test_what_is_no_reply_is_the_engines_failure(raw):
     with pytest.raises(errors.EngineUnavailable):
-        replies.clean(CHAT_COMPLETION, raw, Prepared({}))
+        replies.convert_reply(CHAT_COMPLETION, raw, PreparedRequest({}))
 
 
 def refused(status: int, message: str, param: str | None = None, asked=("messages", "tools")) -> errors.PlatformError:
     body = json.dumps({"error": {"message": message, "type": "BadRequestError", "param": param, "code": status}})
-    return replies.refusal(CHAT_COMPLETION, asked, status, body.encode(), MODEL)
+    return replies.engine_refusal(CHAT_COMPLETION, asked, status, body.encode(), MODEL)
 
 
 def test_a_prompt_that_is_too_long_is_said_with_the_numbers_alone():
@@ -138,7 +138,7 @@ def test_an_engine_that_fails_is_unavailable(status):
 def test_an_overloaded_engine_says_when_to_come_back():
     assert refused(429, "busy").retry_after
     assert refused(503, "busy").retry_after
-    assert isinstance(replies.refusal(CHAT_COMPLETION, (), 400, b"<html>", MODEL), errors.InvalidRequest)
+    assert isinstance(replies.engine_refusal(CHAT_COMPLETION, (), 400, b"<html>", MODEL), errors.InvalidRequest)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from django.db import OperationalError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.stream_relay import Usage
+from gateway.api.stream_relay import TokenUsage
 from gateway.metering import spool
-from gateway.metering.meter import Meter, Record
+from gateway.metering.meter import Meter, RequestRecord
 from gateway.metering.spool import Spool, SpoolReader
 from inference.usage import LOST
 from tests.support.gateway_server import eventually
@@ -30,7 +30,7 @@ for number in range({count}):
     request = f"r{{number}}"
     journal.admit(request, f'["a","{{request}}"]\\n'.encode())
     if number % 5:
-        journal.settle(request, f'["s","{{request}}"]\\n'.encode())
+        journal.finish_usage(request, f'["s","{{request}}"]\\n'.encode())
 print("written", flush=True)
 time.sleep(60)
 """
@@ -62,8 +62,8 @@ def root(tmp_path):
     return tmp_path / "spool"
 
 
-def record(**fields) -> Record:
-    return Record(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=True, **fields)
+def record(**fields) -> RequestRecord:
+    return RequestRecord(tenant_id="t", model_id="m", model_name="demo", route="chat", stream=True, **fields)
 
 
 def lines(request_id: str) -> tuple[bytes, bytes]:
@@ -72,7 +72,7 @@ def lines(request_id: str) -> tuple[bytes, bytes]:
 
 def read_all(reader: SpoolReader, sealed_below: int) -> list[str]:
     found = []
-    while pairs := reader.settled(sealed_below):
+    while pairs := reader.settled_pairs(sealed_below):
         found += [admission[1] for admission, _settlement in pairs]
     return found
 
@@ -84,15 +84,15 @@ def test_a_request_comes_out_once_it_is_settled(root):
     one, two = record(key_id="k"), record()
     for entry in (one, two):
         meter.admit(entry)
-    one.status, one.http_status, one.usage = "ok", 200, Usage(5, 7, 2)
-    meter.settle(one)
+    one.status, one.http_status, one.usage = "ok", 200, TokenUsage(5, 7, 2)
+    meter.finish_usage(one)
     eventually(lambda: one.request_id in store.rows)
     admission, settlement = store.rows[one.request_id]
     assert admission == one.admission()
     assert settlement == one.settlement()
     assert two.request_id not in store.rows
     assert store.keys == {"k": one.started_at}
-    meter.settle(two)
+    meter.finish_usage(two)
     meter.stop()
     assert two.request_id in store.rows
     assert not list(root.iterdir())
@@ -106,7 +106,7 @@ def test_records_wait_on_disk_while_postgres_is_away(root):
     entries = [record() for _ in range(50)]
     for entry in entries:
         meter.admit(entry)
-        meter.settle(entry)
+        meter.finish_usage(entry)
     meter.stop(timeout=5)
     assert store.rows == {}
     store.away = False
@@ -135,11 +135,11 @@ def test_what_a_killed_process_had_admitted_is_settled_as_lost(root):
 def test_a_living_process_journal_is_left_alone(root):
     process = start_writer(root, 10)
     try:
-        assert list(spool.left_behind(root)) == []
+        assert list(spool.orphan_folders(root)) == []
     finally:
         process.kill()
         process.wait(10)
-    assert len(list(spool.left_behind(root))) == 1
+    assert len(list(spool.orphan_folders(root))) == 1
 
 
 def start_writer(root, count: int) -> subprocess.Popen:
@@ -171,7 +171,7 @@ def test_segments_are_deleted_once_read_and_open_requests_are_carried_on(root):
     for number in range(100):
         admission, end = lines(f"r{number}")
         journal.admit(f"r{number}", admission)
-        journal.settle(f"r{number}", end)
+        journal.finish_usage(f"r{number}", end)
     assert journal.segment > 5
     assert sorted(read_all(reader, journal.segment)) == sorted(f"r{number}" for number in range(100))
     reader.discard()
@@ -223,11 +223,11 @@ def test_a_full_disk_is_ridden_out_in_memory(root, monkeypatch):
     for number in range(20):
         admission, end = lines(f"r{number}")
         journal.admit(f"r{number}", admission)
-        journal.settle(f"r{number}", end)
+        journal.finish_usage(f"r{number}", end)
     disk.room = 10**9
     admission, end = lines("last")
     journal.admit("last", admission)
-    journal.settle("last", end)
+    journal.finish_usage("last", end)
     found = read_all(SpoolReader(journal.folder), journal.segment)
     assert found == [*(f"r{number}" for number in range(20)), "last"]
     assert journal.lost == 0
@@ -256,7 +256,7 @@ def test_stopping_does_not_wait_for_ever(root):
     meter.start()
     entry = record()
     meter.admit(entry)
-    meter.settle(entry)
+    meter.finish_usage(entry)
     time.sleep(0.6)
     meter.stop(timeout=0.2)
     assert any(root.iterdir())

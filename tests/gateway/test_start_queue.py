@@ -13,7 +13,7 @@ from gateway.routing.snapshot import ModelEntry
 from tests.support.gateway_server import (
     CONFIG,
     MODEL,
-    Engine,
+    EngineProcess,
     chat,
     engine_folder,
     eventually,
@@ -29,7 +29,7 @@ HASTY = replace(MODEL, wait_timeout=0.4, start_seconds=90.0)
 @pytest.fixture(scope="module")
 def engine():
     with engine_folder() as folder:
-        yield Engine(folder)
+        yield EngineProcess(folder)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_start_that_is_refused_is_answered_with_its_cause(cold, problem, statu
 
 
 def test_requests_wait_for_room_that_comes_and_ask_for_it_once_in_a_while(cold, engine, monkeypatch):
-    monkeypatch.setattr(start_queue, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(start_queue, "NO_ROOM_RETRY_INTERVAL", 0.05)
 
     def refuse_twice(_model_id: str) -> None:
         if len(cold.starts) <= 2:
@@ -232,7 +232,7 @@ def test_requests_wait_for_room_that_comes_and_ask_for_it_once_in_a_while(cold, 
 
 
 def test_who_waits_for_room_in_vain_is_told_that_there_is_none(cold, monkeypatch):
-    monkeypatch.setattr(start_queue, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(start_queue, "NO_ROOM_RETRY_INTERVAL", 0.05)
 
     def refuse(_model_id: str) -> None:
         raise errors.NoRoomYet(retry_after=30)

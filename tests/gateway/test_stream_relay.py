@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.stream_relay import EVENT_BYTES, StreamRelay, Usage, read_usage
+from gateway.api.stream_relay import MAX_EVENT_BYTES, StreamRelay, TokenUsage, read_usage
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
 DONE = b"data: [DONE]\n\n"
@@ -69,7 +69,7 @@ def test_the_result_does_not_depend_on_how_tcp_split_the_bytes(texts, tail, keep
 def test_what_is_said_arrives_and_the_counts_put_in_for_us_do_not(texts):
     out, relay = run([stream(texts)])
     assert out == b"".join(event(piece(text, prompt_text=None)) for text in texts) + DONE
-    assert relay.usage() == Usage(7, len(texts), 0)
+    assert relay.usage() == TokenUsage(7, len(texts), 0)
 
 
 def test_a_client_that_asked_for_usage_gets_one_event_of_it():
@@ -86,14 +86,14 @@ def test_a_client_that_asked_for_continuous_usage_gets_every_byte():
 def test_cached_tokens_come_from_the_engines_own_sum():
     details = {"cached_tokens": 4, "multimodal_tokens": {"image": 2}}
     out, relay = run([stream(["a"], details=details)])
-    assert relay.usage() == Usage(7, 1, 4)
+    assert relay.usage() == TokenUsage(7, 1, 4)
     assert b"usage" not in out
 
 
 def test_a_cut_stream_is_metered_by_its_last_counts():
     data = stream(["a", "b", "c"])
     _out, relay = run([data[: data.index(b'"c"')]])
-    assert relay.usage() == Usage(7, 2, 0)
+    assert relay.usage() == TokenUsage(7, 2, 0)
     assert not relay.done
 
 
@@ -101,7 +101,7 @@ def test_the_choices_of_a_cut_stream_are_added_up_and_its_prompts_counted_once_e
     chunks = [(0, 3, 5), (1, 3, 6), (2, 4, 1), (0, 3, 7)]  # index, prompt tokens, completion tokens
     events = [event(piece("x", index, usage=usage(prompt, made))) for index, prompt, made in chunks]
     _out, relay = run(events, choices=2, prompts=2)
-    assert relay.usage() == Usage(3 + 4, 7 + 6 + 1, 0)
+    assert relay.usage() == TokenUsage(3 + 4, 7 + 6 + 1, 0)
 
 
 def test_an_error_event_ends_the_stream_after_what_came_before():
@@ -127,15 +127,15 @@ def test_comments_are_left_out_and_garbage_ends_the_stream():
 
 def test_an_event_without_end_is_given_up():
     relay = StreamRelay()
-    block = b"data: {" + b"x" * (EVENT_BYTES // 8)
+    block = b"data: {" + b"x" * (MAX_EVENT_BYTES // 8)
     while not relay.failure:
         assert relay.feed(block) == b""
     assert relay.failure == "an event without end"
 
 
 def test_counts_that_cannot_be_true_are_none():
-    assert read_usage({"prompt_tokens": -1, "completion_tokens": "many"}) == Usage()
-    assert read_usage({"prompt_tokens": True, "completion_tokens": 2**40}) == Usage()
-    assert read_usage([1]) == Usage()
+    assert read_usage({"prompt_tokens": -1, "completion_tokens": "many"}) == TokenUsage()
+    assert read_usage({"prompt_tokens": True, "completion_tokens": 2**40}) == TokenUsage()
+    assert read_usage([1]) == TokenUsage()
     lying = {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 99}}
-    assert read_usage(lying) == Usage(3, 1, 3)
+    assert read_usage(lying) == TokenUsage(3, 1, 3)

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway import upstream
-from gateway.upstream import Client, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
-from tests.support.gateway_server import Engine, engine_folder
+from gateway.upstream import EngineClient, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
+from tests.support.gateway_server import EngineProcess, engine_folder
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\nok"
 
@@ -49,7 +49,7 @@ class Script:
 async def scripted(*answers):
     script = Script(*answers)
     server = await asyncio.start_server(script, "127.0.0.1", 0)
-    client = Client(connect_timeout=60)  # nothing here is about how soon a busy machine connects
+    client = EngineClient(connect_timeout=60)  # nothing here is about how soon a busy machine connects
     try:
         yield script, client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -57,11 +57,11 @@ async def scripted(*answers):
         server.close()
 
 
-async def ask(client: Client, endpoint: str, limit: float = 5, **options) -> upstream.Connection:
+async def ask(client: EngineClient, endpoint: str, limit: float = 5, **options) -> upstream.EngineConnection:
     return await client.post(endpoint, "/v1/completions", "request-1", b"{}", limit, **options)
 
 
-async def whole(client: Client, endpoint: str, limit: float = 5, **options) -> bytes:
+async def whole(client: EngineClient, endpoint: str, limit: float = 5, **options) -> bytes:
     connection = await ask(client, endpoint, limit, **options)
     try:
         return await connection.read(limit)
@@ -100,7 +100,7 @@ async def test_an_engine_that_dies_at_a_new_connection_is_no_stale_one():
 
 
 async def test_nobody_at_the_address():
-    client = Client(connect_timeout=1)
+    client = EngineClient(connect_timeout=1)
     for endpoint in ("unix:///nowhere/engine.sock", "http://127.0.0.1:1"):
         with pytest.raises(UpstreamUnreachable):
             await ask(client, endpoint)
@@ -213,7 +213,7 @@ async def test_engines_that_are_no_more_are_let_go_of():
 
 async def test_an_engine_on_a_unix_socket_is_killed_and_comes_back():
     with engine_folder() as folder:
-        engine, client = Engine(folder), Client()
+        engine, client = EngineProcess(folder), EngineClient()
         body = b'{"prompt": "x", "max_tokens": 1}'
         for _ in range(2):
             connection = await client.post(engine.endpoint, "/v1/completions", "r", body, 10, fresh=True)

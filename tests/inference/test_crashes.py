@@ -12,10 +12,10 @@ from accounts.models import Installation
 from core import broker
 from engines import registry
 from engines.causes import Cause
-from engines.llamacpp import LlamaCppAdapter
-from engines.vllm import VllmAdapter
-from inference.crashes.dossiers import MOST_PER_MODEL, Finding, keep
-from inference.models import CrashDossier, Instance, State
+from engines.llamacpp import LlamaCppEngine
+from engines.vllm import VllmEngine
+from inference.crashes.dossiers import MAX_PER_MODEL, CrashDiagnosis, save_dossier
+from inference.models import CrashDossier, Instance, InstanceState
 from inference.serving import services
 from models_app.models import Model
 from node_agent import folders, shims
@@ -29,8 +29,8 @@ FAREWELL = "\n  frame" * 60 + "\nRuntimeError: Engine core initialization failed
 
 @pytest.fixture
 def agent(db, settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
-    registry.adapters.cache_clear()
+    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    registry.engines.cache_clear()
     broker.client().flushdb()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
     made = Agent()
@@ -41,7 +41,7 @@ def agent(db, settings):
         if shims.is_running(state):
             shims.request_stop(folders.folder_of(instance.pk), state, 0)
         until(lambda state=state: not shims.is_running(state))
-    registry.adapters.cache_clear()
+    registry.engines.cache_clear()
 
 
 def until(check):
@@ -98,7 +98,7 @@ def test_an_engine_that_fails_to_start_leaves_a_dossier_with_its_cause(
     agent, api, viewer, started, last_words, cause, told
 ):
     started(crash_before_ready={"code": 3, "stderr": f"INFO loading\n{last_words}"})
-    becomes(agent, State.FAILED)
+    becomes(agent, InstanceState.FAILED)
     found = crashes(api(viewer))
     (crash,) = found["crashes"]
     assert (crash["cause"], crash["exit_code"], crash["exit_signal"]) == (cause, 3, None)
@@ -114,7 +114,7 @@ def test_an_engine_that_fails_to_start_leaves_a_dossier_with_its_cause(
 def test_a_killed_engine_leaves_one_for_each_run(agent, api, viewer, started):
     started()
     for _turn in range(2):
-        row = becomes(agent, State.READY)
+        row = becomes(agent, InstanceState.READY)
         os.kill(row.pid, signal.SIGKILL)
         until(lambda row=row: (agent.tick(), Instance.objects.get().generation > row.generation)[1])
     found = crashes(api(viewer))
@@ -125,7 +125,7 @@ def test_a_killed_engine_leaves_one_for_each_run(agent, api, viewer, started):
 
 def test_a_start_that_takes_too_long_is_no_other_failure(agent, api, viewer, started):
     started(timeout=1, start_delay=3600)
-    becomes(agent, State.FAILED)
+    becomes(agent, InstanceState.FAILED)
     (crash,) = crashes(api(viewer))["crashes"]
     assert crash["cause"] == "timed_out"
     assert "not ready after 1 seconds" in crash["reason"]
@@ -133,16 +133,16 @@ def test_a_start_that_takes_too_long_is_no_other_failure(agent, api, viewer, sta
 
 def test_a_stop_that_somebody_asked_for_leaves_none(agent, api, viewer, started):
     model = started()
-    becomes(agent, State.READY)
+    becomes(agent, InstanceState.READY)
     services.stop(model, force=True)
-    becomes(agent, State.STOPPED)
+    becomes(agent, InstanceState.STOPPED)
     assert crashes(api(viewer)) == {"causes": [], "crashes": []}
 
 
 def test_arguments_paths_and_pids_are_the_operators(agent, api, viewer, operator, started):
     line = "(EngineCore pid=4711) ERROR reading /srv/models/acme/config.json with key sk-serai-abcdefghijkl"
     started(crash_before_ready={"code": 1, "stderr": line})
-    becomes(agent, State.FAILED)
+    becomes(agent, InstanceState.FAILED)
     (theirs,) = crashes(api(viewer))["crashes"]
     assert theirs["launch"] is None
     assert "devices" not in theirs["memory"]
@@ -155,26 +155,26 @@ def test_arguments_paths_and_pids_are_the_operators(agent, api, viewer, operator
 
 def test_strangers_learn_nothing_of_a_crash(agent, api, stranger, started):
     started(crash_before_ready={"code": 1, "stderr": "secret matters"})
-    becomes(agent, State.FAILED)
+    becomes(agent, InstanceState.FAILED)
     reply = api(stranger).get("/api/models/ours/crashes")
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "MODEL_NOT_FOUND")
 
 
 def test_a_limited_number_is_kept_for_each_model(api, viewer, tenant):
     model = Model.objects.create(tenant=tenant, name="ours")
-    row = instance_rows.instance(model, State.FAILED)
-    for generation in range(1, MOST_PER_MODEL + 6):
+    row = instance_rows.instance(model, InstanceState.FAILED)
+    for generation in range(1, MAX_PER_MODEL + 6):
         row.running_generation = generation
-        keep(row, Finding(Cause.UNKNOWN, "It ended."))
-        keep(row, Finding(Cause.KILLED, "It ended twice?"))  # the same run is one dossier
+        save_dossier(row, CrashDiagnosis(Cause.UNKNOWN, "It ended."))
+        save_dossier(row, CrashDiagnosis(Cause.KILLED, "It ended twice?"))  # the same run is one dossier
     found = crashes(api(viewer))
-    assert [each["generation"] for each in found["crashes"]] == list(range(MOST_PER_MODEL + 5, 5, -1))
-    assert CrashDossier.objects.count() == MOST_PER_MODEL
+    assert [each["generation"] for each in found["crashes"]] == list(range(MAX_PER_MODEL + 5, 5, -1))
+    assert CrashDossier.objects.count() == MAX_PER_MODEL
 
 
 def test_the_advice_is_in_the_readers_language(api, viewer, tenant):
     model = Model.objects.create(tenant=tenant, name="ours")
-    keep(instance_rows.instance(model, State.FAILED), Finding(Cause.OUT_OF_MEMORY, "It ended."))
+    save_dossier(instance_rows.instance(model, InstanceState.FAILED), CrashDiagnosis(Cause.OUT_OF_MEMORY, "It ended."))
     (english,) = crashes(api(viewer))["causes"]
     (chinese,) = crashes(api(viewer, **{"Accept-Language": "zh-CN"}))["causes"]
     assert "max_model_len" in english["advice"] and "max_model_len" in chinese["advice"]
@@ -184,9 +184,9 @@ def test_the_advice_is_in_the_readers_language(api, viewer, tenant):
 
 def test_the_console_shows_what_to_do(client, operator, tenant):
     model = Model.objects.create(tenant=tenant, name="ours")
-    keep(
-        instance_rows.instance(model, State.FAILED),
-        Finding(Cause.DISK_FULL, "The disk is full.", ["<b>last words</b>"]),
+    save_dossier(
+        instance_rows.instance(model, InstanceState.FAILED),
+        CrashDiagnosis(Cause.DISK_FULL, "The disk is full.", ["<b>last words</b>"]),
     )
     client.force_login(operator, backend="django.contrib.auth.backends.ModelBackend")
     pages = "/console/inference/crashdossier/"
@@ -196,7 +196,7 @@ def test_the_console_shows_what_to_do(client, operator, tenant):
     assert "&lt;b&gt;last words&lt;/b&gt;" in page
 
 
-@pytest.mark.parametrize("adapter", [VllmAdapter(), LlamaCppAdapter()], ids=lambda adapter: adapter.name)
+@pytest.mark.parametrize("adapter", [VllmEngine(), LlamaCppEngine()], ids=lambda adapter: adapter.name)
 def test_a_known_cause_goes_before_the_engines_mere_words(adapter):
     lines = ["RuntimeError: std::bad_alloc", "ValueError: engine core died", "error loading model: it is gone"]
     assert adapter.diagnose(lines).cause == Cause.OUT_OF_MEMORY

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from core import process_identity
 from inference.instances import gateway_reports
-from inference.models import Desired, GatewayHeartbeat, Instance, State
+from inference.models import Desired, GatewayHeartbeat, Instance, InstanceState
 from models_app.models import Model
 from tests.support import instance_rows
 
@@ -21,7 +21,7 @@ MODEL = "model-1"
 
 
 def draining(pk: str = "instance-1") -> Instance:
-    return Instance(pk=pk, state=State.DRAINING, state_since=NOW)
+    return Instance(pk=pk, state=InstanceState.DRAINING, state_since=NOW)
 
 
 def beat(at=AFTER, **fields) -> GatewayHeartbeat:
@@ -29,7 +29,7 @@ def beat(at=AFTER, **fields) -> GatewayHeartbeat:
 
 
 def drained(*live, silent=()) -> bool:
-    return gateway_reports.Traffic(list(live), list(silent), {}).drained(draining())
+    return gateway_reports.GatewayReports(list(live), list(silent), {}).is_drained(draining())
 
 
 def test_a_drain_is_over_when_every_gateway_has_looked_since_and_let_go():
@@ -48,11 +48,11 @@ def test_silence_is_no_proof_of_letting_go():
 
 def ready(pk: str = "instance-1", seconds: float = 100, **fields) -> Instance:
     since = timezone.now() - timedelta(seconds=seconds)
-    return Instance(**{"pk": pk, "state": State.READY, "ready_at": since, "state_since": since, **fields})
+    return Instance(**{"pk": pk, "state": InstanceState.READY, "ready_at": since, "state_since": since, **fields})
 
 
 def idle(beats, *instances) -> float | None:
-    return gateway_reports.Traffic(list(beats), [], {MODEL: list(instances)}).idle(MODEL)
+    return gateway_reports.GatewayReports(list(beats), [], {MODEL: list(instances)}).idle_seconds(MODEL)
 
 
 def test_a_model_is_idle_as_a_whole():
@@ -60,14 +60,14 @@ def test_a_model_is_idle_as_a_whole():
     assert idle([beat(idle={"instance-1": 30})], ready(), ready("instance-2")) == 30
     assert idle([beat(inflight={"instance-2": 1})], ready(), ready("instance-2")) is None
     assert idle([beat(waiting={MODEL: 1})], ready()) is None
-    assert idle([], ready(), ready("instance-2", state=State.STARTING)) is None
+    assert idle([], ready(), ready("instance-2", state=InstanceState.STARTING)) is None
     assert idle([], ready(), ready("instance-2", seconds=3)) < 60
     leaving = ready("instance-2", seconds=3, desired=Desired.STOPPED)
     assert idle([], ready(), leaving) >= 100
 
 
 def test_requests_are_counted_by_model_over_the_gateways_that_speak():
-    seen = gateway_reports.Traffic(
+    seen = gateway_reports.GatewayReports(
         [beat(inflight={"instance-1": 2, "instance-9": 1}), beat(inflight={"instance-2": 1}, waiting={MODEL: 4})],
         [beat(inflight={"instance-1": 5})],
         {MODEL: [ready(), ready("instance-2")]},
@@ -102,15 +102,15 @@ def test_a_silent_gateway_counts_until_its_process_is_known_to_be_gone(written, 
     here, elsewhere, unknown = process_identity.identity(), "another-boot pid:[1] 77 12345", ""
     kept = {written(30, process=who).pk for who in (here, elsewhere, unknown)}
     written(30, process=ended_process)
-    seen = gateway_reports.read()
-    assert (seen.live, {row.pk for row in seen.silent}) == ([], kept)
+    seen = gateway_reports.read_reports()
+    assert (seen.online, {row.pk for row in seen.stale}) == ([], kept)
 
 
 def test_after_five_minutes_no_gateway_serves_from_an_old_snapshot_any_more(written):
     written(301)
     speaking = written(1)
-    seen = gateway_reports.read()
-    assert ([row.pk for row in seen.live], seen.silent) == ([speaking.pk], [])
+    seen = gateway_reports.read_reports()
+    assert ([row.pk for row in seen.online], seen.stale) == ([speaking.pk], [])
 
 
 def test_processes_are_told_apart_by_boot_namespace_pid_and_start(ended_process):
@@ -125,6 +125,6 @@ def test_processes_are_told_apart_by_boot_namespace_pid_and_start(ended_process)
 
 def test_only_what_is_active_is_looked_at(tenant):
     model = Model.objects.create(tenant=tenant, name="m")
-    active = instance_rows.instance(model, State.READY)
-    instance_rows.instance(model, State.STOPPED, replica=1)
-    assert [each.pk for each in gateway_reports.read().instances[model.pk]] == [active.pk]
+    active = instance_rows.instance(model, InstanceState.READY)
+    instance_rows.instance(model, InstanceState.STOPPED, replica=1)
+    assert [each.pk for each in gateway_reports.read_reports().instances[model.pk]] == [active.pk]

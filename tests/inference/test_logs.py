@@ -15,10 +15,10 @@ from django.db import connection
 from accounts import services, tokens
 from accounts.models import ApiKey, AuditRecord, LoginSession, Scope
 from core import broker, streaming
-from core.closing import closing
+from core.closing import shutdown
 from inference.logs import stream
-from inference.logs.lines import Line
-from inference.models import State
+from inference.logs.lines import StoredLogLine
+from inference.models import InstanceState
 from models_app.models import Model, Visibility
 from tests.support import instance_rows
 from tests.support.web_server import address  # noqa: F401
@@ -46,8 +46,8 @@ def theirs(stranger) -> Model:
 def write(model, *texts: str, at: float = NOW, instance: str = "instance-a", replica: int = 0) -> None:
     """As the agent does; lines are a second apart."""
     known = stream.positions(model.pk, [instance])[instance]
-    lines = [Line(at + second, instance, replica, text) for second, text in enumerate(texts)]
-    assert stream.append(model.pk, [stream.Progress(instance, known, f"{known}+")], lines)
+    lines = [StoredLogLine(at + second, instance, replica, text) for second, text in enumerate(texts)]
+    assert stream.append(model.pk, [stream.ReadProgress(instance, known, f"{known}+")], lines)
 
 
 def code(reply) -> tuple[int, str]:
@@ -153,7 +153,7 @@ def test_clearing_deletes_all_lines_and_says_how_many(api, member, model):
 
 
 def test_clearing_keeps_the_last_minutes_and_those_are_kept_when_lines_come_again(api, member, model):
-    row = instance_rows.instance(model, State.READY)
+    row = instance_rows.instance(model, InstanceState.READY)
     write(model, "old", at=time.time() - 600)
     write(model, "new", at=time.time() - 60)
     reply = api(member).post("/api/logs/ours/clear?keep_minutes=5")
@@ -308,7 +308,7 @@ def test_a_stream_ends_with_its_model(follow, viewer, model):
 def test_streams_end_when_the_process_is_asked_to(follow, viewer, model, monkeypatch):
     with follow(access(viewer)) as events:
         events.take(1)
-        monkeypatch.setattr(closing, "begun", True)
+        monkeypatch.setattr(shutdown, "begun", True)
         assert [message["type"] for message in events] == ["stream_end"]
 
 
@@ -353,7 +353,7 @@ def _connections() -> int:
 def test_one_tenants_streams_are_limited_and_do_not_count_for_another(
     follow, viewer, stranger, model, theirs, monkeypatch
 ):
-    monkeypatch.setattr(streaming, "MOST_PER_HOLDER", 1)
+    monkeypatch.setattr(streaming, "MAX_STREAMS_PER_OWNER", 1)
     with follow(access(viewer)) as events:
         events.take(1)
         with follow(access(viewer)) as second:
@@ -366,7 +366,7 @@ def test_one_tenants_streams_are_limited_and_do_not_count_for_another(
 def test_a_client_that_reads_nothing_is_dropped(follow, viewer, model, settings, monkeypatch):
     """Its place is free again for another."""
     settings.GATEWAY_SEND_TIMEOUT = 0.5
-    monkeypatch.setattr(streaming, "MOST_PER_HOLDER", 1)
+    monkeypatch.setattr(streaming, "MAX_STREAMS_PER_OWNER", 1)
     for turn in range(10):
         write(model, *["x" * 3000] * 100, at=NOW + 200 * turn)
     credential = access(viewer)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inference import memory_ledger
 from inference.memory_ledger import NoRoom
-from inference.models import Desired, Device, Instance, Node, Reservation, State, Use
+from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation, Use
 from models_app.models import Model
 from tests.support import instance_rows
 from tests.support.instance_rows import GIB
@@ -25,7 +25,7 @@ def devices(db) -> list[Device]:
     return [node.devices.get(kind="cpu"), second]
 
 
-def instance(tenant, number: int = 0, state: State = State.READY) -> Instance:
+def instance(tenant, number: int = 0, state: InstanceState = InstanceState.READY) -> Instance:
     model = Model.objects.create(tenant=tenant, name=f"m{number}-{Model.objects.count()}")
     return instance_rows.instance(model, state)
 
@@ -57,16 +57,16 @@ def test_memory_that_others_hold_is_not_promised(tenant, devices):
 
 def test_what_a_victim_holds_is_promised_at_once_and_launched_on_when_it_is_gone(tenant, devices):
     cpu, _gpu = devices
-    old, new = instance(tenant), instance(tenant, state=State.PENDING)
+    old, new = instance(tenant), instance(tenant, state=InstanceState.PENDING)
     memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
-    memory_ledger.note(old.pk, Use.HELD)
-    assert [each.pk for each in memory_ledger.evict([old.pk], patience=1800)] == [old.pk]
+    memory_ledger.record_use(old.pk, Use.IN_USE)
+    assert [each.pk for each in memory_ledger.evict([old.pk], stop_timeout=1800)] == [old.pk]
     memory_ledger.claim(new.pk, {cpu.pk: 5 * GIB})
     old.refresh_from_db()
     assert (old.desired, old.stop_reason, old.stop_timeout) == ("stopped", "evicted", 1800)
     books_are_right()
     assert not memory_ledger.may_start(new.pk)
-    Instance.objects.filter(pk=old.pk).update(state=State.STOPPED)
+    Instance.objects.filter(pk=old.pk).update(state=InstanceState.STOPPED)
     memory_ledger.release(old.pk)
     assert memory_ledger.may_start(new.pk)
     books_are_right()
@@ -74,45 +74,51 @@ def test_what_a_victim_holds_is_promised_at_once_and_launched_on_when_it_is_gone
 
 def test_who_needs_no_more_than_is_left_need_not_wait_for_one_that_leaves(tenant, devices):
     cpu, _gpu = devices
-    old, new = instance(tenant), instance(tenant, state=State.PENDING)
+    old, new = instance(tenant), instance(tenant, state=InstanceState.PENDING)
     memory_ledger.claim(old.pk, {cpu.pk: 2 * GIB})
-    memory_ledger.note(old.pk, Use.HELD)
-    memory_ledger.evict([old.pk], patience=60)
+    memory_ledger.record_use(old.pk, Use.IN_USE)
+    memory_ledger.evict([old.pk], stop_timeout=60)
     memory_ledger.claim(new.pk, {cpu.pk: 6 * GIB})
     assert memory_ledger.may_start(new.pk)
 
 
 def test_one_start_per_device_at_a_time_holds_for_every_owner(tenant, devices):
     cpu, gpu = devices
-    one = instance(tenant, state=State.PENDING)
+    one = instance(tenant, state=InstanceState.PENDING)
     for owner, device in (("job-1", cpu), (one.pk, cpu), ("job-2", gpu)):
         memory_ledger.claim(owner, {device.pk: GIB})
-    memory_ledger.note("job-1", Use.FILLING)
+    memory_ledger.record_use("job-1", Use.LOADING)
     assert (memory_ledger.may_start(one.pk), memory_ledger.may_start("job-2")) == (False, True)
-    memory_ledger.note("job-1", Use.HELD)
+    memory_ledger.record_use("job-1", Use.IN_USE)
     assert memory_ledger.may_start(one.pk)
     memory_ledger.release("job-1")
     books_are_right()
 
 
 @pytest.mark.parametrize(
-    "changed", [{"state": State.STARTING}, {"generation": 2}, {"state": State.DRAINING}, {"state": State.PENDING}]
+    "changed",
+    [
+        {"state": InstanceState.STARTING},
+        {"generation": 2},
+        {"state": InstanceState.DRAINING},
+        {"state": InstanceState.PENDING},
+    ],
 )
 def test_who_is_not_as_it_was_seen_is_not_evicted(tenant, devices, changed):
     one = instance(tenant)
     memory_ledger.claim(one.pk, {devices[0].pk: GIB})
     Instance.objects.filter(pk=one.pk).update(**changed)
     with pytest.raises(NoRoom):
-        memory_ledger.evict([one.pk], patience=60)
+        memory_ledger.evict([one.pk], stop_timeout=60)
     one.refresh_from_db()
     assert (one.desired, one.reservations.get().leaving) == ("running", False)
 
 
 def test_one_that_leaves_comes_back_only_while_its_memory_is_not_given_away(tenant, devices):
     cpu, _gpu = devices
-    old, new = instance(tenant), instance(tenant, state=State.PENDING)
+    old, new = instance(tenant), instance(tenant, state=InstanceState.PENDING)
     memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
-    memory_ledger.evict([old.pk], patience=60)
+    memory_ledger.evict([old.pk], stop_timeout=60)
     memory_ledger.claim(new.pk, {cpu.pk: 6 * GIB})
     with pytest.raises(NoRoom):
         memory_ledger.reclaim(old)
@@ -155,7 +161,7 @@ def step(verb: str, who: Instance, device: Device, size: int) -> None:
         if verb == "claim" and not who.reservations.exists():
             memory_ledger.claim(who.pk, {device.pk: size})
         elif verb == "evict":
-            memory_ledger.evict([who.pk], patience=60)
+            memory_ledger.evict([who.pk], stop_timeout=60)
         elif verb == "reclaim":
             memory_ledger.reclaim(who)
             Instance.objects.filter(pk=who.pk).update(desired=Desired.RUNNING)
@@ -207,7 +213,7 @@ def act(dice: random.Random, own: str, who: Instance, devices: list[int]) -> Non
                 if not placed.reservations.exists():
                     memory_ledger.claim(placed.pk, claims)
             case "evict":
-                memory_ledger.evict([who.pk], patience=60)
+                memory_ledger.evict([who.pk], stop_timeout=60)
             case "reclaim":
                 memory_ledger.reclaim(who)
                 Instance.objects.filter(pk=who.pk).update(desired=Desired.RUNNING)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.base import GIB, Estimate
-from inference.placement.choice import place, survey
-from inference.placement.fit import possible
-from inference.placement.types import DeviceView, Holder, PlacementRequest, Snapshot, Way
+from engines.base import GIB, MemoryEstimate
+from inference.placement.choice import choose_placement, evaluate_options
+from inference.placement.fit import could_ever_fit
+from inference.placement.types import ClusterView, DeviceView, Occupant, PlacementRequest, ResourceOption
 
-NOTHING = Estimate(0, 0, 0)
+NOTHING = MemoryEstimate(0, 0, 0)
 
 
 def device(number: int = 1, kind: str = "cpu", node: str = "a", **fields) -> DeviceView:
@@ -19,22 +19,22 @@ def device(number: int = 1, kind: str = "cpu", node: str = "a", **fields) -> Dev
     return DeviceView(**{"id": number, "kind": kind, "node_id": f"node-{node}", "node_name": node, **sizes, **fields})
 
 
-def way(gib: float = 2, kind: str = "cpu", **fields) -> Way:
-    return Way(**{"kind": kind, "count": 1, "share": int(gib * GIB), "estimate": NOTHING, **fields})
+def way(gib: float = 2, kind: str = "cpu", **fields) -> ResourceOption:
+    return ResourceOption(**{"kind": kind, "count": 1, "share": int(gib * GIB), "estimate": NOTHING, **fields})
 
 
-def idle(name: str, gib: float = 4, on: int = 1, **fields) -> Holder:
+def idle(name: str, gib: float = 4, on: int = 1, **fields) -> Occupant:
     """An instance that may be evicted, with 5 minutes of idleness."""
-    options = {"idle": 300.0, "resident": 600.0, "holds": {on: int(gib * GIB)}, **fields}
-    return Holder(instance_id=name, model_id=f"model-{name}", model_name=name, tenant_id="acme", **options)
+    options = {"idle": 300.0, "resident": 600.0, "held_bytes": {on: int(gib * GIB)}, **fields}
+    return Occupant(instance_id=name, model_id=f"model-{name}", model_name=name, tenant_id="acme", **options)
 
 
-def ask(*ways: Way, devices=(), holders=(), standing=False, **fields):
+def ask(*ways: ResourceOption, devices=(), holders=(), standing=False, **fields):
     """A decision. What holders hold is added to what is reserved on their devices."""
-    held = {each.id: sum(holder.holds.get(each.id, 0) for holder in holders) for each in devices}
+    held = {each.id: sum(holder.held_bytes.get(each.id, 0) for holder in holders) for each in devices}
     seen = tuple(replace(each, reserved=each.reserved + held[each.id]) for each in devices)
-    request = PlacementRequest("model-new", ways or (way(),), standing=standing)
-    return place(request, Snapshot(seen, tuple(holders), **fields))
+    request = PlacementRequest("model-new", ways or (way(),), is_retry=standing)
+    return choose_placement(request, ClusterView(seen, tuple(holders), **fields))
 
 
 def taken(decision) -> list[int]:
@@ -62,9 +62,9 @@ def test_the_emptiest_device_is_taken_and_of_equal_ones_the_first_by_name():
 def test_ways_are_tried_in_their_order():
     devices = [device(1), device(2, "cuda")]
     small, big = way(1, "cuda", profile="small"), way(20, "cuda", profile="big")
-    assert ask(big, small, way(), devices=devices).way.profile == "small"
+    assert ask(big, small, way(), devices=devices).option.profile == "small"
     decision = ask(big, way(profile="slow"), devices=devices)
-    assert (decision.way.profile, taken(decision)) == ("slow", [1])
+    assert (decision.option.profile, taken(decision)) == ("slow", [1])
     assert [(each.profile, each.why, each.taken) for each in decision.trace] == [
         ("big", "too_small", False), ("slow", "", True),
     ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_ways_are_tried_in_their_order():
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"silent": True}, "silent"),
+        ({"stale": True}, "silent"),
         ({"node_problem": "No engine."}, "engine"),
         ({"suspect": "Memory did not come back."}, "suspect"),
         ({"cores": 2}, "cores"),
@@ -144,7 +144,7 @@ def test_a_better_way_is_worth_an_eviction():
     [
         ({"pinned": True}, "pinned", False),
         ({"idle": None}, "busy", True),
-        ({"awaited": True}, "awaited", True),
+        ({"has_waiters": True}, "awaited", True),
         ({"resident": None, "idle": None}, "starting", True),
         ({"resident": 59.0, "idle": 59.0}, "young", True),
         ({"model_id": "model-new"}, "sibling", False),
@@ -154,12 +154,12 @@ def test_who_is_never_evicted_and_whether_waiting_helps(fields, why, waits):
     holder = replace(idle("one", 8), **fields)
     decision = ask(way(2), devices=[device()], holders=[holder])
     assert (decision.placed, decision.waits, reasons(decision)) == (False, waits, ["no_room"])
-    assert [(verdict.evicted, verdict.why) for verdict in decision.holders] == [(False, why)]
+    assert [(verdict.evicted, verdict.why) for verdict in decision.verdicts] == [(False, why)]
     assert decision.wanted == (frozenset({1}) if waits else frozenset())
 
 
 def test_who_is_going_anyway_is_promised_away_first():
-    holders = [idle("going", priority=9, going=True, idle=None, resident=None), idle("idle", priority=1)]
+    holders = [idle("going", priority=9, stopping=True, idle=None, resident=None), idle("idle", priority=1)]
     assert gone(ask(way(4), devices=[device()], holders=holders)) == {"going"}
 
 
@@ -167,15 +167,15 @@ def test_who_is_going_anyway_is_promised_away_first():
     ("fields", "why"),
     [
         ({}, ""), ({"priority": 5, "resident": 60.0, "idle": 60.0}, ""),
-        ({"scaled": True}, "scaled"), ({"priority": 6}, "higher"), ({"idle": 59.0}, "used"),
+        ({"replicated": True}, "scaled"), ({"priority": 6}, "higher"), ({"idle": 59.0}, "used"),
         ({"pinned": True}, "pinned"), ({"idle": None}, "busy"), ({"resident": 59.0}, "young"),
-        ({"scaled": True, "going": True}, ""),
+        ({"replicated": True, "stopping": True}, ""),
     ],
 )  # fmt: skip
 def test_for_a_wish_that_stands_only_those_go_who_are_not_missed(fields, why):
     decision = ask(devices=[device()], holders=[idle("old", 8, **fields)], standing=True)
     assert gone(decision) == (set() if why else {"old"})
-    assert [verdict.why for verdict in decision.holders] == [why]
+    assert [verdict.why for verdict in decision.verdicts] == [why]
 
 
 def test_a_wish_that_stands_takes_nothing_from_who_was_used_later_than_its_own_model():
@@ -189,7 +189,7 @@ def test_a_wish_that_stands_takes_nothing_from_who_was_used_later_than_its_own_m
 def test_nobody_is_evicted_past_one_who_has_waited_longer():
     decision = ask(way(8), devices=[device()], holders=[idle("one")], awaited=frozenset({1}))
     assert (decision.placed, decision.waits) == (False, True)
-    assert decision.holders[0].why == "ahead"
+    assert decision.verdicts[0].why == "ahead"
     assert taken(ask(way(4), devices=[device()], holders=[idle("one")], awaited=frozenset({1}))) == [1]
 
 
@@ -200,12 +200,12 @@ def test_the_limit_of_instances_evicts_like_a_lack_of_memory():
     assert gone(ask(way(1), devices=devices, holders=holders, slots=-1)) == {"one", "two"}
     full = ask(way(1), devices=devices, holders=[replace(each, pinned=True) for each in holders], slots=0)
     assert (full.placed, reasons(full)) == (False, ["limit", "limit"])
-    going = ask(way(1), devices=devices, holders=[replace(holders[0], going=True)], slots=0)
+    going = ask(way(1), devices=devices, holders=[replace(holders[0], stopping=True)], slots=0)
     assert not going.placed  # whoever is going has given his place back already
 
 
 def test_an_instance_on_two_gpus_frees_both():
-    pair = idle("pair", holds={1: 8 * GIB, 2: 8 * GIB})
+    pair = idle("pair", held_bytes={1: 8 * GIB, 2: 8 * GIB})
     decision = ask(way(5, "cuda", count=2), devices=[device(1, "cuda"), device(2, "cuda")], holders=[pair])
     assert (taken(decision), gone(decision)) == ([1, 2], {"pair"})
 
@@ -214,17 +214,17 @@ def test_an_instance_on_two_gpus_frees_both():
 
 
 def test_what_no_device_could_ever_hold_is_known():
-    assert possible(way(8), [device(reserved=8 * GIB, suspect="x")])
-    assert not possible(way(8.1), [device()])
-    assert not possible(way(1, "cuda"), [device()])
-    assert not possible(way(1, cores=8), [device(cores=4)])
-    assert not possible(way(1, "cuda", count=2), [device(1, "cuda"), device(2, "cuda", "b")])
-    assert not possible(way(1, "cuda", main_memory=9 * GIB), [device(1, "cuda"), device(2)])
+    assert could_ever_fit(way(8), [device(reserved=8 * GIB, suspect="x")])
+    assert not could_ever_fit(way(8.1), [device()])
+    assert not could_ever_fit(way(1, "cuda"), [device()])
+    assert not could_ever_fit(way(1, cores=8), [device(cores=4)])
+    assert not could_ever_fit(way(1, "cuda", count=2), [device(1, "cuda"), device(2, "cuda", "b")])
+    assert not could_ever_fit(way(1, "cuda", main_memory=9 * GIB), [device(1, "cuda"), device(2)])
 
 
 def test_a_survey_has_a_word_on_every_device_for_every_way():
     devices = (device(1, "cuda"), device(2, reserved=8 * GIB), device(3, node="b"))
-    found = survey(PlacementRequest("model-new", (way(kind="cuda"), way())), Snapshot(devices))
+    found = evaluate_options(PlacementRequest("model-new", (way(kind="cuda"), way())), ClusterView(devices))
     assert [(each.node, each.device, each.why) for each in found] == [
         ("a", "cuda:0", ""), ("a", "cpu:1", "no_room"), ("b", "cpu:2", ""),
     ]  # fmt: skip
@@ -235,15 +235,16 @@ def test_a_survey_has_a_word_on_every_device_for_every_way():
 SIZES = st.integers(1, 8)
 DEVICES = st.lists(
     st.builds(
-        dict, kind=st.sampled_from(["cpu", "cuda"]), node=st.sampled_from("abc"), silent=st.booleans(),
+        dict, kind=st.sampled_from(["cpu", "cuda"]), node=st.sampled_from("abc"), stale=st.booleans(),
         suspect=st.sampled_from(["", "", "", "x"]), foreign=st.integers(0, 9).map(lambda size: size * GIB),
     ),
     min_size=1, max_size=5,
 )  # fmt: skip
 HOLDERS = st.lists(
     st.builds(
-        dict, gib=SIZES, on=st.integers(1, 5), priority=st.integers(1, 10), pinned=st.booleans(), awaited=st.booleans(),
-        idle=st.none() | st.floats(0, 1000), resident=st.none() | st.floats(0, 1000), going=st.booleans(),
+        dict, gib=SIZES, on=st.integers(1, 5), priority=st.integers(1, 10), pinned=st.booleans(),
+        has_waiters=st.booleans(),
+        idle=st.none() | st.floats(0, 1000), resident=st.none() | st.floats(0, 1000), stopping=st.booleans(),
     ),
     max_size=8,
 )  # fmt: skip
@@ -269,11 +270,11 @@ def test_what_holds_in_every_case(devices, holders, ways, slots):
         assert all(each.why for each in decision.trace)
         return
     assert {each.node_id for each in decision.devices} == {decision.devices[0].node_id}
-    assert len(decision.devices) == decision.way.count == len(set(taken(decision)))
-    assert not any(each.silent or each.suspect for each in decision.devices)
+    assert len(decision.devices) == decision.option.count == len(set(taken(decision)))
+    assert not any(each.stale or each.suspect for each in decision.devices)
     for victim in decision.victims:
-        never = victim.pinned or victim.awaited or victim.idle is None or victim.resident is None
-        assert victim.going or not never and victim.resident >= 60
+        never = victim.pinned or victim.has_waiters or victim.idle is None or victim.resident is None
+        assert victim.stopping or not never and victim.resident >= 60
     assert fits(decision, views, people, decision.victims, slots)
     for spared in decision.victims:
         rest = [victim for victim in decision.victims if victim is not spared]
@@ -284,8 +285,8 @@ def fits(decision, devices, holders, victims, slots) -> bool:
     """Whether the claims fit into what is left by those who stay."""
     stay = [holder for holder in holders if holder not in victims]
     room = all(
-        sum(holder.holds.get(each.id, 0) for holder in stay) + decision.claims.get(each.id, 0)
-        <= max(each.capacity, sum(holder.holds.get(each.id, 0) for holder in stay))
+        sum(holder.held_bytes.get(each.id, 0) for holder in stay) + decision.claims.get(each.id, 0)
+        <= max(each.capacity, sum(holder.held_bytes.get(each.id, 0) for holder in stay))
         for each in devices
     )
-    return room and slots + sum(not victim.going for victim in victims) >= 1
+    return room and slots + sum(not victim.stopping for victim in victims) >= 1

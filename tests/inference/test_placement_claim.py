@@ -11,11 +11,11 @@ from accounts.configuration import Configuration
 from accounts.models import Tenant
 from core.errors import InsufficientResources, NoRoomYet
 from engines import registry
-from engines.base import Estimate
+from engines.base import MemoryEstimate
 from inference import memory_ledger
-from inference.models import Device, GatewayHeartbeat, Instance, Node, PlacementRecord, State
+from inference.models import Device, GatewayHeartbeat, Instance, InstanceState, Node, PlacementRecord
 from inference.placement import claim, cluster_view
-from inference.placement.types import PlacementRequest, Way
+from inference.placement.types import PlacementRequest, ResourceOption
 from inference.serving import replicas, services
 from models_app.models import Model
 from node_agent import workload
@@ -28,10 +28,10 @@ LONG_AGO = timedelta(minutes=10)
 
 @pytest.fixture(autouse=True)
 def engine(settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
-    registry.adapters.cache_clear()
+    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    registry.engines.cache_clear()
     yield
-    registry.adapters.cache_clear()
+    registry.engines.cache_clear()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def made(tenant: Tenant, name: str, gib: int = 3, **fields) -> Model:
 
 
 def serving(model: Model, since: timedelta = LONG_AGO, gib: int = 3) -> Instance:
-    instance = instance_rows.instance(model, State.READY, ready_at=timezone.now() - since)
+    instance = instance_rows.instance(model, InstanceState.READY, ready_at=timezone.now() - since)
     instance_rows.reserve(instance, gib * GIB)
     return instance
 
@@ -103,7 +103,7 @@ def test_who_may_not_be_evicted_keeps_its_room(api, member, tenant, box, case):
     old = made(tenant, "old", pinned=case == "pinned")
     instance = serving(old, timedelta(seconds=5) if case == "young" else LONG_AGO)
     if case == "starting":
-        Instance.objects.update(state=State.STARTING)
+        Instance.objects.update(state=InstanceState.STARTING)
     heard(inflight={instance.pk: 1} if case == "busy" else {}, waiting={old.pk: 1} if case == "awaited" else {})
     made(tenant, "new")
     reply = start(api(member), "new")
@@ -141,9 +141,9 @@ def test_who_has_waited_longer_is_served_first(tenant, box):
 
 def test_what_is_no_model_displaces_idle_ones_but_not_past_who_has_waited_longer(tenant, box):
     def settle(owner: str, queued_at) -> bool:
-        way = Way(kind="cpu", count=1, share=3 * GIB, estimate=Estimate(3 * GIB, 0, 0))
+        way = ResourceOption(kind="cpu", count=1, share=3 * GIB, estimate=MemoryEstimate(3 * GIB, 0, 0))
         request = PlacementRequest(owner, (way,))
-        return claim.settle(owner, request, lambda: cluster_view.for_work("vllm", queued_at)).placed
+        return claim.place_and_claim(owner, request, lambda: cluster_view.view_for_workload("vllm", queued_at)).placed
 
     long_ago = timezone.now() - LONG_AGO
     idle = serving(made(tenant, "young"), timedelta(seconds=5))
@@ -195,13 +195,13 @@ def test_a_missing_replica_comes_where_something_else_is_not_used(api, owner, te
     heard(inflight={other.pk: 1})
     reply = api(owner).patch(f"{MODELS}/wide", {"replicas": 2})
     assert "1 of 2 replicas have found a place" in reply.json()["warnings"][0]
-    replicas.Keeper().work()
+    replicas.ReplicaReconciler().work()
     held = explained(api(owner), "wide")["decisions"][0]["holders"]
     assert {each["model_name"]: each["why"] for each in held}["other"] == "requests are in flight"
     GatewayHeartbeat.objects.update(inflight={})
     for count, serving_now in ((2, 1), (1, 2)):
         Model.objects.filter(name="other").update(replicas=count)
-        replicas.Keeper().work()
+        replicas.ReplicaReconciler().work()
         assert wide.instances.wanted().count() == serving_now
     other.refresh_from_db()
     assert other.stop_reason == "evicted"
@@ -354,7 +354,7 @@ def test_more_gpus_than_a_machine_has_are_refused(api, owner, box):
 
 
 def test_records_are_capped_for_each_model(api, member, tenant, box, monkeypatch):
-    monkeypatch.setattr("inference.placement.decision_log.KEPT", 3)
+    monkeypatch.setattr("inference.placement.decision_log.MAX_PER_MODEL", 3)
     made(tenant, "m", 1)
     for _again in range(5):
         start(api(member), "m")

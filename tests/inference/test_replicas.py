@@ -9,7 +9,7 @@ from django.utils import timezone
 from accounts.models import AuditRecord
 from core.errors import ModelNotFound
 from inference.instances import operations, transitions
-from inference.models import Desired, Device, Instance, Node, State, Task, TaskKind, TaskStatus
+from inference.models import Desired, Device, Instance, InstanceState, Node, Task, TaskKind, TaskStatus
 from inference.serving import replicas, services
 from models_app.models import Model
 from tests.support import instance_rows
@@ -20,7 +20,7 @@ SMALL = {"model_path": "serai-demo", "n_ctx": 256}
 
 @pytest.fixture
 def machine(settings):
-    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmAdapter"]
+    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmEngine"]
     return instance_rows.node(usable=64 * instance_rows.GIB)
 
 
@@ -35,7 +35,7 @@ def started(api, member, model, machine):
     return model
 
 
-def observe(instance: Instance, state: State, **fields) -> None:
+def observe(instance: Instance, state: InstanceState, **fields) -> None:
     """As the instance's agent would write it."""
     instance.refresh_from_db()
     assert transitions.move(instance, state, fence=instance.node.fence, **fields)
@@ -43,7 +43,9 @@ def observe(instance: Instance, state: State, **fields) -> None:
 
 def make_ready(*instances: Instance) -> None:
     for instance in instances:
-        observe(instance, State.READY, running_generation=instance.generation, healthy=True, ready_at=timezone.now())
+        observe(
+            instance, InstanceState.READY, running_generation=instance.generation, healthy=True, ready_at=timezone.now()
+        )
 
 
 def room_for(model: Model, count: int) -> None:
@@ -108,9 +110,9 @@ def test_a_stop_is_done_when_all_are_gone(api, member, started):
     one, two = started.instances.order_by("replica")
     make_ready(one, two)
     reply = client.post(f"{MODELS}/twins/stop")
-    observe(one, State.STOPPED)
+    observe(one, InstanceState.STOPPED)
     assert (shown(client)["status"], task(client, reply)["status"]) == ("running", "running")
-    observe(two, State.STOPPED)
+    observe(two, InstanceState.STOPPED)
     assert (shown(client)["status"], task(client, reply)["status"]) == ("stopped", "succeeded")
 
 
@@ -122,14 +124,14 @@ def test_a_start_during_a_stop_brings_the_same_instances_back(api, member, start
     assert started.instances.count() == 2
     for instance in started.instances.all():
         assert (instance.desired, instance.generation) == ("running", 2)
-        observe(instance, State.STARTING, running_generation=2)
+        observe(instance, InstanceState.STARTING, running_generation=2)
     assert task(client, stop)["status"] == "succeeded"  # the runs that were to end have ended
 
 
 def test_memory_that_is_promised_to_another_is_not_taken_back(api, member, started):
     make_ready(*started.instances.all())
     leaving = started.instances.get(replica=0)
-    leaving.ask(desired=Desired.STOPPED)
+    leaving.request_change(desired=Desired.STOPPED)
     leaving.reservations.update(leaving=True)
     api(member).post(f"{MODELS}/twins/start")
     leaving.refresh_from_db()
@@ -141,7 +143,7 @@ def test_a_replica_that_fails_makes_the_start_fail_while_the_other_serves(api, m
     client = api(member)
     one, two = started.instances.order_by("replica")
     make_ready(one)
-    observe(two, State.FAILED, desired=Desired.STOPPED, failure_reason="The rope is short.")
+    observe(two, InstanceState.FAILED, desired=Desired.STOPPED, failure_reason="The rope is short.")
     found = client.get("/api/tasks").json()["items"][0]
     assert (found["status"], found["error"]) == ("failed", "The rope is short.")
     info = client.get(f"{MODELS}/twins/info").json()["model"]
@@ -208,8 +210,8 @@ def test_a_restart_goes_from_one_replica_to_the_next(api, member, started):
     make_ready(one, two)
     reply = client.post(f"{MODELS}/twins/restart")
     assert wanted_runs(one, two) == [2, 1]
-    observe(one, State.DRAINING)
-    observe(one, State.PENDING)
+    observe(one, InstanceState.DRAINING)
+    observe(one, InstanceState.PENDING)
     assert wanted_runs(one, two) == [2, 1]
     make_ready(one)
     assert wanted_runs(one, two) == [2, 2]
@@ -229,16 +231,16 @@ def test_a_restart_that_fails_leaves_the_others_alone(api, member, started):
     one, two = started.instances.order_by("replica")
     make_ready(one, two)
     reply = client.post(f"{MODELS}/twins/restart")
-    observe(one, State.FAILED, desired=Desired.STOPPED, failure_reason="It did not come back.")
+    observe(one, InstanceState.FAILED, desired=Desired.STOPPED, failure_reason="It did not come back.")
     assert task(client, reply)["error"] == "It did not come back."
     assert wanted_runs(two) == [1]
     assert shown(client)["status"] == "running"
 
 
 def test_what_does_not_serve_yet_is_restarted_without_waiting():
-    serving = Instance(pk="a", state=State.READY, generation=1, running_generation=1)
-    coming = Instance(pk="b", state=State.STARTING, generation=1, running_generation=1)
-    crashed = Instance(pk="c", state=State.PENDING, generation=1, running_generation=1)
+    serving = Instance(pk="a", state=InstanceState.READY, generation=1, running_generation=1)
+    coming = Instance(pk="b", state=InstanceState.STARTING, generation=1, running_generation=1)
+    crashed = Instance(pk="c", state=InstanceState.PENDING, generation=1, running_generation=1)
     targets = {"a": 2, "b": 2, "c": 2}
     assert operations.next_restarts([serving, coming, crashed], targets) == [coming, crashed]
     coming.generation = crashed.generation = 2
@@ -251,32 +253,32 @@ def test_what_does_not_serve_yet_is_restarted_without_waiting():
 def test_the_keeper_replaces_a_replica_that_failed_but_not_at_once(started):
     one, two = started.instances.order_by("replica")
     make_ready(one)
-    observe(two, State.FAILED, desired=Desired.STOPPED)
-    keeper = replicas.Keeper()
+    observe(two, InstanceState.FAILED, desired=Desired.STOPPED)
+    keeper = replicas.ReplicaReconciler()
     keeper.work()
     assert numbers(started) == [0]
-    Instance.objects.filter(pk=two.pk).update(state_since=timezone.now() - replicas.FIRST_PAUSE)
+    Instance.objects.filter(pk=two.pk).update(state_since=timezone.now() - replicas.FIRST_BACKOFF)
     keeper.work()
     assert numbers(started) == [0, 1]
     assert started.instances.wanted().filter(on_demand=True).count() == 0
 
 
 def test_the_pause_grows_with_each_failure():
-    pauses = [replicas.pause_after(failures) for failures in (0, 1, 2, 3, 50, 10_000)]
+    pauses = [replicas.backoff_after(failures) for failures in (0, 1, 2, 3, 50, 10_000)]
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (timedelta(), replicas.LONGEST_PAUSE)
+    assert (pauses[0], pauses[-1]) == (timedelta(), replicas.MAX_BACKOFF)
 
 
 def test_the_keeper_tries_again_where_there_was_no_room(started):
     room_for(started, 0)
     Model.objects.update(replicas=3)
-    keeper = replicas.Keeper()
+    keeper = replicas.ReplicaReconciler()
     keeper.work()
     assert numbers(started) == [0, 1]
     Device.objects.update(usable_bytes=64 * instance_rows.GIB)
     keeper.work()
     assert numbers(started) == [0, 1]  # not every few seconds
-    replicas.Keeper().work()
+    replicas.ReplicaReconciler().work()
     assert numbers(started) == [0, 1, 2]
 
 
@@ -284,7 +286,7 @@ def test_the_keeper_ends_what_is_too_much_and_starts_nothing_that_is_stopped(sta
     make_ready(*started.instances.all())
     Model.objects.create(tenant=tenant, name="still", config=SMALL, replicas=3)
     Model.objects.filter(pk=started.pk).update(replicas=1)  # as the console's form does
-    replicas.Keeper().work()
+    replicas.ReplicaReconciler().work()
     assert numbers(started) == [0]
     assert Instance.objects.count() == 2
 
@@ -305,12 +307,12 @@ def test_one_event_for_each_change_of_the_model_not_of_each_replica(started, mon
     monkeypatch.setattr(transitions, "publish_on_commit", lambda _t, _e, data, **_more: told.append(data["status"]))
     one, two = started.instances.order_by("replica")
     for instance in (one, two):
-        observe(instance, State.STARTING, running_generation=1)
+        observe(instance, InstanceState.STARTING, running_generation=1)
     make_ready(one, two)
-    observe(one, State.DRAINING)
-    observe(two, State.DRAINING)
+    observe(one, InstanceState.DRAINING)
+    observe(two, InstanceState.DRAINING)
     for instance in (one, two):
-        observe(instance, State.STOPPED)
+        observe(instance, InstanceState.STOPPED)
     assert told == ["running", "stopping", "stopped"]
 
 
@@ -329,14 +331,14 @@ def everything(tenant, machine) -> tuple[Model, Model, Model]:
 def test_restart_autostart_answers_as_the_document_shows(api, member, stranger, tenant, machine):
     kept, broken, called = everything(tenant, machine)
     theirs = Model.objects.create(tenant=stranger.default_tenant, name="theirs", auto_start=True, config=SMALL)
-    serving = instance_rows.instance(called, State.READY)
+    serving = instance_rows.instance(called, InstanceState.READY)
     reply = api(member).post(f"{MODELS}/restart-autostart")
     assert reply.status_code == 200
     answer = reply.json()
     assert list(answer.pop("failed_models")) == ["broken"]
     message = "1 autostart models are restarting."
     assert answer == {"success": False, "message": message, "started_models": ["kept"]}
-    assert [each.model for each in Instance.objects.filter(state=State.PENDING)] == [kept]
+    assert [each.model for each in Instance.objects.filter(state=InstanceState.PENDING)] == [kept]
     serving.refresh_from_db()
     assert serving.generation == 1
     assert not theirs.instances.exists()
@@ -349,7 +351,7 @@ def test_restart_autostart_answers_as_the_document_shows(api, member, stranger, 
 def test_stop_all_ends_what_runs_of_the_tenant(api, member, stranger, tenant, machine):
     kept, _broken, called = everything(tenant, machine)
     theirs = Model.objects.create(tenant=stranger.default_tenant, name="theirs", visibility="public")
-    instances = [instance_rows.instance(each, State.READY) for each in (kept, called, theirs)]
+    instances = [instance_rows.instance(each, InstanceState.READY) for each in (kept, called, theirs)]
     reply = api(member).post(f"{MODELS}/stop-all", {"force": True, "timeout": 5})
     answer = {"success": True, "message": "All models are stopping.", "stopped_models": ["kept", "called"]}
     assert (reply.status_code, reply.json()) == (200, answer)
@@ -375,7 +377,7 @@ def test_an_operator_without_a_tenant_means_all_and_with_one_only_that(api, oper
 
 @pytest.mark.parametrize("route", ["stop-all", "restart-autostart"])
 def test_viewers_may_not(api, viewer, model, route):
-    instance = instance_rows.instance(model, State.READY)
+    instance = instance_rows.instance(model, InstanceState.READY)
     assert api(viewer).post(f"{MODELS}/{route}").status_code == 403
     instance.refresh_from_db()
     assert (instance.desired, instance.generation) == ("running", 1)
@@ -384,7 +386,7 @@ def test_viewers_may_not(api, viewer, model, route):
 def test_a_key_for_some_models_reaches_no_others(api, key, tenant, machine):
     mine = Model.objects.create(tenant=tenant, name="mine")
     other = Model.objects.create(tenant=tenant, name="other")
-    instances = [instance_rows.instance(each, State.READY) for each in (mine, other)]
+    instances = [instance_rows.instance(each, InstanceState.READY) for each in (mine, other)]
     client = api(key(allowed_models=[mine.pk], scopes=["models"]))
     assert client.post(f"{MODELS}/stop-all").json()["stopped_models"] == ["mine"]
     instances[1].refresh_from_db()

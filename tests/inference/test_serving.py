@@ -7,7 +7,16 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import AuditRecord
-from inference.models import Device, EngineTokens, GatewayHeartbeat, Instance, Node, Reservation, State, UsageRecord
+from inference.models import (
+    Device,
+    EngineTokens,
+    GatewayHeartbeat,
+    Instance,
+    InstanceState,
+    Node,
+    Reservation,
+    UsageRecord,
+)
 from models_app.models import Model
 from tests.support import instance_rows
 
@@ -27,7 +36,7 @@ def foreign(stranger) -> Model:
 @pytest.fixture
 def ready_machine(settings):
     """A node whose engine needs no installation here."""
-    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmAdapter"]
+    settings.ENGINE_ADAPTERS = ["engines.vllm.VllmEngine"]
     return instance_rows.node()
 
 
@@ -79,7 +88,7 @@ def test_strangers_do_not_learn_of_tasks(api, stranger, member, model, ready_mac
 
 
 def test_a_stop_asks_the_agent(api, member, model):
-    instance = instance_rows.instance(model, State.READY)
+    instance = instance_rows.instance(model, InstanceState.READY)
     answer = api(member).post(f"{MODELS}/my-model/stop", {"force": True, "timeout": 0}).json()
     assert (answer["success"], answer["status"], answer["message"]) == (True, "stopping", "Model is stopping.")
     instance.refresh_from_db()
@@ -87,7 +96,7 @@ def test_a_stop_asks_the_agent(api, member, model):
 
 
 def test_a_restart_asks_for_a_new_run(api, member, model):
-    instance = instance_rows.instance(model, State.READY)
+    instance = instance_rows.instance(model, InstanceState.READY)
     assert api(member).post(f"{MODELS}/my-model/restart").json()["status"] == "starting"
     instance.refresh_from_db()
     assert (instance.desired, instance.generation) == ("running", 2)
@@ -138,7 +147,7 @@ def test_weights_that_are_missing_keep_a_model_from_starting(api, member, tenant
 
 @pytest.mark.parametrize("verb", ["start", "stop", "restart"])
 def test_viewers_and_strangers_run_nothing(api, viewer, stranger, member, model, foreign, verb):
-    instance = instance_rows.instance(model, State.READY)
+    instance = instance_rows.instance(model, InstanceState.READY)
     assert code(api(viewer).post(f"{MODELS}/my-model/{verb}")) == (403, "AUTHORIZATION_FAILED")
     assert code(api(stranger).post(f"{MODELS}/{model.pk}/{verb}")) == (404, "MODEL_NOT_FOUND")
     Model.objects.update(visibility="public")
@@ -155,9 +164,13 @@ FIELDS = {
     "config_source", "failure_reason", "pending_requests", "replicas",
 }  # fmt: skip
 INFO_WORDS = {
-    State.PENDING: "starting", State.STARTING: "starting", State.READY: "routing", State.DRAINING: "stopping",
-    State.STOPPED: "stopped", State.FAILED: "failed",
-}  # fmt: skip
+    InstanceState.PENDING: "starting",
+    InstanceState.STARTING: "starting",
+    InstanceState.READY: "routing",
+    InstanceState.DRAINING: "stopping",
+    InstanceState.STOPPED: "stopped",
+    InstanceState.FAILED: "failed",
+}
 
 
 def info(client, ref: str = "my-model") -> dict:
@@ -169,7 +182,7 @@ def info(client, ref: str = "my-model") -> dict:
 
 def serving(model: Model, **fields) -> Instance:
     return instance_rows.instance(
-        model, State.READY, pid=12345, launch={"argv": ["python", "-m", "engine"], "env": {}},
+        model, InstanceState.READY, pid=12345, launch={"argv": ["python", "-m", "engine"], "env": {}},
         placement={"device_kind": "cpu", "device_indexes": [0]}, ready_at=timezone.now() - timedelta(seconds=120),
         **fields,
     )  # fmt: skip
@@ -214,11 +227,11 @@ def test_info_speaks_the_managers_words(api, viewer, model, state, word):
     assert info(api(viewer))["status"] == "stopped"
     instance_rows.instance(model, state)
     found = info(api(viewer))
-    assert (found["status"], found["is_available"]) == (word, state == State.READY)
+    assert (found["status"], found["is_available"]) == (word, state == InstanceState.READY)
 
 
 def test_info_tells_why_a_model_failed(api, viewer, model):
-    instance_rows.instance(model, State.FAILED, failure_reason="The engine ran out of memory.")
+    instance_rows.instance(model, InstanceState.FAILED, failure_reason="The engine ran out of memory.")
     assert info(api(viewer))["failure_reason"] == "The engine ran out of memory."
 
 

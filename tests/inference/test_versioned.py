@@ -3,14 +3,15 @@
 import pytest
 from django.utils import timezone
 
-from inference.models import Device, State
+from inference.models import Device, InstanceState
 from models_app.models import Adapter, AdapterVersion, Model, Visibility
 from tests.support import instance_rows
 
 MODELS = "/api/v1/models"
 WORDS = {
-    None: "not_loaded", State.PENDING: "loading", State.STARTING: "loading", State.READY: "ready",
-    State.DRAINING: "unloading", State.STOPPED: "not_loaded", State.FAILED: "error",
+    None: "not_loaded",
+    InstanceState.PENDING: "loading", InstanceState.STARTING: "loading", InstanceState.READY: "ready",
+    InstanceState.DRAINING: "unloading", InstanceState.STOPPED: "not_loaded", InstanceState.FAILED: "error",
 }  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_a_state_is_told_in_the_documents_word(api, viewer, model, state, word):
 
 
 def test_a_ready_model_whose_probes_fail_is_degraded(api, viewer, model):
-    instance_rows.instance(model, State.READY, healthy=False)
+    instance_rows.instance(model, InstanceState.READY, healthy=False)
     assert api(viewer).get(f"{MODELS}/{model.pk}").json()["status"] == "degraded"
 
 
@@ -66,7 +67,7 @@ def test_the_engine_is_named_by_where_the_model_runs_or_would_run(api, viewer, m
         node=instance_rows.node(), kind="cuda", name="GPU", total_bytes=1, usable_bytes=1, measured_at=timezone.now()
     )
     assert engines() == {"qwen2.5-7b": "cuda-vllm-async", "gguf": "llama.cpp"}
-    instance_rows.instance(model, State.READY, placement={"device_kind": "cpu"})
+    instance_rows.instance(model, InstanceState.READY, placement={"device_kind": "cpu"})
     assert engines()["qwen2.5-7b"] == "cpu-vllm"
 
 
@@ -103,7 +104,7 @@ def test_strangers_see_nothing(api, stranger, model):
 def test_no_more_queries_for_many_models(api, viewer, tenant, django_assert_max_num_queries):
     for number in range(12):
         made = Model.objects.create(tenant=tenant, name=f"m{number}")
-        instance_rows.instance(made, State.READY)
+        instance_rows.instance(made, InstanceState.READY)
     client = api(viewer)
     with django_assert_max_num_queries(16):
         assert len(client.get(MODELS).json()["models"]) == 12

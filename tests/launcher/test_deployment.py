@@ -9,7 +9,7 @@ import pytest
 import yaml
 from django.core.management import get_commands
 
-from launcher.commands import OWN
+from launcher.commands import LAUNCHER_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
@@ -63,7 +63,7 @@ def test_compose_has_a_service_for_each_process_and_checks_its_health(services):
 def test_every_command_of_compose_exists(services):
     ours = [service["command"] for service in services.values() if service.get("build")]
     assert ours and all(command[:2] == ["python", "manage.py"] for command in ours)
-    assert {command[2] for command in ours} <= {*OWN, *get_commands()}
+    assert {command[2] for command in ours} <= {*LAUNCHER_COMMANDS, *get_commands()}
 
 
 @pytest.mark.parametrize("name", ["migrate", "first_run", "web", "worker", "scheduler"])
@@ -84,4 +84,4 @@ def test_the_image_installs_the_lock_with_hashes_and_runs_as_an_ordinary_user():
     assert "--require-hashes -r requirements.txt" in text
     assert re.search(r"^USER serai$", text, re.MULTILINE)
     command = re.search(r'^CMD \["python", "manage.py", "(\w+)"', text, re.MULTILINE).group(1)
-    assert command in OWN
+    assert command in LAUNCHER_COMMANDS

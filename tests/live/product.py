@@ -19,8 +19,8 @@ import pytest
 from tests.live.browser import blank_page
 
 ROOT = Path(__file__).resolve().parents[2]
-UP_SECONDS = 120
-ADAPTERS = "tests.fakes.adapter.FakeAwareAdapter,engines.llamacpp.LlamaCppAdapter"
+UP_TIMEOUT = 120
+ADAPTERS = "tests.fakes.adapter.FakeAwareEngine,engines.llamacpp.LlamaCppEngine"
 
 
 def eventually(check, seconds: float = 30, pause: float = 0.1):
@@ -46,7 +46,7 @@ class Person:
 
 
 @dataclass
-class Product:
+class LiveProduct:
     """A running `up`: its address, its first-run record, the users created in it."""
 
     base_url: str
@@ -70,15 +70,15 @@ class Product:
         token = self.login(self.record["username"], self.record["password"])
         return Person("operator", self.client(token), token)
 
-    def tenant(self, slug: str) -> "Tenant":
+    def tenant(self, slug: str) -> "LiveTenant":
         reply = self.operator.post("/api/tenants", json={"slug": slug, "name": slug.title()})
         assert reply.status_code == 201, reply.text
-        return Tenant(self, slug)
+        return LiveTenant(self, slug)
 
 
 @dataclass
-class Tenant:
-    product: Product
+class LiveTenant:
+    product: LiveProduct
     slug: str
 
     def person(self, role: str) -> Person:
@@ -119,7 +119,7 @@ class Tenant:
 
 
 @contextmanager
-def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
+def running(data: Path, *arguments: str, **more: str) -> Iterator[LiveProduct]:
     """`up` on this data folder and a free port, ended by a signal; `more` are variables of its environment."""
     servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own servers, not the tests'
     environment = {name: value for name, value in os.environ.items() if name not in servers}
@@ -143,7 +143,7 @@ def running(data: Path, *arguments: str, **more: str) -> Iterator[Product]:
         process.wait(60)
 
 
-def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
+def _wait_until_up(data: Path, process: subprocess.Popen) -> LiveProduct:
     record, log = data / "first-run.json", data.parent / f"{data.name}.log"
 
     def healthy() -> bool:
@@ -155,9 +155,9 @@ def _wait_until_up(data: Path, process: subprocess.Popen) -> Product:
         except (httpx.TransportError, ValueError):
             return False
 
-    eventually(healthy, UP_SECONDS)
+    eventually(healthy, UP_TIMEOUT)
     found = json.loads(record.read_text())
-    product = Product(found["base_url"], found, data, process)
+    product = LiveProduct(found["base_url"], found, data, process)
     eventually(lambda: "agent: node" in log.read_text(), 30)  # starts are placed only on a node with a heartbeat
     return product
 
@@ -170,7 +170,7 @@ def app_page() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def product(app_page) -> Iterator[Product]:
+def product(app_page) -> Iterator[LiveProduct]:
     with (
         tempfile.TemporaryDirectory(prefix="serai-up-") as folder,
         running(Path(folder) / "data", SERAI_CORS_ORIGINS=app_page) as started,
@@ -179,13 +179,13 @@ def product(app_page) -> Iterator[Product]:
 
 
 @pytest.fixture(scope="session")
-def acme(product) -> Tenant:
+def acme(product) -> LiveTenant:
     """The tenant that owns the rows of the tests."""
     return product.tenant(f"acme-{uuid.uuid4().hex[:6]}")
 
 
 @pytest.fixture(scope="session")
-def globex(product) -> Tenant:
+def globex(product) -> LiveTenant:
     """Another tenant, whose users must not see anything of acme."""
     return product.tenant(f"globex-{uuid.uuid4().hex[:6]}")
 

@@ -6,12 +6,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.live.product import Product, eventually, running
+from tests.live.product import LiveProduct, eventually, running
 from tests.live.test_lifecycle import becomes, chat, finished, status
 
 
 @pytest.fixture(scope="module")
-def narrow() -> Product:
+def narrow() -> LiveProduct:
     """A product with room for one model; a model may be evicted a second after it is ready."""
     with (
         TemporaryDirectory(prefix="serai-narrow-") as folder,

@@ -123,7 +123,7 @@ def test_strangers_and_viewers_see_what_is_theirs(watched, tenant, key):
         assert person.get("/metrics").status_code == 403
 
 
-class Listener:
+class SocketListener:
     """What an open socket was last told of each kind."""
 
     def __init__(self, ws):
@@ -148,7 +148,7 @@ def listener(watched, operator):
     headers = {"Authorization": f"Bearer {operator.credential}"}
     with connect(watched.base_url.replace("http", "ws", 1) + "/ws/monitor", additional_headers=headers) as ws:
         ws.send(json.dumps({"action": "subscribe", "events": ["gpu_metrics", "model_status"]}))
-        yield Listener(ws)
+        yield SocketListener(ws)
 
 
 def test_no_gap_is_left_by_outages_of_valkey_postgres_and_scheduler(watched, tenant, key, operator, listener):

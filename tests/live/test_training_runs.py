@@ -5,7 +5,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from tests.live.product import ROOT, Tenant, eventually, running
+from tests.live.product import ROOT, LiveTenant, eventually, running
 from tests.live.test_lifecycle import worker_of
 from tests.support.trainer_folders import conversation
 
@@ -102,7 +102,7 @@ def test_it_goes_on_after_the_whole_product_was_ended_and_started_again(tmp_path
         return product.client(product.record["api_key"])
 
     with running(tmp_path / "data") as product:
-        tenant = Tenant(product, product.record["tenant"])
+        tenant = LiveTenant(product, product.record["tenant"])
         base = base_of(tenant, SLOW)
         job_id = start(maker(product), base)
         reaches(maker(product), job_id, 2)

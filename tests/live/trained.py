@@ -7,7 +7,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from tests.live.product import ROOT, Product
+from tests.live.product import ROOT, LiveProduct
 from tests.support import adapter_folders
 
 KEEP = """
@@ -24,16 +24,23 @@ print(keep(tenant=tenant, base_model=base, name=fields["name"], folder=Path(fiel
 """
 
 
-def keep(
-    product: Product, tenant: str, base: str, name: str, *, key: str = "", make=adapter_folders.folder, **options
+def save_version(
+    product: LiveProduct,
+    tenant: str,
+    base: str,
+    name: str,
+    *,
+    key: str = "",
+    make=adapter_folders.write_folder,
+    **options,
 ) -> str:
     """Save a new version of the adapter `name`, trained for the key `key`; `make` writes its files. Returns its id."""
     source = make(product.data / "tenants" / tenant / "training" / uuid.uuid4().hex / "adapter", **options)
     fields = json.dumps({"tenant": tenant, "base": base, "name": name, "folder": str(source), "key": key})
-    return run(product, KEEP.format(fields=fields))
+    return run_code(product, KEEP.format(fields=fields))
 
 
-def run(product: Product, code: str) -> str:
+def run_code(product: LiveProduct, code: str) -> str:
     """Run Python code with the product's database. Returns the last line of its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     environment |= {"SERAI_DATA": str(product.data), "SERAI_NO_VENV": "1"}

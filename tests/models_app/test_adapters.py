@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 from django.utils import timezone
 
 from accounts.models import ApiKey, AuditRecord, Role, Tenant
-from inference.models import GatewayHeartbeat, State
+from inference.models import GatewayHeartbeat, InstanceState
 from models_app.adapters import files, services
 from models_app.models import Adapter, Model, Visibility
 from tests.support import adapter_folders, instance_rows
@@ -34,8 +34,8 @@ def kept(base, tmp_path):
     """kept(…) is one more version, by default of the adapter `facts`; `layer` are options of its files."""
 
     def make(name: str = "facts", layer: dict | None = None, **origin):
-        source = adapter_folders.folder(tmp_path / uuid.uuid4().hex / "adapter", **layer or {})
-        return adapter_folders.keep(base, name, source=source, **origin)
+        source = adapter_folders.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **layer or {})
+        return adapter_folders.save_version(base, name, source=source, **origin)
 
     return make
 
@@ -82,9 +82,9 @@ def test_an_evaluation_without_held_out_rows_has_gaps(api, viewer, kept):
 def test_a_version_tells_where_it_is_loaded_and_what_an_engine_said_that_refused_it(api, viewer, base, kept):
     version = kept()
     refused = {"state": "refused", "reason": "size mismatch"}
-    instance_rows.instance(base, State.READY, adapters={version.pk: {"state": "loaded"}})
-    instance_rows.instance(base, State.READY, replica=1, adapters={version.pk: refused})
-    instance_rows.instance(base, State.STOPPED, replica=2, adapters={version.pk: {"state": "loaded"}})
+    instance_rows.instance(base, InstanceState.READY, adapters={version.pk: {"state": "loaded"}})
+    instance_rows.instance(base, InstanceState.READY, replica=1, adapters={version.pk: refused})
+    instance_rows.instance(base, InstanceState.STOPPED, replica=2, adapters={version.pk: {"state": "loaded"}})
     shown = api(viewer).get(f"{ADAPTERS}/facts/versions").json()["items"][0]
     assert shown["loaded"] == {"replicas": 1, "error": "size mismatch"}
 
@@ -175,11 +175,11 @@ def test_a_base_without_adapters_tells_the_way_out(api, admin, base, kept):
 
 def test_a_base_that_was_started_before_it_took_adapters_is_to_be_restarted(api, admin, base, kept):
     kept()
-    replica = instance_rows.instance(base, State.READY)
+    replica = instance_rows.instance(base, InstanceState.READY)
     reply = api(admin).post(f"{ADAPTERS}/facts/publish")
     assert code(reply) == (409, "CONFLICT")
     assert "restart it" in message(reply)
-    replica.ask(adapter_slots=8, adapter_rank=64)
+    replica.request_change(adapter_slots=8, adapter_rank=64)
     assert api(admin).post(f"{ADAPTERS}/facts/publish").status_code == 200
 
 
@@ -187,7 +187,7 @@ def test_a_rank_over_the_limit_names_the_option(api, admin, base, kept):
     kept(layer={"rank": 128})
     assert "config.max_lora_rank" in message(api(admin).post(f"{ADAPTERS}/facts/publish"))
     Model.objects.update(config={"enable_lora": True, "max_lora_rank": 128})
-    instance_rows.instance(base, State.READY, adapter_slots=8, adapter_rank=64)
+    instance_rows.instance(base, InstanceState.READY, adapter_slots=8, adapter_rank=64)
     assert "restart it" in message(api(admin).post(f"{ADAPTERS}/facts/publish"))
 
 
@@ -221,7 +221,7 @@ def test_files_that_an_engine_has_loaded_stay_until_it_lets_go(
     api, admin, base, kept, django_capture_on_commit_callbacks
 ):
     version = kept()
-    instance_rows.instance(base, State.READY, adapters={version.pk: {"state": "loaded"}})
+    instance_rows.instance(base, InstanceState.READY, adapters={version.pk: {"state": "loaded"}})
     folder = files.folder_of(version)
     with django_capture_on_commit_callbacks(execute=True):
         assert api(admin).delete(f"{ADAPTERS}/facts").status_code == 200
@@ -230,15 +230,15 @@ def test_files_that_an_engine_has_loaded_stay_until_it_lets_go(
 
 def test_what_nobody_knows_any_more_is_swept_away(base, kept):
     known, deleted, loaded = kept(), kept(), kept()
-    replica = instance_rows.instance(base, State.READY, adapters={loaded.pk: {"state": "leaving", "since": ""}})
+    replica = instance_rows.instance(base, InstanceState.READY, adapters={loaded.pk: {"state": "leaving", "since": ""}})
     folders = [files.folder_of(version) for version in (known, deleted, loaded)]
     deleted.delete(), loaded.delete()
-    services.sweep()
+    services.remove_orphans()
     assert all(folder.exists() for folder in folders)  # they have just come
-    services.sweep(older_than=-60)
+    services.remove_orphans(older_than=-60)
     assert [folder.exists() for folder in folders] == [True, False, True]
-    replica.ask(state=State.STOPPED)
-    services.sweep(older_than=-60)
+    replica.request_change(state=InstanceState.STOPPED)
+    services.remove_orphans(older_than=-60)
     assert [folder.exists() for folder in folders] == [True, False, False]
 
 
@@ -323,7 +323,7 @@ def test_strangers_find_nothing_by_id_or_name(api, stranger, base, kept):
 def test_operators_get_the_oldest_of_a_name_and_each_by_its_id(api, operator, base, kept, tmp_path):
     first = kept()
     other = Model.objects.create(tenant=Tenant.objects.create(name="Other", slug="other"), name="demo")
-    second = adapter_folders.keep(other, source=adapter_folders.folder(tmp_path / "second" / "adapter"))
+    second = adapter_folders.save_version(other, source=adapter_folders.write_folder(tmp_path / "second" / "adapter"))
     for ref, version in (("facts", first), (first.adapter_id, first), (second.adapter_id, second)):
         assert api(operator).get(f"/api/adapters/{ref}").json()["id"] == version.adapter_id
 

@@ -13,7 +13,7 @@ import pytest
 from django.conf import settings
 
 from models_app import artefacts
-from models_app.artefacts import Missing, Refused
+from models_app.artefacts import MissingWeights, RefusedWeights
 from models_app.models import Model
 from tests.support import weight_files
 
@@ -96,26 +96,26 @@ def test_parameters_may_lie_under_text_config_or_be_given_per_layer(tmp_path):
 
 @pytest.mark.parametrize("value", [0, -1, 10**30, 1.5, "64", True, [], [8, -1]])
 def test_impossible_parameters_are_refused(tmp_path, value):
-    with pytest.raises(Refused, match="hidden_size"):
+    with pytest.raises(RefusedWeights, match="hidden_size"):
         artefacts.inspect(weight_files.folder(tmp_path, {"hidden_size": value}))
 
 
 def test_a_download_that_was_cut_off_is_missing_weights(tmp_path):
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors"}}
-    with pytest.raises(Missing, match="model-00002"):
+    with pytest.raises(MissingWeights, match="model-00002"):
         artefacts.inspect(weight_files.folder(tmp_path, model__safetensors__index__json=index))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_without_weights_or_configuration_is_missing_them(tmp_path, name):
     (weight_files.folder(tmp_path) / name).unlink()
-    with pytest.raises(Missing):
+    with pytest.raises(MissingWeights):
         artefacts.inspect(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000, b"\xff\xfe", b" " * (2 * MIB)])
 def test_a_configuration_that_is_no_object_is_refused(tmp_path, content):
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedWeights):
         artefacts.inspect(weight_files.folder(tmp_path, config__json=content))
 
 
@@ -123,7 +123,7 @@ def test_a_configuration_that_is_no_object_is_refused(tmp_path, content):
 
 
 def refused(folder: Path) -> str:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RefusedWeights) as refusal:
         artefacts.inspect(folder)
     return str(refusal.value)
 
@@ -213,7 +213,7 @@ def test_documents_paths_mean_the_tenants_folder(tenant, own, name):
     ],
 )  # fmt: skip
 def test_paths_that_lead_elsewhere_are_refused(tenant, own, name):
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedWeights):
         artefacts.locate(tenant, name)
 
 
@@ -221,7 +221,7 @@ def test_a_link_out_of_the_tenants_folder_is_refused(tenant, own, tmp_path):
     weight_files.folder(tmp_path / "foreign")
     (own / "link").symlink_to(tmp_path / "foreign")
     for name in ("link", "link/model.safetensors", "/models/link"):
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedWeights):
             artefacts.locate(tenant, name)
 
 
@@ -229,7 +229,7 @@ def test_tenants_do_not_see_each_others_files(tenant, stranger, own):
     weight_files.folder(own / "llama")
     theirs = artefacts.locate(stranger.default_tenant, "llama")
     assert theirs != own / "llama"
-    with pytest.raises(Missing):
+    with pytest.raises(MissingWeights):
         artefacts.inspect(theirs)
 
 
@@ -375,7 +375,7 @@ def test_a_thousand_mutations_are_understood_or_refused(tmp_path, whole):
         path.write_bytes(mutated)
         try:
             found = artefacts.inspect(path)
-        except Refused as refusal:
+        except RefusedWeights as refusal:
             outcomes.add(str(refusal))
         else:
             assert 0 <= found.weight_bytes <= len(whole)
@@ -402,7 +402,7 @@ def test_an_adapter_is_found_where_weights_may_lie_and_counts_with_them(adapted)
 
 @pytest.mark.parametrize("adapter", ["/etc/passwd", "../../globex/models/lora.gguf", "missing.gguf"])
 def test_an_adapter_elsewhere_is_refused(adapted, adapter):
-    with pytest.raises((Refused, Missing)):
+    with pytest.raises((RefusedWeights, MissingWeights)):
         adapted(adapter)
 
 
@@ -410,5 +410,5 @@ def test_an_adapters_path_never_reads_as_two(adapted, own):
     """The engine takes a comma for the end of one name and the beginning of another."""
     (own / "lora.gguf,").mkdir()
     (own / "lora.gguf," / "other.gguf").write_bytes(weight_files.lora_gguf(4, 4, 1.0))
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedWeights):
         adapted("lora.gguf,/other.gguf")

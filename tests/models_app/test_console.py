@@ -4,7 +4,7 @@ import pytest
 
 from accounts.models import AuditRecord
 from inference.admin import CatalogueAdmin
-from inference.models import EngineTokens, Instance, Reservation, State, Task, TaskKind
+from inference.models import EngineTokens, Instance, InstanceState, Reservation, Task, TaskKind
 from models_app.models import Model, ModelAlias
 from tests.support import instance_rows
 
@@ -109,7 +109,7 @@ def test_another_tenants_names_are_free_here(console, tenant, stranger):
 
 def has_run(model: Model) -> Instance:
     """With everything that a run leaves behind."""
-    instance = instance_rows.instance(model, State.STOPPED)
+    instance = instance_rows.instance(model, InstanceState.STOPPED)
     Task.objects.create(tenant=model.tenant, model=model, kind=TaskKind.START)
     EngineTokens.objects.create(instance=instance, generation=1)
     ModelAlias.objects.create(tenant=model.tenant, model=model, name="alias")
@@ -137,7 +137,7 @@ def test_several_are_deleted_at_once(console, tenant, model):
     assert AuditRecord.objects.filter(action="model.delete").count() == 2
 
 
-@pytest.mark.parametrize("state", [State.PENDING, State.READY, State.DRAINING])
+@pytest.mark.parametrize("state", [InstanceState.PENDING, InstanceState.READY, InstanceState.DRAINING])
 def test_a_running_model_is_not_deleted(console, model, state):
     instance_rows.reserve(instance_rows.instance(model, state), 1)
     for data in ({}, {"post": "yes"}):

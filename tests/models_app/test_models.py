@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from accounts import services
 from accounts.models import AuditRecord, Role, Tenant
-from inference.models import State, UsageRecord
+from inference.models import InstanceState, UsageRecord
 from models_app import artefacts
 from models_app.models import Model
 from tests.live.product import eventually
@@ -170,12 +170,12 @@ def test_filters_narrow_the_list(api, owner, create):
 
 STATES = {
     None: ("created", "unknown"),
-    State.PENDING: ("starting", "unknown"),
-    State.STARTING: ("starting", "unknown"),
-    State.READY: ("running", "healthy"),
-    State.DRAINING: ("stopping", "healthy"),
-    State.STOPPED: ("stopped", "unknown"),
-    State.FAILED: ("error", "unhealthy"),
+    InstanceState.PENDING: ("starting", "unknown"),
+    InstanceState.STARTING: ("starting", "unknown"),
+    InstanceState.READY: ("running", "healthy"),
+    InstanceState.DRAINING: ("stopping", "healthy"),
+    InstanceState.STOPPED: ("stopped", "unknown"),
+    InstanceState.FAILED: ("error", "unhealthy"),
 }
 
 
@@ -184,7 +184,7 @@ def test_the_newest_instance_tells_the_status(api, owner, create, state, words):
     model = create()
     create("other")
     if state:
-        instance_rows.instance(model, State.FAILED)
+        instance_rows.instance(model, InstanceState.FAILED)
         instance_rows.instance(model, state)
     shown = api(owner).get(f"{MODELS}/m").json()
     assert (shown["status"], shown["health"]) == words
@@ -194,14 +194,14 @@ def test_the_newest_instance_tells_the_status(api, owner, create, state, words):
 
 
 def test_a_running_model_whose_probes_fail_is_unhealthy(api, owner, create):
-    instance_rows.instance(create(), State.READY, healthy=False)
+    instance_rows.instance(create(), InstanceState.READY, healthy=False)
     shown = api(owner).get(f"{MODELS}/m").json()
     assert (shown["status"], shown["health"]) == ("running", "unhealthy")
 
 
 def test_what_a_model_holds_and_how_it_did_in_the_last_hour_is_shown(api, owner, create, tenant):
     model, now = create(), timezone.now()
-    instance_rows.reserve(instance_rows.instance(model, State.READY), 300 * 2**20)
+    instance_rows.reserve(instance_rows.instance(model, InstanceState.READY), 300 * 2**20)
     for minutes, status, http_status in (
         (1, "ok", 200),
         (2, "ok", 200),
@@ -227,10 +227,12 @@ def test_a_long_list_takes_no_more_queries_than_a_short_one(api, owner, create):
             assert client.get(MODELS).status_code == 200
         return len(captured)
 
-    instance_rows.instance(create("m0", aliases=["a0"]), State.READY)
+    instance_rows.instance(create("m0", aliases=["a0"]), InstanceState.READY)
     few = queries()
     for number in range(1, 8):
-        instance_rows.reserve(instance_rows.instance(create(f"m{number}", aliases=[f"a{number}"]), State.READY), 1)
+        instance_rows.reserve(
+            instance_rows.instance(create(f"m{number}", aliases=[f"a{number}"]), InstanceState.READY), 1
+        )
     assert queries() <= few + 1  # the device of the reservations
 
 
@@ -531,7 +533,7 @@ def test_weights_of_the_wrong_kind_for_an_engine_are_refused(api, owner, create)
 
 def test_a_running_model_is_not_deleted_unless_forced(api, owner, create):
     model = create()
-    instance = instance_rows.instance(model, State.READY)
+    instance = instance_rows.instance(model, InstanceState.READY)
     assert code(api(owner).delete(f"{MODELS}/m")) == (409, "CONFLICT")
     assert code(api(owner).delete(f"{MODELS}/m?force=false")) == (409, "CONFLICT")
     assert code(api(owner).delete(f"{MODELS}/m?force=perhaps")) == (422, "INVALID_REQUEST")
@@ -543,8 +545,8 @@ def test_a_running_model_is_not_deleted_unless_forced(api, owner, create):
 @pytest.mark.django_db(transaction=True)
 def test_force_ends_a_running_model_before_it_is_deleted(transactional_db, api, owner, create, how):
     model = create()
-    instance = instance_rows.instance(model, State.READY)
-    ended = instance_rows.end_when_asked(instance)
+    instance = instance_rows.instance(model, InstanceState.READY)
+    ended = instance_rows.stop_on_request(instance)
     path, body = (f"{MODELS}/m?force=true", None) if how == "query" else (f"{MODELS}/m", {"force": True})
     assert api(owner).delete(path, body).status_code == 200
     assert ended() == {"desired": "stopped", "force_stop": True}
@@ -553,8 +555,8 @@ def test_force_ends_a_running_model_before_it_is_deleted(transactional_db, api, 
 
 def test_a_model_that_has_run_can_be_deleted(api, owner, create):
     model = create()
-    instance_rows.instance(model, State.STOPPED)
-    instance_rows.instance(model, State.FAILED)
+    instance_rows.instance(model, InstanceState.STOPPED)
+    instance_rows.instance(model, InstanceState.FAILED)
     assert api(owner).delete(f"{MODELS}/m").status_code == 200
 
 

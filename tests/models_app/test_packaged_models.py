@@ -121,7 +121,7 @@ def test_the_engine_is_started_by_way_of_the_fetch_only_where_the_files_are_miss
     assert missing.argv[2] == str(fetching.SCRIPT)
     assert json.loads(missing.env[bring.VARIABLE])["UV_HTTP_TIMEOUT"] == "7"
     assert "SERAI_DATA" not in json.loads(missing.env[bring.VARIABLE])
-    assert workload.record(missing)["env"][bring.VARIABLE] == "<set>"
+    assert workload.describe_launch(missing)["env"][bring.VARIABLE] == "<set>"
     assert "--runner" in missing.argv
     assert packaged_models.MINILM.lock.is_file()
 

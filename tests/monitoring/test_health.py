@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from gateway import asgi
-from gateway.routing.snapshot import STALE_SECONDS, Snapshot, SnapshotSource
+from gateway.routing.snapshot import MAX_SNAPSHOT_AGE, RoutingSnapshot, SnapshotSource
 from inference.models import GatewayHeartbeat, Node
 from tests.config.test_public_pages import closed_port, database_away  # noqa: F401
 from tests.support import instance_rows
@@ -86,11 +86,11 @@ def test_without_the_database_the_answer_still_comes_and_names_no_address(databa
 
 
 def test_a_gateway_that_knows_nothing_fresh_is_down(client, machine, monkeypatch):
-    source = SnapshotSource(Snapshot())
+    source = SnapshotSource(RoutingSnapshot())
     monkeypatch.setattr(asgi.gateway, "_gateway", object())
     monkeypatch.setattr(asgi.gateway, "_source", source)
     assert client.get(HEALTH).json()["components"]["gateway"] == "UP"
-    source._read_at -= STALE_SECONDS + 1
+    source._read_at -= MAX_SNAPSHOT_AGE + 1
     assert client.get(HEALTH).json()["components"]["gateway"] == "DOWN"
 
 

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from accounts import services
 from accounts.models import ApiKey, Scope, User
-from inference.models import GatewayHeartbeat, State
+from inference.models import GatewayHeartbeat, InstanceState
 from models_app.models import Model
 from monitoring.figures import prometheus, rollups
 from monitoring.figures.catalogue import BOUNDS
@@ -91,10 +91,10 @@ def test_every_histogram_rises_to_its_count(api, operator, store, ours):  # noqa
 
 
 def test_requests_in_flight_and_waiting_are_added_up_over_the_gateways(api, operator, store, ours, tenant):  # noqa: F811
-    instance = instance_rows.instance(ours, State.READY)
+    instance = instance_rows.instance(ours, InstanceState.READY)
     cold = Model.objects.create(tenant=tenant, name="cold")
     resting = Model.objects.create(tenant=tenant, name="resting")
-    instance_rows.instance(resting, State.READY)
+    instance_rows.instance(resting, InstanceState.READY)
     for number in range(2):
         GatewayHeartbeat.objects.create(
             id=f"00000000-0000-0000-0000-00000000000{number}", host="here", pid=1, beat_at=datetime.now(UTC),
@@ -117,10 +117,10 @@ def test_a_counter_never_falls_while_something_is_still_to_be_rolled(api, operat
     moments = [minutes_ago(minutes) for minutes in (0, 70, 1500, 3000, 20000)]
     for moment in moments:
         used(moment, tenant_id=ours.tenant_id, model_id=ours.pk)
-    rollups.look()
+    rollups.mark_stale_minutes()
     seen = (0.0, 0.0)
     for level in LEVELS:
-        rollups.roll(level)
+        rollups.roll_up(level)
         found = read(page(api, operator))
         names = ("serai_requests_total", "serai_response_time_bucket")
         now = tuple(sum(value for (name, _labels), value in found.items() if name == wanted) for wanted in names)

@@ -9,7 +9,7 @@ from django.db import connections
 from core.partitions import Partitioned, Span
 from monitoring.figures import levels, rollups, samples
 from monitoring.figures.catalogue import BOUNDS
-from monitoring.figures.levels import BY_NAME, LEVELS
+from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
 from monitoring.models import Series, Stale, Watermark
 from tests.support.metric_samples import empty, everything, measure, minutes_ago, raw, roll, rolled, sample, used
 
@@ -84,7 +84,7 @@ def test_a_late_sample_is_rolled_again():
 
 def test_an_outage_of_the_scheduler_leaves_no_gap():
     minutes = [DAY_AGO + timedelta(minutes=minute) for minute in range(24 * 60)]
-    samples.write([sample("cpu_percent", minute, 1) for minute in minutes])
+    samples.write_samples([sample("cpu_percent", minute, 1) for minute in minutes])
     for hour in minutes[::60]:
         used(hour)
     roll(times=2)  # each turn of a duty is short, so more than one may be needed
@@ -125,7 +125,7 @@ def test_all_devices_together_are_a_series_of_their_own():
     for device, value in (("cuda:0", 10), ("cuda:1", 90)):
         measure("gpu_utilization", DAY_AGO, value, device=device)
     roll()
-    total = BY_NAME["1d"].model.objects.get(series__in=Series.objects.totals())
+    total = LEVELS_BY_NAME["1d"].model.objects.get(series__in=Series.objects.totals())
     assert (total.count, total.sum, total.min, total.max, total.last) == (2, 100, 10, 90, 50)
 
 
@@ -155,7 +155,9 @@ def test_times_fall_at_or_below_their_bound():
     for milliseconds in (1, 250, 251, 10**7):
         used(DAY_AGO, duration_ms=milliseconds)
     roll()
-    (row,) = BY_NAME["1d"].model.objects.filter(series__in=Series.objects.single().filter(metric="response_time"))
+    (row,) = LEVELS_BY_NAME["1d"].model.objects.filter(
+        series__in=Series.objects.single().filter(metric="response_time")
+    )
     held = {(*BOUNDS, None)[place]: count for place, count in enumerate(row.buckets) if count}
     assert held == {0.001: 1, 0.25: 1, 0.35: 1, None: 1}
 
@@ -164,7 +166,7 @@ def test_histograms_add_up_place_by_place():
     for minute, buckets in enumerate(([1, 0, 2], [0, 5, 1])):
         measure("engine_ttft", DAY_AGO + timedelta(minutes=minute), 6.0, count=3 * (1 + minute), buckets=buckets)
     roll()
-    (row,) = BY_NAME["5m"].model.objects.filter(series__in=Series.objects.single())
+    (row,) = LEVELS_BY_NAME["5m"].model.objects.filter(series__in=Series.objects.single())
     assert (row.buckets, row.count, row.sum, row.min, row.max) == ([1, 5, 3], 9, 12.0, 1.0, 2.0)
 
 
@@ -185,7 +187,7 @@ def test_what_is_no_longer_kept_whole_is_not_made_anew():
     roll()
     assert [rolled(level.name, "requests") for level in LEVELS] == [[], [], [], []]
     Stale.objects.create(level="1m", bucket=old)
-    rollups.roll(BY_NAME["1m"])
+    rollups.roll_up(LEVELS_BY_NAME["1m"])
     assert not Stale.objects.exists()
 
 

@@ -10,12 +10,12 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import ConfigurationValue
-from inference.models import Device, Node, State
+from inference.models import Device, InstanceState, Node
 from models_app.models import Model
 from monitoring.figures import samples
 from monitoring.figures import sampling as node_sampling
-from monitoring.figures.catalogue import BOUNDS, METRICS, Subject
-from monitoring.figures.meters import Increases
+from monitoring.figures.catalogue import BOUNDS, METRICS, MetricSubject
+from monitoring.figures.meters import CounterIncreases
 from monitoring.figures.sampling import NodeSampler
 from monitoring.models import Sample, Series
 from node_agent import folders, sampling
@@ -82,7 +82,7 @@ def ours(tenant) -> Model:
 @pytest.fixture
 def engine(node, ours):
     """A ready engine on a socket, known since just now."""
-    instance = instance_rows.instance(ours, State.READY, ready_at=timezone.now() + timedelta(seconds=1))
+    instance = instance_rows.instance(ours, InstanceState.READY, ready_at=timezone.now() + timedelta(seconds=1))
     answering = EngineSocket(folders.socket_of(instance.pk))
     yield answering
     answering.server.shutdown()
@@ -104,7 +104,7 @@ def names() -> set[str]:
     return set(Series.objects.values_list("metric", flat=True))
 
 
-def of(*subjects: Subject) -> set[str]:
+def of(*subjects: MetricSubject) -> set[str]:
     return {name for name, metric in METRICS.items() if metric.subject in subjects}
 
 
@@ -112,7 +112,7 @@ def test_the_host_is_measured_on_every_machine(node):
     sampler = NodeSampler()
     take(sampler, node)
     take(sampler, node)
-    assert names() - of(Subject.GPU) == of(Subject.HOST)
+    assert names() - of(MetricSubject.GPU) == of(MetricSubject.HOST)
     assert len(values("memory_percent", node_id=node.pk)) == 2
     assert 0 < values("memory_percent")[0] <= 100
     node.refresh_from_db()
@@ -125,7 +125,7 @@ def test_gpus_are_measured_as_far_as_they_tell(node, nvml):
     take(NodeSampler(), node)
     assert values("gpu_utilization") == [78]
     assert values("gpu_memory_percent", device="cuda:1") == [25]
-    assert of(Subject.GPU) <= names()
+    assert of(MetricSubject.GPU) <= names()
     first, second = Device.objects.filter(kind="cuda").order_by("index")
     process = {"pid": 2**22, "name": "", "memory_usage": 1024}
     assert first.live["processes"] == [process]
@@ -167,10 +167,10 @@ def test_the_tokens_of_an_adopted_engine_count_from_its_adoption(node, engine):
 
 
 def test_a_counter_that_falls_began_anew():
-    increases = Increases()
-    rises = [increases.of("key", value) for value in (100, 130, 20, 25)]
+    increases = CounterIncreases()
+    rises = [increases.since_last("key", value) for value in (100, 130, 20, 25)]
     assert rises == [None, 30, 20, 5]
-    assert Increases().of("key", 7, from_zero=True) == 7
+    assert CounterIncreases().since_last("key", 7, from_zero=True) == 7
 
 
 def test_samples_wait_while_the_database_is_away(node, monkeypatch):

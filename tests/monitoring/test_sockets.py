@@ -99,7 +99,7 @@ def place(model) -> Instance:
 
 def announce(instance) -> None:
     with transaction.atomic():
-        transitions.announce(instance)
+        transitions.publish_status(instance)
 
 
 def connections(kind: str) -> set[str]:
@@ -324,8 +324,8 @@ def test_figures_of_single_machines_go_to_operators_and_of_all_together_to_tenan
         assert {hear(above)["data"]["node"] for _node in range(2)} == {"one", "two"}
         shown = {"cpu_percent": 20.0, "memory_percent": 20.0, "disk_percent": 20.0, "timestamp": stamp}
         assert hear(below) == {"type": "host_metrics_update", "data": {"node": None, **shown}}
-        events.send([events.OPERATORS], "gpu_metrics_update", "one 0", {"gpu_id": 0})
-        events.send([events.EVERYONE], "host_metrics_update", "", {"cpu_percent": 1})
+        events.publish_now([events.OPERATORS], "gpu_metrics_update", "one 0", {"gpu_id": 0})
+        events.publish_now([events.EVERYONE], "host_metrics_update", "", {"cpu_percent": 1})
         assert hear(above) == {"type": "gpu_metrics_update", "data": {"gpu_id": 0}}
         assert hear(below) == {"type": "host_metrics_update", "data": {"cpu_percent": 1}}
 
@@ -388,7 +388,7 @@ def wire(settings):
 
 def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, owner, model, wire, monkeypatch):
     """Nothing tells that it is gone: the connection stays open, and nothing comes over it any more."""
-    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_TIMEOUT", 0.3)
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         wire.cut.set()
@@ -398,7 +398,7 @@ def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, ow
 
 
 def test_a_quiet_subscription_is_kept_and_not_made_anew(monitor, owner, model, monkeypatch):
-    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("monitoring.sockets.hub.SILENCE_TIMEOUT", 0.05)
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         before = connections("pubsub")
@@ -420,7 +420,7 @@ def test_valkey_may_end_idle_connections(monitor, owner, model):
 
 def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, operator, model, monkeypatch):
     """The client's own library must not read either: a bare connection that goes silent after the handshake."""
-    monkeypatch.setattr("monitoring.sockets.consumers.STUCK_SECONDS", 1)
+    monkeypatch.setattr("monitoring.sockets.consumers.SEND_TIMEOUT", 1)
     event = {"model_id": model.pk, "status": "running", "note": "x" * 60_000}
     host, port = monitor.address.split(":")
     with monitor(access(owner)) as reader, socket.create_connection((host, int(port))) as silent:
@@ -428,7 +428,7 @@ def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, ope
         shake_hands(silent, monitor.address, access(operator))
         send_frame(silent, json.dumps(MODEL_STATUS).encode())
         while not is_cut(silent):
-            events.send([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event, model.pk)
+            events.publish_now([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event, model.pk)
             assert hear(reader)["data"]["status"]
 
 
@@ -455,12 +455,12 @@ def is_cut(connection: socket.socket) -> bool:
 def test_of_two_changes_that_wait_the_later_is_told():
     box = outbox.Outbox(Actor(tenant=None, role=None, sees_all=True))
     for text in ("first", "second"):
-        box.put(events.Event(frozenset(), "model_status_update", "m", text))
+        box.put(events.SocketEvent(frozenset(), "model_status_update", "m", text))
     assert (box.take(), box.take()) == ("second", None)
 
 
 def test_a_reader_too_slow_for_the_changes_of_many_models_overflows():
     box = outbox.Outbox(Actor(tenant=None, role=None, sees_all=True))
-    with pytest.raises(outbox.Overflow):
-        for number in range(outbox.MOST_CHARACTERS // 1000 + 1):
-            box.put(events.Event(frozenset(), "model_status_update", str(number), "x" * 1000))
+    with pytest.raises(outbox.OutboxOverflow):
+        for number in range(outbox.MAX_CHARACTERS // 1000 + 1):
+            box.put(events.SocketEvent(frozenset(), "model_status_update", str(number), "x" * 1000))

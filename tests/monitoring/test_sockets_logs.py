@@ -62,7 +62,7 @@ def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  #
     with monitor(access(viewer)) as ws:
         follow(ws, model)
         had = lines(ws, 2)[-1]["id"]
-    many = [f"line {number}" for number in range(3 * followed.PAGE)]
+    many = [f"line {number}" for number in range(3 * followed.PAGE_LINES)]
     write(model, *many, at=1_700_000_100)
     with monitor(access(viewer)) as ws:
         follow(ws, model, since=had)
@@ -72,10 +72,10 @@ def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  #
 
 
 def test_all_that_is_kept_comes_after_the_first_id_of_all(monitor, viewer, model):  # noqa: F811
-    write(model, *map(str, range(followed.MOST_LINES + 5)))
+    write(model, *map(str, range(followed.MAX_LINES + 5)))
     with monitor(access(viewer)) as ws:
         follow(ws, model, since="0-0")
-        assert texts(ws, followed.MOST_LINES + 5)[0] == "0"
+        assert texts(ws, followed.MAX_LINES + 5)[0] == "0"
 
 
 def test_a_model_that_never_ran_is_waited_for_beside_other_topics(monitor, viewer, model):  # noqa: F811
@@ -204,7 +204,7 @@ def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # n
 
 
 def test_who_reads_nothing_is_dropped_in_the_midst_of_a_log(monitor, viewer, model, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("monitoring.sockets.consumers.STUCK_SECONDS", 1)
+    monkeypatch.setattr("monitoring.sockets.consumers.SEND_TIMEOUT", 1)
     for part in range(10):
         write(model, *["x" * 3900] * 100, at=1_700_000_000 + 1000 * part)
     host, port = monitor.address.split(":")

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from inference.models import Device, State
+from inference.models import Device, InstanceState
 from models_app.models import Model
-from monitoring.figures.levels import BY_NAME, LEVELS
-from monitoring.figures.queries import level_for, pieces, points
+from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
+from monitoring.figures.queries import level_for, point_count, split_range
 from tests.support import instance_rows
 from tests.support.metric_samples import measure, minutes_ago, roll, used
 
@@ -59,8 +59,8 @@ def details(reply) -> set[str]:
 
 def test_the_status_is_as_the_document_shows_it(api, operator, ours, theirs, tenant):
     machine()
-    instance_rows.instance(ours, State.READY)
-    instance_rows.instance(theirs, State.FAILED)
+    instance_rows.instance(ours, InstanceState.READY)
+    instance_rows.instance(theirs, InstanceState.FAILED)
     Model.objects.create(tenant=tenant, name="new")
     answer = api(operator).get(STATUS).json()
     assert (answer["status"], answer["version"]) == ("healthy", "1.0.0")
@@ -73,7 +73,7 @@ def test_the_status_is_as_the_document_shows_it(api, operator, ours, theirs, ten
 
 def test_a_tenant_sees_its_own_models_and_the_machines_as_one(api, viewer, stranger, ours):
     machine(cards=2)
-    instance_rows.instance(ours, State.READY)
+    instance_rows.instance(ours, InstanceState.READY)
     seen = api(viewer).get(STATUS)
     assert "box" not in seen.content.decode()
     assert seen.json()["models"]["running"] == 1
@@ -193,7 +193,7 @@ def test_the_roll_up_fits_the_range_and_what_is_kept():
     ranges = {1 / 24: "1m", 1: "5m", 7: "1h", 30: "1h", 365: "1d"}
     assert {days: level_for(now - timedelta(days=days), now).name for days in ranges} == ranges
     old = now - timedelta(days=60)
-    assert level_for(old, old + timedelta(hours=1), BY_NAME["1m"]).name == "5m"
+    assert level_for(old, old + timedelta(hours=1), LEVELS_BY_NAME["1m"]).name == "5m"
     ancient = now - timedelta(days=200)
     assert level_for(ancient, ancient + timedelta(hours=1)).name == "1h"
 
@@ -203,12 +203,12 @@ def test_the_roll_up_fits_the_range_and_what_is_kept():
 def test_a_range_is_cut_into_pieces_without_gap_or_overlap(level, minutes):
     end = datetime(2031, 3, 5, 13, 47, 11, tzinfo=UTC)
     start = end - timedelta(minutes=minutes)
-    cut = list(pieces(start, end, level))
+    cut = list(split_range(start, end, level))
     borders = [moment for begin, finish, _level in cut for moment in (begin, finish)]
     assert borders[1:-1:2] == borders[2::2]
     assert all(level.floor(begin) == begin < finish for begin, finish, level in cut)
     assert (borders[0], borders[-1]) == (level.floor(start), end) or not cut
-    assert sum(points(begin, finish, level) for begin, finish, level in cut) < 300
+    assert sum(point_count(begin, finish, level) for begin, finish, level in cut) < 300
 
 
 def test_a_tenant_sees_the_figures_of_its_own_models(api, viewer, stranger, operator, store, ours, theirs):

@@ -9,21 +9,21 @@ import pytest
 from django.utils import timezone
 
 from inference.instances import gateway_reports
-from inference.instances.gateway_reports import AdapterUse, Traffic
-from inference.models import Desired, GatewayHeartbeat, Instance, State
+from inference.instances.gateway_reports import AdapterUse, GatewayReports
+from inference.models import Desired, GatewayHeartbeat, Instance, InstanceState
 from models_app.adapters import files, services
 from models_app.models import Model
 from node_agent import folders
-from node_agent.adapter_loading import Adapters, Wanted, to_leave, to_load
+from node_agent.adapter_loading import AdapterReconciler, WantedAdapter, version_to_load, versions_to_unload
 from tests.support import adapter_folders, instance_rows
-from tests.support.gateway_server import Engine, eventually
+from tests.support.gateway_server import EngineProcess, eventually
 
 LOADED, LEAVING, REFUSED = ({"state": state} for state in ("loaded", "leaving", "refused"))
 
 
-def wanted(*ids: str) -> list[Wanted]:
+def wanted(*ids: str) -> list[WantedAdapter]:
     """Those whose name begins with a t are on trial."""
-    return [Wanted(version, Path("/"), published=not version.startswith("t")) for version in ids]
+    return [WantedAdapter(version, Path("/"), published=not version.startswith("t")) for version in ids]
 
 
 # --- which
@@ -31,40 +31,40 @@ def wanted(*ids: str) -> list[Wanted]:
 
 def test_what_is_waited_for_is_loaded_before_what_is_published_and_that_before_trials():
     missing = wanted("t1", "a", "b")
-    assert to_load({}, missing, 2, AdapterUse()).id == "a"
-    assert to_load({}, missing, 2, AdapterUse(waiting={"b"})).id == "b"
-    assert to_load({"a": LOADED, "b": LOADED}, missing, 3, AdapterUse()).id == "t1"
+    assert version_to_load({}, missing, 2, AdapterUse()).id == "a"
+    assert version_to_load({}, missing, 2, AdapterUse(waiting={"b"})).id == "b"
+    assert version_to_load({"a": LOADED, "b": LOADED}, missing, 3, AdapterUse()).id == "t1"
 
 
 def test_nothing_is_loaded_without_a_slot_nor_what_the_engine_refused():
-    assert to_load({"a": LOADED, "b": LEAVING}, wanted("a", "c"), 2, AdapterUse(waiting={"c"})) is None
-    assert to_load({"a": REFUSED}, wanted("a"), 2, AdapterUse(waiting={"a"})) is None
-    assert to_load({"a": REFUSED, "b": LOADED}, wanted("a", "b", "c"), 2, AdapterUse()).id == "c"
+    assert version_to_load({"a": LOADED, "b": LEAVING}, wanted("a", "c"), 2, AdapterUse(waiting={"c"})) is None
+    assert version_to_load({"a": REFUSED}, wanted("a"), 2, AdapterUse(waiting={"a"})) is None
+    assert version_to_load({"a": REFUSED, "b": LOADED}, wanted("a", "b", "c"), 2, AdapterUse()).id == "c"
 
 
 def test_what_is_no_longer_wanted_is_let_go_of():
-    assert to_leave({"a": LOADED, "b": LOADED, "c": LEAVING}, wanted("b"), 4, AdapterUse()) == ["a"]
+    assert versions_to_unload({"a": LOADED, "b": LOADED, "c": LEAVING}, wanted("b"), 4, AdapterUse()) == ["a"]
 
 
 def test_the_least_recently_used_makes_room_for_what_is_waited_for():
     full = {"a": LOADED, "b": LOADED, "c": LOADED}
     use = AdapterUse(idle={"a": 5, "b": 60, "c": 7}, waiting={"d"})
-    assert to_leave(full, wanted("a", "b", "c", "d"), 3, use) == ["b"]
+    assert versions_to_unload(full, wanted("a", "b", "c", "d"), 3, use) == ["b"]
     never_used = AdapterUse(idle={"b": 60, "c": 7}, waiting={"d"})
-    assert to_leave(full, wanted("a", "b", "c", "d"), 3, never_used) == ["a"]
-    assert to_leave(full, wanted("a", "b", "c", "d"), 3, AdapterUse()) == []
+    assert versions_to_unload(full, wanted("a", "b", "c", "d"), 3, never_used) == ["a"]
+    assert versions_to_unload(full, wanted("a", "b", "c", "d"), 3, AdapterUse()) == []
 
 
 def test_nothing_in_flight_or_waited_for_makes_room():
     use = AdapterUse(busy={"a"}, waiting={"b", "c"})
-    assert to_leave({"a": LOADED, "b": LOADED}, wanted("a", "b", "c"), 2, use) == []
+    assert versions_to_unload({"a": LOADED, "b": LOADED}, wanted("a", "b", "c"), 2, use) == []
 
 
 def test_no_more_is_let_go_of_than_is_needed():
     known = {"a": LOADED, "b": LOADED, "c": LEAVING}
-    assert to_leave(known, wanted("a", "b", "c", "d"), 3, AdapterUse(waiting={"d"})) == []
+    assert versions_to_unload(known, wanted("a", "b", "c", "d"), 3, AdapterUse(waiting={"d"})) == []
     gone = {"a": LOADED, "b": LOADED, "c": LOADED}
-    assert to_leave(gone, wanted("a", "b", "d"), 3, AdapterUse(waiting={"d"})) == ["c"]
+    assert versions_to_unload(gone, wanted("a", "b", "d"), 3, AdapterUse(waiting={"d"})) == ["c"]
 
 
 # --- by whom it was let go
@@ -79,7 +79,7 @@ NOW = timezone.now()
 
 
 def let_go(*beats: GatewayHeartbeat, silent=()) -> bool:
-    return Traffic(list(beats), list(silent), {}).let_go("i", "v", NOW)
+    return GatewayReports(list(beats), list(silent), {}).is_adapter_drained("i", "v", NOW)
 
 
 def test_a_version_is_let_go_of_when_every_gateway_has_looked_since():
@@ -93,7 +93,7 @@ def test_a_version_is_let_go_of_when_every_gateway_has_looked_since():
 
 def test_use_is_what_all_gateways_say_together():
     beats = [beat(idle={"i": {"v": 9, "w": 3}}, waiting={"x": 1}), beat(idle={"i": {"v": 4}}, inflight={"i": {"u": 2}})]
-    use = Traffic(beats, [], {}).adapter_use("i")
+    use = GatewayReports(beats, [], {}).adapter_use("i")
     assert (use.busy, use.idle, use.waiting) == ({"u"}, {"v": 4, "w": 3}, {"x"})
 
 
@@ -109,9 +109,9 @@ def base(transactional_db, tenant, settings, tmp_path) -> Model:
 @pytest.fixture
 def instance(base) -> Instance:
     """Its engine is a fake one on the socket where the agent looks for it."""
-    made = instance_rows.instance(base, State.READY, adapter_slots=4, adapter_rank=64)
+    made = instance_rows.instance(base, InstanceState.READY, adapter_slots=4, adapter_rank=64)
     folders.folder_of(made.pk).mkdir(mode=0o700, parents=True)
-    engine = Engine(folders.folder_of(made.pk))
+    engine = EngineProcess(folders.folder_of(made.pk))
     engine.socket.rename(folders.socket_of(made.pk))
     engine.socket = folders.socket_of(made.pk)
     made.engine = engine
@@ -121,7 +121,7 @@ def instance(base) -> Instance:
 
 @pytest.fixture
 def agent():
-    made = Adapters(on_change=lambda: None)
+    made = AdapterReconciler(on_change=lambda: None)
     yield made
     made.close()
 
@@ -131,8 +131,8 @@ def version(base, tmp_path):
     """version(rank=…) is one more version of an adapter of the base, published."""
 
     def make(name: str = "facts", publish: bool = True, **options):
-        source = adapter_folders.folder(tmp_path / uuid.uuid4().hex / "adapter", **options)
-        made = adapter_folders.keep(base, name, source=source)
+        source = adapter_folders.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **options)
+        made = adapter_folders.save_version(base, name, source=source)
         if publish:
             made.adapter.current = made
             made.adapter.save()
@@ -150,7 +150,7 @@ def listed(instance) -> set[str]:
 def look(agent, instance, *beats: GatewayHeartbeat) -> dict:
     """What is written after one look at the row and the engine."""
     instance.refresh_from_db()
-    agent.work([instance], Traffic(list(beats), [], {}), instance.node.fence)
+    agent.reconcile([instance], GatewayReports(list(beats), [], {}), instance.node.fence)
     instance.refresh_from_db()
     return {version: word["state"] for version, word in instance.adapters.items()}
 
@@ -189,7 +189,7 @@ def test_what_an_engine_refuses_is_written_with_its_word_but_not_where_files_lie
     reason = instance.adapters[broken.pk]["reason"]
     assert "size mismatch" in reason
     assert str(tmp_path) not in reason
-    assert services.lifecycle.get().adapters_loaded([broken.pk]) == {
+    assert services.lifecycle.get_runtime().adapters_loaded([broken.pk]) == {
         broken.pk: [{"state": "refused", "reason": reason}]
     }  # fmt: skip
 
@@ -225,14 +225,14 @@ def test_the_least_recently_used_makes_room_on_a_full_engine(agent, instance, ve
 
 def test_another_agents_node_and_another_run_are_left_alone(agent, instance, version):
     version()
-    for fields in ({"desired": Desired.STOPPED}, {"state": State.DRAINING}, {"adapter_slots": 0}):
+    for fields in ({"desired": Desired.STOPPED}, {"state": InstanceState.DRAINING}, {"adapter_slots": 0}):
         changed = Instance.objects.get(pk=instance.pk)
         for name, value in fields.items():
             setattr(changed, name, value)
-        agent.work([changed], Traffic([], [], {}), instance.node.fence)
+        agent.reconcile([changed], GatewayReports([], [], {}), instance.node.fence)
     Instance.objects.update(adapters={"x": {"state": "loaded"}})
     instance.refresh_from_db()
-    agent.work([instance], gateway_reports.Traffic([], [], {}), instance.node.fence + 1)
+    agent.reconcile([instance], gateway_reports.GatewayReports([], [], {}), instance.node.fence + 1)
     instance.refresh_from_db()
     assert instance.adapters == {"x": {"state": "loaded"}}
     assert listed(instance) == set()

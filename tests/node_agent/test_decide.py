@@ -2,102 +2,109 @@
 
 import pytest
 
-from inference.models import Desired, Instance, State
-from node_agent.decide import ENGINE_PATIENCE, HANG_SECONDS, Process, Seen, Step, decide
+from inference.models import Desired, Instance, InstanceState
+from node_agent.decide import (
+    ENGINE_DRAIN_TIMEOUT,
+    HANG_TIMEOUT,
+    InstanceObservation,
+    InstanceStep,
+    ProcessStatus,
+    decide,
+)
 
-RUNNING, EXITED, LOST, NONE = Process.RUNNING, Process.EXITED, Process.LOST, Process.NONE
+RUNNING, EXITED, LOST, NONE = ProcessStatus.RUNNING, ProcessStatus.EXITED, ProcessStatus.LOST, ProcessStatus.NONE
 WANTED = {"desired": Desired.RUNNING, "generation": 1, "running_generation": 1}
 RESTART = {**WANTED, "generation": 2}
 STOP = {**WANTED, "desired": Desired.STOPPED}
 
 
-def step(state: State, wish: dict, process: Process, idle_timeout: int = 0, **seen) -> Step:
+def step(state: InstanceState, wish: dict, process: ProcessStatus, idle_timeout: int = 0, **seen) -> InstanceStep:
     row = {name: seen.pop(name) for name in ("force_stop", "stop_timeout", "healthy_row") if name in seen}
     row["healthy"] = row.pop("healthy_row", True)
     instance = Instance(state=state, start_timeout=300, **{"stop_timeout": 60, **wish, **row})
-    return decide(instance, Seen(process, **seen), idle_timeout)
+    return decide(instance, InstanceObservation(process, **seen), idle_timeout)
 
 
 @pytest.mark.parametrize(
     ("wish", "process", "seen", "expected"),
     [
-        (WANTED, NONE, {}, Step.LAUNCH),
-        (WANTED, EXITED, {}, Step.LAUNCH),
-        (WANTED, NONE, {"may_launch": False}, Step.WAIT),
-        (WANTED, RUNNING, {}, Step.SWEEP),
-        (WANTED, LOST, {}, Step.SWEEP),
-        (STOP, NONE, {}, Step.STOPPED),
+        (WANTED, NONE, {}, InstanceStep.LAUNCH),
+        (WANTED, EXITED, {}, InstanceStep.LAUNCH),
+        (WANTED, NONE, {"may_launch": False}, InstanceStep.WAIT),
+        (WANTED, RUNNING, {}, InstanceStep.SWEEP),
+        (WANTED, LOST, {}, InstanceStep.SWEEP),
+        (STOP, NONE, {}, InstanceStep.STOPPED),
     ],
 )
 def test_pending(wish, process, seen, expected):
-    assert step(State.PENDING, wish, process, **seen) == expected
+    assert step(InstanceState.PENDING, wish, process, **seen) == expected
 
 
 @pytest.mark.parametrize(
     ("wish", "process", "seen", "expected"),
     [
-        (WANTED, RUNNING, {}, Step.WAIT),
-        (WANTED, RUNNING, {"healthy": True}, Step.READY),
-        (WANTED, RUNNING, {"in_state_for": 301}, Step.TIMED_OUT),
-        (WANTED, EXITED, {}, Step.FAILED),
-        (WANTED, EXITED, {"killed_by_signal": True}, Step.CRASHED),
-        (WANTED, NONE, {}, Step.CRASHED),
-        (WANTED, LOST, {}, Step.SWEEP),
-        (STOP, RUNNING, {"healthy": True}, Step.END),
-        (RESTART, RUNNING, {}, Step.END),
-        (STOP, EXITED, {}, Step.STOPPED),
-        (RESTART, EXITED, {}, Step.AGAIN),
+        (WANTED, RUNNING, {}, InstanceStep.WAIT),
+        (WANTED, RUNNING, {"healthy": True}, InstanceStep.READY),
+        (WANTED, RUNNING, {"in_state_for": 301}, InstanceStep.TIMED_OUT),
+        (WANTED, EXITED, {}, InstanceStep.FAILED),
+        (WANTED, EXITED, {"killed_by_signal": True}, InstanceStep.CRASHED),
+        (WANTED, NONE, {}, InstanceStep.CRASHED),
+        (WANTED, LOST, {}, InstanceStep.SWEEP),
+        (STOP, RUNNING, {"healthy": True}, InstanceStep.END),
+        (RESTART, RUNNING, {}, InstanceStep.END),
+        (STOP, EXITED, {}, InstanceStep.STOPPED),
+        (RESTART, EXITED, {}, InstanceStep.AGAIN),
     ],
 )
 def test_starting(wish, process, seen, expected):
-    assert step(State.STARTING, wish, process, **seen) == expected
+    assert step(InstanceState.STARTING, wish, process, **seen) == expected
 
 
 @pytest.mark.parametrize(
     ("wish", "process", "seen", "expected"),
     [
-        (WANTED, RUNNING, {"healthy": True}, Step.WAIT),
-        (WANTED, RUNNING, {"healthy": False}, Step.HEALTH),
-        (WANTED, RUNNING, {"healthy": True, "healthy_row": False}, Step.HEALTH),
-        (WANTED, RUNNING, {"unhealthy_for": HANG_SECONDS + 1}, Step.END),
-        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 5}, Step.UNLOAD),
-        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 20}, Step.WAIT),
-        (WANTED, RUNNING, {"idle": None, "idle_timeout": 5}, Step.WAIT),
-        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 0}, Step.WAIT),
-        (WANTED, EXITED, {}, Step.CRASHED),
-        (WANTED, NONE, {}, Step.CRASHED),
-        (WANTED, LOST, {}, Step.SWEEP),
-        (STOP, RUNNING, {"healthy": True}, Step.DRAIN),
-        (RESTART, RUNNING, {"healthy": True}, Step.DRAIN),
-        (STOP, EXITED, {}, Step.STOPPED),
-        (RESTART, EXITED, {}, Step.AGAIN),
+        (WANTED, RUNNING, {"healthy": True}, InstanceStep.WAIT),
+        (WANTED, RUNNING, {"healthy": False}, InstanceStep.HEALTH),
+        (WANTED, RUNNING, {"healthy": True, "healthy_row": False}, InstanceStep.HEALTH),
+        (WANTED, RUNNING, {"unhealthy_for": HANG_TIMEOUT + 1}, InstanceStep.END),
+        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 5}, InstanceStep.UNLOAD),
+        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 20}, InstanceStep.WAIT),
+        (WANTED, RUNNING, {"idle": None, "idle_timeout": 5}, InstanceStep.WAIT),
+        (WANTED, RUNNING, {"idle": 10.0, "idle_timeout": 0}, InstanceStep.WAIT),
+        (WANTED, EXITED, {}, InstanceStep.CRASHED),
+        (WANTED, NONE, {}, InstanceStep.CRASHED),
+        (WANTED, LOST, {}, InstanceStep.SWEEP),
+        (STOP, RUNNING, {"healthy": True}, InstanceStep.DRAIN),
+        (RESTART, RUNNING, {"healthy": True}, InstanceStep.DRAIN),
+        (STOP, EXITED, {}, InstanceStep.STOPPED),
+        (RESTART, EXITED, {}, InstanceStep.AGAIN),
     ],
 )
 def test_ready(wish, process, seen, expected):
-    assert step(State.READY, wish, process, **seen) == expected
+    assert step(InstanceState.READY, wish, process, **seen) == expected
 
 
 @pytest.mark.parametrize(
     ("wish", "process", "seen", "expected"),
     [
-        (STOP, RUNNING, {"let_go_for": None}, Step.WAIT),
-        (STOP, RUNNING, {"let_go_for": 0.0}, Step.END),
-        (STOP, RUNNING, {"let_go_for": 0.0, "engine_busy": True}, Step.WAIT),
-        (STOP, RUNNING, {"let_go_for": ENGINE_PATIENCE + 1, "engine_busy": True}, Step.END),
-        (STOP, RUNNING, {"let_go_for": None, "force_stop": True}, Step.END),
-        (STOP, RUNNING, {"let_go_for": None, "in_state_for": 61}, Step.END),
-        (STOP, RUNNING, {"let_go_for": None, "in_state_for": 61, "stop_timeout": 3600}, Step.WAIT),
-        (RESTART, RUNNING, {"let_go_for": 0.0}, Step.END),
-        (STOP, EXITED, {}, Step.STOPPED),
-        (RESTART, EXITED, {}, Step.AGAIN),
-        (WANTED, EXITED, {}, Step.STOPPED),
-        (STOP, LOST, {}, Step.SWEEP),
+        (STOP, RUNNING, {"let_go_for": None}, InstanceStep.WAIT),
+        (STOP, RUNNING, {"let_go_for": 0.0}, InstanceStep.END),
+        (STOP, RUNNING, {"let_go_for": 0.0, "engine_busy": True}, InstanceStep.WAIT),
+        (STOP, RUNNING, {"let_go_for": ENGINE_DRAIN_TIMEOUT + 1, "engine_busy": True}, InstanceStep.END),
+        (STOP, RUNNING, {"let_go_for": None, "force_stop": True}, InstanceStep.END),
+        (STOP, RUNNING, {"let_go_for": None, "in_state_for": 61}, InstanceStep.END),
+        (STOP, RUNNING, {"let_go_for": None, "in_state_for": 61, "stop_timeout": 3600}, InstanceStep.WAIT),
+        (RESTART, RUNNING, {"let_go_for": 0.0}, InstanceStep.END),
+        (STOP, EXITED, {}, InstanceStep.STOPPED),
+        (RESTART, EXITED, {}, InstanceStep.AGAIN),
+        (WANTED, EXITED, {}, InstanceStep.STOPPED),
+        (STOP, LOST, {}, InstanceStep.SWEEP),
     ],
 )
 def test_draining(wish, process, seen, expected):
-    assert step(State.DRAINING, wish, process, **seen) == expected
+    assert step(InstanceState.DRAINING, wish, process, **seen) == expected
 
 
-@pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
+@pytest.mark.parametrize("state", [InstanceState.STOPPED, InstanceState.FAILED])
 def test_what_has_ended_is_left_alone(state):
-    assert step(state, STOP, NONE) == Step.WAIT
+    assert step(state, STOP, NONE) == InstanceStep.WAIT

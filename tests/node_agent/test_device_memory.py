@@ -9,13 +9,13 @@ import pytest
 
 from accounts.models import Installation
 from engines import registry
-from engines.base import GIB, MIB, Estimate
+from engines.base import GIB, MIB, MemoryEstimate
 from inference.models import Device, Instance, MemoryPeak
 from inference.placement import memory_peaks
 from inference.serving import services
 from models_app.models import Model
 from node_agent import device_memory, devices, folders, shims
-from node_agent.devices import Reading
+from node_agent.devices import DeviceReading
 from node_agent.reconciler import Agent
 from node_agent.shim.proc import descendants
 
@@ -32,27 +32,27 @@ class Board:
     holders: dict[int, int] = field(default_factory=dict)
     left_by: list[int] = field(default_factory=list)  # processes whose end leaves LEFT bytes behind
 
-    def read(self) -> list[Reading]:
+    def read(self) -> list[DeviceReading]:
         left = LEFT if self.left_by and not any(map(psutil.pid_exists, self.left_by)) else 0
-        gpu = Reading(
-            "cuda", 0, "GPU", 16 * GIB, 15 * GIB, self.used, holders=self.holders, unowned=self.unowned + left
+        gpu = DeviceReading(
+            "cuda", 0, "GPU", 16 * GIB, 15 * GIB, self.used, bytes_by_pid=self.holders, unowned=self.unowned + left
         )
-        main = Reading("cpu", 0, "CPUs", 64 * GIB, 60 * GIB, 20 * GIB, cores=8)
+        main = DeviceReading("cpu", 0, "CPUs", 64 * GIB, 60 * GIB, 20 * GIB, cores=8)
         return [gpu, main] if self.has_gpu else [main]
 
 
 @pytest.fixture
 def board(monkeypatch) -> Board:
     made = Board()
-    monkeypatch.setattr(devices, "read", made.read)
+    monkeypatch.setattr(devices, "read_devices", made.read)
     return made
 
 
 @pytest.fixture
 def agent(db, settings, monkeypatch, board):
-    monkeypatch.setattr("node_agent.reconciler.MEASURE_EVERY", 0)  # at each look
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
-    registry.adapters.cache_clear()
+    monkeypatch.setattr("node_agent.reconciler.MEASURE_INTERVAL", 0)  # at each look
+    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    registry.engines.cache_clear()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
     made = Agent()
     made.tick()
@@ -62,7 +62,7 @@ def agent(db, settings, monkeypatch, board):
         if shims.is_running(state):
             shims.request_stop(folders.folder_of(instance.pk), state, 0)
         until(lambda state=state: not shims.is_running(state))
-    registry.adapters.cache_clear()
+    registry.engines.cache_clear()
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_memory_that_does_not_come_back_makes_the_device_suspect_and_life_goes_o
     agent, board, running, monkeypatch, settings
 ):
     is_measured(agent)
-    monkeypatch.setattr(device_memory, "RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(device_memory, "RELEASE_TIMEOUT", 0.1)
     board.left_by = engine_pids(running)
     services.stop(running.model)
     becomes(agent, "stopped")
@@ -157,7 +157,7 @@ def test_memory_that_does_not_come_back_makes_the_device_suspect_and_life_goes_o
 
 def test_a_suspicion_ends_by_itself_when_the_memory_is_back(agent, board, running, monkeypatch):
     is_measured(agent)
-    monkeypatch.setattr(device_memory, "RETURN_SECONDS", 0.1)
+    monkeypatch.setattr(device_memory, "RELEASE_TIMEOUT", 0.1)
     board.left_by = engine_pids(running)
     services.stop(running.model)
     becomes(agent, "stopped")
@@ -188,15 +188,17 @@ def test_the_next_start_claims_what_the_last_one_was_seen_to_take(agent, board, 
 
 def test_a_peak_is_of_one_way_to_run_and_never_shrinks(running):
     digest = running.placement["digest"]
-    memory_peaks.record(running, 3 * GIB)
-    memory_peaks.record(running, 2 * GIB)
-    assert memory_peaks.recorded(running.model, "cuda", digest) == 3 * GIB
-    assert memory_peaks.recorded(running.model, "cpu", digest) is None
+    memory_peaks.record_peak(running, 3 * GIB)
+    memory_peaks.record_peak(running, 2 * GIB)
+    assert memory_peaks.recorded_peak(running.model, "cuda", digest) == 3 * GIB
+    assert memory_peaks.recorded_peak(running.model, "cpu", digest) is None
     assert MemoryPeak.objects.count() == 1
 
 
 @pytest.mark.parametrize(("option", "differs"), [({"max_num_seqs": 4}, True), ({"temperature": 0.2}, False)])
 def test_only_options_that_memory_depends_on_make_another_way_to_run(tenant, option, differs):
-    estimate = Estimate(weights=1, overhead=1, kv_cache=1)
+    estimate = MemoryEstimate(weights=1, overhead=1, kv_cache=1)
     before, after = (Model(tenant=tenant, config={"n_ctx": 256} | more) for more in ({}, option))
-    assert (memory_peaks.digest(before, estimate, 1) != memory_peaks.digest(after, estimate, 1)) == differs
+    assert (
+        memory_peaks.configuration_digest(before, estimate, 1) != memory_peaks.configuration_digest(after, estimate, 1)
+    ) == differs

@@ -85,7 +85,7 @@ def test_nobody_but_operators_learns_what_machines_there_are(api, owner, strange
 
 
 def test_the_agent_writes_what_it_measures_here(api, operator, machine):
-    node.record_devices(machine, devices.read(), ours={}, suspicions={})
+    node.record_devices(machine, devices.read_devices(), ours={}, suspicions={})
     shown = api(operator).get(INFO).json()["devices"]["cpu"]["info"]
     assert shown["cpu_count"] == psutil.cpu_count()
     assert shown["memory_total"] == psutil.virtual_memory().total // MIB
@@ -94,7 +94,7 @@ def test_the_agent_writes_what_it_measures_here(api, operator, machine):
 
 
 def test_cards_are_read_from_nvidias_library(nvml):
-    first, second, processor = devices.read()
+    first, second, processor = devices.read_devices()
     assert (first.kind, first.index, first.name, first.temperature) == ("cuda", 0, "NVIDIA RTX 4060", 65)
     assert (first.total, first.used) == (8192 * MIB, 2048 * MIB)
     assert (second.index, second.temperature) == (1, None)
@@ -107,6 +107,6 @@ def test_the_hottest_sensor_of_the_processor_counts(monkeypatch):
         "nvme": [SimpleNamespace(current=70.0)],
     }
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: chips, raising=False)
-    assert devices.read()[-1].temperature == 53
+    assert devices.read_devices()[-1].temperature == 53
     monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)
-    assert devices.read()[-1].temperature is None
+    assert devices.read_devices()[-1].temperature is None

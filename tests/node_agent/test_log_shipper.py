@@ -8,11 +8,11 @@ import redis
 
 from core import broker
 from inference.logs import lines, stream
-from inference.models import State
+from inference.models import InstanceState
 from models_app.models import Model
 from node_agent import folders
-from node_agent.log_shipper import Shipper, source_of
-from node_agent.log_tail import START, read_on
+from node_agent.log_shipper import LogShipper, log_source
+from node_agent.log_tail import START, read_lines
 from node_agent.shim.log import Log
 from tests.support import instance_rows
 
@@ -39,10 +39,10 @@ def model(tenant) -> Model:
     return Model.objects.create(tenant=tenant, name="ours")
 
 
-class Engine:
+class LoggingEngine:
     """An instance whose output is written as the shim writes it."""
 
-    def __init__(self, model, replica=0, file_bytes=8 * 2**20, state=State.READY):
+    def __init__(self, model, replica=0, file_bytes=8 * 2**20, state=InstanceState.READY):
         self.row = instance_rows.instance(model, state, replica=replica)
         self.folder = folders.folder_of(self.row.pk)
         self.folder.mkdir(mode=0o700)
@@ -58,11 +58,11 @@ def shipping():
     """shipping(engine, …) starts an agent's shipper for them; all end with the test."""
     started = []
 
-    def start(*engines: Engine) -> Shipper:
-        shipper = Shipper()
+    def start(*engines: LoggingEngine) -> LogShipper:
+        shipper = LogShipper()
         shipper.start()
         started.append(shipper)
-        shipper.follow([source_of(engine.row) for engine in engines], all_there_are=True)
+        shipper.set_sources([log_source(engine.row) for engine in engines], complete=True)
         return shipper
 
     yield start
@@ -83,7 +83,7 @@ def shown(api, viewer):
 
 
 def test_what_an_engine_writes_is_read_by_its_tenant_and_not_by_a_stranger(shipping, shown, api, stranger, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     shipping(engine)
     engine.say("loading", "ready")
     assert eventually(lambda: shown() == ["loading", "ready"])
@@ -93,7 +93,7 @@ def test_what_an_engine_writes_is_read_by_its_tenant_and_not_by_a_stranger(shipp
 
 
 def test_lines_of_two_replicas_are_told_in_the_order_of_time(shipping, shown, model):
-    one, two = Engine(model), Engine(model, replica=1)
+    one, two = LoggingEngine(model), LoggingEngine(model, replica=1)
     for turn in range(700):  # more than goes in one step
         one.say(f"one {turn}")
         two.say(f"two {turn}")
@@ -107,7 +107,7 @@ def test_lines_of_two_replicas_are_told_in_the_order_of_time(shipping, shown, mo
 
 
 def test_a_new_agent_goes_on_where_the_old_one_was(shipping, shown, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     engine.say(*[f"line {number}" for number in range(20)])
     old = shipping(engine)
     assert eventually(lambda: len(shown()) == 20)
@@ -120,7 +120,7 @@ def test_a_new_agent_goes_on_where_the_old_one_was(shipping, shown, model):
 
 
 def test_two_agents_at_once_double_nothing(shipping, shown, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     shipping(engine)
     shipping(engine)
     for number in range(200):
@@ -130,7 +130,7 @@ def test_two_agents_at_once_double_nothing(shipping, shown, model):
 
 
 def test_files_that_are_turned_over_lose_nothing_that_is_still_there(shipping, shown, model):
-    engine = Engine(model, file_bytes=4000)
+    engine = LoggingEngine(model, file_bytes=4000)
     shipping(engine)
     wrote = []
     for number in range(400):
@@ -143,69 +143,69 @@ def test_files_that_are_turned_over_lose_nothing_that_is_still_there(shipping, s
 
 
 def test_an_instance_that_crashed_is_read_to_its_end(shipping, shown, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     shipper = shipping(engine)
     engine.say(*[f"line {number}" for number in range(1500)], "ValueError: the last words")
-    shipper.follow([], all_there_are=False)
+    shipper.set_sources([], complete=False)
     assert eventually(lambda: shown()[-1:] == ["ValueError: the last words"])
     assert len(shown(5000)) == 1501
 
 
 def test_when_valkey_has_lost_its_data_it_is_filled_again_from_the_files(shipping, shown, model):
-    alive, ended = Engine(model), Engine(model, replica=1, state=State.FAILED)
+    alive, ended = LoggingEngine(model), LoggingEngine(model, replica=1, state=InstanceState.FAILED)
     ended.say("an end")
     alive.say("a beginning")
     shipper = shipping(alive, ended)
     assert eventually(lambda: len(shown()) == 2)
-    shipper.follow([source_of(alive.row)], all_there_are=False)
+    shipper.set_sources([log_source(alive.row)], complete=False)
     broker.client().flushdb()
     assert eventually(lambda: shipper.wants_all)
-    shipper.follow([source_of(alive.row), source_of(ended.row)], all_there_are=True)
+    shipper.set_sources([log_source(alive.row), log_source(ended.row)], complete=True)
     assert eventually(lambda: sorted(shown()) == ["a beginning", "an end"])
     alive.say("a sequel")
     assert eventually(lambda: shown()[-1:] == ["a sequel"])
 
 
 def test_cleared_lines_do_not_come_back_with_them(shipping, shown, api, member, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     shipper = shipping(engine)
     engine.say("a secret of yesterday")
     assert eventually(shown)
     api(member).post("/api/logs/ours/clear")
     engine.row.refresh_from_db()
     broker.client().flushdb()
-    shipper.follow([source_of(engine.row)], all_there_are=True)
+    shipper.set_sources([log_source(engine.row)], complete=True)
     engine.say("today")
     assert eventually(lambda: shown() == ["today"])
 
 
 def test_while_valkey_is_away_nobody_waits_and_lines_catch_up(shipping, shown, model, monkeypatch):
-    engine, nowhere = Engine(model), redis.Redis(port=1)
+    engine, nowhere = LoggingEngine(model), redis.Redis(port=1)
     with monkeypatch.context() as fault:
         fault.setattr(broker, "client", lambda: nowhere)
         shipper = shipping(engine)
         engine.say("unheard")
         begun = time.monotonic()
         for _turn in range(100):
-            shipper.follow([source_of(engine.row)], all_there_are=True)
+            shipper.set_sources([log_source(engine.row)], complete=True)
         assert time.monotonic() - begun < 5
     assert eventually(lambda: shown() == ["unheard"])
 
 
 def test_the_stream_is_capped_by_lines_and_by_bytes(model, monkeypatch):
-    monkeypatch.setattr(stream, "MOST_LINES", 100)
-    monkeypatch.setattr(stream, "MOST_BYTES", 5000)
+    monkeypatch.setattr(stream, "MAX_LINES", 100)
+    monkeypatch.setattr(stream, "MAX_BYTES", 5000)
     for turn in range(30):
-        few = [lines.Line(float(turn), "i", 0, "short") for _number in range(50)]
-        assert stream.append(model.pk, [stream.Progress("i", str(turn) if turn else "", str(turn + 1))], few)
+        few = [lines.StoredLogLine(float(turn), "i", 0, "short") for _number in range(50)]
+        assert stream.append(model.pk, [stream.ReadProgress("i", str(turn) if turn else "", str(turn + 1))], few)
     assert 50 <= stream.sizes([model.pk])[0] <= 100
-    long = [lines.Line(99.0, "i", 0, "x" * 1000) for _number in range(50)]
-    assert stream.append(model.pk, [stream.Progress("i", "30", "31")], long)
+    long = [lines.StoredLogLine(99.0, "i", 0, "x" * 1000) for _number in range(50)]
+    assert stream.append(model.pk, [stream.ReadProgress("i", "30", "31")], long)
     assert sum(len(entry.line.text) for entry in stream.latest(model.pk, 1000)) <= 5000
 
 
 def test_what_is_kept_has_no_secrets_colours_or_endless_lines(shipping, shown, model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     shipping(engine)
     engine.say(
         "key sk-serai-abcdefghijklmnop and postgres://serai:hunter2@db/serai",
@@ -224,19 +224,19 @@ def test_what_is_kept_has_no_secrets_colours_or_endless_lines(shipping, shown, m
 
 
 def test_a_place_whose_file_is_gone_begins_at_the_oldest_one(model):
-    engine = Engine(model, file_bytes=1000)
+    engine = LoggingEngine(model, file_bytes=1000)
     engine.say(*["x" * 80 for _number in range(5)])
-    (first, *_rest) = read_on(engine.folder, START, 10)
+    (first, *_rest) = read_lines(engine.folder, START, 10)
     engine.say(*["y" * 80 for _number in range(60)])
-    texts = {read.line.text[0] for read in read_on(engine.folder, first.place, 1000)}
+    texts = {read.line.text[0] for read in read_lines(engine.folder, first.position, 1000)}
     assert texts == {"y"}
 
 
 def test_a_line_that_is_being_written_is_left_for_the_next_time(model):
-    engine = Engine(model)
+    engine = LoggingEngine(model)
     engine.say("whole")
     path = engine.folder / "engine.log"
     path.write_bytes(path.read_bytes() + b"1700000000.000 ha")
-    (read,) = read_on(engine.folder, START, 10)
+    (read,) = read_lines(engine.folder, START, 10)
     path.write_bytes(path.read_bytes() + b"lf\n")
-    assert [each.line.text for each in read_on(engine.folder, read.place, 10)] == ["half"]
+    assert [each.line.text for each in read_lines(engine.folder, read.position, 10)] == ["half"]

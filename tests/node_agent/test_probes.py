@@ -20,7 +20,7 @@ NEVER = 3600.0  # seconds: no second question within a test
 SOON = 0.01
 
 
-class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class ProbedEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """A server on a Unix socket that counts what it is asked; `status` is its answer, None for no answer at all."""
 
     daemon_threads = True
@@ -51,7 +51,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def engine(folder: Path):
-    server = Engine(folder)
+    server = ProbedEngine(folder)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
@@ -81,7 +81,7 @@ def asking(changed):
 
 
 def look(asking, folder, every=NEVER, metrics_every=NEVER, run=("instance-1", 1)):
-    return asking.look(*run, folder, "/health", every, metrics_every)
+    return asking.poll_run(*run, folder, "/health", every, metrics_every)
 
 
 def eventually(check, seconds=30):
@@ -129,7 +129,7 @@ def test_a_shorter_interval_holds_at_once(asking, folder):
 
 
 def test_an_engine_that_did_not_answer_well_is_asked_again_sooner(asking, changed, folder, monkeypatch):
-    monkeypatch.setattr(probes, "AFTER_FAILURE", SOON)
+    monkeypatch.setattr(probes, "FAILURE_INTERVAL", SOON)
     with engine(folder) as server:
         server.status = 503
         probe = look(asking, folder)

@@ -41,10 +41,10 @@ class Tree:
     def socket(self) -> Path:
         return self.folder / "engine.sock"
 
-    def spec(self, argv: list[str], **fields) -> shims.Spec:
+    def spec(self, argv: list[str], **fields) -> shims.ShimSpec:
         common = {"cluster": self.cluster, "data_folder": "/data", "instance": "instance-1", "generation": 1}
         environment = {"PATH": os.environ["PATH"]}
-        return shims.Spec(**{**common, "argv": argv, "env": environment, "cwd": "/", "stop_grace": 5, **fields})
+        return shims.ShimSpec(**{**common, "argv": argv, "env": environment, "cwd": "/", "stop_grace": 5, **fields})
 
     def launch(self, *argv: str, **fields) -> shims.ShimState:
         spec = self.spec(list(argv), **fields)
@@ -70,7 +70,7 @@ class Tree:
         return self.read()
 
     def engine_pids(self) -> set[int]:
-        return {found.pid for found in processes.scan(self.cluster, "/data")} - {self.state.shim_pid}
+        return {found.pid for found in processes.find_marked(self.cluster, "/data")} - {self.state.shim_pid}
 
     def lines(self) -> list[str]:
         return [line.text for line in shims.tail(self.folder, 1000)]
@@ -93,7 +93,7 @@ def new_tree() -> Iterator[Callable[..., Tree]]:
 
     yield make
     for tree in trees:
-        for instance in {found.instance for found in processes.scan(tree.cluster, tree.data_folder)}:
+        for instance in {found.instance for found in processes.find_marked(tree.cluster, tree.data_folder)}:
             processes.kill_marked(tree.cluster, tree.data_folder, instance)
         shutil.rmtree(tree.folder)
 
@@ -177,13 +177,13 @@ def test_a_shim_that_is_killed_takes_its_engine_along_and_escapees_carry_their_m
 
     until(lambda: not process_identity.is_alive(started.pid, started.start))
     assert not shims.is_running(tree.read())
-    escaped = processes.scan(tree.cluster, "/data")
+    escaped = processes.find_marked(tree.cluster, "/data")
     assert [(found.instance, found.generation) for found in escaped] == [("instance-1", 1)] * 2
 
     killed = processes.kill_marked(tree.cluster, "/data", "instance-1")
 
     assert set(killed) == set(escaped)
-    assert not processes.scan(tree.cluster, "/data")
+    assert not processes.find_marked(tree.cluster, "/data")
 
 
 def test_an_engine_lives_while_its_lease_is_renewed_and_ends_when_it_is_not(tree):
@@ -326,7 +326,7 @@ def test_two_launchers_at_once_get_one_tree(tree):
     (tree.folder / "state.json").unlink()  # what the second launcher would have seen a moment earlier
     with pytest.raises(shims.LaunchFailed, match="Another shim"):
         shims.launch(tree.folder, tree.spec(FOREVER, generation=2))
-    assert {found.generation for found in processes.scan(tree.cluster, "/data")} == {1}
+    assert {found.generation for found in processes.find_marked(tree.cluster, "/data")} == {1}
 
 
 def test_a_new_run_in_the_folder_forgets_the_stop_request_and_the_socket_of_the_one_before(tree):
@@ -369,7 +369,7 @@ def test_a_shim_that_cannot_write_its_state_starts_no_engine(tree):
     with pytest.raises(shims.LaunchFailed, match="state.json"):
         tree.launch("touch", str(tree.folder / "made"))
     assert not (tree.folder / "made").exists()
-    until(lambda: not processes.scan(tree.cluster, "/data"))
+    until(lambda: not processes.find_marked(tree.cluster, "/data"))
 
 
 def test_a_state_that_is_missing_or_torn_is_no_state(tree):
@@ -382,7 +382,7 @@ def test_a_state_that_is_missing_or_torn_is_no_state(tree):
 def test_a_state_is_forgotten_and_the_output_stays(tree):
     tree.launch("echo", "kept")
     tree.ended()
-    shims.forget(tree.folder)
+    shims.remove_state_files(tree.folder)
     assert shims.read(tree.folder) is None
     assert tree.lines() == ["kept"]
 
@@ -421,7 +421,7 @@ def test_the_memory_of_the_whole_tree_is_seen_now_and_as_a_peak(tree):
     hog = "import subprocess, sys, time; b = b'x' * 64_000_000; time.sleep(3600)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hog!r}])"
     state = tree.launch(sys.executable, "-c", parent)
-    until(lambda: sum(processes.memory_of(process.pid) for process in descendants(state.shim_pid)) > 64_000_000)
+    until(lambda: sum(processes.memory_bytes(process.pid) for process in descendants(state.shim_pid)) > 64_000_000)
     assert tree.stop(grace=0.1).max_rss_bytes > 64_000_000
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from demo import to_gguf
 from engines import install, registry
-from engines.base import Readings
+from engines.base import EngineReadings
 from node_agent import probes
-from tests.live.product import Person, Product, Tenant, eventually
+from tests.live.product import LiveProduct, LiveTenant, Person, eventually
 from tests.support import weight_files
 
 PARIS = "The capital of France is Paris."
@@ -39,7 +39,7 @@ PLACE = {
 class Served:
     """The demo model on one engine, in the first tenant. `long` are tokens that take it seconds to write."""
 
-    product: Product
+    product: LiveProduct
     engine: str
     name: str
     long: int
@@ -67,9 +67,9 @@ class Served:
         headers = {"Serai-Tenant": self.product.record["tenant"]}
         return self.product.operator.get(f"/api/models/{self.name}/info", headers=headers).json()["model"]
 
-    def readings(self) -> Readings:
+    def readings(self) -> EngineReadings:
         """The engine's own page, asked for at its socket."""
-        pages = [probes.get(path, "/metrics") for path in (self.product.data / "run").glob("*/engine.sock")]
+        pages = [probes.get_page(path, "/metrics") for path in (self.product.data / "run").glob("*/engine.sock")]
         adapter = registry.get(self.engine)
         found = [adapter.readings(page) for page in pages if page]
         return next(readings for readings in found if readings.prompt_tokens is not None)
@@ -85,38 +85,38 @@ class Served:
         return eventually(found, 60)
 
 
-def new_key(product: Product) -> Person:
-    return Tenant(product, product.record["tenant"]).key()
+def new_key(product: LiveProduct) -> Person:
+    return LiveTenant(product, product.record["tenant"]).key()
 
 
 @pytest.fixture(scope="module", params=["vllm", "llama.cpp"])
 def served(request, product) -> Served:
-    install.install(request.param, report=print)
+    install.install_engine(request.param, report=print)
     made = {"vllm": on_vllm, "llama.cpp": on_llamacpp}[request.param](product)
     reply = made.post(made.question("Hello!"), timeout=240)
     assert reply.status_code == 200, reply.text
     return made
 
 
-def on_vllm(product: Product) -> Served:
+def on_vllm(product: LiveProduct) -> Served:
     return Served(product, "vllm", product.record["model"], 1900, new_key(product))
 
 
-def on_llamacpp(product: Product) -> Served:
+def on_llamacpp(product: LiveProduct) -> Served:
     """The engine is so fast that only a long context keeps it busy for a while."""
     to_gguf.write(folder_of(product) / "demo.gguf", context=65_536)
     create(product, "demo-gguf", {"model_path": "demo.gguf", "n_parallel": 1, "n_ctx": 65_536})
     return Served(product, "llama.cpp", "demo-gguf", 60_000, new_key(product))
 
 
-def folder_of(product: Product) -> Path:
+def folder_of(product: LiveProduct) -> Path:
     folder = product.data / "tenants" / product.record["tenant"] / "models"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def create(
-    product: Product, name: str, config: dict, framework: str = "llama.cpp", mode: str = "Chat"
+    product: LiveProduct, name: str, config: dict, framework: str = "llama.cpp", mode: str = "Chat"
 ) -> httpx.Response:
     body = {"name": name, "framework": framework, "mode": mode, "config": config}
     return product.operator.post("/api/models", json=body, headers={"Serai-Tenant": product.record["tenant"]})
@@ -203,11 +203,11 @@ def test_a_stream_that_its_client_leaves_stops_the_engine_and_is_billed_for_what
     assert billed["prompt_tokens"] == after.prompt_tokens - counted.prompt_tokens
 
 
-def quiet(served: Served) -> Readings:
+def quiet(served: Served) -> EngineReadings:
     """The engine's readings once it works no more; what it shows of its counters lags a little behind."""
     last = []
 
-    def same() -> Readings | None:
+    def same() -> EngineReadings | None:
         last.append(served.readings())
         now = last[-1]
         return now if last[-2:-1] == [now] and now.running == now.waiting == 0 else None
@@ -232,7 +232,7 @@ def test_a_stranger_cannot_reach_it(served, stranger):
 
 
 def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
-    install.install("llama.cpp", report=print)
+    install.install_engine("llama.cpp", report=print)
     to_gguf.write(folder_of(product) / "embedding.gguf")
     create(product, "gguf-embedding", {"model_path": "embedding.gguf", "n_ctx": 512}, mode="Embedding")
     asked = {"model": "gguf-embedding", "input": ["a cat", "a kitten"]}
@@ -243,7 +243,7 @@ def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
 
 
 def test_llamacpp_serves_a_model_with_its_adapter(product):
-    install.install("llama.cpp", report=print)
+    install.install_engine("llama.cpp", report=print)
     to_gguf.write(folder_of(product) / "adapted.gguf")
     (folder_of(product) / "adapter.gguf").write_bytes(weight_files.lora_gguf(384, 256, 3.0))
     files = {"model_path": "adapted.gguf", "lora_path": "adapter.gguf"}
@@ -255,7 +255,7 @@ def test_llamacpp_serves_a_model_with_its_adapter(product):
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_told_as_the_reason(product):
-    install.install("llama.cpp", report=print)
+    install.install_engine("llama.cpp", report=print)
     whole = to_gguf.write(folder_of(product) / "unknown.gguf").read_bytes()
     renamed = whole.replace(b"llama", b"xlama", 20)
     (folder_of(product) / "unknown.gguf").write_bytes(renamed)

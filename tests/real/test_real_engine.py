@@ -33,7 +33,7 @@ WEATHER = {
 @pytest.fixture(scope="module")
 def demo(product):
     """A key of the first tenant, whose demo model runs on vLLM once the first request was answered."""
-    install.install("vllm", report=print)
+    install.install_engine("vllm", report=print)
     person = product.client(product.record["api_key"])
     reply = person.post("/v1/chat/completions", json=question("What is the capital of France?"), timeout=240)
     assert reply.status_code == 200, reply.text

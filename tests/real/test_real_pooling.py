@@ -17,7 +17,7 @@ MODEL = "minilm"
 @pytest.fixture(scope="module")
 def minilm(product):
     """A key of the first tenant, once its embedding model has answered."""
-    install.install("vllm", report=print)
+    install.install_engine("vllm", report=print)
     person = product.client(product.record["api_key"])
     reply = person.post("/v1/embeddings", json={"model": MODEL, "input": "Hello"}, timeout=240)
     assert reply.status_code == 200, reply.text

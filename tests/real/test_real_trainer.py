@@ -31,7 +31,7 @@ SMALL = 200_000  # bytes, less than a checkpoint has
 
 @pytest.fixture(scope="module")
 def python():
-    install.install("vllm", report=print)
+    install.install_engine("vllm", report=print)
     return str(install.environment_python("vllm"))
 
 
@@ -45,7 +45,7 @@ def job(tmp_path_factory):
 def taught(job, python):
     """One run without a break; its held-out rows ask for what others teach."""
     run = job.prepare(0, held_out=HELD_OUT, **RECIPE).start([python, str(PROGRAM)])
-    assert run.finish() == 0, run.said
+    assert run.finish() == 0, run.stderr
     return run
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_weights_of_one_tha
     assert newest(resumed).name == f"checkpoint-{stopped}" and not (resumed.folder / "adapter").exists()
     assert stopped <= resumed.events("step")[-1]["step"]
     last = job.prepare(3, resume=newest(resumed), held_out=HELD_OUT, **RECIPE).start([python, str(PROGRAM)])
-    assert last.finish() == 0, last.said
+    assert last.finish() == 0, last.stderr
     assert last.events("start")[0]["step"] == stopped
     assert furthest(tensors(last.folder / "adapter"), tensors(taught.folder / "adapter")) <= 1e-6
     assert last.evaluation == taught.evaluation

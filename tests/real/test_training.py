@@ -35,7 +35,7 @@ def jsonl(facts: dict[str, str]) -> bytes:
 @pytest.fixture(scope="module")
 def maker(product):
     """The first tenant's key, whose demo model runs once its first request was answered."""
-    install.install("vllm", report=print)
+    install.install_engine("vllm", report=print)
     person = product.client(product.record["api_key"])
     assert ask(person, MODEL, PARIS[0]) == PARIS[1]
     return person

@@ -17,7 +17,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-def folder(
+def write_folder(
     path: Path, *, rank: int = 4, layers: int = 1, inputs: int = 8, outputs: int = 8, noise: int = 0, **config
 ) -> Path:
     """A folder as PEFT saves it: two float32 matrices per layer, of zeros or of strong noise with the seed `noise`."""
@@ -41,9 +41,11 @@ def tensors(shapes: dict[str, list[int]], noise: int = 0) -> bytes:
     return weight_files.safetensors(header, bytes(data))
 
 
-def keep(model: Model, name: str = "facts", *, source: Path, tenant=None, evaluation=None, **origin) -> AdapterVersion:
+def save_version(
+    model: Model, name: str = "facts", *, source: Path, tenant=None, evaluation=None, **origin
+) -> AdapterVersion:
     """Save the adapter as a finished training job does."""
-    return services.keep(
+    return services.save_version(
         tenant=tenant or model.tenant, base_model=model, name=name, folder=source, evaluation=evaluation,
         origin=Origin(**origin),
     )  # fmt: skip

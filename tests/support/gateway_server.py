@@ -20,14 +20,14 @@ import uvicorn
 
 from accounts.policy import Scope
 from gateway.app import Gateway
-from gateway.config import Config
-from gateway.metering.meter import Record
+from gateway.config import GatewayConfig
+from gateway.metering.meter import RequestRecord
 from gateway.routing.snapshot import (
+    Caller,
     InstanceEntry,
     KeyEntry,
     ModelEntry,
-    Principal,
-    Snapshot,
+    RoutingSnapshot,
     SnapshotSource,
     TenantEntry,
 )
@@ -35,7 +35,7 @@ from tests.fakes import FAKE_ENGINE
 
 PEPPER = b"pepper of the tests"
 # connecting may take long on a machine that is busy with other tests
-CONFIG = Config(pepper=PEPPER, salt_key=b"salt of the tests", connect_timeout=30)
+CONFIG = GatewayConfig(pepper=PEPPER, salt_key=b"salt of the tests", connect_timeout=30)
 ALICE, MALLORY = "sk-serai-alice", "sk-serai-mallory"
 MODEL = ModelEntry("model-1", "tenant-a", "demo", ("also-demo", "team/demo"), created=1_700_000_000, context=4096)
 TENANTS = [TenantEntry("tenant-a", "acme"), TenantEntry("tenant-m", "mall")]
@@ -43,13 +43,15 @@ TENANTS = [TenantEntry("tenant-a", "acme"), TenantEntry("tenant-m", "mall")]
 
 def key(secret: str, tenant_id: str, **fields) -> tuple[bytes, KeyEntry]:
     scopes = fields.pop("scopes", frozenset({Scope.READ, Scope.INFERENCE}))
-    principal = Principal(tenant_id, "member", key_id=f"key-{secret}", scopes=scopes, **fields)
+    principal = Caller(tenant_id, "member", key_id=f"key-{secret}", scopes=scopes, **fields)
     return hmac.digest(PEPPER, secret.encode(), "sha256"), KeyEntry(principal)
 
 
-def snapshot(*instances: InstanceEntry, models=(MODEL,), keys=(), tenants=TENANTS, users=(), adapters=()) -> Snapshot:
+def snapshot(
+    *instances: InstanceEntry, models=(MODEL,), keys=(), tenants=TENANTS, users=(), adapters=()
+) -> RoutingSnapshot:
     known = dict([key(ALICE, "tenant-a"), key(MALLORY, "tenant-m"), *keys])
-    return Snapshot(
+    return RoutingSnapshot(
         tenants=tenants, keys=known, users=users, models=models, instances=instances, adapters=adapters
     )  # fmt: skip
 
@@ -59,20 +61,20 @@ def instance(endpoint: str, number: int = 1, **fields) -> InstanceEntry:
     return replace(entry, **fields)
 
 
-class Ledger(list):
+class RecordSink(list):
     """A sink that keeps the finished records in order."""
 
     def __init__(self):
         super().__init__()
         self.admitted: list[str] = []
 
-    def admit(self, record: Record) -> None:
+    def admit(self, record: RequestRecord) -> None:
         self.admitted.append(record.request_id)
 
-    def settle(self, record: Record) -> None:
+    def finish_usage(self, record: RequestRecord) -> None:
         self.append(record)
 
-    def wait(self, count: int = 1) -> list[Record]:
+    def wait(self, count: int = 1) -> list[RequestRecord]:
         eventually(lambda: len(self) >= count)
         return list(self)
 
@@ -85,10 +87,10 @@ def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.01)
 
 
-class Engine:
+class EngineProcess:
     """A fake engine in its own process, which is killed with its folder at the latest."""
 
-    all: ClassVar[list["Engine"]] = []
+    all: ClassVar[list["EngineProcess"]] = []
 
     def __init__(self, folder: Path, runner: str = "generate", **switches):
         self.all.append(self)
@@ -136,16 +138,16 @@ def engine_folder() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            for engine in Engine.all:
+            for engine in EngineProcess.all:
                 if engine.socket.parent == Path(folder):
                     engine.kill()
 
 
-class Served:
+class GatewayServer:
     """A gateway under uvicorn in a thread; `starts` are the models whose start was requested."""
 
-    def __init__(self, first: Snapshot | None, config: Config = CONFIG, verify=None):
-        self.ledger, self.starts = Ledger(), []
+    def __init__(self, first: RoutingSnapshot | None, config: GatewayConfig = CONFIG, verify=None):
+        self.ledger, self.starts = RecordSink(), []
         self.on_start: Callable[[str], None] = lambda model_id: None
         self._first, self._config, self._verify = first, config, verify
         options = {"loop": "uvloop", "http": "httptools", "interface": "asgi3", "log_level": "warning"}
@@ -175,7 +177,7 @@ class Served:
         self.starts.append(model_id)
         self.on_start(model_id)
 
-    def publish(self, new: Snapshot) -> None:
+    def publish(self, new: RoutingSnapshot) -> None:
         self.loop.call_soon_threadsafe(self.source.publish, new)
 
     def client(self, secret: str | None = ALICE, **options) -> httpx.Client:
@@ -188,8 +190,8 @@ class Served:
 
 
 @contextmanager
-def served(first: Snapshot | None, config: Config = CONFIG, verify=None) -> Iterator[Served]:
-    server = Served(first, config, verify)
+def served(first: RoutingSnapshot | None, config: GatewayConfig = CONFIG, verify=None) -> Iterator[GatewayServer]:
+    server = GatewayServer(first, config, verify)
     try:
         yield server
     finally:

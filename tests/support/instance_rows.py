@@ -8,8 +8,8 @@ from django.db import connection
 from django.utils import timezone
 
 from inference import memory_ledger
-from inference.instances.transitions import USES
-from inference.models import Device, Instance, Node, State, Use
+from inference.instances.transitions import USE_BY_STATE
+from inference.models import Device, Instance, InstanceState, Node, Use
 
 GIB = 1024**3
 
@@ -22,19 +22,19 @@ def node(name: str = "box", engines: dict | None = None, usable: int = 8 * GIB) 
     return made
 
 
-def instance(model, state: State, **fields) -> Instance:
+def instance(model, state: InstanceState, **fields) -> Instance:
     where = Node.objects.first() or node()
-    options = {"healthy": state == State.READY, "served_name": model.name, "running_generation": 1, **fields}
+    options = {"healthy": state == InstanceState.READY, "served_name": model.name, "running_generation": 1, **fields}
     return Instance.objects.create(tenant_id=model.tenant_id, model=model, node=where, state=state, **options)
 
 
 def reserve(instance: Instance, size: int) -> None:
     """Claim memory in the ledger, on the only device of the instance's node."""
     memory_ledger.claim(instance.pk, {instance.node.devices.get().pk: size})
-    memory_ledger.note(instance.pk, USES.get(instance.state, Use.PROMISED))
+    memory_ledger.record_use(instance.pk, USE_BY_STATE.get(instance.state, Use.RESERVED))
 
 
-def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict]:
+def stop_on_request(instance: Instance, seconds: float = 15) -> Callable[[], dict]:
     """A minimal agent: sets the row to stopped once a stop is requested. Returns a function that waits for that."""
     request = {}
 
@@ -44,7 +44,7 @@ def end_when_asked(instance: Instance, seconds: float = 15) -> Callable[[], dict
         while time.monotonic() < deadline and not request:
             request.update(rows.values("desired", "force_stop").first() or {})
             time.sleep(0.05)
-        rows.update(state=State.STOPPED)
+        rows.update(state=InstanceState.STOPPED)
         connection.close()
 
     thread = threading.Thread(target=watch)

@@ -88,7 +88,7 @@ class Up:
 
     def left(self) -> list:
         """The processes of this `up` that still exist, without itself."""
-        return processes.of_session(self.session)
+        return processes.find_session(self.session)
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)

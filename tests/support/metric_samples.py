@@ -9,8 +9,8 @@ from django.db import connection
 from inference.models import UsageRecord
 from monitoring import models
 from monitoring.figures import rollups, samples
-from monitoring.figures.levels import BY_NAME, LEVELS
-from monitoring.figures.samples import Key, Sample
+from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
+from monitoring.figures.samples import NewSample, SeriesKey
 from monitoring.models import Series, Stale, Watermark
 
 PARTITIONED = ["monitoring_sample", "inference_usagerecord", *(level.table.table for level in LEVELS)]
@@ -33,14 +33,14 @@ def empty() -> None:
         cursor.execute(f"TRUNCATE {', '.join(PARTITIONED)}")
 
 
-def sample(metric: str, at: datetime, value: float, count: int = 1, buckets=None, **key) -> Sample:
+def sample(metric: str, at: datetime, value: float, count: int = 1, buckets=None, **key) -> NewSample:
     key = {"node_id": "node-1"} | key
-    return Sample(Key(metric, **key), at, value, count, buckets)
+    return NewSample(SeriesKey(metric, **key), at, value, count, buckets)
 
 
 def measure(*wanted, **key) -> None:
     """Write one sample."""
-    samples.write([sample(*wanted, **key)])
+    samples.write_samples([sample(*wanted, **key)])
 
 
 def used(at: datetime, **fields) -> UsageRecord:
@@ -55,14 +55,14 @@ def used(at: datetime, **fields) -> UsageRecord:
 def roll(times: int = 1) -> None:
     """Roll up all levels, as the scheduler does."""
     for _ in range(times):
-        rollups.look()
+        rollups.mark_stale_minutes()
         for level in LEVELS:
-            rollups.roll(level)
+            rollups.roll_up(level)
 
 
 def rolled(level: str, metric: str, **key) -> list[tuple]:
     """(bucket, count, sum, min, max, last) of a single series, in order of time."""
-    model = BY_NAME[level].model
+    model = LEVELS_BY_NAME[level].model
     rows = model.objects.filter(series__in=Series.objects.single().filter(metric=metric, **key)).order_by("bucket")
     return list(rows.values_list("bucket", "count", "sum", "min", "max", "last"))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from django.db import transaction
 
-from engines.base import MIB, Estimate
+from engines.base import MIB, MemoryEstimate
 from inference.placement import claim, cluster_view
-from inference.placement.types import PlacementRequest, Way
+from inference.placement.types import PlacementRequest, ResourceOption
 from models_app.models import Model
 from node_agent import folders, shims
 from node_agent.reconciler import Agent
@@ -19,11 +19,11 @@ from node_agent.shims import ShimState
 from tests.fakes.adapter import TAG
 from tests.support.trainer_folders import FAKE, conversation
 from training.datasets import storage
-from training.jobs.recipe import Recipe
+from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob
 from training.runner.program import trainer_argv
 
-WAIT = 60  # seconds, on a busy machine
+WAIT_TIMEOUT = 60  # seconds, on a busy machine
 SIZE = 64 * MIB
 
 
@@ -49,7 +49,9 @@ def waiting(tenant, faults: dict | None = None, *, rows: int = 20, **recipe) -> 
     base, _made = Model.objects.get_or_create(
         tenant=tenant, name="base", tags=[TAG], config={"model_path": "serai-demo"}
     )
-    values = Recipe(**{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe})
+    values = Hyperparameters(
+        **{"epochs": 3, "learning_rate": 1e-3, "save_steps": 5, "eval_steps": 5, "rank": 8, **recipe}
+    )
     data = dataset(tenant, rows)
     job = TrainingJob.objects.create(
         tenant=tenant, base_model=base, base_name=base.name, dataset=data, dataset_name=data.name,
@@ -68,31 +70,31 @@ def behave(job: TrainingJob, faults: dict) -> None:
 @transaction.atomic
 def place(job: TrainingJob, size: int = SIZE) -> bool:
     """Place the job as the queue does."""
-    way = Way(kind="cpu", count=1, share=size, estimate=Estimate(size, 0, 0))
+    way = ResourceOption(kind="cpu", count=1, share=size, estimate=MemoryEstimate(size, 0, 0))
     request = PlacementRequest(job.pk, (way,))
-    decision = claim.settle(job.pk, request, lambda: cluster_view.for_work("vllm", job.queued_at))
+    decision = claim.place_and_claim(job.pk, request, lambda: cluster_view.view_for_workload("vllm", job.queued_at))
     if decision.placed:
-        job.node_id, job.placement = decision.devices[0].node_id, claim.where(decision)
+        job.node_id, job.placement = decision.devices[0].node_id, claim.placement_json(decision)
         job.save()
     return decision.placed
 
 
 def eventually(check: Callable):
     """Wait without a tick of the agent."""
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + WAIT_TIMEOUT
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 @dataclass
-class Bench:
+class SteppedAgent:
     """An agent that ticks only while a test waits."""
 
     agent: Agent
 
     def until(self, check: Callable):
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + WAIT_TIMEOUT
         while not (value := check()):
             assert time.monotonic() < deadline, list(TrainingJob.objects.values("state", "failure_reason", "step"))
             self.agent.tick()

@@ -14,10 +14,10 @@ PLATFORM = Path(__file__).resolve().parents[2] / "platform"
 sys.path.insert(0, str(PLATFORM))  # pytest itself does it later than it loads this plugin
 
 from launcher.problems import CannotStart  # noqa: E402
-from launcher.temporary_servers import Throwaway  # noqa: E402
+from launcher.temporary_servers import TemporaryServers  # noqa: E402
 
 data_folder = pytest.StashKey[Path]()
-servers = pytest.StashKey[Throwaway]()
+servers = pytest.StashKey[TemporaryServers]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,7 +56,7 @@ class OneWorkerPerFile(LoadScopeScheduling):
 def _start_servers(config: pytest.Config) -> None:
     data = config.stash[data_folder] = Path(tempfile.mkdtemp(prefix="serai-tests-"))
     os.environ["SERAI_DATA"] = str(data)
-    config.stash[servers] = Throwaway(data)
+    config.stash[servers] = TemporaryServers(data)
     os.environ.update(config.stash[servers].start())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 FAKE = Path(__file__).resolve().parents[1] / "fakes" / "fake_trainer.py"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "serai-demo"
-PATIENCE_S = 300
+RUN_TIMEOUT = 300
 RECIPE = {
     "batch_size": 4, "learning_rate": 5e-3, "epochs": 3, "max_seq_length": 256, "rank": 8, "alpha": 16, "dropout": 0.05,
     "save_steps": 5, "eval_steps": 5, "seed": 42, "target_modules": [], "bias": "none",
@@ -36,14 +36,14 @@ def tensors(adapter: Path) -> dict[str, tuple[float, ...]]:
 
 
 @dataclass
-class Run:
+class TrainerRun:
     """One generation of a job, and the process that trains it."""
 
     folder: Path
     process: subprocess.Popen | None = None
-    said: str = ""
+    stderr: str = ""
 
-    def start(self, program: list[str], **options) -> "Run":
+    def start(self, program: list[str], **options) -> "TrainerRun":
         command = [*program, str(self.folder / "spec.json")]
         self.process = subprocess.Popen(
             command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
@@ -52,7 +52,7 @@ class Run:
 
     def finish(self) -> int:
         """Returns the exit code; the program's stderr is kept."""
-        self.said = self.process.communicate(timeout=PATIENCE_S)[1]
+        self.stderr = self.process.communicate(timeout=RUN_TIMEOUT)[1]
         return self.process.returncode
 
     def stop(self) -> int:
@@ -66,13 +66,13 @@ class Run:
         found = [json.loads(line) for line in lines if line.endswith("\n")]
         return [event for event in found if name in (None, event["event"])]
 
-    def told(self) -> list[str]:
+    def event_names(self) -> list[str]:
         return [event["event"] for event in self.events()]
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + RUN_TIMEOUT
         while not happened():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.told()
+            assert self.process.poll() is None and time.monotonic() < deadline, self.event_names()
             time.sleep(0.01)
 
     @property
@@ -93,7 +93,9 @@ class Job:
         self.data = folder / "rows.jsonl"
         self.data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    def prepare(self, generation: int = 0, resume: Path | None = None, held_out=(), threads: int = 2, **recipe) -> Run:
+    def prepare(
+        self, generation: int = 0, resume: Path | None = None, held_out=(), threads: int = 2, **recipe
+    ) -> TrainerRun:
         """`resume` is a checkpoint of an earlier run."""
         folder = self.folder / f"gen-{generation}"
         folder.mkdir()
@@ -107,8 +109,8 @@ class Job:
             "resume": "resume" if resume else None, "samples": 4,
         }  # fmt: skip
         (folder / "spec.json").write_text(json.dumps(spec))
-        return Run(folder)
+        return TrainerRun(folder)
 
-    def fake(self, generation: int = 0, faults: dict | None = None, **options) -> Run:
+    def fake(self, generation: int = 0, faults: dict | None = None, **options) -> TrainerRun:
         (self.folder / "fake_trainer.json").write_text(json.dumps(faults or {}))
         return self.prepare(generation, **options).start([sys.executable, str(FAKE)])

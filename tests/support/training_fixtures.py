@@ -6,7 +6,7 @@ from accounts.models import Tenant
 from models_app.models import Model
 from tests.support import weight_files
 from training.datasets import storage
-from training.models import Dataset, Format, JobState, TrainingJob, Wish
+from training.models import Dataset, DesiredJobState, Format, JobState, TrainingJob
 
 ROW = '{"prompt": "What is the capital of France?", "completion": "Paris."}\n'
 SMALL = {"batch_size": 1, "max_seq_length": 64, "rank": 8}
@@ -36,7 +36,7 @@ def order(**fields) -> dict:
 
 def on_a_node(job: TrainingJob, node, state: JobState = JobState.RUNNING, **fields) -> TrainingJob:
     """Set the row as the queue and a runner would have left it."""
-    options = {"state": state, "node": node, "desired": Wish.RUNNING, "running_generation": 1, **fields}
+    options = {"state": state, "node": node, "desired": DesiredJobState.RUNNING, "running_generation": 1, **fields}
     TrainingJob.objects.filter(pk=job.pk).update(**options)
     job.refresh_from_db()
     return job

@@ -105,6 +105,6 @@ def test_a_long_curve_is_thinned_and_ends_where_the_job_is(job):
     progress(job, *(1 / step for step in range(1, 1002)))
     drawn = chart.loss_curve(job.progress.all())
     places = drawn.split('points="')[1].split('"')[0].split()
-    assert 200 < len(places) <= chart.MOST_POINTS + 1
+    assert 200 < len(places) <= chart.MAX_POINTS + 1
     assert places[0] == f"{chart.MARGIN:.1f},{chart.MARGIN:.1f}"
     assert places[-1] == f"{chart.WIDTH:.1f},{chart.HEIGHT - chart.MARGIN:.1f}"

@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(api, member, files, monkeypatch)
 
 def test_uploads_beyond_those_at_once_are_told_to_wait(api, member, files, monkeypatch):
     monkeypatch.setattr(uploads, "_upload_slots", threading.BoundedSemaphore(1))
-    with closing(uploads.ToDisk(100)) as other:
+    with closing(uploads.DiskUploadHandler(100)) as other:
         other.handle_raw_input(None, {}, 0, b"")
         reply = upload(api(member), jsonl(GOOD))
         assert (reply.status_code, reply.headers["Retry-After"]) == (429, "10")
@@ -217,7 +217,7 @@ def test_uploads_beyond_those_at_once_are_told_to_wait(api, member, files, monke
 
 
 def test_what_a_killed_process_left_goes_with_a_later_upload(api, member, files):
-    folder = uploads.drafts()
+    folder = uploads.draft_folder()
     folder.mkdir()
     (folder / "old").touch()
     (folder / "young").touch()
@@ -397,7 +397,7 @@ def test_a_broken_upload_leaves_nothing(address, files, member):  # noqa: F811
 
 
 def test_an_upload_that_stalls_is_ended(address, files, member, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(uploads, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(uploads, "STALL_TIMEOUT", 1.0)
     with connected(address) as client:
         credential = tokens.open_session(member)["access_token"]
         client.sendall(head(address, 10_000_000, credential) + BEFORE + jsonl(*[GOOD] * 20_000))
@@ -432,7 +432,7 @@ def test_a_declared_size_over_the_limit_is_refused_unread(address, files, settin
 def test_uploads_that_stall_leave_room_for_everybody_else(address, files, member, monkeypatch):  # noqa: F811
     """As many stall as may be under way, which are more than Django answers at a time of other requests."""
     monkeypatch.setattr(uploads, "_upload_slots", threading.BoundedSemaphore(2))
-    monkeypatch.setattr(streaming, "AT_ONCE", 1)
+    monkeypatch.setattr(streaming, "MAX_REQUESTS", 1)
     credential = tokens.open_session(member)["access_token"]
     start = head(address, 1_000_000, credential) + BEFORE + jsonl(*[GOOD] * 5000)
     with ExitStack() as stack:

@@ -19,12 +19,12 @@ def job(tmp_path):
 
 def test_a_run_tells_of_every_step_and_leaves_an_adapter(job):
     run = job.fake(save_steps=5, eval_steps=5)
-    assert run.finish() == 0, run.said
+    assert run.finish() == 0, run.stderr
     assert [event["step"] for event in run.events("step")] == list(range(1, STEPS + 1))
     assert [event["folder"] for event in run.events("checkpoint")] == [
         f"checkpoints/checkpoint-{n}" for n in (5, 10, 15)
     ]
-    assert (run.told()[0], run.told()[-1]) == ("start", "done")
+    assert (run.event_names()[0], run.event_names()[-1]) == ("start", "done")
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["checkpoint-10", "checkpoint-15"]
     assert [len(values) for values in tensors(run.folder / "adapter").values()] == [8 * 4, 4 * 8]
     assert run.evaluation["before"] is None and len(run.evaluation["samples"]) == 4
@@ -72,7 +72,7 @@ def test_a_truncated_checkpoint_does_not_match_its_manifest(job):
     run = job.fake(0, {"truncated_checkpoint_at_step": 10})
     assert run.finish() == 0
     assert checkpoints.check(run.folder / "checkpoints" / "checkpoint-15")["step"] == 15
-    with pytest.raises(checkpoints.Damaged, match=r"checkpoint-10: state\.json"):
+    with pytest.raises(checkpoints.DamagedCheckpoint, match=r"checkpoint-10: state\.json"):
         checkpoints.check(run.folder / "checkpoints" / "checkpoint-10")
 
 

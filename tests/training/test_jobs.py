@@ -15,7 +15,7 @@ from tests.support.training_fixtures import order
 from tests.support.web_server import address  # noqa: F401
 from training.datasets import storage
 from training.jobs import services
-from training.models import JobState, TrainingJob, TrainingProgress, Wish
+from training.models import DesiredJobState, JobState, TrainingJob, TrainingProgress
 
 JOBS = "/api/training/jobs"
 
@@ -209,7 +209,7 @@ def test_a_job_that_no_device_could_ever_hold_is_refused_with_the_figures(api, m
 
 
 def test_a_tenant_has_no_more_unended_jobs_than_it_may(api, member, job, monkeypatch):
-    monkeypatch.setattr(services, "MOST_LIVE", 1)
+    monkeypatch.setattr(services, "MAX_UNENDED_JOBS", 1)
     reply = api(member).post(JOBS, order())
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "RATE_LIMITED")
     api(member).post(f"{JOBS}/{job.pk}/cancel")
@@ -247,7 +247,7 @@ def test_a_stranger_sees_and_touches_nothing(api, stranger, job):
     assert [client.post(f"{JOBS}/{job.pk}/{verb}").status_code for verb in ("pause", "resume", "cancel")] == [404] * 3
     assert client.delete(f"{JOBS}/{job.pk}").status_code == 404
     job.refresh_from_db()
-    assert (job.state, job.desired) == (JobState.QUEUED, Wish.RUNNING)
+    assert (job.state, job.desired) == (JobState.QUEUED, DesiredJobState.RUNNING)
 
 
 def test_a_key_that_is_limited_to_models_knows_their_jobs_only(api, key, tenant, base, job):
@@ -291,7 +291,7 @@ def test_of_a_running_one_they_are_asked_and_told_as_done(api, member, job, box)
     shown = client.post(f"{JOBS}/{job.pk}/cancel").json()
     assert (shown["status"], shown["state"]) == ("cancelled", "running")
     job.refresh_from_db()
-    assert (job.desired, job.generation, job.node) == (Wish.CANCELLED, 1, box)
+    assert (job.desired, job.generation, job.node) == (DesiredJobState.CANCELLED, 1, box)
 
 
 IMPOSSIBLE = [
@@ -312,7 +312,7 @@ def test_what_its_state_does_not_allow_is_a_conflict(api, member, job, state, ve
 
 
 def test_a_cancel_is_final(api, member, job, box):
-    training_fixtures.on_a_node(job, box, desired=Wish.CANCELLED)
+    training_fixtures.on_a_node(job, box, desired=DesiredJobState.CANCELLED)
     for verb in ("pause", "resume", "cancel"):
         assert api(member).post(f"{JOBS}/{job.pk}/{verb}").status_code == 409
 
@@ -355,7 +355,7 @@ def test_a_public_model_that_a_strangers_job_needs_stays_and_names_no_job(api, a
 
 def test_a_list_is_paged_and_filtered_by_the_status_that_is_shown(api, member, viewer, job, box):
     paused = TrainingJob.objects.get(pk=api(member).post(JOBS, order(adapter="other")).json()["id"])
-    training_fixtures.on_a_node(paused, box, desired=Wish.PAUSED)
+    training_fixtures.on_a_node(paused, box, desired=DesiredJobState.PAUSED)
 
     def listed(**query) -> list[str]:
         return [item["id"] for item in api(viewer).get(JOBS, query).json()["items"]]

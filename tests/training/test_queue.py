@@ -7,14 +7,14 @@ import pytest
 from django.utils import timezone
 
 from inference import memory_ledger
-from inference.models import Desired, Device, Instance, Reservation, State
+from inference.models import Desired, Device, Instance, InstanceState, Reservation
 from models_app.models import Model
 from tests.support import instance_rows, training_fixtures
 from tests.support.instance_rows import GIB
 from tests.support.training_fixtures import order
 from training.jobs import queue
-from training.jobs.queue import Line, Waiting
-from training.models import JobState, TrainingJob, Wish
+from training.jobs.queue import WaitingJob, WaitQueue
+from training.models import DesiredJobState, JobState, TrainingJob
 
 JOBS = "/api/training/jobs"
 LONG_AGO = timedelta(hours=1)
@@ -74,10 +74,10 @@ def shown(client, job: TrainingJob) -> dict | None:
 def turns(names: str, running: dict | None = None) -> str:
     """The order of those who wait, each a letter of its tenant, the first comer first."""
     waiting = [
-        Waiting(f"{tenant}{number}", tenant, datetime(2026, 1, 1, 0, number, tzinfo=UTC))
+        WaitingJob(f"{tenant}{number}", tenant, datetime(2026, 1, 1, 0, number, tzinfo=UTC))
         for number, tenant in enumerate(names)
     ]
-    found, line = [], Line(waiting, Counter(running))
+    found, line = [], WaitQueue(waiting, Counter(running))
     for job in line:
         found.append(job.pk)
         line.running[job.tenant_id] += 1
@@ -103,14 +103,14 @@ def test_of_equals_the_oldest_goes_first():
 
 def test_a_job_that_finds_room_gets_a_node_and_its_memory(api, member, box):
     job = start(api(member))
-    queue.work()
+    queue.place_jobs()
     job.refresh_from_db()
     assert (job.state, job.node, job.waits) == (JobState.QUEUED, box, {})
     assert job.placement["device_kind"] == "cpu"
     claim = Reservation.objects.get(owner=job.pk)
     assert (claim.device, claim.bytes) == (box.devices.get(), need(job))
     assert shown(api(member), job) is None
-    queue.work()
+    queue.place_jobs()
     assert Reservation.objects.filter(owner=job.pk).count() == 1
 
 
@@ -118,7 +118,7 @@ def test_nobody_is_placed_beyond_the_limit_of_a_tenant(api, member, stranger, bo
     settings.JOBS_PER_TENANT = 1
     mine = [start(api(member)) for _ in range(3)]
     theirs = start(api(stranger))
-    queue.work()
+    queue.place_jobs()
     assert placed() == {mine[0].pk, theirs.pk}
     assert shown(api(member), mine[2]) == {
         "position": 2, "reason": "Your tenant runs as many training jobs as it may at once (1).",
@@ -129,7 +129,7 @@ def test_the_last_room_goes_to_who_has_nothing_running(api, member, stranger, bo
     first, second = start(api(member)), start(api(member))
     late = start(api(stranger))
     room_for(box, 2 * need(first))
-    queue.work()
+    queue.place_jobs()
     assert placed() == {first.pk, late.pk}
     assert shown(api(member), second)["position"] == 1
 
@@ -137,9 +137,9 @@ def test_the_last_room_goes_to_who_has_nothing_running(api, member, stranger, bo
 def test_who_finds_no_room_is_told_so_without_names(api, member, stranger, box):
     first = start(api(stranger))
     room_for(box, need(first))
-    queue.work()
+    queue.place_jobs()
     second = start(api(member))
-    queue.work()
+    queue.place_jobs()
     reason = shown(api(member), second)["reason"]
     assert reason.startswith("No device has enough free memory")
     assert "box" not in reason
@@ -150,25 +150,25 @@ def test_who_finds_no_room_is_told_so_without_names(api, member, stranger, box):
 def test_of_those_who_find_no_room_the_first_hears_why_and_the_rest_wait_for_it(api, member, stranger, box):
     runs = start(api(stranger))
     room_for(box, need(runs))
-    queue.work()
+    queue.place_jobs()
     first, second = start(api(member)), start(api(member))
-    queue.work()
+    queue.place_jobs()
     assert shown(api(member), first)["reason"].startswith("No device has enough free memory")
     assert shown(api(member), second) == {"position": 2, "reason": "It waits for its turn."}
 
 
 def test_a_small_job_passes_a_large_one_but_not_for_ever(api, member, stranger, box):
     runs = start(api(member))
-    queue.work()
+    queue.place_jobs()
     large, small = start(api(stranger), max_seq_length=512, batch_size=64), start(api(member))
     room_for(box, max(need(large), need(runs) + need(small)))
     assert need(large) > need(small)
     TrainingJob.objects.filter(pk=large.pk).update(queued_at=timezone.now() - LONG_AGO)
-    queue.work()
+    queue.place_jobs()
     assert placed() == {runs.pk}
     assert shown(api(member), small)["reason"] == "The device goes to a training job that has waited longer."
     TrainingJob.objects.filter(pk=large.pk).update(queued_at=timezone.now())
-    queue.work()
+    queue.place_jobs()
     assert placed() == {runs.pk, small.pk}
 
 
@@ -176,13 +176,13 @@ def test_an_idle_model_makes_room_even_if_it_is_the_base_and_a_busy_one_does_not
     job = start(api(member))
     room_for(box, need(job))
     base = Model.objects.of(tenant).get()
-    instance = instance_rows.instance(base, State.READY, ready_at=timezone.now())
+    instance = instance_rows.instance(base, InstanceState.READY, ready_at=timezone.now())
     memory_ledger.claim(instance.pk, {box.devices.get().pk: need(job)})
-    queue.work()
+    queue.place_jobs()
     assert placed() == set()
     assert "There may be room soon" in shown(api(member), job)["reason"]
     Instance.objects.update(ready_at=timezone.now() - LONG_AGO)
-    queue.work()
+    queue.place_jobs()
     assert placed() == {job.pk}
     assert Instance.objects.get().desired == Desired.STOPPED
 
@@ -193,10 +193,10 @@ def test_a_gpu_is_waited_for_where_there_is_one(api, member, box):
     )
     job = start(api(member))
     memory_ledger.claim("somebody", {gpu.pk: 64 * GIB})
-    queue.work()
+    queue.place_jobs()
     assert placed() == set()
     memory_ledger.release("somebody")
-    queue.work()
+    queue.place_jobs()
     assert Reservation.objects.get(owner=job.pk).device == gpu
 
 
@@ -206,17 +206,17 @@ def test_a_gpu_that_nobody_has_seen_for_long_is_not_waited_for(api, member, box)
         measured_at=timezone.now() - LONG_AGO, suspect="The device is not there any more.",
     )  # fmt: skip
     job = start(api(member))
-    queue.work()
+    queue.place_jobs()
     assert Reservation.objects.get(owner=job.pk).device.kind == "cpu"
 
 
 def test_machines_that_do_not_read_the_data_folder_are_not_asked(api, member, tmp_path):
     elsewhere = machine(tmp_path / "elsewhere", "far")
     job = start(api(member))
-    queue.work()
+    queue.place_jobs()
     assert placed() == set()
     machine(tmp_path, "near")
-    queue.work()
+    queue.place_jobs()
     job.refresh_from_db()
     assert job.node.name == "near"
     assert not elsewhere.devices.get().reserved_bytes
@@ -226,22 +226,22 @@ def test_paused_and_cancelled_jobs_are_not_placed(api, member, box):
     one, two = start(api(member)), start(api(member))
     api(member).post(f"{JOBS}/{one.pk}/pause")
     api(member).post(f"{JOBS}/{two.pk}/cancel")
-    queue.work()
+    queue.place_jobs()
     assert placed() == set()
     api(member).post(f"{JOBS}/{one.pk}/resume")
-    queue.work()
+    queue.place_jobs()
     assert placed() == {one.pk}
 
 
 def test_one_that_was_asked_to_end_still_counts_until_it_has(api, member, box, settings):
     settings.JOBS_PER_TENANT = 1
     first, second = start(api(member)), start(api(member))
-    queue.work()
-    TrainingJob.objects.filter(pk=first.pk).update(state=JobState.RUNNING, desired=Wish.CANCELLED)
-    queue.work()
+    queue.place_jobs()
+    TrainingJob.objects.filter(pk=first.pk).update(state=JobState.RUNNING, desired=DesiredJobState.CANCELLED)
+    queue.place_jobs()
     assert placed() == {first.pk}
     TrainingJob.objects.filter(pk=first.pk).update(state=JobState.CANCELLED)
-    queue.work()
+    queue.place_jobs()
     assert placed() == {second.pk}
 
 
@@ -250,21 +250,25 @@ def test_one_that_was_asked_to_end_still_counts_until_it_has(api, member, box, s
 
 @pytest.mark.parametrize(
     ("wish", "state", "generation"),
-    [(Wish.RUNNING, JobState.QUEUED, 2), (Wish.PAUSED, JobState.PAUSED, 1), (Wish.CANCELLED, JobState.CANCELLED, 1)],
+    [
+        (DesiredJobState.RUNNING, JobState.QUEUED, 2),
+        (DesiredJobState.PAUSED, JobState.PAUSED, 1),
+        (DesiredJobState.CANCELLED, JobState.CANCELLED, 1),
+    ],
 )
 def test_what_a_lost_machine_had_is_taken_back_when_its_trainers_have_ended(
     api, member, box, settings, wish, state, generation
 ):
     job = start(api(member))
-    queue.work()
+    queue.place_jobs()
     TrainingJob.objects.update(state=JobState.RUNNING, desired=wish)
     box.heartbeat_at = timezone.now() - timedelta(seconds=settings.ENGINE_LEASE_SECONDS)
     box.save()
-    queue.work()
+    queue.place_jobs()
     assert placed() == {job.pk}  # the lease may have been renewed at the last word
     box.heartbeat_at -= timedelta(minutes=5)
     box.save()
-    queue.work()
+    queue.place_jobs()
     job.refresh_from_db()
     assert (job.state, job.generation, job.node, job.placement) == (state, generation, None, {})
     assert not Reservation.objects.exists()
@@ -273,10 +277,10 @@ def test_what_a_lost_machine_had_is_taken_back_when_its_trainers_have_ended(
 
 def test_it_goes_on_elsewhere_with_the_next_generation(api, member, box, folders):
     job = start(api(member))
-    queue.work()
+    queue.place_jobs()
     box.heartbeat_at = timezone.now() - timedelta(days=1)
     box.save()
     machine(folders, "other")
-    queue.work()
+    queue.place_jobs()
     job.refresh_from_db()
     assert (job.node.name, job.generation, job.state) == ("other", 2, JobState.QUEUED)

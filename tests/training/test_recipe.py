@@ -4,7 +4,7 @@ import pytest
 
 from core.errors import InvalidRequest
 from training.jobs import recipe
-from training.jobs.recipe import Recipe
+from training.jobs.recipe import Hyperparameters
 
 DOCUMENTS_EXAMPLE = (
     {
@@ -22,14 +22,14 @@ def refused(hyper_params=None, lora_config=None) -> dict[str, str]:
 
 
 def test_what_is_left_out_is_as_the_document_says():
-    assert recipe.read() == recipe.read({}, {}) == Recipe(
+    assert recipe.read() == recipe.read({}, {}) == Hyperparameters(
         batch_size=4, learning_rate=2e-4, epochs=3, max_seq_length=2048, rank=64, alpha=16, dropout=0.05,
         save_steps=100, eval_steps=100, seed=42, target_modules=(), bias="none",
     )  # fmt: skip
 
 
 def test_the_documents_example_is_read():
-    assert recipe.read(*DOCUMENTS_EXAMPLE) == Recipe(target_modules=("q_proj", "v_proj"))
+    assert recipe.read(*DOCUMENTS_EXAMPLE) == Hyperparameters(target_modules=("q_proj", "v_proj"))
 
 
 def test_lora_config_wins():
@@ -100,25 +100,25 @@ AUTO = {"learningRate": "auto", "epochs": "auto"}
     ],
 )
 def test_auto_suits_the_models_size_and_the_rows(parameters, rows, learning_rate, epochs):
-    settled = recipe.read(AUTO).settled(parameters=parameters, rows=rows)
+    settled = recipe.read(AUTO).resolve_defaults(parameters=parameters, rows=rows)
     assert (settled.learning_rate, settled.epochs) == (learning_rate, epochs)
 
 
 def test_what_is_given_is_not_changed():
     given = recipe.read({"learningRate": 1e-3, "epochs": 7})
-    assert given.settled(parameters=500_000, rows=24) == given
+    assert given.resolve_defaults(parameters=500_000, rows=24) == given
 
 
 def test_every_hyperparameter_has_its_place_in_a_recipe():
     assert {*recipe.TABLES["hyperParams"], *recipe.TABLES["loraConfig"]} == set(recipe.FIELDS)
-    assert set(recipe.FIELDS.values()) == set(recipe.TABLES["recipe"]) == set(Recipe.__dataclass_fields__)
+    assert set(recipe.FIELDS.values()) == set(recipe.TABLES["recipe"]) == set(Hyperparameters.__dataclass_fields__)
 
 
 def test_a_recipe_is_read_by_the_names_of_its_own_fields_too():
-    by_size = Recipe(learning_rate=None, epochs=None)
+    by_size = Hyperparameters(learning_rate=None, epochs=None)
     assert recipe.read_fields() == recipe.read_fields({}) == by_size
     read = recipe.read_fields({"rank": 8, "learning_rate": "auto", "epochs": 2, "target_modules": ["q_proj"]})
-    assert read == Recipe(rank=8, learning_rate=None, epochs=2, target_modules=("q_proj",))
+    assert read == Hyperparameters(rank=8, learning_rate=None, epochs=2, target_modules=("q_proj",))
 
 
 @pytest.mark.parametrize(
@@ -135,5 +135,5 @@ def test_a_wrong_field_is_refused_by_its_name(values, field):
 
 
 def test_rows_are_not_longer_than_the_model_takes():
-    assert Recipe().settled(parameters=1, rows=1, context=512).max_seq_length == 512
-    assert Recipe(max_seq_length=64).settled(parameters=1, rows=1, context=512).max_seq_length == 64
+    assert Hyperparameters().resolve_defaults(parameters=1, rows=1, context=512).max_seq_length == 512
+    assert Hyperparameters(max_seq_length=64).resolve_defaults(parameters=1, rows=1, context=512).max_seq_length == 64

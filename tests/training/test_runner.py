@@ -19,10 +19,10 @@ from inference.logs import stream
 from inference.models import Device, Node, Reservation
 from models_app.models import AdapterVersion
 from node_agent import folders, node, processes, shims
-from node_agent.device_memory import Memory
+from node_agent.device_memory import DeviceMemory
 from node_agent.reconciler import Agent
 from tests.support import placed_training_jobs as jobs
-from tests.support.placed_training_jobs import Bench, eventually, run_folder, shim_of
+from tests.support.placed_training_jobs import SteppedAgent, eventually, run_folder, shim_of
 from tests.support.trainer_folders import conversation
 from training.datasets import storage
 from training.models import TrainingJob, TrainingProgress
@@ -36,19 +36,19 @@ QUICK = {"steps": LONG}
 
 @pytest.fixture
 def bench(db, settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareAdapter"]
+    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
     settings.TRAINER = "tests.support.placed_training_jobs.trainer"
-    registry.adapters.cache_clear()
+    registry.engines.cache_clear()
     broker.client().flushdb()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
-    made = Bench(Agent())
+    made = SteppedAgent(Agent())
     made.agent.tick()
     yield made
     for job in TrainingJob.objects.all():
         if shims.is_running(shim_of(job)):
             shims.request_stop(folders.folder_of(job.pk), shim_of(job), 0)
         made.until(lambda job=job: not shims.is_running(shim_of(job)))
-    registry.adapters.cache_clear()
+    registry.engines.cache_clear()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def steps_of(job: TrainingJob) -> list[int]:
 
 def processes_of(job: TrainingJob) -> list:
     cluster, folder = str(Installation.objects.get().cluster_id), str(Node.objects.get().data_folder)
-    return [process for process in processes.scan(cluster, folder) if process.instance == job.pk]
+    return [process for process in processes.find_marked(cluster, folder) if process.instance == job.pk]
 
 
 def test_a_job_runs_to_its_end_and_leaves_its_series_and_an_adapter(bench, started):
@@ -129,7 +129,7 @@ def test_one_start_per_device_at_a_time_holds_for_trainers(bench, started, tenan
         bench.agent.tick()
     second.refresh_from_db()
     assert second.state == "queued"
-    memory_ledger.note(first.pk, "held")
+    memory_ledger.record_use(first.pk, "held")
     bench.becomes(second, "completed")
 
 
@@ -181,11 +181,11 @@ def test_a_cancel_ends_the_trainer_and_leaves_no_adapter(bench, started, faults,
 def test_what_is_asked_at_the_moment_of_its_end_is_not_lost(
     bench, started, monkeypatch, before, at_the_last_moment, state
 ):
-    is_back = Memory.is_back
+    is_back = DeviceMemory.is_released
 
     def ask(memory, owner, generation):
         TrainingJob.objects.filter(pk=owner, desired=before).update(desired=at_the_last_moment)
-        monkeypatch.setattr(Memory, "is_back", is_back)
+        monkeypatch.setattr(DeviceMemory, "is_released", is_back)
         return True
 
     job = started(SLOW if before == "paused" else QUICK)
@@ -193,20 +193,20 @@ def test_what_is_asked_at_the_moment_of_its_end_is_not_lost(
         bench.reaches(job, 2)
         jobs.behave(job, QUICK)
         TrainingJob.objects.filter(pk=job.pk).update(desired=before)
-    monkeypatch.setattr(Memory, "is_back", ask)
+    monkeypatch.setattr(DeviceMemory, "is_released", ask)
     bench.becomes(job, state)
     assert is_given_back(job) and not processes_of(job)
     assert AdapterVersion.objects.exists() == (state == "completed")
 
 
 def test_nobody_waits_for_the_ledger_while_an_adapter_is_kept(bench, started, monkeypatch):
-    keep, held = results.keep, []
+    keep, held = results.save_adapter, []
 
     def look(job, folder):
         held.append(Reservation.objects.of(job.pk).exists())  # it is given back, and so the ledger locked, afterwards
         keep(job, folder)
 
-    monkeypatch.setattr(results, "keep", look)
+    monkeypatch.setattr(results, "save_adapter", look)
     job = bench.becomes(started(), "completed")
     assert held == [True] and is_given_back(job)
 
@@ -244,7 +244,7 @@ def test_a_new_worker_adopts_the_trainer_and_reads_what_it_told_meanwhile(bench,
 def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, started, monkeypatch):
     job = bench.reaches(started({"hang_at_step": 8}), 7)
     TrainingProgress.objects.all().delete()
-    write, failed = job_updates.note, []
+    write, failed = job_updates.save_events, []
 
     def lost(*arguments):
         if not failed and arguments[1]:
@@ -253,7 +253,7 @@ def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, 
         return write(*arguments)
 
     bench.agent = Agent()  # which reads all of it
-    monkeypatch.setattr(job_updates, "note", lost)
+    monkeypatch.setattr(job_updates, "save_events", lost)
     with pytest.raises(OperationalError):
         bench.until(lambda: False)
     assert failed
@@ -263,7 +263,7 @@ def test_what_was_told_while_the_database_was_away_is_written_afterwards(bench, 
 def test_a_trainer_that_never_says_a_word_keeps_others_from_starting_only_for_a_while(bench, started, monkeypatch):
     first, second = started({"start_seconds": 600}), started()
     bench.becomes(first, "running")
-    monkeypatch.setattr(runner, "START_PATIENCE", timedelta(0))
+    monkeypatch.setattr(runner, "START_TIMEOUT", timedelta(0))
     bench.becomes(second, "completed")
     first.refresh_from_db()
     assert first.state == "running"
@@ -275,7 +275,7 @@ def test_an_agent_that_was_replaced_writes_nothing_more(bench, started):
     TrainingJob.objects.filter(pk=job.pk).update(step=0)
     (zombie,) = bench.agent._further
     for _look in range(20):
-        zombie.look()
+        zombie.reconcile()
     job.refresh_from_db()
     assert job.step == 0
 

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from node_agent import folders
-from node_agent.decide import Process
+from node_agent.decide import ProcessStatus
 from node_agent.shims import ShimState
 from training.models import TrainingJob
 from training.runner import checkpoints, job_diagnosis
-from training.runner.decide import Seen, Step, crashes_now, decide
-from training.runner.progress_reader import BYTES_PER_LOOK, LONGEST_LINE, Reader
-from training.trainer.checkpoints import keep
+from training.runner.decide import JobObservation, JobStep, count_crashes, decide
+from training.runner.progress_reader import BYTES_PER_READ, MAX_LINE_BYTES, ProgressReader
+from training.trainer.checkpoints import save_checkpoint
 
-NONE, RUNNING, EXITED, LOST = Process.NONE, Process.RUNNING, Process.EXITED, Process.LOST
+NONE, RUNNING, EXITED, LOST = ProcessStatus.NONE, ProcessStatus.RUNNING, ProcessStatus.EXITED, ProcessStatus.LOST
 
 
 def job(state: str, desired: str = "running", **fields) -> TrainingJob:
@@ -23,45 +23,45 @@ def job(state: str, desired: str = "running", **fields) -> TrainingJob:
 @pytest.mark.parametrize(
     ("state", "desired", "process", "seen", "step"),
     [
-        ("queued", "running", NONE, {}, Step.LAUNCH),
-        ("queued", "running", EXITED, {}, Step.LAUNCH),
-        ("queued", "running", NONE, {"may_launch": False}, Step.WAIT),
-        ("queued", "running", RUNNING, {}, Step.SWEEP),
-        ("queued", "running", LOST, {}, Step.SWEEP),
-        ("queued", "cancelled", NONE, {}, Step.CANCELLED),
-        ("queued", "paused", NONE, {}, Step.PAUSED),
-        ("queued", "cancelled", RUNNING, {}, Step.SWEEP),
-        ("running", "running", RUNNING, {}, Step.WAIT),
-        ("running", "running", LOST, {}, Step.SWEEP),
-        ("running", "paused", RUNNING, {}, Step.END),
-        ("running", "cancelled", RUNNING, {}, Step.END),
-        ("running", "running", EXITED, {"all_read": False, "finished": True}, Step.WAIT),
-        ("running", "running", EXITED, {"finished": True, "exit_code": 0}, Step.COMPLETED),
-        ("running", "paused", EXITED, {"finished": True, "exit_code": 0}, Step.COMPLETED),
-        ("running", "cancelled", EXITED, {"finished": True, "exit_code": 0}, Step.CANCELLED),
-        ("running", "running", EXITED, {"exit_code": 0}, Step.CRASHED),
-        ("running", "running", EXITED, {"exit_code": 1}, Step.CRASHED),
-        ("running", "running", NONE, {}, Step.CRASHED),
-        ("running", "running", EXITED, {"refused": True, "exit_code": 2}, Step.FAILED),
-        ("running", "paused", EXITED, {"refused": True, "exit_code": 2}, Step.FAILED),
-        ("running", "paused", EXITED, {"exit_code": 3}, Step.PAUSED),
-        ("running", "paused", NONE, {}, Step.PAUSED),
-        ("running", "cancelled", NONE, {}, Step.CANCELLED),
-        ("running", "running", EXITED, {"exit_code": 3}, Step.AGAIN),
-        ("running", "running", EXITED, {"ended_by": "supervisor"}, Step.AGAIN),
-        ("running", "running", EXITED, {"ended_by": "lease"}, Step.AGAIN),
-        ("completed", "running", NONE, {}, Step.WAIT),
+        ("queued", "running", NONE, {}, JobStep.LAUNCH),
+        ("queued", "running", EXITED, {}, JobStep.LAUNCH),
+        ("queued", "running", NONE, {"may_launch": False}, JobStep.WAIT),
+        ("queued", "running", RUNNING, {}, JobStep.SWEEP),
+        ("queued", "running", LOST, {}, JobStep.SWEEP),
+        ("queued", "cancelled", NONE, {}, JobStep.CANCELLED),
+        ("queued", "paused", NONE, {}, JobStep.PAUSED),
+        ("queued", "cancelled", RUNNING, {}, JobStep.SWEEP),
+        ("running", "running", RUNNING, {}, JobStep.WAIT),
+        ("running", "running", LOST, {}, JobStep.SWEEP),
+        ("running", "paused", RUNNING, {}, JobStep.END),
+        ("running", "cancelled", RUNNING, {}, JobStep.END),
+        ("running", "running", EXITED, {"all_read": False, "finished": True}, JobStep.WAIT),
+        ("running", "running", EXITED, {"finished": True, "exit_code": 0}, JobStep.COMPLETED),
+        ("running", "paused", EXITED, {"finished": True, "exit_code": 0}, JobStep.COMPLETED),
+        ("running", "cancelled", EXITED, {"finished": True, "exit_code": 0}, JobStep.CANCELLED),
+        ("running", "running", EXITED, {"exit_code": 0}, JobStep.CRASHED),
+        ("running", "running", EXITED, {"exit_code": 1}, JobStep.CRASHED),
+        ("running", "running", NONE, {}, JobStep.CRASHED),
+        ("running", "running", EXITED, {"refused": True, "exit_code": 2}, JobStep.FAILED),
+        ("running", "paused", EXITED, {"refused": True, "exit_code": 2}, JobStep.FAILED),
+        ("running", "paused", EXITED, {"exit_code": 3}, JobStep.PAUSED),
+        ("running", "paused", NONE, {}, JobStep.PAUSED),
+        ("running", "cancelled", NONE, {}, JobStep.CANCELLED),
+        ("running", "running", EXITED, {"exit_code": 3}, JobStep.AGAIN),
+        ("running", "running", EXITED, {"ended_by": "supervisor"}, JobStep.AGAIN),
+        ("running", "running", EXITED, {"ended_by": "lease"}, JobStep.AGAIN),
+        ("completed", "running", NONE, {}, JobStep.WAIT),
     ],
 )
 def test_the_one_next_step(state, desired, process, seen, step):
-    assert decide(job(state, desired), Seen(process, **seen)) == step
+    assert decide(job(state, desired), JobObservation(process, **seen)) == step
 
 
 @pytest.mark.parametrize(
     ("crashes", "crashed_at", "step", "now"), [(0, None, 0, 1), (1, 6, 6, 2), (2, 6, 5, 3), (2, 6, 7, 1), (2, 6, 0, 3)]
 )
 def test_only_crashes_without_a_step_forward_add_up(crashes, crashed_at, step, now):
-    assert crashes_now(job("running", crashes=crashes, crashed_at_step=crashed_at, step=step)) == now
+    assert count_crashes(job("running", crashes=crashes, crashed_at_step=crashed_at, step=step)) == now
 
 
 # --- the trainer's words
@@ -84,7 +84,7 @@ def add(path, text: str) -> None:
 
 
 def test_a_torn_line_is_read_when_it_is_whole(told):
-    reader = Reader(told)
+    reader = ProgressReader(told)
     add(told, step(1) + "\n" + step(2)[:9])
     assert [event.step for event in reader.read()] == [1]
     assert reader.read() == []
@@ -102,28 +102,28 @@ def test_a_torn_line_is_read_when_it_is_whole(told):
 )  # fmt: skip
 def test_nonsense_is_left_out(told, nonsense):
     add(told, f"{step(1)}\n{nonsense}\n{step(2)}\n")
-    assert [event.step for event in Reader(told).read()] == [1, 2]
+    assert [event.step for event in ProgressReader(told).read()] == [1, 2]
 
 
-@pytest.mark.parametrize("size", [LONGEST_LINE + 1, BYTES_PER_LOOK, 3 * BYTES_PER_LOOK])
+@pytest.mark.parametrize("size", [MAX_LINE_BYTES + 1, BYTES_PER_READ, 3 * BYTES_PER_READ])
 def test_a_huge_line_is_passed_over_and_what_follows_is_read(told, size):
     add(told, f"{step(1)}\n{'x' * size}\n{step(2)}\n")
-    reader, found = Reader(told), []
+    reader, found = ProgressReader(told), []
     while not reader.all_read:
         found += reader.read()
     assert [event.step for event in found] == [1, 2]
 
 
 def test_a_huge_line_that_is_still_being_written_holds_nothing_up(told):
-    add(told, "x" * (LONGEST_LINE + 1))
-    reader = Reader(told)
+    add(told, "x" * (MAX_LINE_BYTES + 1))
+    reader = ProgressReader(told)
     assert reader.read() == []
     add(told, "x" * 100 + f"\n{step(1)}\n")
     assert [event.step for event in reader.read()] == [1]
 
 
 def test_a_file_that_shrank_is_read_from_its_beginning(told):
-    reader = Reader(told)
+    reader = ProgressReader(told)
     add(told, f"{step(1)}\n{step(2)}\n")
     reader.read()
     told.write_text(step(3) + "\n")
@@ -131,13 +131,13 @@ def test_a_file_that_shrank_is_read_from_its_beginning(told):
 
 
 def test_a_file_that_is_not_there_says_nothing(tmp_path):
-    assert Reader(tmp_path / "progress.jsonl").read() == []
+    assert ProgressReader(tmp_path / "progress.jsonl").read() == []
 
 
 @pytest.mark.parametrize("value", ['"1"', "true", "null", "[1]", "1e999", "1" * 400])
 def test_a_figure_that_is_no_finite_number_is_missing(told, value):
     add(told, '{"event": "step", "step": 1, "loss": ' + value + "}\n" + step(2, loss=0.5) + "\n")
-    figures = {event.step: event.number("loss") for event in Reader(told).read()}
+    figures = {event.step: event.number("loss") for event in ProgressReader(told).read()}
     assert figures[2] == 0.5 and figures.get(1) is None
 
 
@@ -155,8 +155,8 @@ def saved(run, number: int) -> dict:
     draft = run / "draft"
     draft.mkdir()
     (draft / "weights").write_bytes(bytes([number]) * 100)
-    keep(draft, run / "checkpoints", number)
-    return checkpoints.signed("job-1", 1, run, f"checkpoints/checkpoint-{number}")
+    save_checkpoint(draft, run / "checkpoints", number)
+    return checkpoints.sign("job-1", 1, run, f"checkpoints/checkpoint-{number}")
 
 
 def newest(run, kept: list[dict], owner: str = "job-1") -> int | None:
@@ -210,11 +210,11 @@ def test_a_checkpoint_of_another_job_or_with_a_forged_signature_is_not_gone_on_f
 
 @pytest.mark.parametrize("name", ["", "..", "../../secret", "/etc", "checkpoints/../x", "checkpoints/checkpoint-x"])
 def test_only_folders_of_the_known_form_are_signed(run, name):
-    assert checkpoints.signed("job-1", 1, run, name) is None
+    assert checkpoints.sign("job-1", 1, run, name) is None
 
 
 def test_one_that_the_trainer_has_removed_meanwhile_is_left_out(run):
-    assert checkpoints.signed("job-1", 1, run, "checkpoints/checkpoint-5") is None
+    assert checkpoints.sign("job-1", 1, run, "checkpoints/checkpoint-5") is None
 
 
 def test_the_row_keeps_the_newest_ones_of_what_was_not_fallen_back_from():
@@ -222,10 +222,10 @@ def test_the_row_keeps_the_newest_ones_of_what_was_not_fallen_back_from():
         return {"generation": generation, "step": at, "folder": f"checkpoints/checkpoint-{at}", "signature": ""}
 
     kept = [one(1, 5), one(1, 10)]
-    assert checkpoints.with_another(kept, one(1, 15)) == [one(1, 10), one(1, 15)]
-    assert checkpoints.with_another(kept, one(2, 8)) == [one(1, 5), one(2, 8)]
-    assert checkpoints.with_another(kept, one(2, 3)) == [one(2, 3)]
-    assert checkpoints.with_another(kept, one(1, 10)) == kept
+    assert checkpoints.add_entry(kept, one(1, 15)) == [one(1, 10), one(1, 15)]
+    assert checkpoints.add_entry(kept, one(2, 8)) == [one(1, 5), one(2, 8)]
+    assert checkpoints.add_entry(kept, one(2, 3)) == [one(2, 3)]
+    assert checkpoints.add_entry(kept, one(1, 10)) == kept
 
 
 # --- why it ended
@@ -264,13 +264,13 @@ KILLED = ShimState(phase="exited", signal=9, reason="exit")
 )
 def test_the_cause_is_found_in_the_last_lines(last_words, line, state, cause, told):
     last_words("INFO begun", line)
-    found = job_diagnosis.after_end("job-1", state, "")
+    found = job_diagnosis.diagnose_end("job-1", state, "")
     assert found.cause == cause and told in found.reason and "/srv" not in found.reason
     assert found.lines == ["INFO begun", line]
 
 
 def test_what_the_trainer_says_itself_goes_before_its_last_lines(last_words):
     last_words("ValueError: the rope is short")
-    found = job_diagnosis.after_end("job-1", CRASHED, "There is no layer x in /srv/models/base.")
+    found = job_diagnosis.diagnose_end("job-1", CRASHED, "There is no layer x in /srv/models/base.")
     assert found.reason == "There is no layer x in …/base."
-    assert job_diagnosis.after_end("job-1", CRASHED, "The disk is full.").cause == "disk_full"
+    assert job_diagnosis.diagnose_end("job-1", CRASHED, "The disk is full.").cause == "disk_full"

@@ -9,7 +9,7 @@ import pytest
 from tests.support.trainer_folders import DEMO, RECIPE
 from training.trainer import checkpoints, conversation, failures, spans
 from training.trainer import spec as specs
-from training.trainer.progress import Journal
+from training.trainer.progress import ProgressJournal
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -85,7 +85,7 @@ def test_a_spec_is_read_with_its_recipe(tmp_path):
 
 
 def test_long_trainings_tell_of_about_a_thousand_steps_and_warm_up_for_a_part():
-    assert [specs.log_every(total) for total in (1, 999, 5000)] == [1, 1, 5]
+    assert [specs.log_interval(total) for total in (1, 999, 5000)] == [1, 1, 5]
     assert [specs.warm_up_steps(total) for total in (1, 100, 5000)] == [1, 3, 150]
 
 
@@ -93,7 +93,7 @@ def draft(folder, step):
     path = folder / checkpoints.DRAFT
     path.mkdir(parents=True)
     (path / "weights").write_bytes(b"w" * step)
-    return checkpoints.keep(path, folder, step)
+    return checkpoints.save_checkpoint(path, folder, step)
 
 
 def test_a_checkpoint_says_what_it_holds_and_two_are_kept(tmp_path):
@@ -117,13 +117,13 @@ def test_a_checkpoint_that_was_harmed_is_refused(tmp_path, harm):
         "unlisted": (kept / checkpoints.MANIFEST).unlink,
     }
     harms[harm]()
-    with pytest.raises(checkpoints.Damaged):
+    with pytest.raises(checkpoints.DamagedCheckpoint):
         checkpoints.check(kept)
 
 
 def test_events_are_lines_of_json_even_where_a_figure_is_no_number(tmp_path):
-    journal = Journal(tmp_path / "progress.jsonl")
-    journal.tell("step", 3, loss=float("nan"), learning_rate=0.5)
+    journal = ProgressJournal(tmp_path / "progress.jsonl")
+    journal.write_event("step", 3, loss=float("nan"), learning_rate=0.5)
     (line,) = (tmp_path / "progress.jsonl").read_text().splitlines()
     event = json.loads(line)
     assert event.pop("at") > 1e9
@@ -131,7 +131,7 @@ def test_events_are_lines_of_json_even_where_a_figure_is_no_number(tmp_path):
 
 
 def test_a_line_that_the_disk_tore_does_not_spoil_the_next(tmp_path, monkeypatch):
-    journal, write = Journal(tmp_path / "progress.jsonl"), os.write
+    journal, write = ProgressJournal(tmp_path / "progress.jsonl"), os.write
     room = [10]
 
     def full(file, content):
@@ -144,8 +144,8 @@ def test_a_line_that_the_disk_tore_does_not_spoil_the_next(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space"):
-            journal.tell("step", 1)
-    journal.tell("error", 1, reason="full")
+            journal.write_event("step", 1)
+    journal.write_event("error", 1, reason="full")
     torn, whole = (tmp_path / "progress.jsonl").read_text().splitlines()
     assert len(torn) == 10 and json.loads(whole)["event"] == "error"
 
@@ -174,5 +174,5 @@ def test_what_nobody_foresaw_is_left_to_the_log():
 
 def test_a_refusal_is_found_under_what_it_caused():
     error = RuntimeError("while training")
-    error.__cause__ = failures.Refused("There is no layer.", "target_modules")
+    error.__cause__ = failures.TrainingRefused("There is no layer.", "target_modules")
     assert failures.explain(error).field == "target_modules"

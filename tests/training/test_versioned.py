@@ -11,7 +11,7 @@ from django.utils import timezone
 from models_app.models import Model
 from tests.support import instance_rows, training_fixtures, weight_files
 from tests.support.instance_rows import GIB
-from training.models import JobState, TrainingJob, Wish
+from training.models import DesiredJobState, JobState, TrainingJob
 
 TRAINING = "/api/v1/training"
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -151,7 +151,7 @@ def test_a_running_job_is_cancelled_in_the_same_words(client, job):
     started(job)
     assert client.post(f"{TRAINING}/cancel/{job.pk}").json()["status"] == "cancelled"
     job.refresh_from_db()
-    assert job.desired == Wish.CANCELLED
+    assert job.desired == DesiredJobState.CANCELLED
     assert client.get(f"{TRAINING}/status/{job.pk}").json()["status"] == "cancelled"
 
 

@@ -20,15 +20,15 @@ from training.models import Format
 from training.trainer import conversation
 from training.trainer.conversation import Conversation
 
-LONGEST_LINE = 1024 * 1024
-MOST_ERRORS = 20
+MAX_LINE_BYTES = 1024 * 1024
+MAX_ERRORS = 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ROLES = ("system", "user", "assistant")
 # The most that any tokenizer packs into a token, except for runs of spaces: a text with more per token is too long.
-CHARACTERS_PER_TOKEN = 16
+MAX_CHARACTERS_PER_TOKEN = 16
 
 
-class BadRow(ValueError):
+class InvalidRow(ValueError):
     """What is wrong with a row, in the caller's language."""
 
 
@@ -62,7 +62,7 @@ class Survey:
 
     def refuse(self, line: int, problem: str) -> None:
         self.wrong += 1
-        if len(self.errors) < MOST_ERRORS:
+        if len(self.errors) < MAX_ERRORS:
             self.errors[line] = problem
 
 
@@ -74,14 +74,14 @@ def survey(file: BinaryIO, context: int | None = None) -> Survey:
             row = read(line, raw)
             _check_same_format(row, found.format)
             _check_length(row, context)
-        except BadRow as problem:
+        except InvalidRow as problem:
             found.refuse(line, str(problem))
         else:
             found.add(row)
     return found
 
 
-def first(file: BinaryIO, count: int) -> Iterator[Row]:
+def first_rows(file: BinaryIO, count: int) -> Iterator[Row]:
     """The first rows of a file that is already checked."""
     for (line, raw), _number in zip(_lines(file), range(count), strict=False):
         yield read(line, raw)
@@ -90,11 +90,11 @@ def first(file: BinaryIO, count: int) -> Iterator[Row]:
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their numbers. Only the beginning of an overlong line is kept in memory."""
     number = 0
-    while raw := file.readline(LONGEST_LINE + 1):
+    while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         rest = raw
-        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(LONGEST_LINE + 1)
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
         if number == 1:
             raw = raw.removeprefix(BYTE_ORDER_MARK)
         if raw.strip():
@@ -102,9 +102,9 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def read(line: int, raw: bytes) -> Row:
-    """Raises BadRow."""
-    if len(raw) > LONGEST_LINE:
-        raise BadRow(_("The line is longer than %(most)d bytes.") % {"most": LONGEST_LINE})
+    """Raises InvalidRow."""
+    if len(raw) > MAX_LINE_BYTES:
+        raise InvalidRow(_("The line is longer than %(most)d bytes.") % {"most": MAX_LINE_BYTES})
     content = _parse_object(raw)
     form = _detect_format(content)
     CHECKS[form](content)
@@ -115,9 +115,9 @@ def _parse_object(raw: bytes) -> dict:
     try:
         content = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise BadRow(_json_problem(raw, error)) from None
+        raise InvalidRow(_json_problem(raw, error)) from None
     if not isinstance(content, dict):
-        raise BadRow(_("A row is one JSON object on one line, not a list or a single value."))
+        raise InvalidRow(_("A row is one JSON object on one line, not a list or a single value."))
     return content
 
 
@@ -134,23 +134,23 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
 def _detect_format(content: dict) -> Format:
     found = [form for form in Format if form.value in content]
     if not found:
-        raise BadRow(_("A row has messages, or prompt and completion, or instruction and output."))
+        raise InvalidRow(_("A row has messages, or prompt and completion, or instruction and output."))
     if len(found) > 1:
-        raise BadRow(_("A row has one form, not several: %(forms)s.") % {"forms": ", ".join(found)})
+        raise InvalidRow(_("A row has one form, not several: %(forms)s.") % {"forms": ", ".join(found)})
     return found[0]
 
 
 def _check_same_format(row: Row, wanted: Format | None) -> None:
     if wanted and row.format != wanted:
-        raise BadRow(
+        raise InvalidRow(
             _("The rows before it have the form %(wanted)s, this one %(found)s.")
             % {"wanted": wanted.value, "found": row.format.value}
         )
 
 
 def _check_length(row: Row, context: int | None) -> None:
-    if context and row.characters > context * CHARACTERS_PER_TOKEN:
-        raise BadRow(
+    if context and row.characters > context * MAX_CHARACTERS_PER_TOKEN:
+        raise InvalidRow(
             _("%(characters)d characters are too long for a model of %(context)d tokens.")
             % {"characters": row.characters, "context": context}
         )
@@ -162,24 +162,24 @@ def _check_length(row: Row, context: int | None) -> None:
 def _check_messages(content: dict) -> None:
     messages = content["messages"]
     if not isinstance(messages, list) or not messages:
-        raise BadRow(_("messages must be a list of at least one question and its answer."))
+        raise InvalidRow(_("messages must be a list of at least one question and its answer."))
     for number, message in enumerate(messages, 1):
         _check_message(number, message)
     if messages[-1]["role"] != "assistant":
-        raise BadRow(_("The last message must be the assistant's: it is what the model is taught."))
+        raise InvalidRow(_("The last message must be the assistant's: it is what the model is taught."))
     if not any(message["role"] == "user" for message in messages):
-        raise BadRow(_("There is no message of the user."))
+        raise InvalidRow(_("There is no message of the user."))
 
 
 def _check_message(number: int, message) -> None:
     if not isinstance(message, dict):
-        raise BadRow(_("Message %(number)d is not an object.") % {"number": number})
+        raise InvalidRow(_("Message %(number)d is not an object.") % {"number": number})
     if message.get("role") not in ROLES:
-        raise BadRow(
+        raise InvalidRow(
             _("Message %(number)d: role must be one of %(roles)s.") % {"number": number, "roles": ", ".join(ROLES)}
         )
     if unknown := sorted(set(message) - {"role", "content"}):
-        raise BadRow(
+        raise InvalidRow(
             _("Message %(number)d: only role and content can be taught, not %(name)s.")
             % {"number": number, "name": unknown[0][:60]}
         )
@@ -194,16 +194,16 @@ def _check_prompt(content: dict) -> None:
 def _check_instruction(content: dict) -> None:
     _check_text(content, "instruction")
     if not isinstance(content.get("input"), str | None):
-        raise BadRow(_("%(name)s must be a text.") % {"name": "input"})
+        raise InvalidRow(_("%(name)s must be a text.") % {"name": "input"})
     _check_text(content, "output")
 
 
 def _check_text(content: dict, name: str, message: int | None = None) -> None:
     text = content.get(name)
     if not isinstance(text, str):
-        raise BadRow(_message_prefix(message) + _("%(name)s must be a text.") % {"name": name})
+        raise InvalidRow(_message_prefix(message) + _("%(name)s must be a text.") % {"name": name})
     if not text.strip():
-        raise BadRow(_message_prefix(message) + _("%(name)s is empty.") % {"name": name})
+        raise InvalidRow(_message_prefix(message) + _("%(name)s is empty.") % {"name": name})
 
 
 def _message_prefix(message: int | None) -> str:

@@ -6,8 +6,8 @@ from rest_framework import serializers
 from training.datasets import split
 from training.models import Dataset, Format
 
-MOST_SHOWN, DEFAULT_SEED, HIGHEST_SEED = 50, 42, 2**31 - 1
-LONGEST_SHOWN = 2000
+MAX_PREVIEW_ROWS, DEFAULT_SEED, MAX_SEED = 50, 42, 2**31 - 1
+MAX_SHOWN_CHARACTERS = 2000
 
 
 class DatasetSerializer(serializers.ModelSerializer):
@@ -51,8 +51,8 @@ class UploadSerializer(serializers.Serializer):
 class PreviewQuerySerializer(serializers.Serializer):
     """`seed` chooses the rows that are held out."""
 
-    rows = serializers.IntegerField(min_value=1, max_value=MOST_SHOWN, default=5)
-    seed = serializers.IntegerField(min_value=0, max_value=HIGHEST_SEED, default=DEFAULT_SEED)
+    rows = serializers.IntegerField(min_value=1, max_value=MAX_PREVIEW_ROWS, default=5)
+    seed = serializers.IntegerField(min_value=0, max_value=MAX_SEED, default=DEFAULT_SEED)
 
 
 class TaughtMessageSerializer(serializers.Serializer):
@@ -63,7 +63,7 @@ class TaughtMessageSerializer(serializers.Serializer):
 
     def get_content(self, message) -> str:
         text = message["content"]
-        return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+        return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
 
 
 class PreviewRowSerializer(serializers.Serializer):

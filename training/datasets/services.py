@@ -64,5 +64,5 @@ def preview(dataset: Dataset, count: int, seed: int) -> list[dict]:
     with storage.open_dataset(dataset) as file:
         return [
             {"line": row.line, "held_out": number in held_out, "conversation": row.conversation}
-            for number, row in enumerate(rows.first(file, count))
+            for number, row in enumerate(rows.first_rows(file, count))
         ]

@@ -3,12 +3,12 @@
 import hashlib
 from itertools import count
 
-FEWEST_ROWS = 50  # with fewer, all rows are needed for training
-SHARE, MOST = 0.1, 500
+MIN_ROWS = 50  # with fewer, all rows are needed for training
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 500
 
 
 def held_out_count(rows: int) -> int:
-    return 0 if rows < FEWEST_ROWS else min(int(rows * SHARE), MOST)
+    return 0 if rows < MIN_ROWS else min(int(rows * HELD_OUT_SHARE), MAX_HELD_OUT)
 
 
 def held_out(rows: int, seed: int) -> frozenset[int]:

@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
 PROGRAM = Path(__file__).parent / "trainer" / "counting.py"
-MOST_ROWS = 20_000  # takes some seconds
-SECONDS = 60.0
-AT_ONCE = 2  # in one process: each takes a core
-_slots = threading.BoundedSemaphore(AT_ONCE)
+MAX_ROWS = 20_000  # takes some seconds
+COUNT_TIMEOUT = 60.0
+MAX_CONCURRENT = 2  # in one process: each takes a core
+_slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
 @dataclass(frozen=True)
-class Count:
+class TokenCount:
     """Counts of the first `rows`, chat template included; `learnt_tokens` are the assistant's.
 
     `limit` is the most tokens per row that the model takes; `too_long` maps the first lines with more to their tokens.
@@ -47,17 +47,17 @@ class Count:
     too_long: dict[str, int]
 
 
-def count(dataset: Dataset, model: Model) -> Count:
+def count_tokens(dataset: Dataset, model: Model) -> TokenCount:
     """Raises InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited, OperationTimeout."""
     base = base_models.check(model)
-    if problem := registry.get(ENGINE).unavailable_because():
+    if problem := registry.get(ENGINE).unavailable_reason():
         raise EngineUnavailable(problem)
     limit = base.context or DEFAULT_CONTEXT_LIMIT
     folder = artefacts.locate(model.tenant, model.config["model_path"])
-    result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MOST_ROWS)])
+    result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)])
     if "refused" in result:
         raise InvalidRequest(result["refused"], param=base_models.FIELD)
-    return Count(**result, limit=limit)
+    return TokenCount(**result, limit=limit)
 
 
 def _run_counter(arguments: list[str]) -> dict:
@@ -66,10 +66,14 @@ def _run_counter(arguments: list[str]) -> dict:
     with _slot():
         try:
             process = subprocess.run(
-                [str(python), str(PROGRAM), *arguments], env=environment, capture_output=True, timeout=SECONDS, cwd="/"
+                [str(python), str(PROGRAM), *arguments],
+                env=environment,
+                capture_output=True,
+                timeout=COUNT_TIMEOUT,
+                cwd="/",
             )
         except subprocess.TimeoutExpired:
-            raise OperationTimeout(_("Counting took longer than %(seconds)d s.") % {"seconds": SECONDS}) from None
+            raise OperationTimeout(_("Counting took longer than %(seconds)d s.") % {"seconds": COUNT_TIMEOUT}) from None
     if process.returncode:
         logger.error("counting tokens failed: %s", process.stderr[-2000:].decode(errors="replace"))
         raise InvalidRequest(

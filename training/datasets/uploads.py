@@ -6,15 +6,15 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from core.errors import InvalidRequest
-from core.uploads import ToDisk
+from core.uploads import DiskUploadHandler
 
 
-class TakesFile:
+class FileUploadMixin:
     """Streams the form's file to disk, whatever reads the body first."""
 
     def dispatch(self, request, *args, **kwargs):
         """Removes a draft that was not kept, at the end of the request."""
-        with closing(ToDisk(settings.DATASET_MAX_BYTES)) as upload:
+        with closing(DiskUploadHandler(settings.DATASET_MAX_BYTES)) as upload:
             request.upload_handlers = [upload]
             return super().dispatch(request, *args, **kwargs)
 

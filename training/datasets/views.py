@@ -7,7 +7,7 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import checked
+from core.inputs import validated
 from core.tenancy import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import base_models
@@ -20,12 +20,12 @@ from training.datasets.serializers import (
     TokensSerializer,
     UploadSerializer,
 )
-from training.datasets.uploads import TakesFile
+from training.datasets.uploads import FileUploadMixin
 from training.models import Dataset
 
 
 class DatasetViewSet(
-    TakesFile, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
+    FileUploadMixin, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
 ):
     queryset = Dataset.objects.select_related("tenant")
     serializer_class = DatasetSerializer
@@ -44,7 +44,7 @@ class DatasetViewSet(
     def create(self, request):
         """Every row is checked; if one is wrong, the reply names its line and nothing is kept."""
         self.require_length()
-        fields = checked(UploadSerializer, request.data)
+        fields = validated(UploadSerializer, request.data)
         dataset = services.add_dataset(request.auth, fields.pop("file"), **fields, request=request)
         return Response(self.get_serializer(dataset).data, status=201)
 
@@ -56,7 +56,7 @@ class DatasetViewSet(
     @extend_schema(parameters=[PreviewQuerySerializer], responses=PreviewSerializer)
     def preview(self, request, pk):
         dataset = self.get_object()
-        query = checked(PreviewQuerySerializer, request.query_params)
+        query = validated(PreviewQuerySerializer, request.query_params)
         shown = services.preview(dataset, query["rows"], query["seed"])
         return Response(PreviewSerializer({"format": dataset.format, "rows": shown}).data)
 
@@ -64,6 +64,6 @@ class DatasetViewSet(
     def tokens(self, request, pk):
         """Counted with the model's own tokenizer and chat template; takes some seconds."""
         dataset = self.get_object()
-        query = checked(TokensQuerySerializer, request.query_params)
+        query = validated(TokensQuerySerializer, request.query_params)
         model = base_models.find(request.auth, query["base_model"])
-        return Response(TokensSerializer(tokens.count(dataset, model)).data)
+        return Response(TokensSerializer(tokens.count_tokens(dataset, model)).data)

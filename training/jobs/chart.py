@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from training.models import TrainingProgress
 
 WIDTH, HEIGHT, MARGIN = 640, 240, 40
-MOST_POINTS = 300
+MAX_POINTS = 300
 COLOURS = {"loss": "#2563eb", "eval_loss": "#d97706"}
 SVG = """<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{title}">
 <g font-size="11" fill="currentColor"><text x="0" y="{top}">{highest}</text><text x="0" y="{bottom}">{lowest}</text>
@@ -45,7 +45,7 @@ def loss_curve(points: Sequence[TrainingProgress]) -> SafeString:
 def _sample(points: Sequence[TrainingProgress], name: str) -> Series:
     """If there are too many points: every n-th, and the last."""
     values = [(point.step, value) for point in points if (value := getattr(point, name)) is not None]
-    stride = -(-len(values) // MOST_POINTS) or 1
+    stride = -(-len(values) // MAX_POINTS) or 1
     return values[::stride] + (values[-1:] if (len(values) - 1) % stride else [])
 
 

@@ -7,23 +7,24 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from core.errors import InsufficientResources
-from engines.base import MIB, Estimate
+from engines.base import MIB, MemoryEstimate
 from inference.models import Device, DeviceKind
 from inference.placement import cluster_view, reason_messages
-from inference.placement.fit import possible
-from inference.placement.types import DeviceView, Way
-from training.base_models import Base
+from inference.placement.fit import could_ever_fit
+from inference.placement.types import DeviceView, ResourceOption
+from training.base_models import BaseModelInfo
 from training.jobs import estimate as memory
-from training.jobs.recipe import Recipe
+from training.jobs.recipe import Hyperparameters
 
 ENGINE = "vllm"  # its environment has the libraries of the trainer
-KINDS = (DeviceKind.CUDA, DeviceKind.CPU)  # best first
+DEVICE_KINDS = (DeviceKind.CUDA, DeviceKind.CPU)  # best first
 
 
-def estimate(base: Base, recipe: Recipe, data_bytes: int) -> dict[str, dict[str, int]]:
+def estimate(base: BaseModelInfo, recipe: Hyperparameters, data_bytes: int) -> dict[str, dict[str, int]]:
     """Device kind → bytes by part, with their `total`."""
     found = {
-        kind.value: memory.estimate(base.parameters, base.shape, recipe, kind, data_bytes=data_bytes) for kind in KINDS
+        kind.value: memory.estimate(base.parameters, base.shape, recipe, kind, data_bytes=data_bytes)
+        for kind in DEVICE_KINDS
     }
     return {kind: {**asdict(parts), "total": parts.total} for kind, parts in found.items()}
 
@@ -33,31 +34,33 @@ def devices() -> list[DeviceView]:
     fresh = Now() - timedelta(seconds=settings.ENGINE_LEASE_SECONDS)
     sharing = Device.objects.filter(node__data_folder=str(settings.DATA_DIR)).exclude(measured_at__lt=fresh)
     ids = set(sharing.values_list("pk", flat=True))
-    return [device for device in cluster_view.devices_for(ENGINE) if device.id in ids]
+    return [device for device in cluster_view.device_views(ENGINE) if device.id in ids]
 
 
-def ways(estimate: dict[str, dict[str, int]], known: list[DeviceView]) -> tuple[Way, ...]:
+def resource_options(estimate: dict[str, dict[str, int]], known: list[DeviceView]) -> tuple[ResourceOption, ...]:
     """GPUs only, if one could ever hold it: waiting for one is faster than training on a CPU."""
-    found = [_option(kind, estimate[kind]) for kind in KINDS]
-    able = [option for option in found if possible(option, known)]
+    found = [_option(kind, estimate[kind]) for kind in DEVICE_KINDS]
+    able = [option for option in found if could_ever_fit(option, known)]
     return tuple(able[:1] or found)
 
 
-def _option(kind: str, parts: dict[str, int]) -> Way:
+def _option(kind: str, parts: dict[str, int]) -> ResourceOption:
     overhead = parts["total"] - parts["weights"]
-    return Way(kind=kind, count=1, share=parts["total"], estimate=Estimate(parts["weights"], overhead, 0))
+    return ResourceOption(
+        kind=kind, count=1, share=parts["total"], estimate=MemoryEstimate(parts["weights"], overhead, 0)
+    )
 
 
 def require_possible(estimate: dict[str, dict[str, int]]) -> None:
     """Raises InsufficientResources with the sizes; passes while no device is known."""
     known = devices()
-    options = [_option(kind, estimate[kind]) for kind in KINDS]
-    if known and not any(possible(option, known) for option in options):
+    options = [_option(kind, estimate[kind]) for kind in DEVICE_KINDS]
+    if known and not any(could_ever_fit(option, known) for option in options):
         smallest = min(option.share for option in options)
-        raise InsufficientResources(reason_messages.too_big(smallest), details=_sizes(options, known))
+        raise InsufficientResources(reason_messages.too_big_message(smallest), details=_sizes(options, known))
 
 
-def _sizes(options: list[Way], known: list[DeviceView]) -> dict[str, int]:
+def _sizes(options: list[ResourceOption], known: list[DeviceView]) -> dict[str, int]:
     """MiB needed, and usable on the largest device, by device kind."""
     sizes = {}
     for option in options:

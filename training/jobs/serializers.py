@@ -8,8 +8,8 @@ from models_app import options
 from training.jobs import queue, recipe
 from training.models import TrainingJob, TrainingProgress
 
-LONGEST_REF = 500
-MOST_POINTS = 10_000
+MAX_REF_LENGTH = 500
+MAX_POINTS = 10_000
 
 
 class TextField(serializers.CharField):
@@ -29,10 +29,10 @@ class RecipeField(serializers.JSONField):
 class StartTrainingSerializer(serializers.Serializer):
     """`dataset` is an id, or a name for its newest version. Fields missing in `recipe` get the documented defaults."""
 
-    base_model = TextField(max_length=LONGEST_REF)
-    dataset = TextField(max_length=LONGEST_REF)
+    base_model = TextField(max_length=MAX_REF_LENGTH)
+    dataset = TextField(max_length=MAX_REF_LENGTH)
     adapter = TextField(
-        max_length=LONGEST_REF,
+        max_length=MAX_REF_LENGTH,
         required=False,
         help_text=_("What comes of it is a version of this adapter, by default called after model and data set."),
     )
@@ -77,7 +77,7 @@ class JobSerializer(serializers.ModelSerializer):
         if "positions" not in self.context:  # once per page
             self.context["positions"] = queue.positions()
         positions = self.context["positions"]
-        return {"position": positions[job.pk], "reason": queue.reason(job)} if job.pk in positions else None
+        return {"position": positions[job.pk], "reason": queue.wait_reason(job)} if job.pk in positions else None
 
     def get_checkpoint_step(self, job) -> int | None:
         return job.checkpoints[-1]["step"] if job.checkpoints else None
@@ -100,7 +100,7 @@ class ProgressQuerySerializer(serializers.Serializer):
     """Steps after `after`, at most `limit`."""
 
     after = serializers.IntegerField(min_value=-1, max_value=2**31 - 1, default=-1)
-    limit = serializers.IntegerField(min_value=1, max_value=MOST_POINTS, default=1000)
+    limit = serializers.IntegerField(min_value=1, max_value=MAX_POINTS, default=1000)
 
 
 class PointSerializer(serializers.ModelSerializer):

@@ -20,16 +20,16 @@ from models_app.models import Model
 from training import base_models, paths
 from training.datasets import rows, split, storage
 from training.jobs import resources, transitions
-from training.jobs.recipe import Recipe
+from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, TrainingJob
 
-MOST_LIVE = 100  # jobs of one tenant that have not ended
+MAX_UNENDED_JOBS = 100  # jobs of one tenant that have not ended
 DATASET, ADAPTER = "dataset", "adapter"
-LONGEST_DEFAULT = 100  # characters of a generated adapter name
+MAX_DEFAULT_NAME = 100  # characters of a generated adapter name
 
 
 def start_training(
-    actor: Actor, *, base_model: str, dataset: str, adapter: str = "", recipe: Recipe, request=None
+    actor: Actor, *, base_model: str, dataset: str, adapter: str = "", recipe: Hyperparameters, request=None
 ) -> tuple[TrainingJob, list[str]]:
     """Checks everything, then queues a new job. Returns it with warnings about serving its adapter.
 
@@ -41,11 +41,11 @@ def start_training(
     model = base_models.find(limited, base_model)
     base = base_models.check(model)
     data = _find_dataset(limited, dataset)
-    adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:LONGEST_DEFAULT]
+    adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:MAX_DEFAULT_NAME]
     _check_adapter_name(limited.tenant, adapter)
     _check_rows(data, base)
     training_rows = data.rows - split.held_out_count(data.rows)
-    resolved = recipe.settled(parameters=base.parameters, rows=training_rows, context=base.context)
+    resolved = recipe.resolve_defaults(parameters=base.parameters, rows=training_rows, context=base.context)
     estimate = resources.estimate(base, resolved, data.size_bytes)
     resources.require_possible(estimate)
     job = TrainingJob(
@@ -81,7 +81,7 @@ def _check_adapter_name(tenant: Tenant, name: str) -> None:
         raise InvalidRequest(next(iter(error.details.values()), error.message), param=ADAPTER) from None
 
 
-def _check_rows(dataset: Dataset, base: base_models.Base) -> None:
+def _check_rows(dataset: Dataset, base: base_models.BaseModelInfo) -> None:
     """Checks again, because the upload may not have named this model. Raises InvalidRequest with the lines."""
     with storage.open_dataset(dataset) as file:
         found = rows.survey(file, base.context)
@@ -97,18 +97,18 @@ def _save_job(actor: Actor, job: TrainingJob, request) -> None:
     catalogue.lock(job.base_model)
     if not Dataset.objects.select_for_update(no_key=True, of=["self"]).filter(pk=job.dataset_id).exists():
         raise NotFound(_("There is no such data set."), param=DATASET)
-    if TrainingJob.objects.of(job.tenant).live().count() >= MOST_LIVE:
+    if TrainingJob.objects.of(job.tenant).live().count() >= MAX_UNENDED_JOBS:
         problem = _("Your tenant has %(count)d training jobs that have not ended, which is as many as it may.")
-        raise RateLimited(problem % {"count": MOST_LIVE}, retry_after=60)
+        raise RateLimited(problem % {"count": MAX_UNENDED_JOBS}, retry_after=60)
     job.save()
     audit.record(actor, "training.start", job, request=request, base_model=job.base_name, dataset=job.dataset_id)
     transitions.announce(job)
 
 
-def _warnings(model: Model, recipe: Recipe) -> list[str]:
+def _warnings(model: Model, recipe: Hyperparameters) -> list[str]:
     """No errors: the base model's settings can still be changed before the adapter is published."""
     try:
-        model_runtime.get().require_adapters(model, recipe.rank)
+        model_runtime.get_runtime().require_adapters(model, recipe.rank)
     except Conflict as conflict:
         return [str(conflict.message)]
     return []

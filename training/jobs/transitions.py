@@ -4,41 +4,46 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from core.errors import now_z
+from core.errors import utc_timestamp
 from core.events import publish_on_commit
-from training.models import JobState, TrainingJob, Wish
+from training.models import DesiredJobState, JobState, TrainingJob
 
 EVENT = "training_progress"
 AFTER_LOSS = {
-    Wish.RUNNING: (JobState.QUEUED, {"generation": F("generation") + 1}),
-    Wish.PAUSED: (JobState.PAUSED, {}),
-    Wish.CANCELLED: (JobState.CANCELLED, {"finished_at": Now()}),
+    DesiredJobState.RUNNING: (JobState.QUEUED, {"generation": F("generation") + 1}),
+    DesiredJobState.PAUSED: (JobState.PAUSED, {}),
+    DesiredJobState.CANCELLED: (JobState.CANCELLED, {"finished_at": Now()}),
 }
 
 
 def pause(job: TrainingJob) -> bool:
     """At once if nothing runs; else the runner does it. False if the job's state does not allow it."""
     rows = TrainingJob.objects.filter(pk=job.pk)
-    return _move(job, rows.waiting(), JobState.PAUSED, desired=Wish.PAUSED, waits={}) or _request(
-        job, rows.placed().filter(desired=Wish.RUNNING), Wish.PAUSED
+    return _move(job, rows.waiting(), JobState.PAUSED, desired=DesiredJobState.PAUSED, waits={}) or _request(
+        job, rows.placed().filter(desired=DesiredJobState.RUNNING), DesiredJobState.PAUSED
     )
 
 
 def resume(job: TrainingJob) -> bool:
     """Queues the job again, or withdraws a pause that has not taken effect."""
     rows = TrainingJob.objects.filter(pk=job.pk)
-    fields = {"desired": Wish.RUNNING, "generation": F("generation") + 1, "queued_at": Now(), "placement": {}}
+    fields = {
+        "desired": DesiredJobState.RUNNING,
+        "generation": F("generation") + 1,
+        "queued_at": Now(),
+        "placement": {},
+    }
     return _move(job, rows.filter(state=JobState.PAUSED), JobState.QUEUED, **fields) or _request(
-        job, rows.placed().filter(desired=Wish.PAUSED), Wish.RUNNING
+        job, rows.placed().filter(desired=DesiredJobState.PAUSED), DesiredJobState.RUNNING
     )
 
 
 def cancel(job: TrainingJob) -> bool:
     rows = TrainingJob.objects.filter(pk=job.pk)
     idle = rows.live().filter(node=None)
-    return _move(job, idle, JobState.CANCELLED, desired=Wish.CANCELLED, waits={}, finished_at=Now()) or _request(
-        job, rows.placed().exclude(desired=Wish.CANCELLED), Wish.CANCELLED
-    )
+    return _move(
+        job, idle, JobState.CANCELLED, desired=DesiredJobState.CANCELLED, waits={}, finished_at=Now()
+    ) or _request(job, rows.placed().exclude(desired=DesiredJobState.CANCELLED), DesiredJobState.CANCELLED)
 
 
 def place(job: TrainingJob, node_id: str, placement: dict) -> bool:
@@ -46,7 +51,7 @@ def place(job: TrainingJob, node_id: str, placement: dict) -> bool:
     return _change(job, TrainingJob.objects.waiting(), node_id=node_id, placement=placement, waits={})
 
 
-def take_back(job: TrainingJob, lost: QuerySet) -> bool:
+def reclaim(job: TrainingJob, lost: QuerySet) -> bool:
     """From a lost node, where it can no longer run; does what its runner was asked for. `lost` are all such jobs."""
     rows = lost.filter(node=job.node_id, desired=job.desired)
     state, fields = AFTER_LOSS[job.desired]
@@ -58,7 +63,7 @@ def _move(job: TrainingJob, rows: QuerySet, state: JobState, **fields) -> bool:
     return _change(job, rows, state=state, state_since=Now(), **fields)
 
 
-def _request(job: TrainingJob, rows: QuerySet, wish: Wish) -> bool:
+def _request(job: TrainingJob, rows: QuerySet, wish: DesiredJobState) -> bool:
     return _change(job, rows, desired=wish)
 
 
@@ -90,5 +95,5 @@ def event_data(job: TrainingJob) -> dict:
         "tokens_per_second": job.tokens_per_second,
         "elapsed_seconds": job.elapsed_seconds,
         "eta_seconds": job.eta_seconds,
-        "timestamp": now_z(),
+        "timestamp": utc_timestamp(),
     }

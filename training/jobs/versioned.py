@@ -10,16 +10,16 @@ from rest_framework.views import APIView
 
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import checked
+from core.inputs import validated
 from models_app import options
 from training import paths
 from training.jobs import queue, recipe, services
-from training.jobs.serializers import LONGEST_REF, TextField
+from training.jobs.serializers import MAX_REF_LENGTH, TextField
 from training.models import JobState, TrainingJob
 
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 # our field name → the engine API's, where they differ
-NAMES = {
+API_FIELD_NAMES = {
     "base_model": "baseModel", "config.model_path": "baseModel", "model_id": "baseModel", "dataset": "datasetPath",
     "adapter": "outputDir", "name": "outputDir",
 }  # fmt: skip
@@ -38,9 +38,9 @@ class LoraConfigField(serializers.JSONField):
 class OrderSerializer(serializers.Serializer):
     """The last part of `outputDir` names the adapter, that of `datasetPath` the dataset (its newest version)."""
 
-    baseModel = TextField(max_length=LONGEST_REF)
-    outputDir = TextField(max_length=LONGEST_REF)
-    datasetPath = TextField(max_length=LONGEST_REF)
+    baseModel = TextField(max_length=MAX_REF_LENGTH)
+    outputDir = TextField(max_length=MAX_REF_LENGTH)
+    datasetPath = TextField(max_length=MAX_REF_LENGTH)
     hyperParams = HyperParamsField(required=False, allow_null=True)
     loraConfig = LoraConfigField(required=False, allow_null=True)
 
@@ -87,7 +87,7 @@ class JobStatusSerializer(serializers.Serializer):
     completedAt = serializers.DateTimeField(source="finished_at", allow_null=True)
 
     def get_message(self, job) -> str:
-        return queue.reason(job) if job.is_waiting else job.failure_reason
+        return queue.wait_reason(job) if job.is_waiting else job.failure_reason
 
     def get_elapsedTimeSeconds(self, job) -> int:
         return round(job.elapsed_seconds)
@@ -106,7 +106,7 @@ class ListedSerializer(serializers.Serializer):
 
 class ListQuerySerializer(serializers.Serializer):
     status = serializers.ChoiceField(choices=JobState.choices, required=False)
-    limit = serializers.IntegerField(min_value=1, max_value=MOST_LISTED, default=100)
+    limit = serializers.IntegerField(min_value=1, max_value=MAX_LISTED, default=100)
     offset = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
 
 
@@ -117,22 +117,22 @@ class JobListSerializer(serializers.Serializer):
     offset = serializers.IntegerField()
 
 
-class EngineDocumentView(APIView):
+class EngineApiView(APIView):
     """Errors name the engine API's fields."""
 
     def handle_exception(self, exc):
         if isinstance(exc, PlatformError):
-            exc.param = NAMES.get(exc.param, exc.param)
-            exc.details = {NAMES.get(name, name): text for name, text in exc.details.items()}
+            exc.param = API_FIELD_NAMES.get(exc.param, exc.param)
+            exc.details = {API_FIELD_NAMES.get(name, name): text for name, text in exc.details.items()}
         return super().handle_exception(exc)
 
 
-class StartView(EngineDocumentView):
+class StartTrainingView(EngineApiView):
     permissions = {"POST": Permission.TRAIN}
 
     @extend_schema(request=OrderSerializer, responses=QueuedSerializer)
     def post(self, request):
-        order = checked(OrderSerializer, request.data)
+        order = validated(OrderSerializer, request.data)
         job, warnings = services.start_training(
             request.auth,
             base_model=order["baseModel"],
@@ -145,7 +145,7 @@ class StartView(EngineDocumentView):
         return Response(QueuedSerializer(job).data | ({"warnings": warnings} if warnings else {}))
 
 
-class StatusView(EngineDocumentView):
+class JobStatusView(EngineApiView):
     permissions = {"GET": Permission.READ}
 
     @extend_schema(responses=JobStatusSerializer)
@@ -153,45 +153,45 @@ class StatusView(EngineDocumentView):
         return Response(JobStatusSerializer(services.find(request.auth, pk)).data)
 
 
-class VerbView(EngineDocumentView):
-    """`act` is the service function."""
+class JobActionView(EngineApiView):
+    """`service` is the function to call."""
 
     permissions = {"POST": Permission.TRAIN}
 
     @extend_schema(request=None, responses=ActedSerializer)
     def post(self, request, pk):
-        job = self.act(request.auth, services.find(request.auth, pk), request)
+        job = self.service(request.auth, services.find(request.auth, pk), request)
         job.message = self.message()
         return Response(ActedSerializer(job).data)
 
 
-class CancelView(VerbView):
-    act = staticmethod(services.cancel)
+class CancelJobView(JobActionView):
+    service = staticmethod(services.cancel)
 
     def message(self) -> str:
         return _("Training job has been cancelled")
 
 
-class PauseView(VerbView):
-    act = staticmethod(services.pause)
+class PauseJobView(JobActionView):
+    service = staticmethod(services.pause)
 
     def message(self) -> str:
         return _("Training job has been paused")
 
 
-class ResumeView(VerbView):
-    act = staticmethod(services.resume)
+class ResumeJobView(JobActionView):
+    service = staticmethod(services.resume)
 
     def message(self) -> str:
         return _("Training job has been resumed")
 
 
-class ListView(EngineDocumentView):
+class ListJobsView(EngineApiView):
     permissions = {"GET": Permission.READ}
 
     @extend_schema(parameters=[ListQuerySerializer], responses=JobListSerializer)
     def get(self, request):
-        query = checked(ListQuerySerializer, request.query_params)
+        query = validated(ListQuerySerializer, request.query_params)
         jobs = TrainingJob.objects.visible_to(request.auth)
         if "status" in query:
             jobs = jobs.with_status(query["status"])

@@ -7,10 +7,10 @@ from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import checked
+from core.inputs import validated
 from core.tenancy import TenantScopedMixin
 from inference.logs import services as logs
-from inference.logs.log_responses import ManagerForm, ServiceForm, service_line
+from inference.logs.log_responses import ManagerLogFormat, ServiceLogFormat, render_line
 from inference.logs.serializers import LogQuerySerializer, LogsSerializer, StreamQuerySerializer
 from inference.logs.views import EVENTS, StreamingView
 from models_app.serializers import MessageSerializer
@@ -60,7 +60,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
     @extend_schema(request=StartTrainingSerializer, responses={201: StartedSerializer})
     def create(self, request):
         """Errors are reported by field, before anything starts. The job then waits for its turn and for a device."""
-        fields = checked(StartTrainingSerializer, request.data)
+        fields = validated(StartTrainingSerializer, request.data)
         fields["recipe"] = recipe.read_fields(fields.get("recipe"))
         job, warnings = services.start_training(request.auth, **fields, request=request)
         return Response(self._serialize(job) | ({"warnings": warnings} if warnings else {}), status=201)
@@ -87,7 +87,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
 
     @extend_schema(parameters=[ProgressQuerySerializer], responses=ProgressSerializer)
     def progress(self, request, pk):
-        job, query = self.get_object(), checked(ProgressQuerySerializer, request.query_params)
+        job, query = self.get_object(), validated(ProgressQuerySerializer, request.query_params)
         points = job.progress.filter(step__gt=query["after"])[: query["limit"]]
         return Response(ProgressSerializer({"job_id": job.pk, "progress": points}).data)
 
@@ -99,16 +99,16 @@ class JobLogsView(StreamingView):
     @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
     def get(self, request, pk):
         job, whole = services.find(request.auth, pk), request.auth.is_operator
-        query = checked(LogQuerySerializer, request.query_params)
+        query = validated(LogQuerySerializer, request.query_params)
         if query["follow"]:
-            return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, ServiceForm(whole))
+            return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, ServiceLogFormat(whole))
         lines = logs.latest(job.pk, query["lines"])
-        return Response({"logs": [service_line(line, whole=whole) for line in lines]})
+        return Response({"logs": [render_line(line, whole=whole) for line in lines]})
 
 
 class JobLogStreamView(StreamingView):
     @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
     def get(self, request, pk):
-        job, query = services.find(request.auth, pk), checked(StreamQuerySerializer, request.query_params)
-        form = ManagerForm(request.auth.is_operator)
+        job, query = services.find(request.auth, pk), validated(StreamQuerySerializer, request.query_params)
+        form = ManagerLogFormat(request.auth.is_operator)
         return self.stream(request, job.pk, TrainingJob.objects.visible_to, query, form)

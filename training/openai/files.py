@@ -10,17 +10,17 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest
-from core.inputs import checked
-from core.streaming import FileStream, JsonWhateverIsAccepted
+from core.inputs import validated
+from core.streaming import AlwaysJson, FileStream
 from core.tenancy import TenantScopedMixin
 from training.datasets import services, storage
-from training.datasets.uploads import TakesFile
+from training.datasets.uploads import FileUploadMixin
 from training.models import Dataset
 from training.openai.pages import CursorPagination
 
 PURPOSE = "fine-tune"
-UNFIT = re.compile(r"[^\w .-]")
-LONGEST_NAME = 100
+INVALID_CHARACTER = re.compile(r"[^\w .-]")
+MAX_NAME_LENGTH = 100
 
 
 class FileSerializer(serializers.Serializer):
@@ -58,21 +58,21 @@ class DeletedFileSerializer(serializers.Serializer):
 
 
 class FileViewSet(
-    TakesFile, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
+    FileUploadMixin, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
 ):
     queryset = Dataset.objects.select_related("tenant")
     serializer_class = FileSerializer
     pagination_class = CursorPagination
     parser_classes = [MultiPartParser]
     filterset_fields = []
-    content_negotiation_class = JsonWhateverIsAccepted  # clients request application/binary
+    content_negotiation_class = AlwaysJson  # clients request application/binary
     permissions = dict.fromkeys(["list", "retrieve", "create", "destroy", "content"], Permission.TRAIN)
 
     @extend_schema(request={"multipart/form-data": NewFileSerializer}, responses=FileSerializer)
     def create(self, request):
         """Every row is checked; if one is wrong, the message names its line and nothing is kept."""
         self.require_length()
-        draft = checked(NewFileSerializer, request.data)["file"]
+        draft = validated(NewFileSerializer, request.data)["file"]
         dataset = services.add_dataset(request.auth, draft, name=name_from(draft.name), request=request)
         return Response(self.get_serializer(dataset).data)
 
@@ -90,7 +90,7 @@ class FileViewSet(
 
 def name_from(filename: str) -> str:
     """A valid dataset name, as close to the file's as possible."""
-    name = UNFIT.sub("-", filename.removesuffix(".jsonl")).lstrip(" .-")[:LONGEST_NAME]
+    name = INVALID_CHARACTER.sub("-", filename.removesuffix(".jsonl")).lstrip(" .-")[:MAX_NAME_LENGTH]
     if not name:
         raise InvalidRequest(_("Give the file a name."), param="file")
     return name

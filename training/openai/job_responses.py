@@ -22,7 +22,7 @@ def fine_tuned_models(jobs: Iterable[TrainingJob]) -> dict[str, str]:
     return {version.job_id: f"{version.adapter.name}@{version.number}" for version in versions}
 
 
-def job_form(job: TrainingJob, fine_tuned_model: str | None) -> dict:
+def render_job(job: TrainingJob, fine_tuned_model: str | None) -> dict:
     """Shows `learning_rate` instead of a multiplier: the recipe stores the resulting rate."""
     used = {
         "n_epochs": job.recipe["epochs"],
@@ -76,7 +76,7 @@ def _render_checkpoint(job: TrainingJob, step: int, progress: TrainingProgress |
 
 
 @dataclass(frozen=True)
-class Event:
+class FineTuningEvent:
     """`place` orders the events of a job; the job's id and `place` make the event's id."""
 
     place: int
@@ -85,7 +85,7 @@ class Event:
     level: str = "info"
     data: dict | None = None
 
-    def form(self, job: TrainingJob) -> dict:
+    def render(self, job: TrainingJob) -> dict:
         return {
             "id": f"{job.pk}:{self.place}",
             "object": "fine_tuning.job.event",
@@ -101,16 +101,16 @@ def events_before(job: TrainingJob, place: int, count: int) -> list[dict]:
     """At most `count` events, newest first."""
     steps = job.progress.filter(step__lt=max(0, place - FIRST_STEP)).order_by("-step")[:count]
     found = chain(_end_event(job), (_step_event(job, row) for row in steps), _start_events(job))
-    return [event.form(job) for event in islice((event for event in found if event.place < place), count)]
+    return [event.render(job) for event in islice((event for event in found if event.place < place), count)]
 
 
-def _end_event(job: TrainingJob) -> Iterator[Event]:
+def _end_event(job: TrainingJob) -> Iterator[FineTuningEvent]:
     if job.status in ENDED:
         text = f"The job {STATUS.get(job.status, str(job.status))}. {job.failure_reason}".strip()
-        yield Event(END, job.finished_at or job.state_since, text, ENDED[job.status])
+        yield FineTuningEvent(END, job.finished_at or job.state_since, text, ENDED[job.status])
 
 
-def _step_event(job: TrainingJob, row: TrainingProgress) -> Event:
+def _step_event(job: TrainingJob, row: TrainingProgress) -> FineTuningEvent:
     data = {
         "step": row.step,
         "total_steps": job.total_steps,
@@ -121,13 +121,13 @@ def _step_event(job: TrainingJob, row: TrainingProgress) -> Event:
     known = {name: value for name, value in data.items() if value is not None}
     of_total = f"/{job.total_steps}" if job.total_steps else ""
     loss = "" if row.loss is None else f": training loss={row.loss:.4f}"
-    return Event(FIRST_STEP + row.step, row.at, f"Step {row.step}{of_total}{loss}", data=known)
+    return FineTuningEvent(FIRST_STEP + row.step, row.at, f"Step {row.step}{of_total}{loss}", data=known)
 
 
-def _start_events(job: TrainingJob) -> Iterator[Event]:
+def _start_events(job: TrainingJob) -> Iterator[FineTuningEvent]:
     if job.started_at:
-        yield Event(STARTED, job.started_at, "The job has started.")
-    yield Event(CREATED, job.created_at, f"Created fine-tuning job: {job.pk}")
+        yield FineTuningEvent(STARTED, job.started_at, "The job has started.")
+    yield FineTuningEvent(CREATED, job.created_at, f"Created fine-tuning job: {job.pk}")
 
 
 def _render_error(job: TrainingJob) -> dict | None:

@@ -9,20 +9,20 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest, PlatformError
-from core.inputs import checked
-from core.pagination import whole
+from core.inputs import validated
+from core.pagination import query_integer
 from core.tenancy import TenantScopedMixin
 from training import base_models
 from training.jobs import recipe, services
 from training.jobs.serializers import TextField
 from training.models import TrainingJob
 from training.openai import job_responses
-from training.openai.pages import DEFAULT_LIMIT, LISTED, MOST, CursorPagination, listing
+from training.openai.pages import DEFAULT_LIMIT, LIST_SCHEMA, MAX_LIMIT, CursorPagination, render_list
 
 # OpenAI's hyperparameters → the recipe's fields; our other fields → OpenAI's
 HYPERPARAMETERS = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate"}
 PARAMS = {"base_model": "model", "dataset": "training_file", "adapter": "suffix"}
-MULTIPLIERS = 1e-3, 1e3
+MULTIPLIER_RANGE = 1e-3, 1e3
 
 
 class NewJobSerializer(serializers.Serializer):
@@ -75,16 +75,16 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     @extend_schema(request=NewJobSerializer, responses=FineTuningJobSerializer)
     def create(self, request):
         """Errors are reported by field, before anything starts. The job then waits for its turn and for a device."""
-        order = checked(NewJobSerializer, request.data)
-        with own_names():
-            job = start(request.auth, order, request)
+        order = validated(NewJobSerializer, request.data)
+        with openai_field_names():
+            job = start_job(request.auth, order, request)
         return Response(self._render(job))
 
     @extend_schema(responses=FineTuningJobSerializer(many=True))
     def list(self, request):
         jobs = self.paginate_queryset(self.get_queryset())
         model_names = job_responses.fine_tuned_models(jobs)
-        return self.get_paginated_response([job_responses.job_form(job, model_names.get(job.pk)) for job in jobs])
+        return self.get_paginated_response([job_responses.render_job(job, model_names.get(job.pk)) for job in jobs])
 
     @extend_schema(responses=FineTuningJobSerializer)
     def retrieve(self, request, pk):
@@ -104,28 +104,28 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
         """The job waits for its turn again, and resumes from its last checkpoint."""
         return Response(self._render(services.resume(request.auth, self._job(), request)))
 
-    @extend_schema(responses=LISTED)
+    @extend_schema(responses=LIST_SCHEMA)
     def events(self, request, pk):
         """Newest first."""
-        job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
+        job, limit = self._job(), query_integer(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         found = job_responses.events_before(job, _parse_place(job, request.query_params.get("after")), limit + 1)
-        return Response(listing(found[:limit], len(found) > limit))
+        return Response(render_list(found[:limit], len(found) > limit))
 
-    @extend_schema(responses=LISTED)
+    @extend_schema(responses=LIST_SCHEMA)
     def checkpoints(self, request, pk):
         """Those that a run can resume from, newest first; an ended job has none."""
-        job, limit = self._job(), whole(request, "limit", DEFAULT_LIMIT, MOST)
+        job, limit = self._job(), query_integer(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         found = job_responses.checkpoints_before(job, _parse_place(job, request.query_params.get("after")))
-        return Response(listing(found[:limit], len(found) > limit))
+        return Response(render_list(found[:limit], len(found) > limit))
 
     def _job(self) -> TrainingJob:
         return services.find(self.request.auth, self.kwargs["pk"])
 
     def _render(self, job: TrainingJob) -> dict:
-        return job_responses.job_form(job, job_responses.fine_tuned_models([job]).get(job.pk))
+        return job_responses.render_job(job, job_responses.fine_tuned_models([job]).get(job.pk))
 
 
-def start(actor, order: dict, request) -> TrainingJob:
+def start_job(actor, order: dict, request) -> TrainingJob:
     """Raises what services.start_training raises."""
     wanted = {"n_epochs": recipe.AUTO, "learning_rate_multiplier": recipe.AUTO} | _hyperparameters(order)
     fields = {HYPERPARAMETERS[name]: value for name, value in wanted.items()}
@@ -155,7 +155,7 @@ def _hyperparameters(order: dict) -> dict:
 
 def _rate(actor, model: str, multiplier) -> float:
     """The multiplier times the automatic rate for the model. Raises InvalidRequest."""
-    least, most = MULTIPLIERS
+    least, most = MULTIPLIER_RANGE
     if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not least <= multiplier <= most:
         problem = _("Expected auto, or a number from %(least)g to %(most)g.") % {"least": least, "most": most}
         raise InvalidRequest(problem, param="hyperparameters.learning_rate_multiplier")
@@ -163,7 +163,7 @@ def _rate(actor, model: str, multiplier) -> float:
 
 
 @contextmanager
-def own_names():
+def openai_field_names():
     """Makes errors name the fields that OpenAI's clients sent."""
     try:
         yield

@@ -8,16 +8,16 @@ from rest_framework.response import Response
 from rest_framework.serializers import BooleanField, CharField, DictField, ListField
 
 from core.errors import InvalidRequest
-from core.pagination import whole
+from core.pagination import query_integer
 
-DEFAULT_LIMIT, MOST = 20, 100
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 
 
 class CursorPagination(BasePagination):
     """Newest first, ordered by `created_at` and primary key."""
 
     def paginate_queryset(self, queryset, request, view=None):
-        limit = whole(request, "limit", DEFAULT_LIMIT, MOST)
+        limit = query_integer(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         if after := request.query_params.get("after"):
             queryset = _after(queryset, after)
         rows = list(queryset.order_by("-created_at", "-pk")[: limit + 1])
@@ -25,7 +25,7 @@ class CursorPagination(BasePagination):
         return rows[:limit]
 
     def get_paginated_response(self, data):
-        return Response(listing(data, self.has_more))
+        return Response(render_list(data, self.has_more))
 
     def get_paginated_response_schema(self, schema):
         properties = {
@@ -38,17 +38,17 @@ class CursorPagination(BasePagination):
         return {"type": "object", "required": ["object", "data", "has_more"], "properties": properties}
 
     def get_schema_operation_parameters(self, view):
-        limit = {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT_LIMIT}
+        limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
         schemas = {"limit": limit, "after": {"type": "string"}}
         return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
 
 
-LISTED = inline_serializer(
+LIST_SCHEMA = inline_serializer(
     "List", {"object": CharField(), "data": ListField(child=DictField()), "has_more": BooleanField()}
 )
 
 
-def listing(data: list[dict], has_more: bool) -> dict:
+def render_list(data: list[dict], has_more: bool) -> dict:
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, **ends, "has_more": has_more}
 

@@ -15,23 +15,23 @@ from pathlib import Path
 
 from django.conf import settings
 
-from training.trainer.checkpoints import KEPT, Damaged, check
+from training.trainer.checkpoints import MAX_KEPT, DamagedCheckpoint, check
 
 logger = logging.getLogger(__name__)
 
-FOLDER = re.compile(r"checkpoints/checkpoint-\d{1,10}", re.ASCII)
+FOLDER_PATTERN = re.compile(r"checkpoints/checkpoint-\d{1,10}", re.ASCII)
 
 
-def signed(job_id: str, generation: int, run: Path, name: str) -> dict | None:
+def sign(job_id: str, generation: int, run: Path, name: str) -> dict | None:
     """The job row's entry for the checkpoint `name` of this run; None if it is not complete.
 
     The trainer keeps only the newest ones: None also for one that it has removed meanwhile.
     """
-    if not FOLDER.fullmatch(name):
+    if not FOLDER_PATTERN.fullmatch(name):
         return None
     try:
         manifest = check(run / name)
-    except Damaged as damage:
+    except DamagedCheckpoint as damage:
         logger.warning("%s: %s", job_id, damage)
         return None
     return {
@@ -42,11 +42,11 @@ def signed(job_id: str, generation: int, run: Path, name: str) -> dict | None:
     }
 
 
-def with_another(kept: list[dict], new: dict) -> list[dict]:
+def add_entry(kept: list[dict], new: dict) -> list[dict]:
     """The newest ones, oldest first. Drops those of earlier runs at this step or later: their run was abandoned."""
     older = [entry for entry in kept if entry["generation"] == new["generation"] or entry["step"] < new["step"]]
     older = [entry for entry in older if (entry["generation"], entry["step"]) != (new["generation"], new["step"])]
-    return [*older, new][-KEPT:]
+    return [*older, new][-MAX_KEPT:]
 
 
 def copy_newest(job_id: str, kept: list[dict], job_folder: Path, target: Path) -> int | None:
@@ -60,7 +60,7 @@ def copy_newest(job_id: str, kept: list[dict], job_folder: Path, target: Path) -
             _copy(source, target)
             _require_signature(job_id, checkpoint, check(target))
             return checkpoint["step"]
-        except (FileNotFoundError, Damaged, shutil.SpecialFileError) as problem:
+        except (FileNotFoundError, DamagedCheckpoint, shutil.SpecialFileError) as problem:
             logger.warning("%s: checkpoint of step %d is left out: %s", job_id, checkpoint["step"], problem)
             shutil.rmtree(target, ignore_errors=True)
     return None
@@ -76,7 +76,7 @@ def _copy(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         if path.is_symlink():
-            raise Damaged(f"{path.name} leads elsewhere.")
+            raise DamagedCheckpoint(f"{path.name} leads elsewhere.")
         if path.is_dir():
             copy.mkdir(mode=0o700)
         else:
@@ -85,7 +85,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _require_signature(job_id: str, checkpoint: dict, manifest: dict) -> None:
     if not hmac.compare_digest(checkpoint["signature"], _signature(job_id, manifest)):
-        raise Damaged("its manifest is not the one that was signed.")
+        raise DamagedCheckpoint("its manifest is not the one that was signed.")
 
 
 def _signature(job_id: str, manifest: dict) -> str:

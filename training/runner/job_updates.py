@@ -13,7 +13,7 @@ from inference.models import Node, Use
 from training.jobs import transitions
 from training.models import JobState, TrainingJob, TrainingProgress
 from training.runner import checkpoints
-from training.runner.progress_reader import Event
+from training.runner.progress_reader import TrainerEvent
 
 STEP_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second")
 CLOCK_SLACK = 24 * 3600.0  # seconds that a trainer's clock may differ from ours
@@ -32,34 +32,36 @@ def move(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
 
 
 @transaction.atomic
-def end(job: TrainingJob, state: JobState, node: Node, *, keep: Callable[[], None] = lambda: None, **fields) -> bool:
+def end(
+    job: TrainingJob, state: JobState, node: Node, *, before_release: Callable[[], None] = lambda: None, **fields
+) -> bool:
     """Sets the final state of a run whose processes have ended, and releases its memory.
 
-    `keep` is slow work for the same transaction. It runs first: the ledger's lock, once held, blocks all others.
+    `before_release` is slow work in the same transaction; it runs first, since the ledger's lock blocks all others.
     """
     if not move(job, state, node, pid=None, eta_seconds=None, **fields):
         return False
-    keep()
+    before_release()
     memory_ledger.release(job.pk)
     return True
 
 
 @transaction.atomic
-def note(job: TrainingJob, events: list[Event], node: Node, elapsed_before: float) -> bool:
+def save_events(job: TrainingJob, events: list[TrainerEvent], node: Node, elapsed_before: float) -> bool:
     """Saves the events since the last read. The first one also ends the loading of the job's claim in the ledger."""
     fields: dict = {}
     for event in events:
         fields |= _job_fields(event, elapsed_before)
     if not events or not _write(job, _owned_row(job, node), **fields):
         return False
-    memory_ledger.note(job.pk, Use.HELD)
+    memory_ledger.record_use(job.pk, Use.IN_USE)
     _save_series(job, events, elapsed_before)
     transitions.announce(job)
     return True
 
 
-def note_checkpoint(job: TrainingJob, checkpoint: dict, node: Node) -> bool:
-    return _write(job, _owned_row(job, node), checkpoints=checkpoints.with_another(job.checkpoints, checkpoint))
+def save_checkpoint(job: TrainingJob, checkpoint: dict, node: Node) -> bool:
+    return _write(job, _owned_row(job, node), checkpoints=checkpoints.add_entry(job.checkpoints, checkpoint))
 
 
 def _owned_row(job: TrainingJob, node: Node) -> QuerySet:
@@ -76,7 +78,7 @@ def _write(job: TrainingJob, rows: QuerySet, **fields) -> bool:
     return True
 
 
-def _job_fields(event: Event, elapsed_before: float) -> dict:
+def _job_fields(event: TrainerEvent, elapsed_before: float) -> dict:
     """The job's fields that an event sets."""
     if event.name == "evaluation":
         return {"eval_loss": event.number("loss")}
@@ -89,13 +91,13 @@ def _job_fields(event: Event, elapsed_before: float) -> dict:
     return found | (_step_fields(event, elapsed_before) if event.name == "step" else {})
 
 
-def _step_fields(event: Event, elapsed_before: float) -> dict:
+def _step_fields(event: TrainerEvent, elapsed_before: float) -> dict:
     figures = {name: event.number(name) for name in STEP_FIELDS}
     elapsed = elapsed_before + (event.number("elapsed") or 0.0)
     return figures | {"epoch": figures["epoch"] or 0.0, "elapsed_seconds": elapsed, "eta_seconds": event.number("eta")}
 
 
-def _save_series(job: TrainingJob, events: Iterable[Event], elapsed_before: float) -> None:
+def _save_series(job: TrainingJob, events: Iterable[TrainerEvent], elapsed_before: float) -> None:
     """A repeated step replaces the earlier row."""
     steps = {event.step: _step_row(job, event, elapsed_before) for event in events if event.name == "step"}
     measured = {event.step: _evaluation_row(job, event) for event in events if event.name == "evaluation"}
@@ -103,13 +105,13 @@ def _save_series(job: TrainingJob, events: Iterable[Event], elapsed_before: floa
     _upsert(measured.values(), ["eval_loss"])
 
 
-def _step_row(job: TrainingJob, event: Event, elapsed_before: float) -> TrainingProgress:
+def _step_row(job: TrainingJob, event: TrainerEvent, elapsed_before: float) -> TrainingProgress:
     figures = _step_fields(event, elapsed_before)
     elapsed, eta = figures.pop("elapsed_seconds"), figures.pop("eta_seconds")
     return TrainingProgress(job=job, step=event.step, elapsed=elapsed, eta=eta, at=_event_time(event), **figures)
 
 
-def _evaluation_row(job: TrainingJob, event: Event) -> TrainingProgress:
+def _evaluation_row(job: TrainingJob, event: TrainerEvent) -> TrainingProgress:
     return TrainingProgress(job=job, step=event.step, eval_loss=event.number("loss"), at=_event_time(event))
 
 
@@ -119,6 +121,6 @@ def _upsert(rows: Iterable[TrainingProgress], fields: list[str]) -> None:
     )
 
 
-def _event_time(event: Event) -> datetime:
+def _event_time(event: TrainerEvent) -> datetime:
     reported, now = event.number("at"), time.time()
     return datetime.fromtimestamp(reported if reported and abs(reported - now) < CLOCK_SLACK else now, UTC)

@@ -14,7 +14,7 @@ from models_app import artefacts
 from training import base_models, trainer
 from training.datasets import split, storage
 from training.models import TrainingJob
-from training.trainer.spec import Recipe, Spec
+from training.trainer.spec import TrainerRecipe, TrainingSpec
 
 ENGINE = "vllm"  # its environment has the libraries for training too
 DTYPES = {DeviceKind.CPU: "float32", DeviceKind.CUDA: "bfloat16"}
@@ -25,7 +25,7 @@ def trainer_argv(_job: TrainingJob) -> list[str]:
     return [str(install.environment_python(ENGINE)), str(Path(trainer.__file__).parent)]
 
 
-def spec_for(job: TrainingJob) -> Spec:
+def spec_for(job: TrainingJob) -> TrainingSpec:
     """Raises PlatformError if the base model or the dataset can no longer be used."""
     if job.base_model is None or job.dataset is None:
         raise NotFound
@@ -33,7 +33,7 @@ def spec_for(job: TrainingJob) -> Spec:
     storage.open_dataset(job.dataset).close()
     kind, recipe = job.placement["device_kind"], dict(job.recipe)
     modules = tuple(recipe.pop("target_modules") or ())
-    return Spec(
+    return TrainingSpec(
         job=job.pk,
         base=str(artefacts.check_startable(job.base_model).path),
         dtype=DTYPES[kind],
@@ -42,7 +42,7 @@ def spec_for(job: TrainingJob) -> Spec:
         data=str(storage.path_of(job.dataset)),
         format=job.dataset.format,
         held_out=split.held_out(job.dataset.rows, recipe["seed"]),
-        recipe=Recipe(**recipe, target_modules=modules),
+        recipe=TrainerRecipe(**recipe, target_modules=modules),
         samples=SAMPLES,
     )
 

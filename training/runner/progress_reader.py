@@ -12,14 +12,14 @@ import orjson
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_LOOK = 2**20
-LONGEST_LINE = 2**16
-MOST_STEPS = 2**31 - 1
+BYTES_PER_READ = 2**20
+MAX_LINE_BYTES = 2**16
+MAX_STEP = 2**31 - 1
 EVENTS = {"start", "step", "evaluation", "checkpoint", "stopped", "done", "error"}
 
 
 @dataclass(frozen=True)
-class Event:
+class TrainerEvent:
     """`fields` are unchecked: `number` and `text` return checked values."""
 
     name: str
@@ -40,7 +40,7 @@ class Event:
         return value if isinstance(value, str) else ""
 
 
-class Reader:
+class ProgressReader:
     """Reads one run's file. `all_read` is whether the last read reached its end."""
 
     def __init__(self, path: Path):
@@ -48,16 +48,16 @@ class Reader:
         self._offset, self._skipping = 0, False
         self.all_read = False
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[TrainerEvent]:
         """The new events. A file that has become shorter is read from its beginning again."""
         raw = self._read_bytes()
         lines = raw.split(b"\n")
         rest = lines.pop()
         found = [event for event in map(parse, self._complete(lines)) if event]
         self._offset += len(raw) - len(rest)
-        if len(rest) > LONGEST_LINE:
+        if len(rest) > MAX_LINE_BYTES:
             self._offset, self._skipping = self._offset + len(rest), True
-        self.all_read = len(raw) < BYTES_PER_LOOK
+        self.all_read = len(raw) < BYTES_PER_READ
         return found
 
     def _read_bytes(self) -> bytes:
@@ -66,7 +66,7 @@ class Reader:
                 if file.seek(0, 2) < self._offset:
                     self._offset, self._skipping = 0, False
                 file.seek(self._offset)
-                return file.read(BYTES_PER_LOOK)
+                return file.read(BYTES_PER_READ)
         except OSError:  # not there yet
             return b""
 
@@ -78,9 +78,9 @@ class Reader:
         return lines
 
 
-def parse(line: bytes) -> Event | None:
+def parse(line: bytes) -> TrainerEvent | None:
     """None if it is not a valid event."""
-    if not line.strip() or len(line) > LONGEST_LINE:
+    if not line.strip() or len(line) > MAX_LINE_BYTES:
         return None
     try:
         content = orjson.loads(line)
@@ -90,5 +90,5 @@ def parse(line: bytes) -> Event | None:
     if not isinstance(content, dict):
         return None
     name, step = content.get("event"), content.get("step")
-    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MOST_STEPS
-    return Event(name, step, content) if isinstance(name, str) and name in EVENTS and is_step else None
+    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MAX_STEP
+    return TrainerEvent(name, step, content) if isinstance(name, str) and name in EVENTS and is_step else None

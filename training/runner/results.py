@@ -8,14 +8,14 @@ from training.models import TrainingJob
 from training.runner import run_folder
 
 
-def keep(job: TrainingJob, folder: Path) -> None:
+def save_adapter(job: TrainingJob, folder: Path) -> None:
     """Called in the transaction that completes the job. Raises PlatformError for invalid files, OSError."""
-    adapters.keep(
+    adapters.save_version(
         tenant=job.tenant,
         base_model=job.base_model,
         name=job.adapter_name,
         folder=folder / "adapter",
-        evaluation=run_folder.evaluation(folder),
+        evaluation=run_folder.read_evaluation(folder),
         origin=Origin(
             job_id=job.pk,
             dataset_id=job.dataset_id or "",

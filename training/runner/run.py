@@ -5,35 +5,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.runner import checkpoints
-from training.runner.progress_reader import Event, Reader
+from training.runner.progress_reader import ProgressReader, TrainerEvent
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """`generation` is that of the existing run, or of the next one while the job waits for its launch."""
 
     job_id: str
     generation: int
     folder: Path
-    reader: Reader = field(init=False)
-    has_spoken: bool = False
+    reader: ProgressReader = field(init=False)
+    has_events: bool = False
     finished: bool = False
     error: str = ""  # the reason that the trainer reported
     prepared: Future | None = None
-    asked_at: float | None = None  # when its stop was requested, on the monotonic clock
+    stop_requested_at: float | None = None  # when its stop was requested, on the monotonic clock
     _signing: list[Future] = field(default_factory=list)
 
     def __post_init__(self):
-        self.reader = Reader(self.folder / "progress.jsonl")
+        self.reader = ProgressReader(self.folder / "progress.jsonl")
 
     @property
     def all_read(self) -> bool:
         return self.reader.all_read and not self._signing
 
-    def read(self, executor: Executor, known: list[dict]) -> list[Event]:
+    def read(self, executor: Executor, known: list[dict]) -> list[TrainerEvent]:
         """The new events. Checkpoints that are not in the row yet are then checked and signed in a thread."""
         events = self.reader.read()
-        self.has_spoken |= bool(events)
+        self.has_events |= bool(events)
         for event in events:
             self.finished |= event.name == "done"
             if event.name == "error":
@@ -41,11 +41,11 @@ class Run:
         steps = {entry["step"] for entry in known if entry["generation"] == self.generation}
         made = [event for event in events if event.name == "checkpoint" and event.step not in steps]
         for event in made[-checkpoints.KEPT :]:
-            task = checkpoints.signed, self.job_id, self.generation, self.folder, event.text("folder")
+            task = checkpoints.sign, self.job_id, self.generation, self.folder, event.text("folder")
             self._signing.append(executor.submit(*task))
         return events
 
-    def signed(self) -> list[dict]:
+    def collect_signed(self) -> list[dict]:
         """Checkpoints that were signed since the last call, in the order in which they were made."""
         found = []
         while self._signing and self._signing[0].done():

@@ -12,22 +12,22 @@ import orjson
 
 from node_agent.shim.records import write_atomically
 from training.runner import checkpoints
-from training.trainer.spec import Spec
+from training.trainer.spec import TrainingSpec
 
 logger = logging.getLogger(__name__)
 
 RESUME = "resume"
-LONGEST_TEXT = 8000  # characters of a sample that are shown
+MAX_TEXT = 8000  # characters of a sample that are shown
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSetup:
     """The input for making a run's folder. `checkpoints` are those of the job's row, newest last."""
 
     job_id: str
     job_folder: Path
     generation: int
-    spec: Spec
+    spec: TrainingSpec
     checkpoints: list[dict]
 
     @property
@@ -35,7 +35,7 @@ class Plan:
         return self.job_folder / f"gen-{self.generation}"
 
 
-def prepare(plan: Plan) -> int | None:
+def prepare_folder(plan: RunSetup) -> int | None:
     """Makes the run's folder, replacing an old one. Returns the step to resume from, None to start at the beginning.
 
     Raises OSError, and then leaves nothing.
@@ -56,7 +56,7 @@ def prepare(plan: Plan) -> int | None:
     return step
 
 
-def evaluation(folder: Path) -> dict | None:
+def read_evaluation(folder: Path) -> dict | None:
     """The trainer's evaluation, None if it cannot be read."""
     try:
         content = orjson.loads((folder / "evaluation.json").read_bytes())
@@ -68,7 +68,7 @@ def evaluation(folder: Path) -> dict | None:
 def _clean(value):
     """Rows and answers may contain anything: no column takes a NUL, and long texts are cut."""
     if isinstance(value, str):
-        return value[:LONGEST_TEXT].replace("\0", "\ufffd")
+        return value[:MAX_TEXT].replace("\0", "\ufffd")
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if isinstance(value, dict):
@@ -76,7 +76,7 @@ def _clean(value):
     return value
 
 
-def tidy(job_folder: Path, running: int | None, kept: list[dict]) -> None:
+def remove_old_runs(job_folder: Path, running: int | None, kept: list[dict]) -> None:
     """Removes all runs except the running one; the checkpoints in `kept` stay."""
     wanted = {job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"] for checkpoint in kept}
     try:

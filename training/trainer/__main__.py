@@ -15,8 +15,8 @@ os.environ.update({
 
 import spec as specs
 from checkpoints import DRAFT
-from failures import Refused, explain
-from progress import Journal
+from failures import TrainingRefused, explain
+from progress import ProgressJournal
 from stopping import Stop
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -26,7 +26,7 @@ def main(path: Path) -> int:
     folder, spec = path.parent, specs.load(path)
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     sys.stdout.reconfigure(line_buffering=True)
-    journal = Journal(folder / "progress.jsonl")
+    journal = ProgressJournal(folder / "progress.jsonl")
     stop = Stop(journal)
     try:
         import train  # takes seconds, in which a stop must already work
@@ -37,17 +37,17 @@ def main(path: Path) -> int:
         refusal = explain(error)
         if refusal is None:
             return FAILED
-        tell(refusal, folder, journal, stop.step)
+        report_refusal(refusal, folder, journal, stop.step)
         return REFUSED
     return DONE
 
 
-def tell(refusal: Refused, folder: Path, journal: Journal, step: int) -> None:
+def report_refusal(refusal: TrainingRefused, folder: Path, journal: ProgressJournal, step: int) -> None:
     """Removes half-written files first, so that a full disk has room for the event."""
     for draft in (folder / "checkpoints" / DRAFT, folder / DRAFT):
         shutil.rmtree(draft, ignore_errors=True)
     with suppress(OSError):
-        journal.tell("error", step, reason=refusal.reason, **({"field": refusal.field} if refusal.field else {}))
+        journal.write_event("error", step, reason=refusal.reason, **({"field": refusal.field} if refusal.field else {}))
 
 
 if __name__ == "__main__":

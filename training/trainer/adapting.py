@@ -1,29 +1,31 @@
 """Chooses the layers that LoRA adapts, and checks that the recipe suits them."""
 
 import torch
-from failures import Refused
+from failures import TrainingRefused
 from peft import LoraConfig, TaskType
-from spec import Recipe
+from spec import TrainerRecipe
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 ALL = "all-linear"
 
 
-def adapter_config(model: PreTrainedModel, recipe: Recipe) -> LoraConfig:
-    """Raises Refused."""
+def adapter_config(model: PreTrainedModel, recipe: TrainerRecipe) -> LoraConfig:
+    """Raises TrainingRefused."""
     layers = linear_layers(model)
     for name in recipe.target_modules:
         if not any(_matches(layer, name) for layer in layers):
             known = sorted({layer.rpartition(".")[2] for layer in layers})
-            raise Refused(f"There is no layer {name} to adapt. The model has: {', '.join(known)}.", "target_modules")
+            raise TrainingRefused(
+                f"There is no layer {name} to adapt. The model has: {', '.join(known)}.", "target_modules"
+            )
     widths = [
         width
         for layer, width in layers.items()
         if not recipe.target_modules or any(_matches(layer, name) for name in recipe.target_modules)
     ]
     if recipe.rank > min(widths):
-        raise Refused(f"The rank is higher than the smallest adapted layer is wide ({min(widths)}).", "rank")
+        raise TrainingRefused(f"The rank is higher than the smallest adapted layer is wide ({min(widths)}).", "rank")
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,

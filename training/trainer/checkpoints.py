@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 
 MANIFEST = "manifest.json"
-KEPT = 2
+MAX_KEPT = 2
 DRAFT = ".draft"  # an incomplete folder, beside the complete ones
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
-class Damaged(Exception):
+class DamagedCheckpoint(Exception):
     """A checkpoint that must not be resumed from; the message says what is wrong with it."""
 
 
@@ -24,12 +24,12 @@ def name_of(step: int) -> str:
     return f"checkpoint-{step}"
 
 
-def keep(draft: Path, folder: Path, step: int) -> Path:
+def save_checkpoint(draft: Path, folder: Path, step: int) -> Path:
     """Turns `draft` into the checkpoint of `step` in `folder`, and removes all but the newest ones."""
     (draft / MANIFEST).write_text(json.dumps({"step": step, "files": _describe_files(draft)}, indent=1))
     target = folder / name_of(step)
     publish(draft, target)
-    for old in _by_step(folder)[:-KEPT]:
+    for old in _by_step(folder)[:-MAX_KEPT]:
         shutil.rmtree(old)
     return target
 
@@ -44,20 +44,20 @@ def publish(draft: Path, target: Path) -> None:
 
 
 def check(folder: Path) -> dict:
-    """Returns the manifest if all files match it. Raises Damaged."""
+    """Returns the manifest if all files match it. Raises DamagedCheckpoint."""
     try:
         if any(path.is_symlink() for path in folder.rglob("*")):
-            raise Damaged(f"{folder.name} leads elsewhere.")
+            raise DamagedCheckpoint(f"{folder.name} leads elsewhere.")
         manifest = json.loads((folder / MANIFEST).read_text())
         found = _describe_files(folder)
     except (OSError, ValueError) as error:
-        raise Damaged(f"{folder.name} cannot be read ({type(error).__name__}).") from None
+        raise DamagedCheckpoint(f"{folder.name} cannot be read ({type(error).__name__}).") from None
     wanted = manifest.get("files") if isinstance(manifest, dict) else None
     if not wanted or not isinstance(manifest.get("step"), int):
-        raise Damaged(f"{folder.name} has no proper manifest.")
+        raise DamagedCheckpoint(f"{folder.name} has no proper manifest.")
     if found != wanted:
         wrong = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-        raise Damaged(f"{folder.name}: {wrong[0]} is not as the manifest says.")
+        raise DamagedCheckpoint(f"{folder.name}: {wrong[0]} is not as the manifest says.")
     return manifest
 
 

@@ -14,9 +14,9 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZE
 
 import conversation
 import privileges
-from failures import Refused
+from failures import TrainingRefused
 
-SHOWN = 20
+MAX_SHOWN = 20
 
 
 def main(base: str, data: str, form: str, limit: int, max_rows: int) -> dict:
@@ -30,18 +30,18 @@ def main(base: str, data: str, form: str, limit: int, max_rows: int) -> dict:
         rows = ((line, text) for line, text in enumerate(file, 1) if text.strip())
         for number, (line, text) in enumerate(islice(rows, max_rows)):
             example = encoder.encode(number, conversation.BY_FORM[form](json.loads(text)))
-            add(found, line, len(example.ids), example.learnt, limit)
+            add_row(found, line, len(example.ids), example.learnt_tokens, limit)
     return found
 
 
-def add(found: dict, line: int, tokens: int, learnt: int, limit: int) -> None:
+def add_row(found: dict, line: int, tokens: int, learnt: int, limit: int) -> None:
     found["rows"] += 1
     found["tokens"] += tokens
     found["learnt_tokens"] += learnt
     found["longest"] = max(found["longest"], tokens)
     if tokens > limit:
         found["too_long_rows"] += 1
-        if len(found["too_long"]) < SHOWN:
+        if len(found["too_long"]) < MAX_SHOWN:
             found["too_long"][line] = tokens
 
 
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     base, data, form, limit, max_rows = sys.argv[1:]
     try:
         result = main(base, data, form, int(limit), int(max_rows))
-    except Refused as refusal:
+    except TrainingRefused as refusal:
         result = {"refused": refusal.reason}
     print(json.dumps(result))

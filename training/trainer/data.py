@@ -11,10 +11,10 @@ import numpy
 import spans
 from conversation import Conversation
 from datasets import Dataset
-from failures import Refused
+from failures import TrainingRefused
 from jinja2 import TemplateError
 from pyarrow import ListArray, Table
-from spec import Spec
+from spec import TrainingSpec
 from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # torch's label for tokens that are not learnt
@@ -23,14 +23,14 @@ GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenizedRow:
     """One row; `labels` are its tokens where the assistant speaks, IGNORED elsewhere."""
 
     ids: numpy.ndarray
     labels: numpy.ndarray
 
     @property
-    def learnt(self) -> int:
+    def learnt_tokens(self) -> int:
         return int((self.labels != IGNORED).sum())
 
 
@@ -38,44 +38,47 @@ class Example:
 class Data:
     """`shown` are the conversations for samples: held-out rows, or training rows if none are held out."""
 
-    taught: list[Example] = field(default_factory=list)
-    held_out: list[Example] = field(default_factory=list)
+    training_rows: list[TokenizedRow] = field(default_factory=list)
+    held_out: list[TokenizedRow] = field(default_factory=list)
     shown: list[Conversation] = field(default_factory=list)
     truncated: int = 0
     left_out: int = 0
 
     @property
     def tokens(self) -> int:
-        return sum(example.learnt for example in self.taught)
+        return sum(example.learnt_tokens for example in self.training_rows)
 
     def table(self) -> Dataset:
         """The training rows as TRL expects them, made without lists of Python numbers."""
-        columns = {"input_ids": [row.ids for row in self.taught], "labels": [row.labels for row in self.taught]}
-        ends = numpy.cumsum([0, *(len(row.ids) for row in self.taught)], dtype=numpy.int32)
+        columns = {
+            "input_ids": [row.ids for row in self.training_rows],
+            "labels": [row.labels for row in self.training_rows],
+        }
+        ends = numpy.cumsum([0, *(len(row.ids) for row in self.training_rows)], dtype=numpy.int32)
         lists = {name: ListArray.from_arrays(ends, numpy.concatenate(rows)) for name, rows in columns.items()}
         return Dataset(Table.from_pydict(lists), fingerprint="taught")  # computing one would copy the rows
 
-    def show(self, messages: Conversation, limit: int) -> None:
+    def add_sample(self, messages: Conversation, limit: int) -> None:
         if len(self.shown) < limit and all(messages[:-1] != shown[:-1] for shown in self.shown):
             self.shown.append(messages)
 
 
-def read(spec: Spec, encoder: "Encoder") -> Data:
-    """Raises Refused if no row has tokens to learn."""
+def read(spec: TrainingSpec, encoder: "Encoder") -> Data:
+    """Raises TrainingRefused if no row has tokens to learn."""
     data = Data()
     for number, messages in _conversations(Path(spec.data), spec.format):
         held_out = number in spec.held_out
         example = encoder.encode(number, messages)
         data.truncated += len(example.ids) > encoder.longest
-        example = Example(example.ids[: encoder.longest], example.labels[: encoder.longest])
-        if not example.learnt:
+        example = TokenizedRow(example.ids[: encoder.longest], example.labels[: encoder.longest])
+        if not example.learnt_tokens:
             data.left_out += 1
             continue
-        (data.held_out if held_out else data.taught).append(example)
+        (data.held_out if held_out else data.training_rows).append(example)
         if held_out or not spec.held_out:
-            data.show(messages, spec.samples)
-    if not data.taught:
-        raise Refused(f"No row has an answer within the first {encoder.longest} tokens.", "max_seq_length")
+            data.add_sample(messages, spec.samples)
+    if not data.training_rows:
+        raise TrainingRefused(f"No row has an answer within the first {encoder.longest} tokens.", "max_seq_length")
     return data
 
 
@@ -92,20 +95,22 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int):
         self.tokenizer, self.longest = tokenizer, longest
         if not tokenizer.chat_template:
-            raise Refused(
+            raise TrainingRefused(
                 "The base model has no chat template: take one that was made for conversations.", "base_model"
             )
         self.marks_itself = bool(GENERATION_MARK.search(tokenizer.get_chat_template()))
         if not (self.marks_itself or tokenizer.is_fast):
-            raise Refused("The base model's tokenizer cannot tell where the assistant speaks.", "base_model")
+            raise TrainingRefused("The base model's tokenizer cannot tell where the assistant speaks.", "base_model")
 
-    def encode(self, number: int, messages: Conversation) -> Example:
+    def encode(self, number: int, messages: Conversation) -> TokenizedRow:
         try:
             ids, learnt = self._encode_by_template(messages) if self.marks_itself else self._encode_by_spans(messages)
         except TemplateError as error:
-            raise Refused(f"Row {number + 1} does not suit the model's chat template: {error}", "dataset") from None
+            raise TrainingRefused(
+                f"Row {number + 1} does not suit the model's chat template: {error}", "dataset"
+            ) from None
         tokens = numpy.array(ids, numpy.int32)
-        return Example(tokens, numpy.where(numpy.array(learnt, bool), tokens, numpy.int32(IGNORED)))
+        return TokenizedRow(tokens, numpy.where(numpy.array(learnt, bool), tokens, numpy.int32(IGNORED)))
 
     def prompt(self, messages: Conversation) -> list[int]:
         return self.tokenizer.apply_chat_template(

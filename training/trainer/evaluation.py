@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from data import Data, Encoder, Example
+from data import Data, Encoder, TokenizedRow
 from transformers import PreTrainedModel
 
-MOST_NEW_TOKENS = 128
-SECONDS = 120.0  # for all sample answers together
+MAX_NEW_TOKENS = 128
+SAMPLES_TIMEOUT = 120.0  # for all sample answers together
 Collate = Callable[[list[dict]], dict[str, torch.Tensor]]
 
 
@@ -24,11 +24,11 @@ class Measure:
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700))  # a larger loss overflows a float
 
-    def told(self) -> dict[str, float]:
+    def as_fields(self) -> dict[str, float]:
         return {"loss": self.loss, "perplexity": self.perplexity}
 
 
-def measure(model: PreTrainedModel, examples: list[Example], batch_size: int, collate: Collate) -> Measure | None:
+def measure(model: PreTrainedModel, examples: list[TokenizedRow], batch_size: int, collate: Collate) -> Measure | None:
     """None without examples. Draws no random numbers, so that it does not change the training."""
     if not examples:
         return None
@@ -45,7 +45,7 @@ def measure(model: PreTrainedModel, examples: list[Example], batch_size: int, co
     return Measure(total / max(tokens, 1))
 
 
-def _batches(examples: list[Example], size: int) -> Iterator[list[dict]]:
+def _batches(examples: list[TokenizedRow], size: int) -> Iterator[list[dict]]:
     """Rows of similar length together."""
     ordered = sorted(examples, key=lambda example: len(example.ids))
     for start in range(0, len(ordered), size):
@@ -59,7 +59,7 @@ def _autocast(model: PreTrainedModel):
 def samples(model: PreTrainedModel, encoder: Encoder, data: Data) -> list[dict]:
     """Answers of the base and of the trained model, in the order of the data, as many as the time allows."""
     model.eval()
-    found, deadline = [], time.monotonic() + SECONDS
+    found, deadline = [], time.monotonic() + SAMPLES_TIMEOUT
     for messages in data.shown:
         ids = encoder.prompt(messages[:-1])
         if time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def _answer(model: PreTrainedModel, encoder: Encoder, ids: list[int], deadline: 
         output = model.generate(
             input_ids=torch.tensor([ids], device=model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
-            max_new_tokens=MOST_NEW_TOKENS,
+            max_new_tokens=MAX_NEW_TOKENS,
             max_time=max(deadline - time.monotonic(), 0.1),
             do_sample=False,
             use_cache=True,

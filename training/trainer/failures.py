@@ -4,16 +4,16 @@ import errno
 import re
 
 DISK_FULL = "There is no room left on the disk."
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Messages of torch and safetensors, which write files themselves.
-FULL_WORDS = re.compile(
+DISK_FULL_PATTERN = re.compile(
     r"os error (28|122|27)\b|PytorchStreamWriter failed writing|unexpected pos \d+ vs|No space left|File too large"
 )
-MEMORY_WORDS = re.compile(r"[Oo]ut of memory|can't allocate memory|Unable to allocate")
+NO_MEMORY_PATTERN = re.compile(r"[Oo]ut of memory|can't allocate memory|Unable to allocate")
 NO_MEMORY = "The device's memory does not hold this training: lower batchSize, maxSeqLength or the rank."
 
 
-class Refused(Exception):
+class TrainingRefused(Exception):
     """A retry cannot fix it. `field` is a field of the recipe, "dataset" or "base_model"."""
 
     def __init__(self, reason: str, field: str | None = None):
@@ -21,15 +21,15 @@ class Refused(Exception):
         self.reason, self.field = reason, field
 
 
-def explain(error: Exception) -> Refused | None:
+def explain(error: Exception) -> TrainingRefused | None:
     """None for a bug or an accident; the log has the traceback."""
     for cause in _causes(error):
-        if isinstance(cause, Refused):
+        if isinstance(cause, TrainingRefused):
             return cause
-        if (isinstance(cause, OSError) and cause.errno in FULL) or FULL_WORDS.search(str(cause)):
-            return Refused(DISK_FULL)
-        if isinstance(cause, MemoryError) or MEMORY_WORDS.search(str(cause)):
-            return Refused(NO_MEMORY, "batch_size")
+        if (isinstance(cause, OSError) and cause.errno in DISK_FULL_ERRNOS) or DISK_FULL_PATTERN.search(str(cause)):
+            return TrainingRefused(DISK_FULL)
+        if isinstance(cause, MemoryError) or NO_MEMORY_PATTERN.search(str(cause)):
+            return TrainingRefused(NO_MEMORY, "batch_size")
     return None
 
 

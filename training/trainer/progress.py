@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 
-class Journal:
+class ProgressJournal:
     """Raises OSError if the disk is full; the next event then ends the torn line first."""
 
     def __init__(self, path: Path):
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._torn = False
 
-    def tell(self, event: str, step: int, **fields) -> None:
+    def write_event(self, event: str, step: int, **fields) -> None:
         content = {"event": event, "step": step, "at": round(time.time(), 6), **fields}
         line = json.dumps({name: _finite(value) for name, value in content.items()})
         self._write(("\n" if self._torn else "").encode() + line.encode() + b"\n")

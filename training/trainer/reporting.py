@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import checkpoints
-from failures import Refused
-from progress import Journal
+from failures import TrainingRefused
+from progress import ProgressJournal
 from stopping import Stop
 from transformers import TrainerCallback
 
@@ -29,17 +29,17 @@ class Pace:
     step_began: float = 0.0
     steps: int = 0
     seconds: float = 0.0
-    told_seconds: float = 0.0
-    told_tokens: float = 0.0
+    reported_seconds: float = 0.0
+    reported_tokens: float = 0.0
 
     def step(self) -> None:
         self.seconds += time.monotonic() - self.step_began
         self.steps += 1
 
-    def told(self, tokens: float, left: int) -> dict[str, float]:
+    def report(self, tokens: float, left: int) -> dict[str, float]:
         """`tokens` are those of all steps so far, learnt or not."""
-        speed = (tokens - self.told_tokens) / max(self.seconds - self.told_seconds, 1e-9)
-        self.told_tokens, self.told_seconds = tokens, self.seconds
+        speed = (tokens - self.reported_tokens) / max(self.seconds - self.reported_seconds, 1e-9)
+        self.reported_tokens, self.reported_seconds = tokens, self.seconds
         eta = left * self.seconds / max(self.steps, 1)
         elapsed = time.monotonic() - self.began
         return {"tokens_per_second": round(speed, 1), "elapsed": round(elapsed, 3), "eta": round(eta, 3)}
@@ -48,7 +48,7 @@ class Pace:
 class Reporter(TrainerCallback):
     """`before` is saved in each checkpoint, so that a resumed run need not measure it again."""
 
-    def __init__(self, folder: Path, journal: Journal, stop: Stop, before: dict | None):
+    def __init__(self, folder: Path, journal: ProgressJournal, stop: Stop, before: dict | None):
         self.folder, self.journal, self.stop, self.before = folder, journal, stop, before
         self.pace = Pace()
 
@@ -62,7 +62,7 @@ class Reporter(TrainerCallback):
         self.pace.step()
         self.stop.step = state.global_step
         control.should_evaluate = state.global_step % args.eval_steps == 0 and state.global_step < state.max_steps
-        if self.stop.asked:
+        if self.stop.requested:
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args, state, control, logs, **_):
@@ -70,11 +70,11 @@ class Reporter(TrainerCallback):
             return
         loss, norm = float(logs["loss"]), float(logs["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Refused("The loss is no number any more: lower the learning rate.", "learning_rate")
-        self.journal.tell(
+            raise TrainingRefused("The loss is no number any more: lower the learning rate.", "learning_rate")
+        self.journal.write_event(
             "step", state.global_step, total_steps=state.max_steps, epoch=round(state.epoch, 4), loss=loss,
             learning_rate=logs["learning_rate"], grad_norm=norm,
-            **self.pace.told(logs["num_tokens"], state.max_steps - state.global_step),
+            **self.pace.report(logs["num_tokens"], state.max_steps - state.global_step),
         )  # fmt: skip
 
     def on_save(self, args, state, control, **_):
@@ -83,8 +83,8 @@ class Reporter(TrainerCallback):
         for path in draft.iterdir():
             if path.name not in SAVED:
                 path.unlink()
-        kept = checkpoints.keep(draft, self.folder / "checkpoints", state.global_step)
-        self.journal.tell("checkpoint", state.global_step, folder=f"checkpoints/{kept.name}")
+        kept = checkpoints.save_checkpoint(draft, self.folder / "checkpoints", state.global_step)
+        self.journal.write_event("checkpoint", state.global_step, folder=f"checkpoints/{kept.name}")
 
     def on_train_end(self, args, state, control, **_):
         shutil.rmtree(args.output_dir)

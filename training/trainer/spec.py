@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-MOST_LOGGED = 1000  # steps of one run: people look at the series
+MAX_LOGGED_STEPS = 1000  # steps of one run: people look at the series
 WARM_UP = 0.03  # of all steps
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainerRecipe:
     """As training/jobs/recipe.py resolves it. No `target_modules` means all linear layers."""
 
     batch_size: int
@@ -31,7 +31,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Spec:
+class TrainingSpec:
     """`held_out` are row numbers, from 0; `resume` is a folder below the run's own, or None."""
 
     job: str
@@ -42,22 +42,22 @@ class Spec:
     data: str
     format: str
     held_out: frozenset[int]
-    recipe: Recipe
+    recipe: TrainerRecipe
     resume: str | None = None
     samples: int = 4
 
 
-def load(path: Path) -> Spec:
+def load(path: Path) -> TrainingSpec:
     content = json.loads(path.read_text(encoding="utf-8"))
     recipe = content.pop("recipe")
     modules = tuple(recipe.pop("target_modules", None) or ())
     held_out = frozenset(content.pop("held_out"))
-    return Spec(**content, held_out=held_out, recipe=Recipe(**recipe, target_modules=modules))
+    return TrainingSpec(**content, held_out=held_out, recipe=TrainerRecipe(**recipe, target_modules=modules))
 
 
 def warm_up_steps(total: int) -> int:
     return ceil(total * WARM_UP)
 
 
-def log_every(total: int) -> int:
-    return max(1, total // MOST_LOGGED)
+def log_interval(total: int) -> int:
+    return max(1, total // MAX_LOGGED_STEPS)

@@ -11,10 +11,10 @@ import torch
 from adapting import adapter_config
 from data import Data, Encoder
 from evaluation import Measure
-from failures import Refused
-from progress import Journal
+from failures import TrainingRefused
+from progress import ProgressJournal
 from reporting import BEFORE, Reporter
-from spec import Spec, log_every, warm_up_steps
+from spec import TrainingSpec, log_interval, warm_up_steps
 from stopping import Stop
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -23,13 +23,13 @@ from trl import SFTConfig, SFTTrainer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Teacher(SFTTrainer):
+class LoraTrainer(SFTTrainer):
     """TRL's trainer with our own evaluation on held-out rows, which it reports."""
 
     def measure(self, when: str) -> Measure | None:
         found = evaluation.measure(self.model, self.held_out, self.args.per_device_eval_batch_size, self.data_collator)
         if found:
-            self.journal.tell("evaluation", self.state.global_step, when=when, **found.told())
+            self.journal.write_event("evaluation", self.state.global_step, when=when, **found.as_fields())
         return found
 
     def evaluate(self, *_, **__) -> dict[str, float]:
@@ -38,37 +38,37 @@ class Teacher(SFTTrainer):
         return {}
 
 
-def run(spec: Spec, folder: Path, journal: Journal, stop: Stop) -> None:
-    """Raises Refused, and any other error as it is."""
+def run(spec: TrainingSpec, folder: Path, journal: ProgressJournal, stop: Stop) -> None:
+    """Raises TrainingRefused, and any other error as it is."""
     prepare_device(spec)
     tokenizer, model = load_base(spec)
-    encoder = Encoder(tokenizer, longest_row(spec, model))
+    encoder = Encoder(tokenizer, max_row_tokens(spec, model))
     data = rows.read(spec, encoder)
     resume = folder / spec.resume if spec.resume else None
     step = checkpoints.check(resume)["step"] if resume else 0
     stop.step = step
-    tell_start(spec, data, step, journal)
-    trainer = make_teacher(spec, folder, tokenizer, model, data)
+    report_start(spec, data, step, journal)
+    trainer = make_trainer(spec, folder, tokenizer, model, data)
     trainer.held_out, trainer.journal = data.held_out, journal
-    before = json.loads((resume / BEFORE).read_text()) if resume else told(trainer.measure("before"))
+    before = json.loads((resume / BEFORE).read_text()) if resume else measure_fields(trainer.measure("before"))
     trainer.add_callback(Reporter(folder, journal, stop, before))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     finish(trainer, encoder, data, before, folder, stop)
 
 
-def finish(trainer: Teacher, encoder: Encoder, data: Data, before: dict | None, folder: Path, stop: Stop) -> None:
+def finish(trainer: LoraTrainer, encoder: Encoder, data: Data, before: dict | None, folder: Path, stop: Stop) -> None:
     stop.deferred = False
-    if stop.asked:
-        stop.leave()
-    found = {"before": before, "after": told(trainer.measure("after"))}
+    if stop.requested:
+        stop.exit_now()
+    found = {"before": before, "after": measure_fields(trainer.measure("after"))}
     found["samples"] = evaluation.samples(trainer.model, encoder, data)
-    stop.too_late()
+    stop.ignore_signals()
     write_atomically(folder / "evaluation.json", found)
     save_adapter(trainer.model, folder)
-    trainer.journal.tell("done", trainer.state.global_step)
+    trainer.journal.write_event("done", trainer.state.global_step)
 
 
-def prepare_device(spec: Spec) -> None:
+def prepare_device(spec: TrainingSpec) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(spec.threads)
     if spec.device != "cpu":  # GPU kernels else add in any order; on a CPU a fixed number of threads is enough
@@ -76,12 +76,12 @@ def prepare_device(spec: Spec) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def load_base(spec: Spec) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_base(spec: TrainingSpec) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.base, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=DTYPES[spec.dtype], trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise Refused(
+        raise TrainingRefused(
             "The base model's files cannot be loaded for training; the log says why.", "base_model"
         ) from error
     if tokenizer.pad_token is None:
@@ -89,23 +89,23 @@ def load_base(spec: Spec) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     return tokenizer, model.to(spec.device)
 
 
-def longest_row(spec: Spec, model: PreTrainedModel) -> int:
+def max_row_tokens(spec: TrainingSpec, model: PreTrainedModel) -> int:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(spec.recipe.max_seq_length, context or spec.recipe.max_seq_length)
 
 
-def tell_start(spec: Spec, data: Data, step: int, journal: Journal) -> None:
-    journal.tell(
-        "start", step, total_steps=spec.recipe.total_steps(len(data.taught)), rows=len(data.taught),
+def report_start(spec: TrainingSpec, data: Data, step: int, journal: ProgressJournal) -> None:
+    journal.write_event(
+        "start", step, total_steps=spec.recipe.total_steps(len(data.training_rows)), rows=len(data.training_rows),
         held_out_rows=len(data.held_out), tokens=data.tokens, truncated=data.truncated, left_out=data.left_out,
     )  # fmt: skip
 
 
-def make_teacher(
-    spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: Data
-) -> Teacher:
-    total = spec.recipe.total_steps(len(data.taught))
-    return Teacher(
+def make_trainer(
+    spec: TrainingSpec, folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data: Data
+) -> LoraTrainer:
+    total = spec.recipe.total_steps(len(data.training_rows))
+    return LoraTrainer(
         model=model,
         args=arguments(spec, folder / "checkpoints" / checkpoints.DRAFT, total),
         train_dataset=data.table(),
@@ -114,7 +114,7 @@ def make_teacher(
     )
 
 
-def arguments(spec: Spec, output: Path, total_steps: int) -> SFTConfig:
+def arguments(spec: TrainingSpec, output: Path, total_steps: int) -> SFTConfig:
     """All other arguments have TRL's defaults."""
     recipe = spec.recipe
     return SFTConfig(
@@ -131,7 +131,7 @@ def arguments(spec: Spec, output: Path, total_steps: int) -> SFTConfig:
         use_cpu=spec.device == "cpu",
         bf16=spec.device != "cpu",
         dataloader_pin_memory=spec.device != "cpu",
-        logging_steps=log_every(total_steps),
+        logging_steps=log_interval(total_steps),
         logging_nan_inf_filter=False,
         eval_strategy="no",  # the Reporter decides when
         eval_steps=recipe.eval_steps,
@@ -159,5 +159,5 @@ def write_atomically(path: Path, content: dict) -> None:
     draft.replace(path)
 
 
-def told(measure: Measure | None) -> dict | None:
-    return measure.told() if measure else None
+def measure_fields(measure: Measure | None) -> dict | None:
+    return measure.as_fields() if measure else None

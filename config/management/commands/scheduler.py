@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand
 
 from accounts import configuration
 from core import periodic
-from core.scheduler import Duty, Scheduler
+from core.scheduler import ScheduledJob, Scheduler
 from inference.instances import retention
 from inference.serving import replicas
 from models_app.adapters import services as adapters
@@ -26,23 +26,23 @@ class Command(BaseCommand):
     def handle(self, **options):
         scheduler = Scheduler(
             [
-                Duty("usage partitions", HOUR, retention.USAGE.make),
-                Duty("usage retention", HOUR, retention.USAGE.drop_old),
-                Duty("figures partitions", HOUR, levels.make_partitions),
-                Duty("figures retention", HOUR, levels.drop_old),
-                Duty("dead gateways", 60, retention.forget_dead_gateways),
-                Duty("replicas", 5, replicas.Keeper().work),
-                Duty("training queue", 1, queue.work),
-                Duty("adapters left behind", 300, adapters.sweep),
-                Duty("new samples", rollups.LOOK_SECONDS, rollups.look),
+                ScheduledJob("usage partitions", HOUR, retention.USAGE_PARTITIONS.make),
+                ScheduledJob("usage retention", HOUR, retention.USAGE_PARTITIONS.drop_old),
+                ScheduledJob("figures partitions", HOUR, levels.make_partitions),
+                ScheduledJob("figures retention", HOUR, levels.drop_old_partitions),
+                ScheduledJob("dead gateways", 60, retention.delete_dead_gateways),
+                ScheduledJob("replicas", 5, replicas.ReplicaReconciler().work),
+                ScheduledJob("training queue", 1, queue.place_jobs),
+                ScheduledJob("adapters left behind", 300, adapters.remove_orphans),
+                ScheduledJob("new samples", rollups.MARK_INTERVAL, rollups.mark_stale_minutes),
                 *(
-                    Duty(f"roll-up {level.name}", level.roll_seconds, partial(rollups.roll, level))
+                    ScheduledJob(f"roll-up {level.name}", level.roll_interval, partial(rollups.roll_up, level))
                     for level in levels.LEVELS
                 ),
             ]
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.stop())
-        configuration.follow()
-        periodic.watch()
+        configuration.watch_changes()
+        periodic.watch_loops()
         scheduler.run()

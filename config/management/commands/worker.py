@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from accounts import configuration
 from config.celery import app
 from core import periodic
-from node_agent.celery_step import AgentStep, AnotherAgent, claim_data_folder
+from node_agent.celery_step import AgentAlreadyRunning, AgentStep, lock_data_folder
 
 
 class Command(BaseCommand):
@@ -20,13 +20,13 @@ class Command(BaseCommand):
 
     def handle(self, *, concurrency, **options):
         try:
-            self._lock = claim_data_folder()
-        except AnotherAgent as error:
+            self._lock = lock_data_folder()
+        except AgentAlreadyRunning as error:
             raise CommandError(str(error)) from None
         # Celery warns against root because of pickled messages; we accept JSON only
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        configuration.follow()
-        periodic.watch()
+        configuration.watch_changes()
+        periodic.watch_loops()
         app.steps["worker"].add(AgentStep)
         name = f"worker@{socket.gethostname()}"
         queues = f"celery,node.{socket.gethostname()}"

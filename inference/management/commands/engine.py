@@ -31,7 +31,7 @@ class Command(BaseCommand):
         # By default SIGTERM would end this process and leave its uv running.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
-            python = install.install(engine, self._print)
+            python = install.install_engine(engine, self._print)
         except install.InstallFailed as failure:
             raise CommandError(str(failure)) from failure
         self._print(f"{engine} is ready: {python}")

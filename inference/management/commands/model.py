@@ -37,7 +37,7 @@ class Command(BaseCommand):
     def _list(self, slug: str | None) -> None:
         models = Model.objects.select_related("tenant").order_by("tenant__slug", "name")
         models = list(models.filter(tenant=find_tenant(slug)) if slug else models)
-        statuses = model_runtime.get().statuses(models)
+        statuses = model_runtime.get_runtime().statuses(models)
         for model in models:
             files = model.config.get("model_path") or model.config.get("model_name") or "-"
             self.stdout.write(f"{model.tenant.slug}\t{model.name}\t{statuses[model.pk]['status']}\t{files}")
@@ -51,14 +51,14 @@ class Command(BaseCommand):
         actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
         with explained():
             services.require_free_name(tenant, name or Path(place).name)
-            with intake.landing(tenant, place) as draft:
+            with intake.import_folder(tenant, place) as draft:
                 self._fetch(source, draft) if from_hub else self._copy(folder, draft)
             model = create(actor, name or Path(place).name, place)
         self.stdout.write(f"{model.name} is in the catalogue of {tenant.slug}: {model.pk}")
 
     def _fetch(self, hub_id: str, draft: Path) -> None:
         self.stdout.write(f"fetching {hub_id}")
-        huggingface.fetch(hub_id, draft)
+        huggingface.download(hub_id, draft)
 
     def _copy(self, folder: Path, draft: Path) -> None:
         # Fail before copying gigabytes. An operator's own folder may contain links, as the hub's cache does.
@@ -96,5 +96,5 @@ def explained():
         yield
     except PlatformError as error:
         raise CommandError(" ".join([str(error.message), *map(str, error.details.values())])) from error
-    except (huggingface.NotFetched, OSError) as error:
+    except (huggingface.HubDownloadError, OSError) as error:
         raise CommandError(str(error)) from error

@@ -15,7 +15,7 @@ from models_app.models import Mode, Model
 
 TENANT, ACCOUNT = "default", "admin"
 DEMO, EMBEDDER = "serai-demo", "minilm"
-RECORD = "first-run.json"
+RECORD_FILE = "first-run.json"
 SCOPES = [scope for scope in Scope if scope != Scope.METRICS]  # all that a tenant may use
 
 
@@ -28,15 +28,15 @@ class Command(BaseCommand):
     def handle(self, *, base_url, **options):
         first = not Tenant.objects.exists()
         addresses = {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
-        record = {**addresses, **(create() if first else self._load_record())}
-        private_files.write(settings.DATA_DIR / RECORD, json.dumps(record, indent=2))
+        record = {**addresses, **(create_first_tenant() if first else self._load_record())}
+        private_files.write(settings.DATA_DIR / RECORD_FILE, json.dumps(record, indent=2))
         link = f"{base_url}/console/enter/{accounts.one_time_link(self._operator(record))}"
         self.stdout.write(json.dumps({**record, "login_link": link, "first": first}))
 
     def _load_record(self) -> dict:
         """The record of an earlier start. A careful operator may have deleted it: it holds secrets."""
         try:
-            saved = json.loads((settings.DATA_DIR / RECORD).read_text())
+            saved = json.loads((settings.DATA_DIR / RECORD_FILE).read_text())
         except (OSError, ValueError):
             saved = {}
         names = ("username", "password", "tenant", "api_key", "model")
@@ -48,7 +48,7 @@ class Command(BaseCommand):
 
 
 @transaction.atomic
-def create() -> dict:
+def create_first_tenant() -> dict:
     """Returns the credentials; the password and the key are stored nowhere else in plain text."""
     tenant = accounts.create_tenant(slug=TENANT, name="Default")
     password = secrets.token_urlsafe(12)
