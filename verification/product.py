@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import psutil
 import redis
 
-from launcher import runstate
-from launcher.private_files import ROOT
+from launcher import run_state
+from launcher.data_folder import ROOT
 
 UP_TIMEOUT = 180
 WAIT_TIMEOUT = 180
@@ -86,7 +86,7 @@ class VerifiedProduct:
         return next(process for process in found if process.name().startswith(name))
 
     def lose_valkey(self) -> None:
-        url = runstate.load(self.data)["servers"]["REDIS_URL"]
+        url = run_state.load(self.data)["servers"]["REDIS_URL"]
         redis.Redis.from_url(url).flushall()
         self.store("valkey").kill()
 

@@ -13,7 +13,7 @@ from django.utils import translation
 from django.utils.translation import gettext_lazy as _
 
 from accounts.actor import Actor
-from accounts.ticket_identity import CredentialIdentity
+from accounts.credential_identity import CredentialIdentity
 from core import broker
 from core.closing import shutdown
 from core.errors import PlatformError

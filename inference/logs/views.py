@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from accounts import audit, ticket_identity
+from accounts import audit, credential_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
@@ -47,7 +47,13 @@ class StreamingView(APIView):
         """
         resume_after = parse_resume_id(query.get("last_event_id") or request.headers.get("Last-Event-ID"))
         reader = LogReader(
-            ticket_identity.identity_of_request(request), request.auth, name, rows, query["lines"], resume_after, form
+            credential_identity.identity_of_request(request),
+            request.auth,
+            name,
+            rows,
+            query["lines"],
+            resume_after,
+            form,
         )
         quota_owner = "operators" if request.auth.sees_all else request.auth.tenant.pk
         return EventStream(open_feed(reader), quota_owner)

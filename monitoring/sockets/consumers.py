@@ -8,9 +8,9 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.db import DatabaseError, InterfaceError
 
-from accounts import ticket_identity
+from accounts import credential_identity
 from accounts.actor import Actor
-from accounts.ticket_identity import CredentialIdentity
+from accounts.credential_identity import CredentialIdentity
 from core.errors import InvalidRequest, ModelNotFound, PlatformError, ServiceUnavailable
 from core.transport import drop_client
 from models_app import services as catalogue
@@ -103,7 +103,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
             return await self._send_invalid("This socket is signed in already.")
         if not isinstance(token, str) or not token:
             return await self.close(UNAUTHORISED)
-        await self._sign_in(await database_sync_to_async(ticket_identity.identity_for_credential)(token))
+        await self._sign_in(await database_sync_to_async(credential_identity.identity_for_credential)(token))
         await self.send_json({"type": "authenticated"})
         self._start_events()
 

@@ -7,9 +7,9 @@ from django.http import QueryDict, parse_cookie
 from django.http.request import split_domain_port, validate_host
 from django.utils.datastructures import CaseInsensitiveMapping
 
-from accounts import authentication, ticket_identity, tickets
+from accounts import authentication, credential_identity, tickets
 from accounts.actor import Actor
-from accounts.ticket_identity import CredentialIdentity
+from accounts.credential_identity import CredentialIdentity
 from core.errors import PlatformError
 from models_app import services as catalogue
 
@@ -46,7 +46,7 @@ def from_handshake(scope) -> CredentialIdentity | None:
     if ticket := QueryDict(scope["query_string"]).get(tickets.PARAMETER):
         return tickets.redeem_ticket(ticket)
     if secret := authentication.credential_in(headers):
-        return ticket_identity.identity_for_credential(secret, tenant)
+        return credential_identity.identity_for_credential(secret, tenant)
     session_key = parse_cookie(headers.get("Cookie", "")).get(settings.SESSION_COOKIE_NAME)
     if session_key and is_own_origin(headers):
         return CredentialIdentity(session_key=session_key, tenant=tenant)

@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError
 from redis.asyncio.client import PubSub
 
 from accounts.actor import Actor
-from accounts.ticket_identity import CredentialIdentity
+from accounts.credential_identity import CredentialIdentity
 from core import broker, events
 from core.periodic import LoopSeverity, Periodic
 from monitoring.sockets.credentials import current_rights

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication
 
-from accounts.ticket_identity import CredentialIdentity
+from accounts.credential_identity import CredentialIdentity
 from core import broker
 from core.errors import InvalidRequest, ServiceUnavailable, Unauthenticated
 

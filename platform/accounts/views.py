@@ -14,7 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import audit, configuration, references, services, ticket_identity, tickets, tokens
+from accounts import audit, configuration, credential_identity, references, services, tickets, tokens
 from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -77,7 +77,7 @@ class TicketView(APIView):
 
     @extend_schema(request=None, responses=TicketSerializer)
     def post(self, request):
-        ticket = tickets.issue_ticket(ticket_identity.identity_of_request(request))
+        ticket = tickets.issue_ticket(credential_identity.identity_of_request(request))
         return Response({"ticket": ticket, "expires_in": tickets.TICKET_LIFETIME}, headers=NO_STORE)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.problems import CannotStart
+from launcher.start_errors import CannotStart
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"

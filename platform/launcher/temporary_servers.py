@@ -9,9 +9,9 @@ import uuid
 from pathlib import Path
 
 from launcher import embedded, processes
-from launcher.private_files import ROOT
-from launcher.problems import CannotStart
+from launcher.data_folder import ROOT
 from launcher.service import Service
+from launcher.start_errors import CannotStart
 
 POLL_INTERVAL = 0.05
 
@@ -54,7 +54,7 @@ class TemporaryServers:
             self._reaper.communicate(timeout=30)
 
     def _start_reaper(self) -> subprocess.Popen:
-        command = [sys.executable, "-m", "launcher.reaper"]
+        command = [sys.executable, "-m", "launcher.session_reaper"]
         options = {"cwd": ROOT / "platform", "env": os.environ | self._session, "start_new_session": True}
         return subprocess.Popen(command, stdin=subprocess.PIPE, **options)
 

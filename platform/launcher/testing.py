@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from launcher.private_files import ROOT
+from launcher.data_folder import ROOT
 
 MAX_WORKERS = 4
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from launcher import banner, checks, embedded, engine, private_files, processes, runstate
+from launcher import banner, checks, data_folder, embedded, engine, processes, run_state
 from launcher.child import Child
 from launcher.console import Console
+from launcher.data_folder import ROOT
 from launcher.embedded import EmbeddedServer
-from launcher.private_files import ROOT
-from launcher.problems import CannotStart
 from launcher.service import Service, parent_death_prefix
+from launcher.start_errors import CannotStart
 from launcher.supervisor import StoppedByUser, Supervisor
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -33,13 +33,13 @@ WEB_STOP_TIMEOUT = 25  # a little more than uvicorn's timeout for open replies
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    data = private_files.data_folder()
-    private_files.prepare(data)
+    data = data_folder.data_folder()
+    data_folder.prepare(data)
     try:
-        with runstate.hold_lock(data), listen(options.host, options.port) as listener:
+        with run_state.hold_lock(data), listen(options.host, options.port) as listener:
             return Launch(data, listener, options).run()
     except OSError as error:
-        raise CannotStart(private_files.explain(error, data)) from error
+        raise CannotStart(data_folder.explain(error, data)) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,9 +66,9 @@ class Launch:
     def run(self) -> int:
         self._end_leftovers()
         servers = embedded.prepare(self.data)
-        runstate.save(self.data, self._run_state(servers))
+        run_state.save(self.data, self._run_state(servers))
         code = asyncio.run(self._run(servers))
-        runstate.delete(self.data)
+        run_state.delete(self.data)
         return code
 
     async def _run(self, servers: Sequence[EmbeddedServer]) -> int:
@@ -130,7 +130,7 @@ class Launch:
         self.console.print_line("stopped")
 
     def _end_leftovers(self) -> None:
-        session = runstate.load(self.data).get("session")
+        session = run_state.load(self.data).get("session")
         ended = processes.end_session(session) if session else []
         if ended:
             self.console.print_line(f"ended what an earlier start had left behind: {', '.join(ended)}")
@@ -162,7 +162,7 @@ class Launch:
         }
 
     def _reaper_service(self) -> Service:
-        command = [sys.executable, "-m", "launcher.reaper"]
+        command = [sys.executable, "-m", "launcher.session_reaper"]
         return Service("janitor", command, options={"stdin": self.reaper_end, "cwd": ROOT / "platform"})
 
     def _web_services(self) -> list[Service]:

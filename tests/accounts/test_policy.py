@@ -21,7 +21,7 @@ from core.tenancy import TenantQuerySet, TenantScopedMixin
 from inference.models import Task, TaskKind
 from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
-from tests.support import adapter_folders
+from tests.support import adapter_files
 from training.datasets import storage
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob
@@ -253,10 +253,10 @@ def training_job(model: Model, dataset_id: str) -> TrainingJob:
 
 def adapter(model: Model) -> Adapter:
     """Nobody is left who had it trained, so whoever may delete adapters may delete it."""
-    source = adapter_folders.write_folder(
+    source = adapter_files.write_folder(
         settings.DATA_DIR / "tenants" / model.tenant.slug / "training" / uuid.uuid4().hex
     )
-    return adapter_folders.save_version(model, source=source).adapter
+    return adapter_files.save_version(model, source=source).adapter
 
 
 class World:

@@ -12,7 +12,7 @@ from accounts.models import ApiKey, Scope
 from core import broker
 from core.logs import redact
 from models_app.models import Model
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 SOON = 20
 TICKET = "/api/auth/ticket"

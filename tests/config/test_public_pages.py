@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connection
 from django.test import Client
 
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 FORM = {"success", "message", "error", "timestamp", "path"}
 

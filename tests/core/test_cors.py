@@ -12,7 +12,7 @@ from django.test import Client
 from core import cors, streaming
 from models_app.models import Model
 from tests.support.gateway_server import EngineProcess, chat, engine_folder, instance, served, snapshot
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 APP, EVIL = "https://app.example", "https://evil.example"
 ALLOW = "Access-Control-Allow-Origin"

@@ -10,7 +10,7 @@ import pytest
 from core import errors
 from models_app.models import Model
 from tests.support.gateway_server import EngineProcess, chat, engine_folder, instance, served, snapshot
-from tests.support.translations import FOLDER, calls, read_po, sources, texts
+from tests.support.message_catalogue import FOLDER, calls, read_po, sources, texts
 
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w*\}")
 

@@ -9,7 +9,7 @@ import pytest
 from core import errors
 from gateway.routing import model_lookup
 from gateway.routing.snapshot import AdapterEntry, Caller, VersionEntry
-from tests.support import adapter_folders
+from tests.support import adapter_files
 from tests.support.gateway_server import (
     MALLORY,
     MODEL,
@@ -136,7 +136,7 @@ def engine(folder):
     """A fake engine that has versions 1 and 2 loaded."""
     made = EngineProcess(folder)
     for number in (1, 2):
-        made.load(f"version-{number}", adapter_folders.write_folder(folder / str(number)))
+        made.load(f"version-{number}", adapter_files.write_folder(folder / str(number)))
     return made
 
 

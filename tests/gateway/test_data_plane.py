@@ -21,7 +21,7 @@ from gateway.metering.spool import Spool
 from inference.models import GatewayHeartbeat, Instance, InstanceState, Node, UsageRecord
 from inference.usage import LOST
 from models_app.models import Model, ModelAlias, Visibility
-from tests.support import metric_samples
+from tests.support import metric_rows
 from tests.support.gateway_server import EngineProcess, chat, engine_folder, eventually
 
 CHAT = "/v1/chat/completions"
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def empty_ledger(transactional_db):
     """Its table is none of Django's, so no flush empties it, for these tests or for those that come after."""
-    metric_samples.empty()
+    metric_rows.empty()
     yield
-    metric_samples.empty()
+    metric_rows.empty()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ FAREWELL = "\n  frame" * 60 + "\nRuntimeError: Engine core initialization failed
 
 @pytest.fixture
 def agent(db, settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    settings.ENGINE_ADAPTERS = ["tests.fakes.fake_aware_engine.FakeAwareEngine"]
     registry.engines.cache_clear()
     broker.client().flushdb()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})

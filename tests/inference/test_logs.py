@@ -21,7 +21,7 @@ from inference.logs.lines import StoredLogLine
 from inference.models import InstanceState
 from models_app.models import Model, Visibility
 from tests.support import instance_rows
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 SOON = 20  # seconds that anything may take on a busy machine
 MODELS = "/api/models"

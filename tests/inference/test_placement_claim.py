@@ -18,7 +18,7 @@ from inference.placement import claim, cluster_view
 from inference.placement.types import PlacementRequest, ResourceOption
 from inference.serving import replicas, services
 from models_app.models import Model
-from node_agent import workload
+from node_agent import process_tree
 from tests.support import instance_rows
 from tests.support.instance_rows import GIB
 
@@ -28,7 +28,7 @@ LONG_AGO = timedelta(minutes=10)
 
 @pytest.fixture(autouse=True)
 def engine(settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    settings.ENGINE_ADAPTERS = ["tests.fakes.fake_aware_engine.FakeAwareEngine"]
     registry.engines.cache_clear()
     yield
     registry.engines.cache_clear()
@@ -235,7 +235,7 @@ def test_the_engine_is_started_as_the_profile_says(api, member, tenant, box):
     assert start(api(member), "m").status_code == 200
     instance = Instance.objects.get()
     assert [claim.bytes for claim in instance.reservations.all()] == [4 * GIB, 4 * GIB]
-    command = workload.command_for(instance)
+    command = process_tree.command_for(instance)
     arguments = " ".join(command.argv)
     assert "--tensor-parallel-size 2" in arguments and "--max-model-len 128" in arguments
     assert command.env["CUDA_VISIBLE_DEVICES"] == "0,1"

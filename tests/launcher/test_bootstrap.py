@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launched_product import ROOT, small_disk
+from tests.support.up_process import ROOT, small_disk
 
 PYTHON = sys._base_executable
 COMMANDS = """import sys

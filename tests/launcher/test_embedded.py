@@ -11,7 +11,7 @@ import redis
 from django.conf import settings
 from django.db import connection
 
-from tests.support.launched_product import ALONE, Up, toy_checkout
+from tests.support.up_process import ALONE, Up, toy_checkout
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.launched_product import Up, eventually, small_disk, toy_checkout
+from tests.support.up_process import Up, eventually, small_disk, toy_checkout
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_next_start_ends_what_a_killed_supervisor_and_its_janitor_left(start
     first.wait_until_ready()
     first.wait_for(r"worker works \(deaf\)")
     deaf = child(first, "worker")
-    child(first, "launcher.reaper").kill()
+    child(first, "launcher.session_reaper").kill()
     first.process.kill()
     first.process.wait()
     second = start()

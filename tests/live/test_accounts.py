@@ -5,7 +5,7 @@ import json
 import httpx
 from websockets.sync.client import connect
 
-from tests.live.product import eventually
+from tests.support.live_product import eventually
 
 SOON = 30
 

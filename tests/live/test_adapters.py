@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.live import trained
-from tests.live.product import eventually
 from tests.live.test_lifecycle import becomes, chat, status
+from tests.support import live_adapters
+from tests.support.live_product import eventually
 
 CLIENTS = 8
 
@@ -20,7 +20,7 @@ def base(acme):
 @pytest.fixture
 def keep(product, acme, base):
     """keep(name, …) is the id of one more version of this adapter of the base."""
-    return lambda name, **options: trained.save_version(product, acme.slug, base, name, **options)
+    return lambda name, **options: live_adapters.save_version(product, acme.slug, base, name, **options)
 
 
 def said(reply) -> str:
@@ -150,7 +150,7 @@ def test_its_use_is_metered_under_its_own_name(key, keep):
 def test_a_base_that_runs_without_adapters_tells_the_way_out(product, acme, key):
     plain = acme.fake_model()
     assert said(chat(key, plain)) == "token0"
-    trained.save_version(product, acme.slug, plain, "late")
+    live_adapters.save_version(product, acme.slug, plain, "late")
     refused = key.post("/api/adapters/late/publish")
     assert refused.status_code == 409
     assert "config.enable_lora" in refused.json()["message"]

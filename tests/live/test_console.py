@@ -2,9 +2,9 @@
 
 import re
 
-from tests.live.browser import browser, needs_chromium
-from tests.live.product import eventually
 from tests.live.test_lifecycle import chat, status
+from tests.support.browser_page import browser, needs_chromium
+from tests.support.live_product import eventually
 
 pytestmark = needs_chromium
 

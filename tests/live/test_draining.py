@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.live import trained
-from tests.live.product import eventually, running
 from tests.live.test_lifecycle import becomes, finished, info, status
+from tests.support import live_adapters
+from tests.support.live_product import eventually, running
 
 CLIENTS = 20
 OUTAGE_SECONDS = 10  # longer than a gateway may be silent before it counts as such
@@ -131,7 +131,7 @@ def test_no_stream_breaks_while_an_adapters_name_moves_between_versions_and_its_
     """One slot only: every move lets go of one version, in all three processes, and loads the other."""
     config = {"model_path": "serai-demo", "enable_lora": True, "max_loras": 1, "max_cpu_loras": 1}
     base = tenant.fake_model(wait_timeout=120, config=config)
-    versions = [trained.save_version(trio, tenant.slug, base, "facts") for _version in range(2)]
+    versions = [live_adapters.save_version(trio, tenant.slug, base, "facts") for _version in range(2)]
     crowd = Crowd(key, "facts")
     key.post("/api/adapters/facts/publish").raise_for_status()
     with crowd.at_work():

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.live.product import LiveProduct, eventually, running
 from tests.live.test_lifecycle import becomes, chat, finished, status
+from tests.support.live_product import LiveProduct, eventually, running
 
 
 @pytest.fixture(scope="module")

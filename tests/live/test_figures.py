@@ -14,9 +14,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.live.product import eventually, running
 from tests.live.test_draining import frozen, postgres_processes
 from tests.live.test_lifecycle import chat
+from tests.support.live_product import eventually, running
 
 METRICS, PERFORMANCE = "/api/monitoring/metrics", "/api/monitoring/performance"
 LONG = 90  # seconds that anything here may take on a busy machine

@@ -9,8 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.live.browser import browser, needs_chromium
-from tests.live.product import eventually
+from tests.support.browser_page import browser, needs_chromium
+from tests.support.live_product import eventually
 
 LONG = 60  # seconds that anything here may take on a busy machine
 SOON = 20  # what should take five

@@ -2,8 +2,8 @@
 
 import psutil
 
-from tests.live.product import eventually, running
 from tests.live.test_lifecycle import chat, info, status
+from tests.support.live_product import eventually, running
 
 
 def processes_of(data):

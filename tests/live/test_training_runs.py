@@ -5,9 +5,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-from tests.live.product import ROOT, LiveTenant, eventually, running
 from tests.live.test_lifecycle import worker_of
-from tests.support.trainer_folders import conversation
+from tests.support.live_product import ROOT, LiveTenant, eventually, running
+from tests.support.trainer_runs import conversation
 
 SLOW = {"step_seconds": 1}
 STEPS = 15

@@ -10,7 +10,7 @@ from django.db import transaction
 from core.errors import ModelAlreadyExists
 from models_app.adapters import files, services
 from models_app.models import Adapter, AdapterVersion, Model, ModelAlias
-from tests.support import adapter_folders
+from tests.support import adapter_files
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def trained(tmp_path):
     """A new folder as a trainer leaves it, with other options or more files."""
 
     def make(**options):
-        return adapter_folders.write_folder(tmp_path / "jobs" / uuid.uuid4().hex / "adapter", **options)
+        return adapter_files.write_folder(tmp_path / "jobs" / uuid.uuid4().hex / "adapter", **options)
 
     return make
 
@@ -37,10 +37,10 @@ def refusal(folder) -> str:
 
 def test_a_training_becomes_the_next_version_and_its_files_move(base, trained, owner):
     source = trained(rank=4)
-    first = adapter_folders.save_version(
+    first = adapter_files.save_version(
         base, source=source, job_id="job-1", user=owner, dataset_name="facts", dataset_version=2
     )
-    second = adapter_folders.save_version(base, source=trained(rank=8))
+    second = adapter_files.save_version(base, source=trained(rank=8))
     assert (first.number, first.rank, second.number, second.rank) == (1, 4, 2, 8)
     assert first.adapter == second.adapter
     assert not source.exists()
@@ -51,14 +51,14 @@ def test_a_training_becomes_the_next_version_and_its_files_move(base, trained, o
 
 
 def test_the_trainers_path_of_the_base_is_not_kept(base, trained):
-    kept = adapter_folders.save_version(base, source=trained())
+    kept = adapter_files.save_version(base, source=trained())
     config = json.loads((files.folder_of(kept) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "demo"
 
 
 def test_a_job_has_one_version_however_often_it_is_told(base, trained):
-    first = adapter_folders.save_version(base, source=trained(), job_id="job-1")
-    assert adapter_folders.save_version(base, source=trained(), job_id="job-1") == first
+    first = adapter_files.save_version(base, source=trained(), job_id="job-1")
+    assert adapter_files.save_version(base, source=trained(), job_id="job-1") == first
     assert AdapterVersion.objects.count() == 1
 
 
@@ -69,26 +69,26 @@ class LostMeanwhile(Exception):
 def test_a_job_whose_transaction_was_lost_after_its_files_had_moved_is_kept_again(base, trained):
     source = trained()
     with pytest.raises(LostMeanwhile), transaction.atomic():
-        adapter_folders.save_version(base, source=source, job_id="job-1")
+        adapter_files.save_version(base, source=source, job_id="job-1")
         raise LostMeanwhile
     assert not AdapterVersion.objects.exists()
-    assert adapter_folders.save_version(base, source=source, job_id="job-1").number == 1
+    assert adapter_files.save_version(base, source=source, job_id="job-1").number == 1
 
 
 def test_a_name_given_away_during_the_training_gets_a_number(base, trained, tenant):
     Model.objects.create(tenant=tenant, name="facts")
     ModelAlias.objects.create(tenant=tenant, model=base, name="facts-2")
-    assert adapter_folders.save_version(base, source=trained()).adapter.name == "facts-3"
+    assert adapter_files.save_version(base, source=trained()).adapter.name == "facts-3"
 
 
 def test_a_name_of_an_adapter_of_another_base_gets_a_number(base, trained, tenant):
-    adapter_folders.save_version(base, source=trained())
+    adapter_files.save_version(base, source=trained())
     other = Model.objects.create(tenant=tenant, name="other")
-    assert adapter_folders.save_version(other, source=trained()).adapter.name == "facts-2"
+    assert adapter_files.save_version(other, source=trained()).adapter.name == "facts-2"
 
 
 def test_names_are_checked_before_a_training(base, trained, tenant, stranger):
-    adapter_folders.save_version(base, source=trained())
+    adapter_files.save_version(base, source=trained())
     services.check_name(tenant, "facts")
     services.check_name(stranger.default_tenant, "demo")
     with pytest.raises(ModelAlreadyExists):
@@ -98,7 +98,7 @@ def test_names_are_checked_before_a_training(base, trained, tenant, stranger):
 def test_what_fails_leaves_the_training_where_it_was(base, trained):
     source = trained(bias="all")
     with pytest.raises(files.InvalidAdapter):
-        adapter_folders.save_version(base, source=source)
+        adapter_files.save_version(base, source=source)
     assert source.exists()
     assert not Adapter.objects.exists()
 
@@ -130,7 +130,7 @@ def test_a_config_that_no_engine_serves_is_refused(trained, options, said):
 )
 def test_tensors_that_are_no_adapter_are_refused(trained, shapes, said):
     source = trained()
-    (source / "adapter_model.safetensors").write_bytes(adapter_folders.tensors(shapes))
+    (source / "adapter_model.safetensors").write_bytes(adapter_files.tensors(shapes))
     assert said in refusal(source)
 
 

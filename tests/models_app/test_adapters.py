@@ -13,7 +13,7 @@ from accounts.models import ApiKey, AuditRecord, Role, Tenant
 from inference.models import GatewayHeartbeat, InstanceState
 from models_app.adapters import files, services
 from models_app.models import Adapter, Model, Visibility
-from tests.support import adapter_folders, instance_rows
+from tests.support import adapter_files, instance_rows
 
 ADAPTERS = "/api/adapters"
 EVALUATION = {
@@ -34,8 +34,8 @@ def kept(base, tmp_path):
     """kept(…) is one more version, by default of the adapter `facts`; `layer` are options of its files."""
 
     def make(name: str = "facts", layer: dict | None = None, **origin):
-        source = adapter_folders.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **layer or {})
-        return adapter_folders.save_version(base, name, source=source, **origin)
+        source = adapter_files.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **layer or {})
+        return adapter_files.save_version(base, name, source=source, **origin)
 
     return make
 
@@ -323,7 +323,7 @@ def test_strangers_find_nothing_by_id_or_name(api, stranger, base, kept):
 def test_operators_get_the_oldest_of_a_name_and_each_by_its_id(api, operator, base, kept, tmp_path):
     first = kept()
     other = Model.objects.create(tenant=Tenant.objects.create(name="Other", slug="other"), name="demo")
-    second = adapter_folders.save_version(other, source=adapter_folders.write_folder(tmp_path / "second" / "adapter"))
+    second = adapter_files.save_version(other, source=adapter_files.write_folder(tmp_path / "second" / "adapter"))
     for ref, version in (("facts", first), (first.adapter_id, first), (second.adapter_id, second)):
         assert api(operator).get(f"/api/adapters/{ref}").json()["id"] == version.adapter_id
 

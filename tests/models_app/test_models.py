@@ -17,10 +17,10 @@ from accounts.models import AuditRecord, Role, Tenant
 from inference.models import InstanceState, UsageRecord
 from models_app import artefacts
 from models_app.models import Model
-from tests.live.product import eventually
 from tests.support import instance_rows, weight_files
-from tests.support.people import person
-from tests.support.web_server import address  # noqa: F401
+from tests.support.live_product import eventually
+from tests.support.user_fixtures import person
+from tests.support.uvicorn_server import address  # noqa: F401
 
 MODELS = "/api/models"
 EXAMPLE = {

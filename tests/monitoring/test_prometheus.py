@@ -14,7 +14,7 @@ from monitoring.figures import prometheus, rollups
 from monitoring.figures.catalogue import BOUNDS
 from monitoring.figures.levels import LEVELS
 from tests.support import instance_rows
-from tests.support.metric_samples import measure, minutes_ago, roll, store, used  # noqa: F401
+from tests.support.metric_rows import measure, minutes_ago, roll, store, used  # noqa: F401
 
 Labels = frozenset[tuple[str, str]]
 
@@ -132,7 +132,7 @@ def test_a_counter_never_falls_while_something_is_still_to_be_rolled(api, operat
 
 
 def test_more_series_than_the_cap_are_left_out_and_counted(api, operator, store, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(prometheus, "MOST_LINES", 4)
+    monkeypatch.setattr(prometheus, "MAX_LINES", 4)
     for number in range(6):
         measure("cpu_percent", datetime.now(UTC), 1, node_id=f"node-{number}")
     found = read(page(api, operator))
@@ -141,7 +141,7 @@ def test_more_series_than_the_cap_are_left_out_and_counted(api, operator, store,
 
 
 def test_what_is_left_out_first_are_histograms(api, operator, store, ours, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(prometheus, "MOST_LINES", 25)
+    monkeypatch.setattr(prometheus, "MAX_LINES", 25)
     used(minutes_ago(1), tenant_id=ours.tenant_id, model_id=ours.pk)
     roll()
     found = read(page(api, operator))

@@ -11,7 +11,7 @@ from monitoring.figures import levels, rollups, samples
 from monitoring.figures.catalogue import BOUNDS
 from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
 from monitoring.models import Series, Stale, Watermark
-from tests.support.metric_samples import empty, everything, measure, minutes_ago, raw, roll, rolled, sample, used
+from tests.support.metric_rows import empty, everything, measure, minutes_ago, raw, roll, rolled, sample, used
 
 pytestmark = pytest.mark.usefixtures("store")
 DAY_AGO = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)

@@ -180,7 +180,7 @@ def test_samples_wait_while_the_database_is_away(node, monkeypatch):
         raise OperationalError
 
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "write", away)
+        patch.setattr(samples, "write_samples", away)
         for _ in range(3):
             with pytest.raises(OperationalError):
                 take(sampler, node)
@@ -190,10 +190,10 @@ def test_samples_wait_while_the_database_is_away(node, monkeypatch):
 
 
 def test_no_more_samples_wait_than_fit(node, monkeypatch, caplog):
-    monkeypatch.setattr(node_sampling, "MOST_KEPT", 10)
+    monkeypatch.setattr(node_sampling, "MAX_BUFFERED", 10)
     sampler = NodeSampler()
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "write", lambda _samples: (_ for _ in ()).throw(OperationalError))
+        patch.setattr(samples, "write_samples", lambda _samples: (_ for _ in ()).throw(OperationalError))
         for _ in range(3):
             with pytest.raises(OperationalError):
                 take(sampler, node)

@@ -24,7 +24,7 @@ from inference.instances import transitions
 from inference.models import Instance, Node
 from models_app.models import Model
 from monitoring.sockets import outbox
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 SOON = 10  # seconds that anything may take on a busy machine
 MODEL_STATUS = {"action": "subscribe", "events": ["model_status"]}

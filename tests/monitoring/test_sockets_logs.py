@@ -24,7 +24,7 @@ from tests.monitoring.test_sockets import (
     send_frame,
     shake_hands,
 )
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 
 LOGS = {"action": "subscribe", "events": ["logs"], "model_id": "ours"}
 
@@ -105,7 +105,7 @@ def test_several_models_are_followed_by_one_socket_and_left_one_by_one(monitor, 
 
 
 def test_one_socket_follows_a_few_models_only(monitor, viewer, tenant, model, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(followed, "MOST_MODELS", 1)
+    monkeypatch.setattr(followed, "MAX_MODELS", 1)
     other = Model.objects.create(tenant=tenant, name="other")
     with monitor(access(viewer)) as ws:
         follow(ws, model)

@@ -6,9 +6,9 @@ from django.db import transaction
 from accounts import tokens
 from accounts.models import Scope
 from tests.monitoring.test_sockets import hear, monitor, say  # noqa: F401
-from tests.support import training_fixtures
-from tests.support.training_fixtures import order
-from tests.support.web_server import address  # noqa: F401
+from tests.support import job_rows
+from tests.support.job_rows import order
+from tests.support.uvicorn_server import address  # noqa: F401
 from training.jobs import transitions
 from training.models import JobState, TrainingJob
 
@@ -23,8 +23,8 @@ def folders(settings, tmp_path):
 
 @pytest.fixture
 def job(transactional_db, api, member, tenant) -> TrainingJob:
-    training_fixtures.base(tenant)
-    training_fixtures.dataset(tenant)
+    job_rows.base(tenant)
+    job_rows.dataset(tenant)
     return TrainingJob.objects.get(pk=api(member).post("/api/training/jobs", order()).json()["id"])
 
 
@@ -56,8 +56,8 @@ def test_a_job_is_told_at_once_and_at_every_change(monitor, viewer, job):  # noq
 
 def test_a_stranger_is_told_of_his_own_only(monitor, api, stranger, job):  # noqa: F811
     tenant = stranger.default_tenant
-    training_fixtures.base(tenant)
-    training_fixtures.dataset(tenant)
+    job_rows.base(tenant)
+    job_rows.dataset(tenant)
     with monitor(access(stranger)) as ws:
         assert say(ws, TOPIC) == SUBSCRIBED
         with transaction.atomic():
@@ -67,7 +67,7 @@ def test_a_stranger_is_told_of_his_own_only(monitor, api, stranger, job):  # noq
 
 
 def test_a_key_that_is_limited_to_models_is_told_of_their_jobs_only(monitor, api, member, key, tenant, job):  # noqa: F811
-    other = training_fixtures.base(tenant, "other")
+    other = job_rows.base(tenant, "other")
     with monitor(key(scopes=[Scope.READ], allowed_models=[other.pk])) as ws:
         assert say(ws, TOPIC) == SUBSCRIBED
         with transaction.atomic():

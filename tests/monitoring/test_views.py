@@ -10,7 +10,7 @@ from models_app.models import Model
 from monitoring.figures.levels import LEVELS, LEVELS_BY_NAME
 from monitoring.figures.queries import level_for, point_count, split_range
 from tests.support import instance_rows
-from tests.support.metric_samples import measure, minutes_ago, roll, used
+from tests.support.metric_rows import measure, minutes_ago, roll, used
 
 METRICS, PERFORMANCE = "/api/monitoring/metrics", "/api/monitoring/performance"
 STATUS, GPU = "/api/system/status", "/api/system/gpu"

@@ -15,7 +15,7 @@ from models_app.adapters import files, services
 from models_app.models import Model
 from node_agent import folders
 from node_agent.adapter_loading import AdapterReconciler, WantedAdapter, version_to_load, versions_to_unload
-from tests.support import adapter_folders, instance_rows
+from tests.support import adapter_files, instance_rows
 from tests.support.gateway_server import EngineProcess, eventually
 
 LOADED, LEAVING, REFUSED = ({"state": state} for state in ("loaded", "leaving", "refused"))
@@ -131,8 +131,8 @@ def version(base, tmp_path):
     """version(rank=…) is one more version of an adapter of the base, published."""
 
     def make(name: str = "facts", publish: bool = True, **options):
-        source = adapter_folders.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **options)
-        made = adapter_folders.save_version(base, name, source=source)
+        source = adapter_files.write_folder(tmp_path / uuid.uuid4().hex / "adapter", **options)
+        made = adapter_files.save_version(base, name, source=source)
         if publish:
             made.adapter.current = made
             made.adapter.save()
@@ -189,7 +189,7 @@ def test_what_an_engine_refuses_is_written_with_its_word_but_not_where_files_lie
     reason = instance.adapters[broken.pk]["reason"]
     assert "size mismatch" in reason
     assert str(tmp_path) not in reason
-    assert services.lifecycle.get_runtime().adapters_loaded([broken.pk]) == {
+    assert services.model_runtime.get_runtime().adapters_loaded([broken.pk]) == {
         broken.pk: [{"state": "refused", "reason": reason}]
     }  # fmt: skip
 

@@ -51,7 +51,7 @@ def board(monkeypatch) -> Board:
 @pytest.fixture
 def agent(db, settings, monkeypatch, board):
     monkeypatch.setattr("node_agent.reconciler.MEASURE_INTERVAL", 0)  # at each look
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
+    settings.ENGINE_ADAPTERS = ["tests.fakes.fake_aware_engine.FakeAwareEngine"]
     registry.engines.cache_clear()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})
     made = Agent()

@@ -14,8 +14,8 @@ from demo import to_gguf
 from engines import install, registry
 from engines.base import EngineReadings
 from node_agent import probes
-from tests.live.product import LiveProduct, LiveTenant, Person, eventually
 from tests.support import weight_files
+from tests.support.live_product import LiveProduct, LiveTenant, Person, eventually
 
 PARIS = "The capital of France is Paris."
 WEATHER = {

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from engines import install
-from tests.live.product import eventually
+from tests.support.live_product import eventually
 from tests.support.reranker import FOLDER
 
 MODEL = "minilm"

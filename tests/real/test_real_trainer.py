@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines import install
-from tests.support.trainer_folders import DEMO, Job, conversation, tensors
+from tests.support.trainer_runs import DEMO, Job, conversation, tensors
 from training.trainer import checkpoints
 
 PROGRAM = Path(__file__).resolve().parents[2] / "training" / "trainer"

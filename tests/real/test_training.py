@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from engines import install
-from tests.live.product import eventually
+from tests.support.live_product import eventually
 
 MODEL = "serai-demo"
 ADAPTER = "zorb"

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parent / "platform"))
 
 from launcher import up
-from launcher.problems import CannotStart
+from launcher.start_errors import CannotStart
 
 RECORD = {
     "username": "admin",

@@ -4,8 +4,8 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import AuditRecord
-from tests.support import training_fixtures
-from tests.support.training_fixtures import order
+from tests.support import job_rows
+from tests.support.job_rows import order
 from training.jobs import chart
 from training.models import JobState, TrainingJob, TrainingProgress
 
@@ -25,8 +25,8 @@ def console(operator, client):
 
 @pytest.fixture
 def job(api, member, tenant) -> TrainingJob:
-    training_fixtures.base(tenant)
-    training_fixtures.dataset(tenant)
+    job_rows.base(tenant)
+    job_rows.dataset(tenant)
     return TrainingJob.objects.get(pk=api(member).post("/api/training/jobs", order()).json()["id"])
 
 

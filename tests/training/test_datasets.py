@@ -17,8 +17,8 @@ from accounts.models import AuditRecord
 from core import streaming, uploads
 from models_app.models import Mode, Model
 from tests.support import weight_files
-from tests.support.people import JsonClient
-from tests.support.web_server import address  # noqa: F401
+from tests.support.user_fixtures import JsonClient
+from tests.support.uvicorn_server import address  # noqa: F401
 from training.models import Dataset
 
 DATASETS = "/api/datasets"

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.trainer_folders import Job, conversation, tensors
+from tests.support.trainer_runs import Job, conversation, tensors
 from training.trainer import checkpoints
 
 ROWS = [conversation(f"Question {number}", f"Answer {number}") for number in range(20)]

@@ -9,10 +9,10 @@ from django.utils import timezone
 from accounts import tokens
 from accounts.models import AuditRecord
 from models_app.models import Mode, Model, ModelAlias, Visibility
-from tests.support import instance_rows, training_fixtures, weight_files
+from tests.support import instance_rows, job_rows, weight_files
 from tests.support.instance_rows import GIB
-from tests.support.training_fixtures import order
-from tests.support.web_server import address  # noqa: F401
+from tests.support.job_rows import order
+from tests.support.uvicorn_server import address  # noqa: F401
 from training.datasets import storage
 from training.jobs import services
 from training.models import DesiredJobState, JobState, TrainingJob, TrainingProgress
@@ -28,12 +28,12 @@ def folders(settings, tmp_path):
 
 @pytest.fixture
 def base(tenant) -> Model:
-    return training_fixtures.base(tenant)
+    return job_rows.base(tenant)
 
 
 @pytest.fixture
 def facts(tenant):
-    return training_fixtures.dataset(tenant)
+    return job_rows.dataset(tenant)
 
 
 @pytest.fixture
@@ -84,19 +84,19 @@ def test_what_is_left_out_of_the_recipe_is_as_documented_within_what_the_model_t
 
 def test_auto_is_settled_into_numbers_by_the_size_of_the_model_and_the_rows(api, member, base, facts):
     auto = {"learning_rate": "auto", "epochs": "auto"}
-    recipe = api(member).post(JOBS, order(recipe={**training_fixtures.SMALL, **auto})).json()["recipe"]
+    recipe = api(member).post(JOBS, order(recipe={**job_rows.SMALL, **auto})).json()["recipe"]
     assert (recipe["learning_rate"], recipe["epochs"]) == (5e-3, 15)
 
 
 def test_the_newest_version_of_a_name_is_taught_and_an_older_one_by_its_id(api, member, tenant, base, facts):
-    training_fixtures.dataset(tenant, version=2)
+    job_rows.dataset(tenant, version=2)
     assert api(member).post(JOBS, order()).json()["dataset_version"] == 2
     assert api(member).post(JOBS, order(dataset=facts.pk)).json()["dataset_version"] == 1
 
 
 def test_a_base_is_named_by_name_alias_id_or_the_path_of_its_files(api, member, tenant, base, facts):
     ModelAlias.objects.create(tenant=tenant, model=base, name="nickname")
-    other = training_fixtures.base(tenant, "other", model_path="/models/elsewhere")
+    other = job_rows.base(tenant, "other", model_path="/models/elsewhere")
     weight_files.folder(storage.settings.DATA_DIR / "tenants" / tenant.slug / "models" / "elsewhere")
     for ref, name in (("base", "base"), ("nickname", "base"), (base.pk, "base"), ("/models/elsewhere", "other")):
         assert api(member).post(JOBS, order(base_model=ref)).json()["base_model_name"] == name
@@ -105,17 +105,17 @@ def test_a_base_is_named_by_name_alias_id_or_the_path_of_its_files(api, member, 
 
 def test_another_tenants_public_model_may_be_taught(api, stranger, base, tenant):
     Model.objects.update(visibility=Visibility.PUBLIC)
-    theirs = training_fixtures.dataset(stranger.default_tenant)
+    theirs = job_rows.dataset(stranger.default_tenant)
     made = api(stranger).post(JOBS, order()).json()
     assert (made["base_model"], made["dataset"], made["tenant"]) == (base.pk, theirs.pk, "evil")
 
 
 def test_a_base_that_serves_no_adapters_is_warned_of(api, member, tenant, facts):
-    training_fixtures.base(tenant, "plain", enable_lora=False)
+    job_rows.base(tenant, "plain", enable_lora=False)
     (warning,) = api(member).post(JOBS, order(base_model="plain")).json()["warnings"]
     assert "enable_lora" in warning
-    training_fixtures.base(tenant, "narrow", max_lora_rank=8)
-    recipe = {**training_fixtures.SMALL, "rank": 16}
+    job_rows.base(tenant, "narrow", max_lora_rank=8)
+    recipe = {**job_rows.SMALL, "rank": 16}
     (warning,) = api(member).post(JOBS, order(base_model="narrow", recipe=recipe)).json()["warnings"]
     assert "rank is 16" in warning
 
@@ -174,9 +174,7 @@ def test_models_that_cannot_be_taught_are_refused(api, member, tenant, base, fac
 
 
 def test_rows_that_the_model_cannot_take_are_told_by_line(api, member, tenant, base):
-    training_fixtures.dataset(
-        tenant, "long", text=json.dumps({"prompt": "a", "completion": "word " * 2000}) + "\n", rows=1
-    )
+    job_rows.dataset(tenant, "long", text=json.dumps({"prompt": "a", "completion": "word " * 2000}) + "\n", rows=1)
     reply = api(member).post(JOBS, order(dataset="long"))
     assert (reply.status_code, list(details(reply))) == (422, ["line 1"])
 
@@ -185,7 +183,7 @@ def test_a_data_set_whose_file_is_a_link_or_gone_is_refused(api, member, base, f
     path = storage.path_of(facts)
     path.unlink()
     assert api(member).post(JOBS, order()).status_code == 404
-    (folders / "elsewhere").write_text(training_fixtures.ROW)
+    (folders / "elsewhere").write_text(job_rows.ROW)
     path.symlink_to(folders / "elsewhere")
     reply = api(member).post(JOBS, order())
     assert (reply.status_code, reply.json()["message"]) == (404, "The file of this data set is gone.")
@@ -220,7 +218,7 @@ def test_a_tenant_has_no_more_unended_jobs_than_it_may(api, member, job, monkeyp
 
 
 def test_another_tenants_model_and_data_set_are_as_if_missing(api, stranger, base, facts):
-    own = training_fixtures.dataset(stranger.default_tenant, "own")
+    own = job_rows.dataset(stranger.default_tenant, "own")
     for fields in ({"base_model": base.pk, "dataset": own.pk}, {"base_model": "nothing", "dataset": own.pk}):
         reply = api(stranger).post(JOBS, order(**fields))
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "MODEL_NOT_FOUND")
@@ -235,7 +233,7 @@ def test_another_tenants_model_and_data_set_are_as_if_missing(api, stranger, bas
 def test_an_operators_job_belongs_to_one_tenant_and_its_things(api, operator, tenant, stranger, base, facts):
     client = api(operator, **{"Serai-Tenant": tenant.slug})
     assert client.post(JOBS, order()).json()["tenant"] == tenant.slug
-    foreign = training_fixtures.dataset(stranger.default_tenant, "foreign")
+    foreign = job_rows.dataset(stranger.default_tenant, "foreign")
     assert client.post(JOBS, order(dataset=foreign.pk)).status_code == 404
 
 
@@ -282,7 +280,7 @@ def test_in_the_queue_a_pause_and_a_cancel_take_effect_at_once(api, member, job)
 
 
 def test_of_a_running_one_they_are_asked_and_told_as_done(api, member, job, box):
-    training_fixtures.on_a_node(job, box)
+    job_rows.on_a_node(job, box)
     client = api(member)
     shown = client.post(f"{JOBS}/{job.pk}/pause").json()
     assert (shown["status"], shown["state"]) == ("paused", "running")
@@ -312,7 +310,7 @@ def test_what_its_state_does_not_allow_is_a_conflict(api, member, job, state, ve
 
 
 def test_a_cancel_is_final(api, member, job, box):
-    training_fixtures.on_a_node(job, box, desired=DesiredJobState.CANCELLED)
+    job_rows.on_a_node(job, box, desired=DesiredJobState.CANCELLED)
     for verb in ("pause", "resume", "cancel"):
         assert api(member).post(f"{JOBS}/{job.pk}/{verb}").status_code == 409
 
@@ -343,7 +341,7 @@ def test_what_a_living_job_needs_is_not_deleted(api, admin, member, base, facts,
 
 def test_a_public_model_that_a_strangers_job_needs_stays_and_names_no_job(api, admin, stranger, base):
     Model.objects.update(visibility=Visibility.PUBLIC)
-    training_fixtures.dataset(stranger.default_tenant)
+    job_rows.dataset(stranger.default_tenant)
     made = api(stranger).post(JOBS, order()).json()
     reply = api(admin).delete("/api/models/base")
     assert (reply.status_code, made["id"] in reply.content.decode()) == (409, False)
@@ -355,7 +353,7 @@ def test_a_public_model_that_a_strangers_job_needs_stays_and_names_no_job(api, a
 
 def test_a_list_is_paged_and_filtered_by_the_status_that_is_shown(api, member, viewer, job, box):
     paused = TrainingJob.objects.get(pk=api(member).post(JOBS, order(adapter="other")).json()["id"])
-    training_fixtures.on_a_node(paused, box, desired=DesiredJobState.PAUSED)
+    job_rows.on_a_node(paused, box, desired=DesiredJobState.PAUSED)
 
     def listed(**query) -> list[str]:
         return [item["id"] for item in api(viewer).get(JOBS, query).json()["items"]]
@@ -390,7 +388,7 @@ def test_the_progress_is_a_series_that_can_be_followed(api, viewer, job):
 
 
 def test_only_operators_see_the_node(api, member, operator, job, box):
-    training_fixtures.on_a_node(job, box)
+    job_rows.on_a_node(job, box)
     assert api(operator).get(f"{JOBS}/{job.pk}").json()["node"] == "box"
     assert api(member).get(f"{JOBS}/{job.pk}").json()["node"] is None
     assert str(storage.folder_of(job)) not in api(member).get(f"{JOBS}/{job.pk}").content.decode()

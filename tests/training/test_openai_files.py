@@ -6,7 +6,7 @@ import openai
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 from training.models import Dataset
 
 FILES = "/v1/files"

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from models_app.models import Adapter, AdapterVersion, Model
-from tests.support.web_server import address  # noqa: F401
+from tests.support.uvicorn_server import address  # noqa: F401
 from training.models import JobState, TrainingJob, TrainingProgress
 
 JOBS = "/v1/fine_tuning/jobs"

@@ -9,9 +9,9 @@ from django.utils import timezone
 from inference import memory_ledger
 from inference.models import Desired, Device, Instance, InstanceState, Reservation
 from models_app.models import Model
-from tests.support import instance_rows, training_fixtures
+from tests.support import instance_rows, job_rows
 from tests.support.instance_rows import GIB
-from tests.support.training_fixtures import order
+from tests.support.job_rows import order
 from training.jobs import queue
 from training.jobs.queue import WaitingJob, WaitQueue
 from training.models import DesiredJobState, JobState, TrainingJob
@@ -30,8 +30,8 @@ def folders(settings, tmp_path):
 def things(tenant, stranger):
     """A base and a data set of both tenants."""
     for owner in (tenant, stranger.default_tenant):
-        training_fixtures.base(owner)
-        training_fixtures.dataset(owner)
+        job_rows.base(owner)
+        job_rows.dataset(owner)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def machine(folder, name: str = "box", gib: float = 64):
 
 
 def start(client, **recipe) -> TrainingJob:
-    reply = client.post(JOBS, order(recipe={**training_fixtures.SMALL, **recipe}))
+    reply = client.post(JOBS, order(recipe={**job_rows.SMALL, **recipe}))
     assert reply.status_code == 201, reply.json()
     return TrainingJob.objects.get(pk=reply.json()["id"])
 

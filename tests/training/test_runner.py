@@ -21,9 +21,9 @@ from models_app.models import AdapterVersion
 from node_agent import folders, node, processes, shims
 from node_agent.device_memory import DeviceMemory
 from node_agent.reconciler import Agent
-from tests.support import placed_training_jobs as jobs
-from tests.support.placed_training_jobs import SteppedAgent, eventually, run_folder, shim_of
-from tests.support.trainer_folders import conversation
+from tests.support import agent_jobs as jobs
+from tests.support.agent_jobs import SteppedAgent, eventually, run_folder, shim_of
+from tests.support.trainer_runs import conversation
 from training.datasets import storage
 from training.models import TrainingJob, TrainingProgress
 from training.runner import job_updates, results, runner
@@ -36,8 +36,8 @@ QUICK = {"steps": LONG}
 
 @pytest.fixture
 def bench(db, settings):
-    settings.ENGINE_ADAPTERS = ["tests.fakes.adapter.FakeAwareEngine"]
-    settings.TRAINER = "tests.support.placed_training_jobs.trainer"
+    settings.ENGINE_ADAPTERS = ["tests.fakes.fake_aware_engine.FakeAwareEngine"]
+    settings.TRAINER = "tests.support.agent_jobs.trainer"
     registry.engines.cache_clear()
     broker.client().flushdb()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.support.trainer_folders import DEMO, RECIPE
+from tests.support.trainer_runs import DEMO, RECIPE
 from training.trainer import checkpoints, conversation, failures, spans
 from training.trainer import spec as specs
 from training.trainer.progress import ProgressJournal

@@ -9,7 +9,7 @@ from django.conf import settings as live
 from django.utils import timezone
 
 from models_app.models import Model
-from tests.support import instance_rows, training_fixtures, weight_files
+from tests.support import instance_rows, job_rows, weight_files
 from tests.support.instance_rows import GIB
 from training.models import DesiredJobState, JobState, TrainingJob
 
@@ -56,7 +56,7 @@ def qwen(tenant) -> Model:
 
 @pytest.fixture
 def train(tenant):
-    return training_fixtures.dataset(tenant, "train")
+    return job_rows.dataset(tenant, "train")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def job(client, qwen, train) -> TrainingJob:
 
 def started(job: TrainingJob, **fields) -> TrainingJob:
     box = instance_rows.node(usable=64 * GIB)
-    return training_fixtures.on_a_node(job, box, started_at=timezone.now(), **fields)
+    return job_rows.on_a_node(job, box, started_at=timezone.now(), **fields)
 
 
 def error(reply) -> tuple[int, str, list]:

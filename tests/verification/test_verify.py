@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from launcher.private_files import ROOT
-from verification import plans
+from launcher.data_folder import ROOT
+from verification import fault_plans
 
 
 def verify(tmp_path, *words: str) -> dict:
@@ -22,8 +22,8 @@ def verify(tmp_path, *words: str) -> dict:
 
 
 def test_equal_seeds_make_equal_sequences_and_others_others():
-    assert plans.make(7) == plans.make(7)
-    assert len({str(plans.make(seed)) for seed in range(50)}) == 50
+    assert fault_plans.make(7) == fault_plans.make(7)
+    assert len({str(fault_plans.make(seed)) for seed in range(50)}) == 50
 
 
 def test_ten_sequences_of_starts_stops_kills_and_lost_stores_leave_what_the_rows_say(tmp_path):

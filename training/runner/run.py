@@ -40,7 +40,7 @@ class TrainingRun:
                 self.error = event.text("reason") or "The trainer gave no reason."
         steps = {entry["step"] for entry in known if entry["generation"] == self.generation}
         made = [event for event in events if event.name == "checkpoint" and event.step not in steps]
-        for event in made[-checkpoints.KEPT :]:
+        for event in made[-checkpoints.MAX_KEPT :]:
             task = checkpoints.sign, self.job_id, self.generation, self.folder, event.text("folder")
             self._signing.append(executor.submit(*task))
         return events

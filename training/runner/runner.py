@@ -18,7 +18,7 @@ from engines.causes import Cause
 from inference import memory_ledger
 from inference.crashes.dossiers import CrashDiagnosis
 from inference.models import Node, Use
-from node_agent import folders, shims, workload
+from node_agent import folders, process_tree, shims
 from node_agent.decide import KILL_SLACK, ProcessStatus
 from node_agent.device_memory import DeviceMemory
 from node_agent.log_shipper import LogSource
@@ -73,7 +73,9 @@ class TrainingRunner:
     # --- one job
 
     def _attend(self, job: TrainingJob) -> None:
-        process, state = workload.observe_run(job.pk, job.running_generation if job.state == JobState.RUNNING else None)
+        process, state = process_tree.observe_run(
+            job.pk, job.running_generation if job.state == JobState.RUNNING else None
+        )
         run = self._run(job)
         if process == ProcessStatus.RUNNING:
             shims.renew_lease(folders.folder_of(job.pk))
@@ -149,7 +151,7 @@ class TrainingRunner:
 
     def _start(self, job: TrainingJob, run: TrainingRun, resumed_from: int | None) -> None:
         command = program.command_for(job, run.folder)
-        launch = workload.describe_launch(command) | {
+        launch = process_tree.describe_launch(command) | {
             "elapsed_before": job.elapsed_seconds,
             "resumed_from": resumed_from,
         }
@@ -158,7 +160,7 @@ class TrainingRunner:
             if not job_updates.move(job, JobState.RUNNING, self._node, **fields):
                 return
             memory_ledger.record_use(job.pk, Use.LOADING)
-        started = workload.launch(
+        started = process_tree.launch(
             job.pk, job.running_generation, command, self._cluster, cwd=run.folder, grace=STOP_GRACE
         )
         TrainingJob.objects.filter(pk=job.pk, running_generation=job.running_generation).update(pid=started.pid)
@@ -172,7 +174,7 @@ class TrainingRunner:
             self._sweep(job, run, state)
 
     def _sweep(self, job: TrainingJob, _run, _state) -> None:
-        workload.kill_leftovers(job.pk, self._cluster)
+        process_tree.kill_leftovers(job.pk, self._cluster)
 
     def _again(self, job: TrainingJob, _run, _state, **fields) -> None:
         """On the same devices, from the last checkpoint."""

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from accounts import services as accounts
 from accounts.models import Role, Scope, Tenant, User
-from launcher import private_files
+from launcher import data_folder
 from models_app import packaged_models
 from models_app.models import Mode, Model
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         first = not Tenant.objects.exists()
         addresses = {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
         record = {**addresses, **(create_first_tenant() if first else self._load_record())}
-        private_files.write(settings.DATA_DIR / RECORD_FILE, json.dumps(record, indent=2))
+        data_folder.write(settings.DATA_DIR / RECORD_FILE, json.dumps(record, indent=2))
         link = f"{base_url}/console/enter/{accounts.one_time_link(self._operator(record))}"
         self.stdout.write(json.dumps({**record, "login_link": link, "first": first}))
 

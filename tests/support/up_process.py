@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import processes, runstate
+from launcher import processes, run_state
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = {"DATABASE_URL": None, "REDIS_URL": None, "SERAI_SKIP_ENGINE_INSTALL": "1"}  # with servers of its own
@@ -83,7 +83,7 @@ class Up:
     def wait_until_ready(self) -> str:
         """The base URL."""
         url = self.wait_for(r"Address +(\S+)").group(1)
-        self.session = runstate.load(self.data)["session"]
+        self.session = run_state.load(self.data)["session"]
         return url
 
     def left(self) -> list:

@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.browser import blank_page
+from tests.support.browser_page import blank_page
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_TIMEOUT = 120
-ADAPTERS = "tests.fakes.adapter.FakeAwareEngine,engines.llamacpp.LlamaCppEngine"
+ADAPTERS = "tests.fakes.fake_aware_engine.FakeAwareEngine,engines.llamacpp.LlamaCppEngine"
 
 
 def eventually(check, seconds: float = 30, pause: float = 0.1):
@@ -126,7 +126,7 @@ def running(data: Path, *arguments: str, **more: str) -> Iterator[LiveProduct]:
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
         "SERAI_ENGINE_ADAPTERS": ADAPTERS, "SERAI_FIRST_BYTE_TIMEOUT": "5",
-        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.support.placed_training_jobs.trainer", **more,
+        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.support.agent_jobs.trainer", **more,
     }  # fmt: skip
     with (data.parent / f"{data.name}.log").open("wb") as log:
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ SHARED_PRODUCT = ("tests/live/", "tests/real/")  # each starts one running produ
 PLATFORM = Path(__file__).resolve().parents[2] / "platform"
 sys.path.insert(0, str(PLATFORM))  # pytest itself does it later than it loads this plugin
 
-from launcher.problems import CannotStart  # noqa: E402
+from launcher.start_errors import CannotStart  # noqa: E402
 from launcher.temporary_servers import TemporaryServers  # noqa: E402
 
 data_folder = pytest.StashKey[Path]()

@@ -7,8 +7,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from tests.live.product import ROOT, LiveProduct
-from tests.support import adapter_folders
+from tests.support import adapter_files
+from tests.support.live_product import ROOT, LiveProduct
 
 KEEP = """
 import json
@@ -31,7 +31,7 @@ def save_version(
     name: str,
     *,
     key: str = "",
-    make=adapter_folders.write_folder,
+    make=adapter_files.write_folder,
     **options,
 ) -> str:
     """Save a new version of the adapter `name`, trained for the key `key`; `make` writes its files. Returns its id."""

@@ -16,8 +16,8 @@ from models_app.models import Model
 from node_agent import folders, shims
 from node_agent.reconciler import Agent
 from node_agent.shims import ShimState
-from tests.fakes.adapter import TAG
-from tests.support.trainer_folders import FAKE, conversation
+from tests.fakes.fake_aware_engine import TAG
+from tests.support.trainer_runs import FAKE, conversation
 from training.datasets import storage
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob

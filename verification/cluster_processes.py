@@ -14,13 +14,13 @@ import psutil
 from accounts.models import Installation
 from core import broker
 from inference.models import Device, Node
-from launcher.private_files import ROOT
+from launcher.data_folder import ROOT
 from launcher.processes import SESSION_VARIABLE, find_session, start_time
 from launcher.temporary_servers import TemporaryServers
 from node_agent import processes
 from node_agent.processes import MarkedProcess
 from node_agent.shim.proc import send_signal
-from verification.adapter import ENGINE
+from verification.engine_plugin import ENGINE
 
 AGENT_NAMES = ("one", "two")
 READY_TIMEOUT = 180

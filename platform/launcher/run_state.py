@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from core import process_identity
-from launcher import private_files
-from launcher.problems import CannotStart
+from launcher import data_folder
+from launcher.start_errors import CannotStart
 
 SERVER_VARIABLES = ("DATABASE_URL", "REDIS_URL")
 
@@ -27,7 +27,7 @@ def hold_lock(data: Path) -> Iterator[None]:
 
 
 def save(data: Path, state: dict[str, Any]) -> None:
-    private_files.write(_path(data), json.dumps(state))
+    data_folder.write(_path(data), json.dumps(state))
 
 
 def load(data: Path) -> dict[str, Any]:

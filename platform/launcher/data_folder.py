@@ -6,7 +6,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from launcher.problems import CannotStart
+from launcher.start_errors import CannotStart
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTE = 1024**2
