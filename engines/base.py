@@ -14,9 +14,6 @@ from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 from models_app.options import AdapterLimits
 
-MIB = 1024 * 1024
-GIB = 1024 * MIB
-
 
 @dataclass(frozen=True)
 class MemoryEstimate:

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from core.units import GIB, MIB
 from engines import install
-from engines.base import GIB, MIB, Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
+from engines.base import Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
+from engines.launch_environment import cuda_variables
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -167,9 +169,4 @@ def _device_arguments(request: LaunchRequest) -> list[str]:
 
 def _environment(request: LaunchRequest) -> dict[str, str]:
     common = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(request.work_folder), "LANG": "C.UTF-8"}
-    if request.device_kind == "cpu":
-        return common
-    return common | {
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    }
+    return common if request.device_kind == "cpu" else common | cuda_variables(request.device_indexes)

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from core.units import MIB
+from engines.base import Command, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 
 ENGINE = Path(__file__).with_name("engine.py")

@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from core.units import MIB
+from engines.base import Command, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 from models_app.models import Mode
 
