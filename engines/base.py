@@ -44,7 +44,7 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True)
-class Command:
+class LaunchCommand:
     argv: list[str]
     env: dict[str, str]
 
@@ -152,7 +152,7 @@ class Engine:
         """The adapter limits of the engine when it is started for `model` now; None if it takes none."""
         return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         """The arguments and the complete environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from core.units import GIB, MIB
 from engines import install
-from engines.base import Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
+from engines.base import Engine, EngineReadings, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
 from engines.launch_environment import cuda_variables
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
@@ -75,7 +75,7 @@ class LlamaCppEngine(Engine):
             artefact.weight_bytes, BASE_BYTES[device_kind] + _compute_bytes(model, artefact), kv_cache
         )
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         model, artefact = request.model, request.artefact
         sequences = slots(model, artefact, request.device_kind)
         argv = [
@@ -105,7 +105,7 @@ class LlamaCppEngine(Engine):
             *_model_arguments(model, artefact),
             *_device_arguments(request),
         ]
-        return Command(argv, _environment(request))
+        return LaunchCommand(argv, _environment(request))
 
 
 def slots(model: Model, artefact: Artefact, device_kind: str) -> int:

@@ -7,7 +7,7 @@ from django.conf import settings
 
 from core.units import GIB, MIB
 from engines import install
-from engines.base import AdapterRoutes, Command, Engine, LaunchRequest, MemoryEstimate, Symptom
+from engines.base import AdapterRoutes, Engine, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
 from engines.launch_environment import OFFLINE, cuda_variables
 from engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
@@ -115,7 +115,7 @@ class VllmEngine(Engine):
             return wanted
         return "float32" if device_kind == "cpu" else "bfloat16"
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         argv = [
             str(self._python()),
             *self._program(request.device_kind),
@@ -133,7 +133,7 @@ class VllmEngine(Engine):
             *self._model_arguments(request),
             *self._device_arguments(request),
         ]
-        return Command(argv, self._environment(request))
+        return LaunchCommand(argv, self._environment(request))
 
     def _program(self, device_kind: str) -> list[str]:
         """CUDA must not be initialised before a fork, so on GPUs vLLM's own module chooses how its processes start."""

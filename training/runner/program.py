@@ -7,7 +7,7 @@ from django.utils.module_loading import import_string
 
 from core.errors import NotFound
 from engines import install
-from engines.base import Command
+from engines.base import LaunchCommand
 from engines.launch_environment import OFFLINE, cuda_variables
 from engines.memory import cpu_threads
 from inference.models import DeviceKind
@@ -47,7 +47,7 @@ def spec_for(job: TrainingJob) -> TrainingSpec:
     )
 
 
-def command_for(job: TrainingJob, folder: Path) -> Command:
+def command_for(job: TrainingJob, folder: Path) -> LaunchCommand:
     argv = [*import_string(settings.TRAINER)(job), str(folder / "spec.json")]
     environment = {
         "PATH": f"{Path(argv[0]).parent}:/usr/local/bin:/usr/bin:/bin",
@@ -57,7 +57,7 @@ def command_for(job: TrainingJob, folder: Path) -> Command:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return Command(argv, environment | _devices(job))
+    return LaunchCommand(argv, environment | _devices(job))
 
 
 def _devices(job: TrainingJob) -> dict[str, str]:
