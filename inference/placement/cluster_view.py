@@ -1,7 +1,9 @@
 """Builds the input of placement from rows: devices, instances that hold their memory, and gateway reports on these."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import takewhile
 
 from django.conf import settings
 from django.utils import timezone
@@ -10,8 +12,7 @@ from django.utils.translation import gettext as _
 from accounts import configuration
 from inference.instances import gateway_reports
 from inference.instances.gateway_reports import GatewayReports
-from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation
-from inference.placement import decision_log
+from inference.models import Desired, Device, Instance, InstanceState, Node, PlacementRecord, Reservation
 from inference.placement.types import ClusterView, DeviceView, Occupant
 from models_app.models import Model
 
@@ -24,7 +25,7 @@ def view_for_model(model: Model) -> ClusterView:
         occupants=_occupants(),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
-        awaited=decision_log.devices_awaited_before(model),
+        awaited=_devices_awaited_before(model),
     )
 
 
@@ -34,7 +35,7 @@ def view_for_workload(engine: str, since: datetime) -> ClusterView:
         devices=tuple(device_views(engine)),
         occupants=_occupants(),
         residency=settings.MIN_RESIDENCY_SECONDS,
-        awaited=decision_log.devices_awaited_since(since),
+        awaited=_devices_awaited_since(since),
     )
 
 
@@ -102,3 +103,17 @@ def _idle_seconds(instance: Instance, resident: float, traffic_now: GatewayRepor
     if any(beat.inflight.get(instance.pk) for beat in traffic_now.heartbeats):
         return None
     return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)])
+
+
+def _devices_awaited_before(model: Model) -> frozenset[int]:
+    """Ids of devices that other models have waited for longer than `model`: it evicts nothing there."""
+    return _wanted_devices(takewhile(lambda record: record.model_id != model.pk, PlacementRecord.objects.waiting()))
+
+
+def _devices_awaited_since(moment: datetime) -> frozenset[int]:
+    """Ids of devices that models have waited for since `moment` or longer."""
+    return _wanted_devices(PlacementRecord.objects.waiting().filter(created_at__lte=moment))
+
+
+def _wanted_devices(records: Iterable[PlacementRecord]) -> frozenset[int]:
+    return frozenset(device for record in records for device in record.decision["wanted"])
