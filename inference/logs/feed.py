@@ -113,8 +113,8 @@ class Feed:
         try:
             allowed = await database_sync_to_async(self._reader.may_still_read)()
         except (DatabaseError, InterfaceError):
-            return DATABASE_UNAVAILABLE
-        return None if allowed else NOT_ALLOWED
+            return str(DATABASE_UNAVAILABLE)
+        return None if allowed else str(NOT_ALLOWED)
 
     def _mark_sent(self, chunk: bytes) -> bytes:
         self._sent_at = time.monotonic()

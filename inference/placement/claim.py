@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -42,7 +43,7 @@ def place_instance(
     request = replace(resource_options.placement_request(model), is_retry=is_retry)
     instance_id = ids.new_instance_id()
     decision = place_and_claim(instance_id, request, lambda: cluster_view.view_for_model(model))
-    if not decision.placed:
+    if decision.option is None:
         waits = on_demand and decision.waits and not is_retry
         decision_log.save_decision(model, decision, DecisionOutcome.WAITING if waits else DecisionOutcome.REFUSED)
         raise reason_messages.refusal_error(decision, waits) from PlacementRefused(decision)
@@ -85,17 +86,19 @@ def place_and_claim(owner: str, request: PlacementRequest, view: Callable[[], Cl
     return replace(decision, option=None, devices=(), claims={}, victims=(), waits=True, wanted=wanted)
 
 
-def placement_json(decision: PlacementDecision) -> dict:
-    """What the agent needs to launch it: devices, and the estimated bytes."""
-    estimate = decision.option.estimate
+def placement_json(decision: PlacementDecision) -> dict[str, Any]:
+    """What the agent needs to launch a placed one: devices, and the estimated bytes."""
+    option = decision.option
+    assert option is not None, "only a decision that is placed is launched"
+    estimate = option.estimate
     return {
-        "device_kind": decision.option.kind,
+        "device_kind": option.kind,
         "device_indexes": [device.index for device in decision.devices],
         "weights": estimate.weights,
         "overhead": estimate.overhead,
         "kv_cache": estimate.kv_cache,
-        "source": decision.option.source,
-        "digest": decision.option.digest,
+        "source": option.source,
+        "digest": option.digest,
     }
 
 

@@ -80,8 +80,7 @@ def _claims_by_owner() -> dict[str, dict[int, int]]:
 
 
 def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayReports) -> Occupant:
-    ready = instance.state == InstanceState.READY
-    resident = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds() if ready else None
+    resident = _resident_seconds(instance)
     return Occupant(
         instance_id=instance.pk,
         model_id=instance.model_id,
@@ -89,7 +88,7 @@ def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayRe
         tenant_id=instance.tenant_id,
         held_bytes=claims,
         priority=instance.model.priority,
-        idle=_idle_seconds(instance, resident, traffic_now) if ready else None,
+        idle=None if resident is None else _idle_seconds(instance, resident, traffic_now),
         resident=resident,
         pinned=instance.model.pinned,
         has_waiters=any(beat.waiting.get(instance.model_id) for beat in traffic_now.heartbeats),
@@ -98,11 +97,19 @@ def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayRe
     )
 
 
+def _resident_seconds(instance: Instance) -> float | None:
+    """Since it was ready; None while it is not."""
+    if instance.state != InstanceState.READY:
+        return None
+    return (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds()
+
+
 def _idle_seconds(instance: Instance, resident: float, traffic_now: GatewayReports) -> float | None:
     """Seconds since the last request to this instance ended, or since it was ready; None while one is in flight."""
     if any(beat.inflight.get(instance.pk) for beat in traffic_now.heartbeats):
         return None
-    return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)])
+    since_requests = (beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)
+    return float(min([resident, *since_requests]))
 
 
 def _devices_awaited_before(model: Model) -> frozenset[int]:

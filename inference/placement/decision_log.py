@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 from django.utils import timezone
 
@@ -27,7 +28,7 @@ def save_decision(
     PlacementRecord.objects.filter(pk__in=list(old)).delete()
 
 
-def as_json(decision: PlacementDecision) -> dict:
+def as_json(decision: PlacementDecision) -> dict[str, Any]:
     return {
         "way": _option_json(decision.option) if decision.option else None,
         "node": decision.devices[0].node_name if decision.devices else None,
@@ -47,11 +48,11 @@ def _is_repeated(record: PlacementRecord) -> bool:
     return within is not None and record.updated_at > timezone.now() - within
 
 
-def _option_json(option: ResourceOption) -> dict:
+def _option_json(option: ResourceOption) -> dict[str, Any]:
     return {**asdict(option), "total": option.estimate.total}
 
 
-def _victim_json(victim: Occupant) -> dict:
+def _victim_json(victim: Occupant) -> dict[str, Any]:
     return {
         "instance_id": victim.instance_id,
         "model_id": victim.model_id,
