@@ -20,6 +20,7 @@ from tests.monitoring.test_sockets import (
     connections,
     hear,
     is_cut,
+    monitor,  # noqa: F401
     say,
     send_frame,
     shake_hands,
