@@ -287,21 +287,17 @@ def _house(source: Source) -> dict:
     arrows = arrows_in(source, "")
     back = back_arrows(arrows)
     found = {folder or ".": circles(arrows_in(source, folder)) for folder in source.folders}
-    rooms = {room: _lines(source.below(room)) for room in {module.parts[0] for module in source.modules}}
+    rooms: Counter[str] = Counter()
+    for module in source.modules:
+        rooms[module.parts[0]] += module.lines
     return {
         "lines": _lines(source.modules),
-        "rooms": dict(sorted(_with_suffix(source, rooms).items(), key=lambda room: (-room[1], room[0]))),
+        "rooms": dict(rooms.most_common()),
         "floors": floors(arrows),
         "arrows": len(arrows),
         "arrows back up": {f"{start} -> {end}": lines for (start, end), lines in sorted(back.items())},
         "circles between parts": {name: list(map(sorted, groups)) for name, groups in found.items() if groups},
     }
-
-
-def _with_suffix(source: Source, rooms: dict[str, int]) -> dict[str, int]:
-    """A module of the top level is a room too; it has no folder whose lines could be counted."""
-    loose = {module.parts[0]: module.lines for module in source.modules if len(module.parts) == 1}
-    return rooms | loose
 
 
 def _names_and_sizes(source: Source) -> dict:
@@ -357,13 +353,12 @@ def print_tables(measured: dict[str, dict]) -> None:
     rooms = sorted({room for figures in measured.values() for room in figures["rooms"]})
     room_rows = ([room, *(_room_cell(figures, room) for figures in measured.values())] for room in rooms)
     _print_rows(["room", *measured], room_rows)
-    for name, figures in measured.items():
-        columns = ["lines", "parts", "floors", "arrows", "back up"]
-        rows = ([folder, *(sheet[column] for column in columns)] for folder, sheet in figures["folders"].items())
-        _print_rows([f"folder in {name}", *columns], rows)
+    folders = sorted({folder for figures in measured.values() for folder in figures["folders"]})
+    sheet_rows = ([folder, *(_sheet_cell(figures, folder) for figures in measured.values())] for folder in folders)
+    _print_rows(["folder: parts, floors, arrows, back up", *measured], sheet_rows)
 
 
-def _summary_rows(measured: dict[str, dict]) -> Iterator[list]:
+def _summary_rows(measured: dict[str, dict]) -> Iterator[list[str]]:
     first = next(iter(measured.values()))
     for measure_name in first:
         if measure_name != "folders":
@@ -395,9 +390,14 @@ def _room_cell(figures: dict, room: str) -> str:
     return f"{lines:,} ({_percent(lines, figures['lines'])} %)" if lines else ""
 
 
-def _print_rows(head: list[str], rows: Iterable[list]) -> None:
+def _sheet_cell(figures: dict, folder: str) -> str:
+    sheet = figures["folders"].get(folder)
+    return ", ".join(str(sheet[column]) for column in ("parts", "floors", "arrows", "back up")) if sheet else ""
+
+
+def _print_rows(head: list[str], rows: Iterable[list[str]]) -> None:
     for row in [head, ["---"] * len(head), *rows]:
-        print("|", *(f"{cell:,} |" if isinstance(cell, int) else f"{cell} |" for cell in row))
+        print("|", *(f"{cell} |" for cell in row))
     print()
 
 
