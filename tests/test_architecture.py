@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from engines import fetching, vllm
+from node_agent import shims
+from training.datasets import tokens
+from verification import engine_plugin
+
 ROOT = Path(__file__).resolve().parents[1]
 # Each app may import itself and the apps of earlier lines; apps of one line do not know each other.
 LAYERS = [
@@ -170,6 +175,12 @@ def test_the_shim_is_of_the_standard_library():
     own = {path.stem for path in shim}
     found = {module.split(".")[0] for path in shim for _node, module in imports(path)}
     assert found - own - {"node_agent"} <= sys.stdlib_module_names
+
+
+def test_programs_that_are_started_by_their_path_exist():
+    """A moved module takes its path along without an error at import."""
+    programs = [vllm.LAUNCHER, fetching.SCRIPT, shims.SHIM / "__main__.py", tokens.PROGRAM, engine_plugin.ENGINE]
+    assert [str(path) for path in programs if not path.is_file()] == []
 
 
 def test_functions_and_modules_stay_short():

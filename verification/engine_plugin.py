@@ -6,7 +6,7 @@ from pathlib import Path
 from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 
-ENGINE = Path(__file__).with_name("engine.py")
+ENGINE = Path(__file__).with_name("mock_engine.py")
 
 
 class MockEngine(VllmEngine):

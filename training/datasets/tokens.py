@@ -17,14 +17,14 @@ from engines.memory import DEFAULT_CONTEXT_LIMIT
 from models_app import artefacts
 from models_app.models import Model
 from node_agent import shim
-from training import base_models
+from training import base_models, trainer
 from training.datasets import storage
 from training.models import Dataset
 
 logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
-PROGRAM = Path(__file__).parent / "trainer" / "counting.py"
+PROGRAM = Path(trainer.__file__).parent / "counting.py"
 MAX_ROWS = 20_000  # takes some seconds
 COUNT_TIMEOUT = 60.0
 MAX_CONCURRENT = 2  # in one process: each takes a core
