@@ -1,5 +1,6 @@
 """Process trees under the shim: read their status, launch them, end them, and build the command of an engine."""
 
+from enum import Enum
 from pathlib import Path
 
 from django.conf import settings
@@ -10,11 +11,19 @@ from engines.base import Command, LaunchRequest, MemoryEstimate
 from inference.models import Instance
 from models_app import artefacts, packaged_models, profiles
 from node_agent import folders, processes, shims
-from node_agent.decide import ProcessStatus
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 STOP_GRACE = 15
 SECRET_NAME_PARTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+RunKey = tuple[str, int]  # the id of a row and the generation of its run
+
+
+class ProcessStatus(Enum):
+    NONE = "none"  # no run of this generation was started, or no trace of it is left
+    RUNNING = "running"
+    EXITED = "exited"  # the shim has recorded its exit
+    LOST = "lost"  # the shim itself is gone
 
 
 def command_for(instance: Instance) -> Command:

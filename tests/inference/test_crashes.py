@@ -19,7 +19,7 @@ from inference.models import CrashDossier, Instance, InstanceState
 from inference.serving import services
 from models_app.models import Model
 from node_agent import folders, shims
-from node_agent.reconciler import Agent
+from node_agent.agent import Agent
 from tests.support import instance_rows
 
 WAIT = 60  # seconds, on a busy machine

@@ -14,7 +14,7 @@ from inference.placement import claim, cluster_view
 from inference.placement.types import PlacementRequest, ResourceOption
 from models_app.models import Model
 from node_agent import folders, shims
-from node_agent.reconciler import Agent
+from node_agent.agent import Agent
 from node_agent.shims import ShimState
 from tests.fakes.fake_aware_engine import TAG
 from tests.support.trainer_runs import FAKE, conversation
