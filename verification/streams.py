@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from verification.product import VerifiedProduct, eventually
@@ -45,8 +46,7 @@ class StreamingClients:
 
     def _wait_for_another_stream(self) -> None:
         for outcomes in self.outcomes.values():
-            enough = outcomes["whole"] + 1
-            eventually(lambda outcomes=outcomes, enough=enough: outcomes["whole"] >= enough)
+            eventually(partial(_has_whole, outcomes, outcomes["whole"] + 1))
 
     def _stream_until_over(self) -> None:
         while not self._is_over.is_set():
@@ -64,6 +64,10 @@ class StreamingClients:
         self.outcomes[model][outcome] += 1
         if outcome == "refused":
             time.sleep(RETRY_INTERVAL)
+
+
+def _has_whole(outcomes: Counter, count: int) -> bool:
+    return outcomes["whole"] >= count
 
 
 def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:

@@ -50,18 +50,21 @@ class MetricAggregate:
     def percentile(self, share: float) -> float | None:
         """From the histogram buckets: exact to the width of a bucket, and between `low` and `high`."""
         rank, below = share * sum(self.buckets), 0
-        if not rank:
+        if not rank or self.low is None or self.high is None:
             return None
         for bucket, count in enumerate(self.buckets):
             if below + count >= rank:
-                return self._interpolate(bucket, (rank - below) / count)
+                value = _interpolate(bucket, (rank - below) / count, self.high)
+                return min(max(value, self.low), self.high)
             below += count
         return self.high
 
-    def _interpolate(self, bucket: int, fraction: float) -> float:
-        lower = BOUNDS[bucket - 1] if bucket else 0.0
-        upper = BOUNDS[bucket] if bucket < len(BOUNDS) else self.high
-        return min(max(lower + fraction * (upper - lower), self.low), self.high)
+
+def _interpolate(bucket: int, fraction: float, high: float) -> float:
+    """The value at this fraction of the bucket; the last bucket ends at `high`."""
+    lower = BOUNDS[bucket - 1] if bucket else 0.0
+    upper = BOUNDS[bucket] if bucket < len(BOUNDS) else high
+    return lower + fraction * (upper - lower)
 
 
 def level_for(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from core.closing import shutdown
+from core.asgi_server import shutdown
 
 SHUTDOWN_TIMEOUT = 20
 

@@ -17,7 +17,8 @@ from accounts import views
 from accounts.models import ApiKey, Role, Scope
 from accounts.permissions import PolicyPermission, required_permission
 from accounts.policy import Permission
-from core.tenancy import TenantQuerySet, TenantScopedMixin
+from core.tenancy import TenantQuerySet
+from core.tenant_views import TenantScopedMixin
 from inference.models import Task, TaskKind
 from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
