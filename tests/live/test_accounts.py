@@ -5,7 +5,7 @@ import json
 import httpx
 from websockets.sync.client import connect
 
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 SOON = 30
 

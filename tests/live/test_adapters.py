@@ -7,7 +7,7 @@ import pytest
 
 from tests.live.test_lifecycle import becomes, chat, status
 from tests.support import live_adapters
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 CLIENTS = 8
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.live.test_lifecycle import becomes, finished, info, status
 from tests.support import live_adapters
-from tests.support.live_product import eventually, running
+from tests.support.live_product import running
+from tests.support.waiting import eventually
 
 CLIENTS = 20
 OUTAGE_SECONDS = 10  # longer than a gateway may be silent before it counts as such

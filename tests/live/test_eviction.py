@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.live.test_lifecycle import becomes, chat, finished, status
-from tests.support.live_product import LiveProduct, eventually, running
+from tests.support.live_product import LiveProduct, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from websockets.sync.client import connect
 
 from tests.live.test_draining import frozen, postgres_processes
 from tests.live.test_lifecycle import chat
-from tests.support.live_product import eventually, running
+from tests.support.live_product import running
+from tests.support.waiting import eventually
 
 METRICS, PERFORMANCE = "/api/monitoring/metrics", "/api/monitoring/performance"
 LONG = 90  # seconds that anything here may take on a busy machine

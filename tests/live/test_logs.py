@@ -6,7 +6,8 @@ import signal
 from itertools import islice
 
 from tests.live.test_lifecycle import chat, engine_pid, info, worker_of
-from tests.support.live_product import Person, eventually, running
+from tests.support.live_product import Person, running
+from tests.support.waiting import eventually
 
 LOADING, READY, WORDS = "fake engine: loading weights", "fake engine: ready", "ValueError: the rope is short"
 DEATH = {"crash_before_ready": {"code": 3, "stderr": WORDS}}

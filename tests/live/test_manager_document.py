@@ -7,7 +7,7 @@ import os
 import psutil
 import pytest
 
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 NAME, ALIASES = "Qwen3-Coder-30B-A3B-64K", ["Qwen3-Coder-30B-64K", "Qwen3-Coder"]
 EMBEDDER, RERANKER = "Qwen3-Embedding-8B", "bge-reranker-v2-m3"

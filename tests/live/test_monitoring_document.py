@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support.browser_page import browser, needs_chromium
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 LONG = 60  # seconds that anything here may take on a busy machine
 SOON = 20  # what should take five

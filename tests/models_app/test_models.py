@@ -18,9 +18,9 @@ from inference.models import InstanceState, UsageRecord
 from models_app import artefacts
 from models_app.models import Model
 from tests.support import instance_rows, weight_files
-from tests.support.live_product import eventually
 from tests.support.user_fixtures import person
 from tests.support.uvicorn_server import address  # noqa: F401
+from tests.support.waiting import eventually
 
 MODELS = "/api/models"
 EXAMPLE = {

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from engines import install
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 MODEL = "serai-demo"
 ADAPTER = "zorb"
