@@ -134,9 +134,9 @@ def _safetensors_tensor(entry) -> tuple[int, int, str]:
     return begin, end, name
 
 
-def _sizes(values, most: int) -> list[int]:
-    """The values as at most `most` sizes. Raises DamagedWeights."""
-    if not isinstance(values, list) or len(values) > most:
+def _sizes(values, max_count: int) -> list[int]:
+    """The values as at most `max_count` sizes. Raises DamagedWeights."""
+    if not isinstance(values, list) or len(values) > max_count:
         raise DamagedWeights(IMPOSSIBLE_SHAPE)
     if not all(type(value) is int and 0 <= value <= MAX_DIMENSION for value in values):
         raise DamagedWeights(IMPOSSIBLE_SHAPE)

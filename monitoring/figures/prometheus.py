@@ -68,9 +68,9 @@ class MetricFamily:
     def lines_per_series(self) -> int:
         return len(SHOWN_BOUNDS) + 3 if self.kind is MetricKind.HISTOGRAM else 1
 
-    def lines(self, most: int) -> Iterator[str]:
-        """The lines of at most `most` series."""
-        shown = sorted(self.figures)[:most]
+    def lines(self, max_series: int) -> Iterator[str]:
+        """The lines of at most `max_series` series."""
+        shown = sorted(self.figures)[:max_series]
         if not shown:
             return
         yield f"# HELP {self.name} {self.help}"

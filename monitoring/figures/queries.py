@@ -68,13 +68,13 @@ def _interpolate(bucket: int, fraction: float, high: float) -> float:
 
 
 def level_for(
-    start: datetime, end: datetime, wanted: RollupLevel | None = None, most: int = DEFAULT_POINTS
+    start: datetime, end: datetime, wanted: RollupLevel | None = None, max_points: int = DEFAULT_POINTS
 ) -> RollupLevel:
-    """The wanted level, or the finest with at most `most` points; a coarser one if that one is not kept so long."""
+    """The wanted level, or the finest with at most `max_points`; a coarser one if that one is not kept so long."""
     if wanted:
         fitting = LEVELS[LEVELS.index(wanted) :]
     else:
-        fitting = [level for level in LEVELS if point_count(start, end, level) <= most]
+        fitting = [level for level in LEVELS if point_count(start, end, level) <= max_points]
     kept = [level for level in fitting if level.table.oldest_kept() <= start.date()]
     return next(iter(kept or fitting[-1:]), LEVELS[-1])
 

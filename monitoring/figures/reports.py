@@ -64,7 +64,7 @@ def metrics(
 
 
 def _visible_series(actor: Actor, names: list[str]) -> QuerySet:
-    """Totals of all machines for everybody. Totals of all models for operators, else the tenant's traffic."""
+    """Totals of all machines for all users. Totals of all models for operators, else the tenant's traffic."""
     series = Series.objects.filter(metric__in=names)
     if actor.sees_all:
         return series.totals()

@@ -107,7 +107,7 @@ def _engine_samples(node: Node, at: datetime, meter: EngineMeter, instances: lis
 
 
 def _publish(node: Node) -> None:
-    """Each machine to operators, the mean of all machines to everybody."""
+    """Each machine to operators, the mean of all machines to all users."""
     events.publish_now([events.OPERATORS], HOST_METRICS, node.pk, latest.host_event(node))
     events.publish_now([events.EVERYONE], HOST_METRICS, "", latest.mean_event())
     for device in latest.sampled_gpus().filter(node=node):

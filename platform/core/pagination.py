@@ -51,11 +51,11 @@ class PagePagination(BasePagination):
         ]
 
 
-def query_integer(request: Request, name: str, default: int, most: int) -> int:
-    """An integer query parameter from 1 to `most`. Raises InvalidRequest."""
+def query_integer(request: Request, name: str, default: int, max_value: int) -> int:
+    """An integer query parameter from 1 to `max_value`. Raises InvalidRequest."""
     text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= max_value):
         raise InvalidRequest(
-            _("%(name)s must be a whole number from 1 to %(most)d.") % {"name": name, "most": most}, param=name
+            _("%(name)s must be a whole number from 1 to %(most)d.") % {"name": name, "most": max_value}, param=name
         )
     return int(text)
