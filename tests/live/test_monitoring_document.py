@@ -253,24 +253,24 @@ def say_until(ws, message: dict, kind: str) -> dict:
 def test_the_log_of_a_model_is_followed_over_a_reconnect(product, acme, member, stranger):
     name = acme.fake_model()
     member.post(f"/api/models/{name}/start")
-    wish = {"action": "subscribe", "events": ["logs"], "model_id": name}
+    subscription = {"action": "subscribe", "events": ["logs"], "model_id": name}
     with socket_of(product, member) as ws:
-        assert send_message(ws, wish)["type"] == "subscribed"
+        assert send_message(ws, subscription)["type"] == "subscribed"
         first = next_of_kind(ws, "log")
         assert first.keys() == {"model_id", "id", "timestamp", "level", "message", "instance_id", "replica"}
     lines_shown = []
     with socket_of(product, member) as ws:
-        send_message(ws, {**wish, "since": "0-0"})
+        send_message(ws, {**subscription, "since": "0-0"})
         lines_shown.append(next_of_kind(ws, "log"))
     with socket_of(product, member) as ws:
-        send_message(ws, {**wish, "since": lines_shown[0]["id"]})
+        send_message(ws, {**subscription, "since": lines_shown[0]["id"]})
         member.post(f"/api/models/{name}/restart")
         lines_shown += [next_of_kind(ws, "log") for _line in range(3)]
     assert lines_shown[0]["id"] == first["id"]
     assert len({line["id"] for line in lines_shown}) == 4
     assert sorted(lines_shown, key=lambda line: line["id"]) == lines_shown
     with socket_of(product, stranger) as ws:
-        assert send_message(ws, wish)["error"]["code"] == "MODEL_NOT_FOUND"
+        assert send_message(ws, subscription)["error"]["code"] == "MODEL_NOT_FOUND"
 
 
 @needs_chromium

@@ -29,7 +29,7 @@ from tests.support.uvicorn_server import address  # noqa: F401
 LOGS = {"action": "subscribe", "events": ["logs"], "model_id": "ours"}
 
 
-def follow(ws, model, **options) -> None:  # noqa: F811
+def follow_logs(ws, model, **options) -> None:  # noqa: F811
     assert send_message(ws, {**LOGS, "model_id": model.pk, **options})["model_id"] == model.pk
 
 
@@ -64,12 +64,12 @@ def test_the_last_lines_are_told_and_then_each_new_one(monitor, viewer, model): 
 def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  # noqa: F811
     write(model, "one", "two")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         had = lines(ws, 2)[-1]["id"]
     many = [f"line {number}" for number in range(3 * followed.PAGE_LINES)]
     write(model, *many, at=1_700_000_100)
     with monitor(access(viewer)) as ws:
-        follow(ws, model, since=had)
+        follow_logs(ws, model, since=had)
         assert texts(ws, len(many)) == many
         write(model, "last", at=1_700_001_000)
         assert texts(ws, 1) == ["last"]
@@ -78,7 +78,7 @@ def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  #
 def test_all_that_is_kept_comes_after_the_first_id_of_all(monitor, viewer, model):  # noqa: F811
     write(model, *map(str, range(followed.MAX_LINES + 5)))
     with monitor(access(viewer)) as ws:
-        follow(ws, model, since="0-0")
+        follow_logs(ws, model, since="0-0")
         assert texts(ws, followed.MAX_LINES + 5)[0] == "0"
 
 
@@ -95,7 +95,7 @@ def test_several_models_are_followed_by_one_socket_and_left_one_by_one(monitor, 
     other = Model.objects.create(tenant=tenant, name="other")
     with monitor(access(viewer)) as ws:
         for followed_model in (model, other):
-            follow(ws, followed_model)
+            follow_logs(ws, followed_model)
             write(followed_model, followed_model.name)
             assert texts(ws, 1) == [followed_model.name]
         assert send_message(ws, {**LOGS, "action": "unsubscribe", "model_id": model.pk})["type"] == "unsubscribed"
@@ -112,8 +112,8 @@ def test_one_socket_follows_a_few_models_only(monitor, viewer, tenant, model, mo
     monkeypatch.setattr(followed, "MAX_MODELS", 1)
     other = Model.objects.create(tenant=tenant, name="other")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
-        follow(ws, model)
+        follow_logs(ws, model)
+        follow_logs(ws, model)
         assert send_message(ws, {**LOGS, "model_id": other.pk})["error"]["details"].keys() == {"model_id"}
 
 
@@ -132,7 +132,7 @@ def test_a_wrong_wish_is_refused_by_name_and_the_socket_lives(monitor, viewer, m
         reply = send_message(ws, {**LOGS, **options})
         assert (reply["type"], reply["error"]["code"]) == ("error", "INVALID_REQUEST")
         assert list(reply["error"]["details"]) == [field]
-        follow(ws, model)
+        follow_logs(ws, model)
 
 
 def test_a_foreign_model_is_as_if_missing_and_anothers_public_one_has_no_log(monitor, stranger, model):  # noqa: F811
@@ -153,11 +153,11 @@ def test_an_operator_reads_every_log_with_paths_and_a_tenant_its_own_without(
     write(model, "loading /srv/secret/weights.bin")
     write(theirs, "theirs")
     with monitor(access(operator)) as above, monitor(access(viewer)) as below:
-        follow(above, model)
-        follow(below, model)
+        follow_logs(above, model)
+        follow_logs(below, model)
         assert texts(above, 1) == ["loading /srv/secret/weights.bin"]
         assert texts(below, 1) == ["loading …/weights.bin"]
-        follow(above, theirs)
+        follow_logs(above, theirs)
         assert texts(above, 1) == ["theirs"]
 
 
@@ -166,7 +166,7 @@ def test_a_model_that_may_no_longer_be_read_is_told_no_more_of(monitor, key, ten
     secret = key(scopes=[Scope.READ], allowed_models=[model.pk, other.pk])
     with monitor(secret) as ws:
         for followed_model in (model, other):
-            follow(ws, followed_model)
+            follow_logs(ws, followed_model)
         ApiKey.objects.update(allowed_models=[other.pk])
         ended = receive_message(ws)["error"]
         assert (ended["code"], ended["details"]) == ("MODEL_NOT_FOUND", {"model_id": model.pk})
@@ -179,7 +179,7 @@ def test_a_model_that_may_no_longer_be_read_is_told_no_more_of(monitor, key, ten
 
 def test_a_deleted_models_log_ends(monitor, viewer, model):  # noqa: F811
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         model_id = model.pk
         model.delete()
         assert receive_message(ws)["error"]["details"] == {"model_id": model_id}
@@ -188,7 +188,7 @@ def test_a_deleted_models_log_ends(monitor, viewer, model):  # noqa: F811
 def test_lines_that_valkey_lost_and_got_again_are_told_once(monitor, viewer, model):  # noqa: F811
     write(model, "one", "two", "three")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         assert texts(ws, 3) == ["one", "two", "three"]
         broker.client().flushdb()
         write(model, "one", "two", "three", "four")
@@ -200,7 +200,7 @@ def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # n
     with ExitStack() as stack:
         for _socket in range(20):
             ws = stack.enter_context(monitor(access(viewer)))
-            follow(ws, model)
+            follow_logs(ws, model)
             write(model, "line")
             assert texts(ws, 1) == ["line"]
             broker.client().delete(*stream.keys(model.pk))
@@ -218,5 +218,5 @@ def test_who_reads_nothing_is_dropped_in_the_midst_of_a_log(monitor, viewer, mod
         send_frame(silent, json.dumps({**LOGS, "since": "0-0"}).encode())
         while not is_cut(silent):
             pass
-        follow(reader, model, lines=1)
+        follow_logs(reader, model, lines=1)
         assert len(lines(reader, 1)) == 1
