@@ -7,10 +7,10 @@ import uuid
 import orjson
 
 from core import cors
+from core.asgi_server import drop_client, transport_of
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
-from core.transport import drop_client, transport_of
 from gateway.errors import headers_for, render, render_event, status_for
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 from inference import usage
 from inference.models import Task
 from inference.placement import claim, estimate, reason_messages

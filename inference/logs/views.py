@@ -13,7 +13,7 @@ from accounts import audit, credential_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
-from core.inputs import validated
+from core.parsers import validated
 from core.streaming import AlwaysJson, EventStream
 from inference.logs import services
 from inference.logs.feed import LogReader, open_feed, parse_resume_id
