@@ -25,7 +25,7 @@ from gateway.errors import MethodNotAllowed
 from gateway.exchange import Exchange
 from gateway.metering.meter import UsageSink
 from gateway.responder import Responder
-from gateway.routing import model_lookup
+from gateway.routing import authentication, model_lookup
 from gateway.routing.snapshot import Caller, InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
 from gateway.routing.start_queue import RequestStart, StartQueues
 from gateway.routing.traffic import RequestTracker
@@ -109,7 +109,7 @@ class Gateway:
         request_start: RequestStart,
         sink: UsageSink,
         config: GatewayConfig,
-        verify: model_lookup.VerifyToken = tokens.verify,
+        verify: authentication.VerifyToken = tokens.verify,
     ):
         self.source, self.sink, self.config = source, sink, config
         self.client = EngineClient(config.connect_timeout)
@@ -157,18 +157,18 @@ class Gateway:
             raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        known = model_lookup.credential(headers) is not None
+        known = authentication.credential(headers) is not None
         return await self.source.decide(partial(self._authenticate, headers), wait_for_changes=known)
 
     def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: RoutingSnapshot) -> Caller:
         config = self.config
-        return model_lookup.authenticate(
+        return authentication.authenticate(
             headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
         )
 
     async def _list_models(self, out: Responder) -> dict:
         caller = await self.authenticate(out.headers)
-        model_lookup.require_permission(caller, Permission.LIST_MODELS)
+        authentication.require_permission(caller, Permission.LIST_MODELS)
         if out.path == MODEL_LIST_PATH:
             snapshot = self.source.current()
             found = model_lookup.visible_models(caller, snapshot)

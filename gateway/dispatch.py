@@ -10,7 +10,7 @@ from gateway.api import replies
 from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.stream_relay import Relay, TokenUsage
 from gateway.metering.meter import RequestRecord
-from gateway.routing import model_lookup, replica_choice
+from gateway.routing import replica_choice
 from gateway.routing.snapshot import InstanceEntry, ModelEntry
 from gateway.upstream import EngineConnection, UpstreamFailed, UpstreamStale, UpstreamTimeout, UpstreamUnreachable
 
@@ -106,7 +106,7 @@ class Dispatch:
 
     async def _send_with_retry(self) -> bytes:
         """The whole body or the first events; a request that failed without an answer is sent once more."""
-        tried: set[model_lookup.Run] = set()
+        tried: set[replica_choice.Run] = set()
         sent = 0
         while sent < MAX_SENDS:
             instance = await self._take_replica(tried, sent)
@@ -125,12 +125,12 @@ class Dispatch:
             self.close()
         raise errors.EngineUnavailable(DIED_MESSAGE, retry_after=RETRY_AFTER)
 
-    def _record_failure(self, instance: InstanceEntry, tried: set[model_lookup.Run]) -> None:
+    def _record_failure(self, instance: InstanceEntry, tried: set[replica_choice.Run]) -> None:
         run = (instance.id, instance.generation)
         tried.add(run)
         self._gateway.traffic.mark_suspect(run)
 
-    async def _take_replica(self, tried: set[model_lookup.Run], sent: int) -> InstanceEntry:
+    async def _take_replica(self, tried: set[replica_choice.Run], sent: int) -> InstanceEntry:
         """A request that was sent does not wait for a dead engine's next run: it may have killed the engine."""
         instance = self._choose(tried)
         if instance is None and tried:
@@ -151,10 +151,10 @@ class Dispatch:
         """Whether an agent is already starting the model's next run."""
         return any(entry.starting for entry in self._gateway.source.current().of_model(self._model.id))
 
-    def _choose(self, tried: set[model_lookup.Run]) -> InstanceEntry | None:
+    def _choose(self, tried: set[replica_choice.Run]) -> InstanceEntry | None:
         snapshot = self._gateway.source.current()
         traffic = self._gateway.traffic
-        return model_lookup.choose_replica(
+        return replica_choice.choose_replica(
             self._model,
             snapshot,
             traffic.inflight,
@@ -166,7 +166,7 @@ class Dispatch:
     def _prefix(self) -> bytes | None:
         return replica_choice.prefix_digest(self._prepared.payload, self._model.target)
 
-    async def _send_once(self, instance: InstanceEntry, tried: set[model_lookup.Run], *, fresh: bool) -> bytes:
+    async def _send_once(self, instance: InstanceEntry, tried: set[replica_choice.Run], *, fresh: bool) -> bytes:
         config, stream = self._config, self._prepared.stream
         timeout = self._cap_timeout(config.first_byte_timeout if stream else config.reply_timeout)
         body = self._prepared.body(self._model.adapter or instance.served_name)

@@ -13,7 +13,7 @@ from gateway.dispatch import Dispatch
 from gateway.errors import status_for
 from gateway.metering.meter import RequestRecord
 from gateway.responder import Responder
-from gateway.routing import model_lookup
+from gateway.routing import authentication, model_lookup
 from gateway.routing.snapshot import Caller
 from inference import usage
 
@@ -66,7 +66,7 @@ class Exchange:
         source = self._gateway.source
         self.caller = await self._gateway.authenticate(self._out.headers)
         logs.bind(tenant=self.caller.tenant_id)
-        model_lookup.require_permission(self.caller, Permission.INFER)
+        authentication.require_permission(self.caller, Permission.INFER)
         body = generation.parse_body(await self._read_body())
         ref = self._ref if self._ref is not None else generation.model_ref(body)
         model = await source.decide(
