@@ -70,7 +70,7 @@ def test_a_dead_replica_is_asked_once_and_then_left_alone(engines, stream):
         for number in range(20):
             assert client.post(CHAT, json=chat(f"question {number}", stream=stream)).status_code == 200
         assert set(used(gateway, 20)) == {"instance-1"}
-        assert set(gateway.gateway.traffic.recently_failed()) <= {("instance-0", 1)}
+        assert set(gateway.gateway.context.traffic.recently_failed()) <= {("instance-0", 1)}
 
 
 def test_a_replica_that_is_ready_anew_is_asked_again(engines):
@@ -101,7 +101,7 @@ def test_where_all_refuse_the_client_is_told_and_nothing_goes_round_in_circles(f
         reply = client.post(CHAT, json=chat())
         assert reply.status_code == 503
         assert "error" in json.loads(reply.text)
-        assert gateway.gateway.traffic.instances.busy() == {}
+        assert gateway.gateway.context.traffic.instances.busy() == {}
 
 
 def test_a_request_that_reached_no_engine_waits_for_the_next_run(engines):
