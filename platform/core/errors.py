@@ -72,7 +72,7 @@ class PlatformError(Exception):
 
 class InvalidRequest(PlatformError):
     status, code, message = 422, "INVALID_REQUEST", _("The request is not valid.")
-    openai = "invalid_request_error", None
+    openai: tuple[str, str | None] = ("invalid_request_error", None)
 
 
 class Unauthenticated(PlatformError):

@@ -194,7 +194,7 @@ def test_a_request_waits_for_the_version_to_be_loaded(engine):
         reply = []
         asking = threading.Thread(target=lambda: reply.append(client.post(CHAT, json=chat(model="facts"))))
         asking.start()
-        eventually(lambda: gateway.gateway.starts.waiting_for_adapters() == {"version-1": 1})
+        eventually(lambda: gateway.gateway.context.starts.waiting_for_adapters() == {"version-1": 1})
         assert gateway.gateway.describe()["waiting"] == {MODEL.id: 1}
         gateway.publish(snapshot(loaded(engine, "version-1"), adapters=[FACTS]))
         asking.join()

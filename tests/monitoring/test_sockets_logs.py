@@ -19,6 +19,7 @@ from tests.monitoring.test_sockets import (
     close_code,
     connections,
     is_cut,
+    monitor,  # noqa: F401
     receive_message,
     send_frame,
     send_message,

@@ -147,9 +147,7 @@ def test_a_row_that_cannot_be_handled_does_not_stop_the_others_and_is_logged_onc
         work.reconcile()
         work.reconcile()
     assert work.done == [("good", "shiny")] * 2
-    assert [record.getMessage() for record in caplog.records] == [
-        "bad cannot be reconciled; the next tick tries again"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["bad cannot be reconciled; the next tick tries again"]
     work.widgets[0].error = None
     work.reconcile()
     assert ("bad", "shiny") in work.done
