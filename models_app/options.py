@@ -1,6 +1,7 @@
 """The options of a model's `config`: a typed table per engine. Options outside of it are refused by name."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -60,7 +61,7 @@ class Option:
     def schema(self) -> dict:
         """The option as a JSON schema, for the API's description."""
         kinds = {int: "integer", float: "number", bool: "boolean", str: "string", list: "array"}
-        schema = {"type": kinds[self.kind], "description": str(self.help)}
+        schema: dict[str, Any] = {"type": kinds[self.kind], "description": str(self.help)}
         if self.choices:
             schema["enum"] = list(self.choices)
         elif self.kind in (int, float):

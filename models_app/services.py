@@ -46,7 +46,8 @@ def _rank(actor: Actor, model: Model, ref: str) -> int:
 def find_own(actor: Actor, ref: str) -> Model:
     """Like find, for callers that change or run the model. Raises Forbidden for another tenant's public model."""
     model = find(actor, ref)
-    if not actor.is_operator and model.tenant_id != actor.tenant.pk:
+    is_own = actor.tenant is not None and model.tenant_id == actor.tenant.pk
+    if not (is_own or actor.is_operator):
         raise Forbidden(_("The model belongs to another tenant."))
     return model
 

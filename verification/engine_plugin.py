@@ -7,7 +7,7 @@ from core.units import MIB
 from engines.base import LaunchCommand, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 
-ENGINE = Path(__file__).with_name("engine.py")
+ENGINE = Path(__file__).with_name("mock_engine.py")
 
 
 class MockEngine(VllmEngine):

@@ -28,14 +28,14 @@ def is_alive(pid: int, start: int) -> bool:
 
 
 def identity() -> str:
-    """This process, named so that others can tell whether it has ended; empty where that cannot be told."""
+    """Names this process so that others can find out whether it has ended; empty where that is impossible."""
     start = start_time(os.getpid())
     return "" if start is None or not boot_id() else f"{_pid_space()} {os.getpid()} {start}"
 
 
-def has_ended(who: str) -> bool:
-    """Whether the process with this `identity()` is known to be gone. That is never known of another machine's."""
-    space, *process = who.rsplit(" ", 2)
+def has_ended(process_name: str) -> bool:
+    """Whether the process with this `identity()` is known to have ended; never known for another machine's."""
+    space, *process = process_name.rsplit(" ", 2)
     return len(process) == 2 and space == _pid_space() and not is_alive(int(process[0]), int(process[1]))
 
 

@@ -60,7 +60,7 @@ def test_what_a_victim_holds_is_promised_at_once_and_launched_on_when_it_is_gone
     old, new = instance(tenant), instance(tenant, state=InstanceState.PENDING)
     memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
     memory_ledger.record_use(old.pk, Use.IN_USE)
-    assert [each.pk for each in memory_ledger.evict([old.pk], stop_timeout=1800)] == [old.pk]
+    assert [row.pk for row in memory_ledger.evict([old.pk], stop_timeout=1800)] == [old.pk]
     memory_ledger.claim(new.pk, {cpu.pk: 5 * GIB})
     old.refresh_from_db()
     assert (old.desired, old.stop_reason, old.stop_timeout) == ("stopped", "evicted", 1800)

@@ -15,7 +15,8 @@ from engines import install, registry
 from engines.base import EngineReadings
 from node_agent import probes
 from tests.support import weight_files
-from tests.support.live_product import LiveProduct, LiveTenant, Person, eventually
+from tests.support.live_product import LiveProduct, LiveTenant, Person
+from tests.support.waiting import eventually
 
 PARIS = "The capital of France is Paris."
 WEATHER = {

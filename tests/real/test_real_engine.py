@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
 from engines import install
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 MODEL = "serai-demo"
 PARIS = "The capital of France is Paris."

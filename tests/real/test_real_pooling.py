@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from engines import install
-from tests.support.live_product import eventually
 from tests.support.reranker import FOLDER
+from tests.support.waiting import eventually
 
 MODEL = "minilm"
 

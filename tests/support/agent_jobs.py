@@ -80,14 +80,6 @@ def place(job: TrainingJob, size: int = SIZE) -> bool:
     return decision.placed
 
 
-def eventually(check: Callable):
-    """Wait without a tick of the agent."""
-    deadline = time.monotonic() + WAIT_TIMEOUT
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @dataclass
 class SteppedAgent:
     """An agent that ticks only while a test waits."""

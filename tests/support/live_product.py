@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,19 +16,11 @@ import httpx
 import pytest
 
 from tests.support.browser_page import blank_page
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_TIMEOUT = 120
 ADAPTERS = "tests.fakes.fake_aware_engine.FakeAwareEngine,engines.llamacpp.LlamaCppEngine"
-
-
-def eventually(check, seconds: float = 30, pause: float = 0.1):
-    """The first true value of `check`; fails the test when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(pause)
-    return value
 
 
 @dataclass

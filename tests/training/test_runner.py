@@ -22,8 +22,9 @@ from node_agent import folders, node, processes, shims
 from node_agent.agent import Agent
 from node_agent.device_memory import DeviceMemory
 from tests.support import agent_jobs as jobs
-from tests.support.agent_jobs import SteppedAgent, eventually, run_folder, shim_of
+from tests.support.agent_jobs import SteppedAgent, run_folder, shim_of
 from tests.support.trainer_runs import conversation
+from tests.support.waiting import eventually
 from training.datasets import storage
 from training.models import TrainingJob, TrainingProgress
 from training.runner import job_updates, results, runner
