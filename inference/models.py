@@ -1,5 +1,6 @@
 """Tables of running models: nodes, devices, memory reservations, engine instances, tasks, gateways and usage."""
 
+import socket
 from datetime import timedelta
 from enum import StrEnum
 
@@ -35,6 +36,7 @@ class Desired(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
+ENGINES_CHANGED = "engines"  # the word by which agents are notified that an engine was installed
 NODE_TIMEOUT = timedelta(seconds=20)
 DEVICE_TIMEOUT = timedelta(minutes=1)
 
@@ -43,6 +45,9 @@ class NodeQuerySet(models.QuerySet):
     def online(self):
         """Nodes whose agent sent a heartbeat within NODE_TIMEOUT, by the database's clock."""
         return self.filter(heartbeat_at__gt=Now() - NODE_TIMEOUT)
+
+    def of_this_machine(self):
+        return self.filter(name=socket.gethostname())
 
 
 class Node(models.Model):
