@@ -9,7 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-MIB = 1024 * 1024
+from core.units import MIB
+
 # The safetensors library accepts 100 MB, but hostile JSON of that size takes gigabytes when parsed. Real headers: < 12.
 SAFETENSORS_HEADER_LIMIT = 16 * MIB
 # A vocabulary of 260,000 words with its merges takes about 15 MiB.

@@ -8,8 +8,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
 from core.errors import InvalidRequest
+from core.units import MIB
 
-MIB = 1024 * 1024
 MAX_TEXT_LENGTH, MAX_STOP_LENGTH, MAX_STOPS = 500, 256, 16
 MAX_SHOWN_NAME = 60
 

@@ -2,26 +2,23 @@
 
 import logging
 import socket
-from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from core import process_identity
 from engines import registry
 from inference.models import Device, Node
 from node_agent.devices import DeviceReading
 
 logger = logging.getLogger(__name__)
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def session_id() -> str:
     """A value that changes whenever all processes here have ended: with each `up`, else with each boot."""
-    if settings.SESSION:
-        return settings.SESSION
-    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+    return settings.SESSION or process_identity.boot_id()
 
 
 @transaction.atomic

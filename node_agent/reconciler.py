@@ -35,7 +35,7 @@ from django.db.models import Model, QuerySet
 
 from core import logs
 from core.errors import PlatformError
-from engines.base import Command
+from engines.base import LaunchCommand
 from inference import memory_ledger
 from inference.crashes.dossiers import CrashDiagnosis
 from inference.models import Node
@@ -289,7 +289,7 @@ class Reconciler(Workload, Generic[RowT, StateT, FactsT, StepT]):
 
     # --- for the handlers of a workload
 
-    def start_tree(self, row: RowT, command: Command, cwd: Path | None = None) -> ShimState:
+    def start_tree(self, row: RowT, command: LaunchCommand, cwd: Path | None = None) -> ShimState:
         """Start the row's run under a shim. Raises OSError or LaunchFailed."""
         owner, generation = self.identify(row).run
         return process_tree.launch(owner, generation, command, self.context.cluster, cwd=cwd, grace=self.stop_grace)

@@ -9,10 +9,9 @@ from django.utils.translation import gettext_lazy as lazy
 
 from accounts.actor import Actor
 from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
-from engines.base import MIB
+from core.units import GIB, MIB
 from inference.placement.types import Candidate, PlacementDecision, Reason
 
-GIB = 1024**3
 RETRY_SECONDS = 30
 MAKE_ROOM = lazy(
     "Stop another model, let this one take less, or try again later: GET /api/models/{ref}/explain says who holds what."

@@ -12,6 +12,7 @@ import psutil
 import pynvml
 from django.conf import settings
 
+from core.units import MIB
 from engines import registry
 from engines.base import EngineReadings
 from engines.prometheus_parser import Histogram
@@ -19,7 +20,6 @@ from inference.models import Instance
 from monitoring.figures.catalogue import BOUNDS
 from node_agent import folders, probes
 
-MIB = 1024 * 1024
 FIRST_CPU_INTERVAL = 0.5  # the time that the first CPU value covers
 ENGINE_TIMEOUT = 2.0  # an engine that takes longer is read again at the next sample
 CounterKey = TypeVar("CounterKey", bound=Hashable)

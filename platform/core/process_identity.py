@@ -10,6 +10,11 @@ BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/n
 DEAD_STATES = "ZX"  # a zombie is one too
 
 
+def boot_id() -> str:
+    """A value that changes with each boot of this machine; empty where there is none."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
 def start_time(pid: int) -> int | None:
     """Clock ticks since boot on Linux, hundredths of a second elsewhere; None if there is no such process."""
     found = _read(pid)
@@ -25,7 +30,7 @@ def is_alive(pid: int, start: int) -> bool:
 def identity() -> str:
     """Names this process so that others can find out whether it has ended; empty where that is impossible."""
     start = start_time(os.getpid())
-    return "" if start is None or not BOOT_ID.exists() else f"{_pid_space()} {os.getpid()} {start}"
+    return "" if start is None or not boot_id() else f"{_pid_space()} {os.getpid()} {start}"
 
 
 def has_ended(process_name: str) -> bool:
@@ -36,7 +41,7 @@ def has_ended(process_name: str) -> bool:
 
 def _pid_space() -> str:
     """Where pids mean the same: one boot of one machine, one namespace of pids."""
-    return f"{BOOT_ID.read_text().strip()} {os.readlink(NAMESPACE)}"
+    return f"{boot_id()} {os.readlink(NAMESPACE)}"
 
 
 def _read(pid: int) -> tuple[str, int] | None:

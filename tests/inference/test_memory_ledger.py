@@ -9,12 +9,12 @@ from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.units import GIB
 from inference import memory_ledger
 from inference.memory_ledger import NoRoom
 from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation, Use
 from models_app.models import Model
 from tests.support import instance_rows
-from tests.support.instance_rows import GIB
 
 
 @pytest.fixture

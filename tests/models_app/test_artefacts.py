@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from core.units import MIB
 from models_app import artefacts
 from models_app.artefacts import MissingWeights, RefusedWeights
 from models_app.models import Model
 from tests.support import weight_files
-
-MIB = 1024 * 1024
 
 
 class Canary:

@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from accounts.models import Installation
+from core.units import GIB, MIB
 from engines import registry
-from engines.base import GIB, MIB, MemoryEstimate
+from engines.base import MemoryEstimate
 from inference.models import Device, Instance, MemoryPeak
 from inference.placement import memory_peaks
 from inference.serving import services

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from django.db import transaction
 
-from engines.base import MIB, MemoryEstimate
+from core.units import MIB
+from engines.base import MemoryEstimate
 from inference.placement import claim, cluster_view
 from inference.placement.types import PlacementRequest, ResourceOption
 from models_app.models import Model
@@ -115,4 +116,4 @@ def shim_of(job: TrainingJob) -> ShimState | None:
 
 
 def run_folder(job: TrainingJob, generation: int) -> Path:
-    return storage.folder_of(job) / f"gen-{generation}"
+    return storage.generation_folder(storage.folder_of(job), generation)

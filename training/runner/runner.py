@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 from django.db import DatabaseError, InterfaceError
 from django.db.models.functions import Coalesce, Now
@@ -102,11 +101,9 @@ class TrainingRunner(Reconciler[TrainingJob, JobState, JobFacts, JobStep]):
         generation = job.running_generation if job.state == JobState.RUNNING else job.generation
         run = self._runs.get(job.pk)
         if run is None or run.generation != generation:
-            run = self._runs[job.pk] = TrainingRun(job.pk, generation, self._folder(job, generation))
+            folder = storage.generation_folder(storage.folder_of(job), generation)
+            run = self._runs[job.pk] = TrainingRun(job.pk, generation, folder)
         return run
-
-    def _folder(self, job: TrainingJob, generation: int) -> Path:
-        return storage.folder_of(job) / f"gen-{generation}"
 
     def _read(self, job: TrainingJob, run: TrainingRun) -> None:
         """Events that were read but not saved, because the database went away, are read again."""
