@@ -3,6 +3,7 @@
 import socket
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Case, F, Q, When
@@ -121,7 +122,7 @@ class StopReason(models.TextChoices):
     RESTARTED = "restarted", _("Its machine or worker was started anew.")
 
 
-class InstanceQuerySet(TenantQuerySet):
+class InstanceQuerySet(TenantQuerySet["Instance"]):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
 
@@ -213,7 +214,7 @@ class Instance(TenantModel):
     last_used_at = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True, help_text=_("When a crashed or failed one may be tried again."))
 
-    objects = InstanceQuerySet.as_manager()
+    objects: ClassVar = InstanceQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -308,7 +309,7 @@ class DecisionOutcome(StrEnum):
 WAITING_TIMEOUT = timedelta(seconds=5)  # a start that waits for room asks again more often than that
 
 
-class PlacementRecordQuerySet(TenantQuerySet):
+class PlacementRecordQuerySet(TenantQuerySet["PlacementRecord"]):
     def waiting(self):
         """Starts that wait for room now, the oldest first."""
         since = timezone.now() - WAITING_TIMEOUT
@@ -324,7 +325,7 @@ class PlacementRecord(TenantModel):
         help_text=_("Devices, profile, estimate, who had to go, and the word on each candidate.")
     )
 
-    objects = PlacementRecordQuerySet.as_manager()
+    objects: ClassVar = PlacementRecordQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]
