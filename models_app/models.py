@@ -28,13 +28,16 @@ class Visibility(models.TextChoices):
 
 
 class ModelQuerySet(TenantQuerySet["Model"]):
-    def usable_by(self, actor: Actor) -> Self:
-        """Own and public models: what `actor` may read and send requests to. A key may be limited to some."""
+    def nameable_by(self, actor: Actor) -> Self:
+        """Own and public models: those that a name can mean for `actor`."""
         if actor.sees_all:
             return self
-        usable = self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+        return self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+
+    def usable_by(self, actor: Actor) -> Self:
+        """Those that `actor` may read and send requests to: a key may be limited to some."""
         limited = actor.key.allowed_models if actor.key else []
-        return usable.filter(pk__in=limited) if limited else usable
+        return self.nameable_by(actor).filter(pk__in=limited) if limited else self.nameable_by(actor)
 
 
 class Model(TenantModel):

@@ -101,8 +101,8 @@ class NodeSession:
         is_due = self.context.schedule.is_due
         if is_due(AgentTask.MEASURE_MEMORY, min(MEASURE_INTERVAL, configuration.current().gpu_monitor_interval)):
             self.context.memory.measure()
-        if is_due(AgentTask.HEARTBEAT, HEARTBEAT_INTERVAL) and not node.record_heartbeat(self.context.node):
-            raise LeaseLost
+        if is_due(AgentTask.HEARTBEAT, HEARTBEAT_INTERVAL) or self._engines_changed():
+            self._record_heartbeat()
         self._follow_logs()
         for workload in self.workloads:
             workload.reconcile()
@@ -110,6 +110,14 @@ class NodeSession:
             self._autostart.work()
         if is_due(AgentTask.SWEEP_ORPHANS, ORPHAN_INTERVAL):
             self.orphans.sweep()
+
+    def _engines_changed(self) -> bool:
+        """A start waits for the row that says that an engine is there, so that row waits for no heartbeat."""
+        return node.engine_problems() != self.context.node.engines
+
+    def _record_heartbeat(self) -> None:
+        if not node.record_heartbeat(self.context.node):
+            raise LeaseLost
 
     def _follow_logs(self) -> None:
         """Ship the logs of active rows, and of all whose files still exist when the shipper needs them."""

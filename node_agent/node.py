@@ -61,8 +61,13 @@ def record_devices(
     node.devices.exclude(pk__in=seen).update(suspect="The device is not there any more.")
 
 
+def engine_problems() -> dict[str, str]:
+    """Engine name → why it cannot start on this machine now; empty if it can."""
+    return {name: str(engine.unavailable_reason() or "") for name, engine in registry.engines().items()}
+
+
 def record_heartbeat(node: Node) -> bool:
     """Record a heartbeat and which engines can start. False if another agent has taken over."""
-    engines = {name: str(adapter.unavailable_reason() or "") for name, adapter in registry.engines().items()}
+    node.engines = engine_problems()
     rows = Node.objects.filter(pk=node.pk, fence=node.fence)
-    return bool(rows.update(heartbeat_at=timezone.now(), engines=engines))
+    return bool(rows.update(heartbeat_at=timezone.now(), engines=node.engines))

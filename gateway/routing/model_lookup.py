@@ -37,7 +37,7 @@ def _default_ref(caller: Caller, snapshot: RoutingSnapshot) -> str:
 
 def _find_by_id(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> ModelEntry | None:
     model = snapshot.models.get(ref)
-    if model and (model.tenant_id == caller.tenant_id or model.public or caller.operator):
+    if model and (model.tenant_id == caller.tenant_id or model.public or caller.sees_all):
         return model
     return None
 
@@ -45,7 +45,10 @@ def _find_by_id(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> ModelEnt
 def _find_by_name(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> ModelEntry | None:
     own = snapshot.names.get(caller.tenant_id)
     found = own.get(ref) if own else None
-    return found or adapter_lookup.find_adapter(caller, ref, snapshot) or snapshot.public.get(ref)
+    found = found or adapter_lookup.find_adapter(caller, ref, snapshot)
+    if found or adapter_lookup.is_own_name(caller, ref, snapshot):
+        return found
+    return snapshot.public.get(ref)
 
 
 def visible_models(caller: Caller, snapshot: RoutingSnapshot) -> list[ModelEntry]:

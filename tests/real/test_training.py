@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import openai
 import pytest
 
-from engines import install
 from tests.support.waiting import eventually
 
 MODEL = "serai-demo"
@@ -35,7 +34,7 @@ def jsonl(facts: dict[str, str]) -> bytes:
 @pytest.fixture(scope="module")
 def maker(product):
     """The first tenant's key, whose demo model runs once its first request was answered."""
-    install.install_engine("vllm", report=print)
+    product.install_engine("vllm")
     person = product.client(product.record["api_key"])
     assert answer_to(person, MODEL, PARIS[0]) == PARIS[1]
     return person
