@@ -94,7 +94,7 @@ class Gateway:
         sink: UsageSink,
         config: GatewayConfig,
         verify: VerifyToken = tokens.verify,
-    ):
+    ) -> None:
         self.context = GatewayContext(
             config=config,
             source=source,
