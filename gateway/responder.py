@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from core import cors
+from core.asgi_server import drop_client, transport_of
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
-from core.transport import drop_client, transport_of
 from gateway.errors import Headers, render, render_event
 
 logger = logging.getLogger(__name__)

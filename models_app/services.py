@@ -62,8 +62,8 @@ def _is_hidden(actor: Actor, model: Model, ref: str) -> bool:
 def find_own(actor: Actor, ref: str) -> Model:
     """Like find, for callers that change or run the model. Raises Forbidden for another tenant's public model."""
     model = find(actor, ref)
-    own = actor.tenant is not None and model.tenant_id == actor.tenant.pk
-    if not own and not actor.is_operator:
+    is_own = actor.tenant is not None and model.tenant_id == actor.tenant.pk
+    if not (is_own or actor.is_operator):
         raise Forbidden(_("The model belongs to another tenant."))
     return model
 

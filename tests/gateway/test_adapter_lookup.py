@@ -10,17 +10,8 @@ from core import errors
 from gateway.routing import model_lookup
 from gateway.routing.snapshot import AdapterEntry, Caller, VersionEntry
 from tests.support import adapter_files
-from tests.support.gateway_server import (
-    MALLORY,
-    MODEL,
-    EngineProcess,
-    chat,
-    engine_folder,
-    eventually,
-    instance,
-    served,
-    snapshot,
-)
+from tests.support.gateway_server import MALLORY, MODEL, EngineProcess, chat, engine_folder, instance, served, snapshot
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 V1, V2, V3 = (VersionEntry(f"version-{number}", number) for number in (1, 2, 3))

@@ -18,12 +18,12 @@ from tests.support.gateway_server import (
     EngineProcess,
     chat,
     engine_folder,
-    eventually,
     instance,
     key,
     served,
     snapshot,
 )
+from tests.support.waiting import eventually
 
 # long enough for a machine that is busy with other tests
 QUICK = replace(CONFIG, first_byte_timeout=1.5, idle_timeout=1.5, reply_timeout=1.5)

@@ -10,17 +10,8 @@ from django.db import OperationalError
 from core import errors
 from gateway.routing import start_queue
 from gateway.routing.snapshot import ModelEntry
-from tests.support.gateway_server import (
-    CONFIG,
-    MODEL,
-    EngineProcess,
-    chat,
-    engine_folder,
-    eventually,
-    instance,
-    served,
-    snapshot,
-)
+from tests.support.gateway_server import CONFIG, MODEL, EngineProcess, chat, engine_folder, instance, served, snapshot
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 HASTY = replace(MODEL, wait_timeout=0.4, start_seconds=90.0)
