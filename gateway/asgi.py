@@ -8,10 +8,10 @@ from django.conf import settings
 from django.db import connection
 
 from core import errors
+from core.asgi_server import AsgiScope, Receive, Send
 from gateway.app import Gateway, handles
 from gateway.config import GatewayConfig
 from gateway.metering.meter import Meter, UsageTable
-from gateway.responder import AsgiScope, Receive, Send
 from gateway.routing.heartbeat import HeartbeatWriter
 from gateway.routing.snapshot import SnapshotSource
 from gateway.routing.snapshot_refresher import SnapshotRefresher
