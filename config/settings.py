@@ -14,6 +14,7 @@ from environ import FileAwareEnv  # NAME or NAME_FILE (Docker secrets)
 
 from config import secret
 from core import cors
+from core.times import UTC_FORMAT
 
 VERSION = "1.0.0"
 BASE_DIR = Path(__file__).resolve().parents[1]
@@ -164,7 +165,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["core.parsers.JsonParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "core.errors.exception_handler",
-    "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%SZ",
+    "DATETIME_FORMAT": UTC_FORMAT,
     "UNAUTHENTICATED_USER": None,
     "URL_FORMAT_OVERRIDE": None,
 }

@@ -1,5 +1,6 @@
 """The interface of an engine. To add one, subclass Engine and name it in the settings."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,7 @@ from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 from models_app.options import AdapterLimits
 
-MIB = 1024 * 1024
-GIB = 1024 * MIB
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True)
-class Command:
+class LaunchCommand:
     argv: list[str]
     env: dict[str, str]
 
@@ -155,7 +155,7 @@ class Engine:
         """The adapter limits of the engine when it is started for `model` now; None if it takes none."""
         return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         """The arguments and the complete environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 
@@ -169,6 +169,20 @@ class Engine:
     def diagnose(self, log: list[str]) -> LogDiagnosis | None:
         """Diagnose the engine's end from its last log lines; None if no symptom matches."""
         return diagnose_log([*self.symptoms, *COMMON_SYMPTOMS], log)
+
+
+class EngineAdapter(Engine):
+    """The old name of Engine with its old method, so that an operator's own class works for one release longer."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        logger.warning("%s.%s: subclass engines.base.Engine, not EngineAdapter", cls.__module__, cls.__qualname__)
+
+    def unavailable_reason(self) -> str | None:
+        return self.unavailable_because()
+
+    def unavailable_because(self) -> str | None:
+        return super().unavailable_reason()
 
 
 def diagnose_log(symptoms: list[Symptom], log: list[str]) -> LogDiagnosis | None:

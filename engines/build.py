@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.commands import CommandFailed, CommandRunner
+from engines.commands import MAX_ERROR_LINES, CommandFailed, CommandRunner
 from engines.recipes import BuildSource
 
 COMPILERS = ("c++", "g++", "clang++")
-MAX_ERROR_LINES = 8
 _NINJA_PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
 _ERROR_LINE = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_ERROR_LINES = 10  # of a program's output, in the message for a person
 LineCallback = Callable[[str], None]
 
 
@@ -12,7 +13,7 @@ class CommandFailed(Exception):
     """The program ended with an error; `output` is what it wrote, line by line."""
 
     def __init__(self, output: list[str]):
-        super().__init__("\n".join(output[-10:]))
+        super().__init__("\n".join(output[-MAX_ERROR_LINES:]))
         self.output = output
 
 

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from core.units import GIB, MIB
 from engines import install
-from engines.base import GIB, MIB, Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
+from engines.base import Engine, EngineReadings, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
 from engines.causes import Cause
+from engines.launch_environment import cuda_variables
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -73,7 +75,7 @@ class LlamaCppEngine(Engine):
             artefact.weight_bytes, BASE_BYTES[device_kind] + _compute_bytes(model, artefact), kv_cache
         )
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         model, artefact = request.model, request.artefact
         sequences = slots(model, artefact, request.device_kind)
         argv = [
@@ -103,7 +105,7 @@ class LlamaCppEngine(Engine):
             *_model_arguments(model, artefact),
             *_device_arguments(request),
         ]
-        return Command(argv, _environment(request))
+        return LaunchCommand(argv, _environment(request))
 
 
 def slots(model: Model, artefact: Artefact, device_kind: str) -> int:
@@ -167,9 +169,4 @@ def _device_arguments(request: LaunchRequest) -> list[str]:
 
 def _environment(request: LaunchRequest) -> dict[str, str]:
     common = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(request.work_folder), "LANG": "C.UTF-8"}
-    if request.device_kind == "cpu":
-        return common
-    return common | {
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    }
+    return common if request.device_kind == "cpu" else common | cuda_variables(request.device_indexes)

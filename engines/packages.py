@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engines.commands import CommandFailed, CommandRunner, LineCallback
+from engines.commands import MAX_ERROR_LINES, CommandFailed, CommandRunner, LineCallback
 
-MAX_ERROR_LINES = 10
 _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from django.contrib import admin, messages
 from django.shortcuts import redirect
+from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import TabularInline
@@ -137,7 +138,7 @@ class CatalogueAdmin(AuditedAdmin):
 
 
 def _run_on_each(
-    page: AuditedAdmin, request, models: Iterable[Model], service: Callable[[Model], Task], done: str
+    page: AuditedAdmin, request, models: Iterable[Model], service: Callable[[Model], Task], done: str | Promise
 ) -> None:
     for model in models:
         try:

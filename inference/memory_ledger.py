@@ -62,8 +62,8 @@ def evict(instance_ids: list[str], stop_timeout: int) -> list[Instance]:
 
 
 def _request_stop(victim: Instance, stop_timeout: int) -> None:
-    fields = {"desired": Desired.STOPPED, "stop_reason": StopReason.EVICTED, "stop_timeout": stop_timeout}
-    if not Instance.objects.evictable().filter(pk=victim.pk).update(**fields):
+    victims = Instance.objects.evictable().filter(pk=victim.pk)
+    if not victims.request_stop(timeout=stop_timeout, reason=StopReason.EVICTED):
         raise NoRoom
     victim.refresh_from_db()
 

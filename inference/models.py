@@ -1,10 +1,14 @@
 """Tables of running models: nodes, devices, memory reservations, engine instances, tasks, gateways and usage."""
 
+import socket
 from datetime import timedelta
+from enum import StrEnum
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Case, F, Q, When
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from core import ids
@@ -33,6 +37,7 @@ class Desired(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
+ENGINES_CHANGED = "engines"  # the word by which agents are notified that an engine was installed
 NODE_TIMEOUT = timedelta(seconds=20)
 DEVICE_TIMEOUT = timedelta(minutes=1)
 
@@ -41,6 +46,9 @@ class NodeQuerySet(models.QuerySet):
     def online(self):
         """Nodes whose agent sent a heartbeat within NODE_TIMEOUT, by the database's clock."""
         return self.filter(heartbeat_at__gt=Now() - NODE_TIMEOUT)
+
+    def of_this_machine(self):
+        return self.filter(name=socket.gethostname())
 
 
 class Node(models.Model):
@@ -114,7 +122,7 @@ class StopReason(models.TextChoices):
     RESTARTED = "restarted", _("Its machine or worker was started anew.")
 
 
-class InstanceQuerySet(TenantQuerySet):
+class InstanceQuerySet(TenantQuerySet["Instance"]):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
 
@@ -133,6 +141,13 @@ class InstanceQuerySet(TenantQuerySet):
 
     def wanted(self):
         return self.active().filter(desired=Desired.RUNNING)
+
+    def request_stop(self, *, timeout: int, force: bool = False, reason: str = "") -> int:
+        """Stop them after their requests in flight, but at most `timeout` seconds later; at once with `force`.
+
+        `reason` is a StopReason, empty if a person asked. Returns how many rows changed.
+        """
+        return self.update(desired=Desired.STOPPED, stop_reason=reason, force_stop=force, stop_timeout=timeout)
 
     def foremost(self):
         """Orders instances so that the first of each model has the model's state: ready comes before starting."""
@@ -199,7 +214,7 @@ class Instance(TenantModel):
     last_used_at = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True, help_text=_("When a crashed or failed one may be tried again."))
 
-    objects = InstanceQuerySet.as_manager()
+    objects: ClassVar = InstanceQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -285,6 +300,22 @@ class MemoryPeak(models.Model):
         ]
 
 
+class DecisionOutcome(StrEnum):
+    PLACED = "placed"
+    REFUSED = "refused"
+    WAITING = "waiting"
+
+
+WAITING_TIMEOUT = timedelta(seconds=5)  # a start that waits for room asks again more often than that
+
+
+class PlacementRecordQuerySet(TenantQuerySet["PlacementRecord"]):
+    def waiting(self):
+        """Starts that wait for room now, the oldest first."""
+        since = timezone.now() - WAITING_TIMEOUT
+        return self.filter(decision__outcome=DecisionOutcome.WAITING, updated_at__gt=since).order_by("created_at", "pk")
+
+
 class PlacementRecord(TenantModel):
     """One placement decision and its trace: why a start got these devices, or none."""
 
@@ -293,6 +324,8 @@ class PlacementRecord(TenantModel):
     decision = models.JSONField(
         help_text=_("Devices, profile, estimate, who had to go, and the word on each candidate.")
     )
+
+    objects: ClassVar = PlacementRecordQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]

@@ -184,7 +184,7 @@ class UsageQuerySerializer(serializers.Serializer):
 
 class UsageSumsSerializer(serializers.Serializer):
     requests = serializers.IntegerField()
-    errors = serializers.IntegerField()
+    errors = serializers.IntegerField()  # type: ignore[assignment]  # DRF's own `errors` is not used on nested ones
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
     cached_tokens = serializers.IntegerField()
@@ -235,7 +235,7 @@ class WaySerializer(serializers.Serializer):
     profile = serializers.CharField(allow_null=True)
     device = serializers.ChoiceField(choices=DeviceKind.choices)
     count = serializers.IntegerField()
-    source = serializers.ChoiceField(choices=resource_options.SOURCES)
+    source = serializers.ChoiceField(choices=resource_options.SOURCES)  # type: ignore[assignment]  # a field that is called as one of Field's arguments
     weights = serializers.IntegerField()
     overhead = serializers.IntegerField()
     kv_cache = serializers.IntegerField()
@@ -282,7 +282,7 @@ class DecisionSerializer(serializers.Serializer):
     message = serializers.CharField()
     instance_id = serializers.CharField(allow_null=True)
     profile = serializers.CharField(allow_null=True)
-    source = serializers.CharField(allow_null=True)
+    source = serializers.CharField(allow_null=True)  # type: ignore[assignment]  # a field that is called as one of Field's arguments
     total = serializers.IntegerField(allow_null=True)
     node = serializers.CharField(allow_null=True)
     devices = serializers.ListField(child=serializers.CharField())

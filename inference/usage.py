@@ -38,7 +38,8 @@ def summary(actor: Actor, *, group_by: str, start: date | None = None, end: date
     end = end or timezone.now().date()
     start = start or end - timedelta(days=DEFAULT_DAYS)
     rows = records(start, end).filter(**only)
-    rows = rows if actor.sees_all else rows.filter(tenant_id=actor.tenant.pk)
+    if not actor.sees_all:
+        rows = rows.filter(tenant_id=actor.tenant.pk if actor.tenant else None)
     fields = GROUPS[group_by]
     grouped = list(
         rows.values(*fields).annotate(**SUMS).order_by(*(fields if group_by == "day" else ["-requests", *fields]))
@@ -66,8 +67,9 @@ def _engine_counts(model_ids: set[str], start: date, end: date) -> dict[str, dic
     A run that began before `start` counts in full, so the difference is exact only for runs within the range.
     """
     runs = EngineTokens.objects.filter(instance__model_id__in=model_ids, read_at__date__range=(start, end))
-    sums = {"prompt": Sum("prompt_tokens"), "completion": Sum("generation_tokens")}
-    grouped = runs.values("instance__model_id").annotate(**sums)
+    grouped = runs.values("instance__model_id").annotate(
+        prompt=Sum("prompt_tokens"), completion=Sum("generation_tokens")
+    )
     return {
         row["instance__model_id"]: {"prompt_tokens": row["prompt"], "completion_tokens": row["completion"]}
         for row in grouped

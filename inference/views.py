@@ -1,16 +1,20 @@
 """REST views for running models: start, stop, restart, the manager API's info and devices, tasks, usage."""
 
-from django.utils.translation import gettext as _
+from collections.abc import Callable
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
 from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 from inference import usage
 from inference.models import Task
 from inference.placement import claim, estimate, reason_messages
@@ -41,14 +45,17 @@ class ModelActionView(APIView):
     """One action on one model: `service` is the function; the reply has the id of the task to watch."""
 
     permissions = {"POST": Permission.RUN_MODELS}
-    serializer_class = StartSerializer
+    serializer_class: type[Serializer] = StartSerializer
+    service: Callable[..., Task]
+    status: str
+    message: str | Promise
 
     @extend_schema(responses=AcceptedSerializer)
     def post(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
         task = self._run_service(request.auth, model, validated(self.serializer_class, request.data))
         audit.record(request.auth, f"model.{task.kind}", model, request=request, task=task.pk)
-        reply = {"success": True, "message": self.message(), "task_id": task.pk, "status": self.status}
+        reply = {"success": True, "message": str(self.message), "task_id": task.pk, "status": self.status}
         return Response(reply | ({"warnings": [task.warning]} if task.warning else {}))
 
     def _run_service(self, actor, model, options):
@@ -66,23 +73,20 @@ class ModelActionView(APIView):
 class StartModelView(ModelActionView):
     service, status = staticmethod(services.start), "starting"
 
-    def message(self):
-        return _("Model is starting.")
+    message = _("Model is starting.")
 
 
 class StopModelView(ModelActionView):
     service, status = staticmethod(services.stop), "stopping"
     serializer_class = StopSerializer
 
-    def message(self):
-        return _("Model is stopping.")
+    message = _("Model is stopping.")
 
 
 class RestartModelView(ModelActionView):
     service, status = staticmethod(services.restart), "starting"
 
-    def message(self):
-        return _("Model is restarting.")
+    message = _("Model is restarting.")
 
 
 class RestartAutostartView(APIView):

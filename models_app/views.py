@@ -7,8 +7,9 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
+from accounts.actor import actor_of
 from accounts.policy import Permission
-from core.inputs import validated
+from core.parsers import validated
 from models_app import model_runtime, services
 from models_app.models import Model
 from models_app.serializers import (
@@ -45,7 +46,7 @@ class ModelFilter(django_filters.FilterSet):
 class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     """`ref` is an id, a name or an alias; a name may contain slashes."""
 
-    queryset = Model.objects.select_related("tenant").prefetch_related("aliases")
+    queryset = Model.objects.all()
     serializer_class = ModelSerializer
     filterset_class = ModelFilter
     lookup_url_kwarg = "ref"
@@ -59,13 +60,13 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     }
 
     def get_queryset(self):
-        queryset = super().get_queryset()
+        queryset = Model.objects.select_related("tenant").prefetch_related("aliases")
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
-        return queryset.usable_by(self.request.auth)
+        return queryset.usable_by(actor_of(self.request))
 
     def paginate_queryset(self, queryset):
-        return attach_running(super().paginate_queryset(queryset))
+        return attach_running(super().paginate_queryset(queryset) or [])
 
     def retrieve(self, request, ref):
         return Response(self.shown(services.find(request.auth, ref)))
@@ -75,8 +76,13 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         model, warnings = services.create(
             request.auth, validated(WriteModelSerializer, request.data, partial=False), request
         )
-        reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
-        reply["estimate"] = model_runtime.get_runtime().estimate(model, request.auth)
+        reply = {
+            "id": model.pk,
+            "name": model.name,
+            "status": "created",
+            "message": _("Model created."),
+            "estimate": model_runtime.get_runtime().estimate(model, request.auth),
+        }
         return Response(reply | _warnings_field(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)

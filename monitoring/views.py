@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from accounts import configuration
 from accounts.policy import Permission
 from accounts.views import PublicView
-from core.errors import utc_timestamp
-from core.inputs import validated
+from core.parsers import validated
+from core.times import utc_timestamp
 from inference.models import Instance
 from models_app import services as catalogue
 from models_app.models import Model

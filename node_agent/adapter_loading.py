@@ -26,6 +26,7 @@ from models_app.adapters import files
 from models_app.models import AdapterVersion
 from node_agent import folders
 from node_agent.probes import UnixConnection
+from node_agent.process_tree import RunKey
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ ERROR_PREFIX = "Call to add_lora method failed: "
 ALREADY_LOADED = "already been loaded"
 
 KnownAdapters = dict[str, dict]  # version → its state in one run
-RunKey = tuple[str, int]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import threading
 from celery import bootsteps
 from django.conf import settings
 
+from node_agent.agent import Agent
 from node_agent.listener import ChangeListener
-from node_agent.reconciler import Agent
 from node_agent.sampling import Sampling
 
 logger = logging.getLogger(__name__)

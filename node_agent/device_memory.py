@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from engines.base import GIB, MIB
+from core.units import GIB, MIB
 from inference import memory_ledger
 from inference.models import Device, DeviceKind, Instance, InstanceState, Node, Reservation
 from inference.placement import memory_peaks

@@ -1,23 +1,32 @@
 """Process trees under the shim: read their status, launch them, end them, and build the command of an engine."""
 
+from enum import Enum
 from pathlib import Path
 
 from django.conf import settings
 
 from core.logs import redact
 from engines import fetching, registry
-from engines.base import Command, LaunchRequest, MemoryEstimate
+from engines.base import LaunchCommand, LaunchRequest, MemoryEstimate
 from inference.models import Instance
 from models_app import artefacts, packaged_models, profiles
 from node_agent import folders, processes, shims
-from node_agent.decide import ProcessStatus
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 STOP_GRACE = 15
 SECRET_NAME_PARTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
+RunKey = tuple[str, int]  # the id of a row and the generation of its run
 
-def command_for(instance: Instance) -> Command:
+
+class ProcessStatus(Enum):
+    NONE = "none"  # no run of this generation was started, or no trace of it is left
+    RUNNING = "running"
+    EXITED = "exited"  # the shim has recorded its exit
+    LOST = "lost"  # the shim itself is gone
+
+
+def command_for(instance: Instance) -> LaunchCommand:
     """Raises PlatformError if the files or the engine cannot be started."""
     model, placement = profiles.with_profile(instance.model, instance.profile), instance.placement
     artefact = artefacts.check_startable(model)
@@ -57,7 +66,13 @@ def observe_run(owner: str, generation: int | None) -> tuple[ProcessStatus, shim
 
 
 def launch(
-    owner: str, generation: int, command: Command, cluster: str, *, cwd: Path | None = None, grace: float = STOP_GRACE
+    owner: str,
+    generation: int,
+    command: LaunchCommand,
+    cluster: str,
+    *,
+    cwd: Path | None = None,
+    grace: float = STOP_GRACE,
 ) -> shims.ShimState:
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(owner)
@@ -103,7 +118,7 @@ def _session_marker() -> dict[str, str]:
     return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
 
 
-def describe_launch(command: Command) -> dict:
+def describe_launch(command: LaunchCommand) -> dict:
     """The launch as operators see it, without values that look like secrets."""
     hidden = {
         name: "<set>" if any(part in name for part in SECRET_NAME_PARTS) else redact(value)

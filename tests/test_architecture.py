@@ -37,6 +37,8 @@ FOLDERS = {"core": "platform/core", "accounts": "platform/accounts", "launcher":
 PROGRAMS = {"shim", "launchers", "trainer", "site", "plain_trl.py"}
 # Where an import inside a function is meant: the app registry must be full first, or torch takes seconds to load.
 LATE_IMPORTS = {"apps.py", "manage.py", "__main__.py", "counting.py", "serai_torchvision.py"}
+# Class names that may stand for several things: name → (part of the path, reason).
+SHARED_CLASS_NAMES = {"Command": ("management/commands", "Django finds a management command by this name")}
 MIGRATION_HELPERS = {"core.ids", "core.notify", "core.partitions"}
 
 
@@ -129,6 +131,20 @@ def circle_in(arrows):
         return found
 
     return next((circle for name in sorted(arrows) if (circle := visit(name, []))), [])
+
+
+def test_a_class_name_stands_for_one_thing():
+    homes = defaultdict(list)
+    for path in ALL:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not may_share_its_name(node, path):
+                homes[node.name].append(shown(path, node))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def may_share_its_name(node, path):
+    folder, _reason = SHARED_CLASS_NAMES.get(node.name, (None, ""))
+    return folder is not None and folder in path.as_posix()
 
 
 def test_imports_stand_at_the_top():

@@ -58,7 +58,7 @@ def test_every_metric_is_listed_with_unit_and_kind():
     listed = set(
         re.findall(r"^\| `(\w+)` \| (\S+) \| (\w+) \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M)
     )
-    assert listed == {(each.name, each.unit, each.kind.value, each.description) for each in CATALOGUE}
+    assert listed == {(metric.name, metric.unit, metric.kind.value, metric.description) for metric in CATALOGUE}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

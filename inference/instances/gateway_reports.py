@@ -5,6 +5,7 @@ until its process is known to have ended or its routing snapshot is too old to s
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -32,13 +33,13 @@ class AdapterUse:
 class GatewayReports:
     """The latest heartbeats of all gateways that may still serve, and the active instances of every model."""
 
-    online: list[GatewayHeartbeat]
-    stale: list[GatewayHeartbeat]
+    online: Sequence[GatewayHeartbeat]
+    stale: Sequence[GatewayHeartbeat]
     instances: dict[str, list[Instance]]  # by model id
 
     @property
     def heartbeats(self) -> list[GatewayHeartbeat]:
-        return self.online + self.stale
+        return [*self.online, *self.stale]
 
     def is_drained(self, instance: Instance) -> bool:
         """Whether every gateway has reported since the drain began, with no route to it and no request in flight."""

@@ -35,4 +35,4 @@ def labels_for(instance: Instance | None) -> StatusLabels:
         return NEVER_STARTED
     if instance.state == InstanceState.READY and not instance.healthy:
         return DEGRADED
-    return LABELS[instance.state]
+    return LABELS[InstanceState(instance.state)]

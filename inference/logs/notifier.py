@@ -5,9 +5,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import redis.asyncio
+from redis.asyncio import Redis
 
 from core import broker
 from inference.logs import stream
@@ -25,7 +26,7 @@ class NewLineNotifier:
     def __init__(self):
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._newest_ids: dict[str, bytes] = {}
-        self._client: redis.asyncio.Redis | None = None
+        self._client: Redis | None = None
         self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
 
     @contextmanager
@@ -35,7 +36,7 @@ class NewLineNotifier:
         self._watchers[model_id].add(changed)
         if self._client is None:
             self._client = broker.async_client()
-            self._task = asyncio.create_task(self._poll())
+            self._task = asyncio.create_task(self._poll(self._client))
         try:
             yield changed
         finally:
@@ -45,29 +46,36 @@ class NewLineNotifier:
                 self._newest_ids.pop(model_id, None)
 
     async def after(self, model_id: str, cursor: str, count: int) -> list[LogEntry]:
-        """The next lines after an entry id; `0`: from the first stored line."""
+        """The next lines after an entry id; `0`: from the first stored line. Only while the model is watched."""
         async with self._reads:
-            return stream.decode(await self._client.xrange(stream.keys(model_id)[0], min=f"({cursor}", count=count))
+            entries = await self._connected().xrange(stream.keys(model_id)[0], min=f"({cursor}", count=count)
+        return stream.decode(entries)
 
     async def latest(self, model_id: str, count: int) -> list[LogEntry]:
+        """The newest lines, oldest first. Only while the model is watched."""
         async with self._reads:
-            return stream.decode(reversed(await self._client.xrevrange(stream.keys(model_id)[0], count=count)))
+            entries: Any = await self._connected().xrevrange(stream.keys(model_id)[0], count=count)
+        return stream.decode(entries[::-1])
 
-    async def _poll(self) -> None:
+    def _connected(self) -> Redis:
+        assert self._client is not None, "watch() connects, and a reader reads within it"
+        return self._client
+
+    async def _poll(self, client: Redis) -> None:
         """Until there are no watchers."""
         while self._watchers:
             try:
-                await self._notify_changes()
+                await self._notify_changes(client)
             except broker.UNAVAILABLE as error:
                 logger.warning("logs cannot be followed: %s", type(error).__name__)
                 await asyncio.sleep(broker.TIMEOUT)
             await asyncio.sleep(POLL_INTERVAL)
-        client, self._client = self._client, None
+        self._client = None
         await client.aclose()
 
-    async def _notify_changes(self) -> None:
+    async def _notify_changes(self, client: Redis) -> None:
         watched = list(self._watchers)
-        async with self._reads, self._client.pipeline(transaction=False) as pipeline:
+        async with self._reads, client.pipeline(transaction=False) as pipeline:
             for model_id in watched:
                 pipeline.xrevrange(stream.keys(model_id)[0], count=1)
             newest = await pipeline.execute()

@@ -7,6 +7,7 @@ in one step, so that no line is lost or doubled. If Valkey loses its data, the a
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core import broker
 from inference.logs.lines import StoredLogLine
@@ -87,13 +88,14 @@ def append(model_id: str, progress: Sequence[ReadProgress], lines: Iterable[Stor
 
 def positions(model_id: str, instance_ids: Sequence[str]) -> dict[str, str]:
     """The read position in each instance's files; empty if none is known."""
-    values = broker.client().hmget(keys(model_id)[1], list(instance_ids))
+    values: Any = broker.client().hmget(keys(model_id)[1], list(instance_ids))
     return {key: (value or b"").decode() for key, value in zip(instance_ids, values, strict=True)}
 
 
 def latest(model_id: str, count: int) -> list[LogEntry]:
     """The newest lines, oldest first."""
-    return decode(reversed(broker.client().xrevrange(keys(model_id)[0], count=count)))
+    entries: Any = broker.client().xrevrange(keys(model_id)[0], count=count)
+    return decode(reversed(entries))
 
 
 def clear(model_id: str, before: float | None = None) -> int:
@@ -113,7 +115,8 @@ def sizes(model_ids: Sequence[str]) -> list[int]:
         return pipeline.execute()
 
 
-def decode(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[LogEntry]:
+def decode(entries: Any) -> list[LogEntry]:
+    """From a reply of XRANGE: pairs of entry id and field → value, all bytes, which the client's stubs do not know."""
     return [LogEntry(entry_id.decode(), _line(fields)) for entry_id, fields in entries]
 
 

@@ -7,14 +7,13 @@ from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.response import Response
-from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
 from accounts import audit, credential_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
-from core.inputs import validated
+from core.parsers import validated
 from core.streaming import AlwaysJson, EventStream
 from inference.logs import services
 from inference.logs.feed import LogReader, open_feed, parse_resume_id
@@ -36,7 +35,7 @@ EVENTS = {(200, "text/event-stream"): OpenApiTypes.STR}
 class StreamingView(APIView):
     """Also accepts a ticket, for browsers."""
 
-    authentication_classes = [TicketAuthentication, *api_settings.DEFAULT_AUTHENTICATION_CLASSES]
+    authentication_classes = [TicketAuthentication, *APIView.authentication_classes]
     content_negotiation_class = AlwaysJson
     permissions = {"GET": Permission.READ}
 

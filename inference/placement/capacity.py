@@ -1,9 +1,11 @@
 """Checks a model's resource requirements: refuses those that no known machine could ever meet, and names the limit."""
 
+from collections.abc import Iterator
+
 from django.utils.translation import gettext as _
 
 from core.errors import InvalidRequest
-from engines.base import MIB
+from core.units import MIB
 from inference.models import DeviceKind
 from inference.placement import resource_options
 from inference.placement.fit import group_by_node
@@ -26,7 +28,7 @@ def check_requirements(model: Model, devices: list[DeviceView]) -> list[str]:
     return []
 
 
-def _requirements(model: Model):
+def _requirements(model: Model) -> Iterator[tuple[str, str, float]]:
     """Yields (field, name, value) of each explicit requirement."""
     for name, wanted in model.resource_requirements.items():
         yield f"resource_requirements.{name}", name, wanted
@@ -42,7 +44,7 @@ def _limits(devices: list[DeviceView]) -> dict[str, float]:
     """Name → the largest value that any machine has; without names that no machine has."""
     gpus = [device for device in devices if device.kind == DeviceKind.CUDA]
     processors = [device for device in devices if device.kind == DeviceKind.CPU]
-    limits = {}
+    limits: dict[str, float] = {}
     if gpus:
         limits["gpu_count"] = max(len(group) for group in group_by_node(gpus).values())
         limits["gpu_memory"] = max(device.usable for device in gpus) // MIB

@@ -59,7 +59,7 @@ def _decision(fit: _Fit, trace: list[Candidate], cluster: ClusterView, protected
 
 
 def _refusal(
-    request: PlacementRequest, cluster: ClusterView, trace: list[Candidate], protected: dict
+    request: PlacementRequest, cluster: ClusterView, trace: list[Candidate], protected: dict[str, str]
 ) -> PlacementDecision:
     """`waits` if it would fit once instances that are only protected for now may be evicted."""
     permanent = (Reason.PINNED, Reason.SAME_MODEL)
@@ -92,7 +92,7 @@ def _cheapest_fit(option: ResourceOption, cluster: ClusterView, evictable: list[
     return min(fits, key=_cost, default=None)
 
 
-def _cost(fit: _Fit) -> tuple:
+def _cost(fit: _Fit) -> tuple[int, int, float, int, str, str]:
     emptiest = -min(device.free for device in fit.devices)
     return (*eviction_cost(fit.victims), emptiest, fit.devices[0].node_name, fit.devices[0].node_id)
 

@@ -1,7 +1,9 @@
 """Builds the input of placement from rows: devices, instances that hold their memory, and gateway reports on these."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import takewhile
 
 from django.conf import settings
 from django.utils import timezone
@@ -10,8 +12,7 @@ from django.utils.translation import gettext as _
 from accounts import configuration
 from inference.instances import gateway_reports
 from inference.instances.gateway_reports import GatewayReports
-from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation
-from inference.placement import decision_log
+from inference.models import Desired, Device, Instance, InstanceState, Node, PlacementRecord, Reservation
 from inference.placement.types import ClusterView, DeviceView, Occupant
 from models_app.models import Model
 
@@ -24,7 +25,7 @@ def view_for_model(model: Model) -> ClusterView:
         occupants=_occupants(),
         slots=configuration.current().max_concurrent_models - running,
         residency=settings.MIN_RESIDENCY_SECONDS,
-        awaited=decision_log.devices_awaited_before(model),
+        awaited=_devices_awaited_before(model),
     )
 
 
@@ -34,7 +35,7 @@ def view_for_workload(engine: str, since: datetime) -> ClusterView:
         devices=tuple(device_views(engine)),
         occupants=_occupants(),
         residency=settings.MIN_RESIDENCY_SECONDS,
-        awaited=decision_log.devices_awaited_since(since),
+        awaited=_devices_awaited_since(since),
     )
 
 
@@ -79,8 +80,7 @@ def _claims_by_owner() -> dict[str, dict[int, int]]:
 
 
 def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayReports) -> Occupant:
-    ready = instance.state == InstanceState.READY
-    resident = (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds() if ready else None
+    resident = _resident_seconds(instance)
     return Occupant(
         instance_id=instance.pk,
         model_id=instance.model_id,
@@ -88,7 +88,7 @@ def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayRe
         tenant_id=instance.tenant_id,
         held_bytes=claims,
         priority=instance.model.priority,
-        idle=_idle_seconds(instance, resident, traffic_now) if ready else None,
+        idle=None if resident is None else _idle_seconds(instance, resident, traffic_now),
         resident=resident,
         pinned=instance.model.pinned,
         has_waiters=any(beat.waiting.get(instance.model_id) for beat in traffic_now.heartbeats),
@@ -97,8 +97,30 @@ def _occupant(instance: Instance, claims: dict[int, int], traffic_now: GatewayRe
     )
 
 
+def _resident_seconds(instance: Instance) -> float | None:
+    """Since it was ready; None while it is not."""
+    if instance.state != InstanceState.READY:
+        return None
+    return (timezone.now() - (instance.ready_at or instance.state_since)).total_seconds()
+
+
 def _idle_seconds(instance: Instance, resident: float, traffic_now: GatewayReports) -> float | None:
     """Seconds since the last request to this instance ended, or since it was ready; None while one is in flight."""
     if any(beat.inflight.get(instance.pk) for beat in traffic_now.heartbeats):
         return None
-    return min([resident, *(beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)])
+    since_requests = (beat.idle[instance.pk] for beat in traffic_now.heartbeats if instance.pk in beat.idle)
+    return float(min([resident, *since_requests]))
+
+
+def _devices_awaited_before(model: Model) -> frozenset[int]:
+    """Ids of devices that other models have waited for longer than `model`: it evicts nothing there."""
+    return _wanted_devices(takewhile(lambda record: record.model_id != model.pk, PlacementRecord.objects.waiting()))
+
+
+def _devices_awaited_since(moment: datetime) -> frozenset[int]:
+    """Ids of devices that models have waited for since `moment` or longer."""
+    return _wanted_devices(PlacementRecord.objects.waiting().filter(created_at__lte=moment))
+
+
+def _wanted_devices(records: Iterable[PlacementRecord]) -> frozenset[int]:
+    return frozenset(device for record in records for device in record.decision["wanted"])

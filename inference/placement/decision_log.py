@@ -1,24 +1,22 @@
-"""Stored placement decisions: they explain starts and refusals, and they are the queue of starts that wait for room."""
+"""Stores placement decisions: they explain starts and refusals, and those that wait are the queue for room."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timedelta
-from itertools import takewhile
+from datetime import timedelta
+from typing import Any
 
-from django.db.models import QuerySet
 from django.utils import timezone
 
-from inference.models import Instance, PlacementRecord
+from inference.models import WAITING_TIMEOUT, DecisionOutcome, Instance, PlacementRecord
 from inference.placement.types import Occupant, PlacementDecision, ResourceOption
 from models_app.models import Model
 
 MAX_PER_MODEL = 50  # of each model
-WAITING_TIMEOUT = timedelta(seconds=5)  # a waiting start retries more often than that
 REFUSED_TIMEOUT = timedelta(minutes=1)  # missing replicas are retried more often than that
-PLACED, REFUSED, WAITING = "placed", "refused", "waiting"
 
 
-def save_decision(model: Model, decision: PlacementDecision, outcome: str, instance: Instance | None = None) -> None:
+def save_decision(
+    model: Model, decision: PlacementDecision, outcome: DecisionOutcome, instance: Instance | None = None
+) -> None:
     """Store a decision. Repeated refusals of the same start update the first record, which keeps its creation time."""
     latest = PlacementRecord.objects.filter(model=model).first()
     if latest and latest.decision["outcome"] == outcome and _is_repeated(latest):
@@ -30,7 +28,7 @@ def save_decision(model: Model, decision: PlacementDecision, outcome: str, insta
     PlacementRecord.objects.filter(pk__in=list(old)).delete()
 
 
-def as_json(decision: PlacementDecision) -> dict:
+def as_json(decision: PlacementDecision) -> dict[str, Any]:
     return {
         "way": _option_json(decision.option) if decision.option else None,
         "node": decision.devices[0].node_name if decision.devices else None,
@@ -43,37 +41,18 @@ def as_json(decision: PlacementDecision) -> dict:
     }
 
 
-def devices_awaited_before(model: Model) -> frozenset[int]:
-    """Ids of devices that other models have waited for longer than `model`: it evicts nothing there."""
-    return _wanted_devices(takewhile(lambda record: record.model_id != model.pk, _waiting_records()))
-
-
-def devices_awaited_since(moment: datetime) -> frozenset[int]:
-    """Ids of devices that models have waited for since `moment` or longer."""
-    return _wanted_devices(_waiting_records().filter(created_at__lte=moment))
-
-
-def _waiting_records() -> QuerySet:
-    """Starts that wait now, the oldest first."""
-    since = timezone.now() - WAITING_TIMEOUT
-    return PlacementRecord.objects.filter(decision__outcome=WAITING, updated_at__gt=since).order_by("created_at", "pk")
-
-
-def _wanted_devices(records: Iterable[PlacementRecord]) -> frozenset[int]:
-    return frozenset(device for record in records for device in record.decision["wanted"])
-
-
 def _is_repeated(record: PlacementRecord) -> bool:
     """Whether a decision now repeats this one: it is recent enough to be the same start."""
-    within = {WAITING: WAITING_TIMEOUT, REFUSED: REFUSED_TIMEOUT}.get(record.decision["outcome"])
+    timeouts = {DecisionOutcome.WAITING: WAITING_TIMEOUT, DecisionOutcome.REFUSED: REFUSED_TIMEOUT}
+    within = timeouts.get(record.decision["outcome"])
     return within is not None and record.updated_at > timezone.now() - within
 
 
-def _option_json(option: ResourceOption) -> dict:
+def _option_json(option: ResourceOption) -> dict[str, Any]:
     return {**asdict(option), "total": option.estimate.total}
 
 
-def _victim_json(victim: Occupant) -> dict:
+def _victim_json(victim: Occupant) -> dict[str, Any]:
     return {
         "instance_id": victim.instance_id,
         "model_id": victim.model_id,

@@ -1,8 +1,10 @@
 """What a start of a model would need and whether there is room for it, before it is started. Memory in MiB."""
 
+from typing import Any
+
 from accounts.actor import Actor
 from core.errors import PlatformError
-from engines.base import MIB
+from core.units import MIB
 from inference.placement import capacity, cluster_view, reason_messages, resource_options
 from inference.placement.choice import choose_placement, evaluate_options
 from inference.placement.fit import could_ever_fit
@@ -10,7 +12,7 @@ from inference.placement.types import Candidate, Occupant, PlacementDecision, Re
 from models_app.models import Model
 
 
-def estimate(model: Model, actor: Actor) -> dict:
+def estimate(model: Model, actor: Actor) -> dict[str, Any]:
     """Raises InvalidRequest if the model files cannot be read yet, EngineUnavailable for an unknown engine."""
     request = resource_options.placement_request(model)
     cluster = cluster_view.view_for_model(model)
@@ -52,7 +54,7 @@ def _is_for(candidate: Candidate, option: ResourceOption) -> bool:
     return candidate.profile == option.profile and candidate.device.startswith(f"{option.kind}:")
 
 
-def _render_option(option: ResourceOption, candidates: list[Candidate], actor: Actor) -> dict:
+def _render_option(option: ResourceOption, candidates: list[Candidate], actor: Actor) -> dict[str, Any]:
     return {
         "profile": option.profile or None,
         "device": option.kind,
@@ -68,7 +70,7 @@ def _render_option(option: ResourceOption, candidates: list[Candidate], actor: A
     }
 
 
-def _render_victim(victim: Occupant, actor: Actor) -> dict:
+def _render_victim(victim: Occupant, actor: Actor) -> dict[str, Any]:
     may_name = reason_messages.may_name(victim.tenant_id, actor)
     return {
         "model_id": victim.model_id if may_name else None,

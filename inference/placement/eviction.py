@@ -21,7 +21,7 @@ def protection_reason(occupant: Occupant, request: PlacementRequest, cluster: Cl
     return next((why.value for why, applies in rules if applies and why in enforced), "")
 
 
-def _retry_rules(occupant: Occupant, request: PlacementRequest, cluster: ClusterView) -> list:
+def _retry_rules(occupant: Occupant, request: PlacementRequest, cluster: ClusterView) -> list[tuple[Reason, bool]]:
     """More rules when missing replicas are retried, which happens every few seconds.
 
     Models with several replicas lose none, and a victim must have been idle for `residency` and for as long as the
@@ -37,7 +37,7 @@ def _retry_rules(occupant: Occupant, request: PlacementRequest, cluster: Cluster
     ]
 
 
-def eviction_cost(victims: Iterable[Occupant]) -> tuple:
+def eviction_cost(victims: Iterable[Occupant]) -> tuple[int, int, float]:
     """Sort key, cheapest first: the highest priority among the victims, their number, then the shortest idle time."""
     running = [victim for victim in victims if not victim.stopping]
     idle = min((victim.idle or 0 for victim in running), default=0)
@@ -63,7 +63,7 @@ def choose_victims(claims: Claims, slots: int, evictable: list[Occupant]) -> tup
     return tuple(chosen)
 
 
-def _eviction_order(occupant: Occupant) -> tuple:
+def _eviction_order(occupant: Occupant) -> tuple[bool, int, float, str]:
     return (not occupant.stopping, occupant.priority, -(occupant.idle or 0), occupant.instance_id)
 
 

@@ -1,15 +1,16 @@
 """Messages for placement decisions. Tenants see neither the names of nodes nor models of other tenants."""
 
+from typing import Any
+
 from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
 from accounts.actor import Actor
 from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
-from engines.base import MIB
+from core.units import GIB, MIB
 from inference.placement.types import Candidate, PlacementDecision, Reason
 
-GIB = 1024**3
 RETRY_SECONDS = 30
 MAKE_ROOM = lazy(
     "Stop another model, let this one take less, or try again later: GET /api/models/{ref}/explain says who holds what."
@@ -60,7 +61,7 @@ def may_name(tenant_id: str, actor: Actor) -> bool:
     return actor.is_operator or (actor.tenant is not None and actor.tenant.pk == tenant_id)
 
 
-def candidate_json(found: Candidate, actor: Actor) -> dict:
+def candidate_json(found: Candidate, actor: Actor) -> dict[str, Any]:
     """The result for one device as the API shows it; memory in MiB."""
     hidden = not actor.is_operator and found.why == Reason.SUSPECT  # `text` describes the machine
     return {
@@ -82,7 +83,7 @@ def decision_message(decision: PlacementDecision) -> str:
     return _outcome_message(decision.placed, decision.waits, evicted, str(_shortage_message(list(decision.trace))))
 
 
-def record_message(record: dict, trace: list[Candidate]) -> str:
+def record_message(record: dict[str, Any], trace: list[Candidate]) -> str:
     """The same for a stored decision."""
     evicted = sum(not victim["going"] for victim in record["evicted"])
     waits = record["outcome"] == "waiting"
@@ -110,9 +111,9 @@ def refusal_error(decision: PlacementDecision, waits: bool) -> PlatformError:
         worst = next((candidate for candidate in trace if candidate.why == Reason.ENGINE), trace[-1])
         return EngineUnavailable(reason_message(worst.why, text=worst.text) or None, retry_after=15)
     error_class = NoRoomYet if waits else InsufficientResources
-    text = _shortage_message(list(trace))
-    if any(candidate.why in OCCUPANCY_REASONS for candidate in trace):
-        text = format_lazy("{} {}", text, MAKE_ROOM)
+    shortage = _shortage_message(list(trace))
+    is_occupied = any(candidate.why in OCCUPANCY_REASONS for candidate in trace)
+    text = format_lazy("{} {}", shortage, MAKE_ROOM) if is_occupied else shortage
     return error_class(text, details=_missing_memory(decision), retry_after=RETRY_SECONDS)
 
 
@@ -131,7 +132,7 @@ def _shortage_message(trace: list[Candidate]) -> str:
     }
 
 
-def _missing_memory(decision: PlacementDecision) -> dict:
+def _missing_memory(decision: PlacementDecision) -> dict[str, Any]:
     """Needed and free MiB of the device that came closest to having room."""
     short = [candidate for candidate in decision.trace if candidate.why in SIZE_REASONS]
     if not short:

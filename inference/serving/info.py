@@ -40,17 +40,17 @@ def overview(models: list[Model], actor: Actor) -> dict:
 
 def _instance_fields(model: Model, instance: Instance | None, traffic_now: GatewayReports, actor: Actor) -> dict:
     """`instance` is the model's foremost one."""
-    ready = instance is not None and instance.state == InstanceState.READY
-    shows_process = instance is not None and instance.pid is not None and actor.is_operator
+    ready = instance if instance and instance.state == InstanceState.READY else None
+    process = instance if instance and instance.pid is not None and actor.is_operator else None
     return {
         "model_name": model.name,
         "aliases": [alias.name for alias in model.aliases.all()],
         "status": status_words.labels_for(instance).manager,
-        "pid": instance.pid if shows_process else None,
+        "pid": process.pid if process else None,
         "idle_time_sec": int(traffic_now.idle_seconds(model.pk) or 0) if ready else 0,
         "mode": model.mode,
-        "is_available": ready and instance.healthy,
-        "current_bat_path": _command_line(instance) if shows_process else None,
+        "is_available": ready is not None and ready.healthy,
+        "current_bat_path": _command_line(process) if process else None,
         "config_source": (instance.profile or _devices(instance)) if instance else None,
     }
 

@@ -33,6 +33,17 @@ class ScaleResult:
     instances: list[Instance]
     shortfall: PlatformError | None = None
 
+    @property
+    def runs(self) -> dict[str, int]:
+        """Instance id → the generation that is wanted of it."""
+        return {instance.pk: instance.generation for instance in self.instances}
+
+    @property
+    def refusal(self) -> PlatformError:
+        """The error to raise if there is no instance at all."""
+        assert self.shortfall is not None, "a model wants at least one replica: one that is missing has its error"
+        return self.shortfall
+
     def warning(self, model: Model) -> str:
         if self.shortfall is None:
             return ""
@@ -45,8 +56,8 @@ def scale_up(
 ) -> ScaleResult:
     """Create the missing instances, evicting idle ones of other models. The caller has locked `model`.
 
-    Reuses stopping instances first, if their memory is still theirs. If not even one instance can run, raises what
-    placing.place_instance raises; else the error is in the result, and ReplicaReconciler tries again.
+    Reuses stopping instances first, if their memory is still theirs. If one finds no place, the error of
+    claim.place_instance is in the result; ReplicaReconciler tries again as long as another instance runs.
     """
     instances = list(model.instances.wanted().order_by("replica"))
     for stopping in _revivable(model)[: max(0, model.replicas - len(instances))]:
@@ -57,15 +68,14 @@ def scale_up(
             )
             instances.append(stopping)
     while len(instances) < model.replicas:
+        replica = _free_number(model)
         try:
-            with transaction.atomic():
-                placed = claim.place_instance(model, timeout, on_demand, replica=_free_number(model), is_retry=is_retry)
-            instances.append(placed)
+            placed = claim.place_instance(
+                model, replica=replica, timeout=timeout, on_demand=on_demand, is_retry=is_retry
+            )
         except PlatformError as error:
-            if not instances:
-                raise
-            claim.record_refusal(error)
             return ScaleResult(instances, error)
+        instances.append(placed)
     return ScaleResult(instances)
 
 
@@ -74,8 +84,8 @@ def scale_down(model: Model) -> None:
     instances = sorted(
         model.instances.wanted(), key=lambda instance: (instance.state != InstanceState.READY, instance.replica)
     )
-    for instance in instances[model.replicas :]:
-        instance.request_change(desired=Desired.STOPPED, force_stop=False, stop_timeout=STOP_TIMEOUT)
+    surplus = [instance.pk for instance in instances[model.replicas :]]
+    model.instances.filter(pk__in=surplus).request_stop(timeout=STOP_TIMEOUT)
 
 
 def backoff_after(failures: int) -> timedelta:
@@ -91,7 +101,7 @@ class ReplicaReconciler:
 
     def work(self) -> None:
         wanted = Count("instances", filter=Q(instances__state__in=ACTIVE_STATES, instances__desired=Desired.RUNNING))
-        models = Model.objects.annotate(running=wanted).filter(running__gt=0).exclude(running=F("replicas"))
+        models = Model.objects.annotate(wanted=wanted).filter(wanted__gt=0).exclude(wanted=F("replicas"))
         for model in models:
             if self._not_before.get(model.pk, 0.0) <= time.monotonic():
                 with suppress(ModelNotFound):

@@ -11,15 +11,12 @@ from accounts.actor import Actor
 from core.errors import ModelNotFound, ModelNotRunning, PlatformError
 from inference.crashes import advice
 from inference.instances import operations
-from inference.models import Desired, Instance, InstanceState, StopReason, Task, TaskKind
-from inference.placement import claim
+from inference.models import Instance, InstanceState, StopReason, Task, TaskKind
 from inference.serving import replicas
 from models_app import services as catalogue
 from models_app.models import Model, ModelQuerySet
 
 
-@claim.records_refusals
-@transaction.atomic
 def start(model: Model, *, force: bool = False, timeout: int | None = None, on_demand: bool = False) -> Task:
     """Start the model's missing replicas. Those that run or start already stay as they are.
 
@@ -27,13 +24,16 @@ def start(model: Model, *, force: bool = False, timeout: int | None = None, on_d
     InsufficientResources, EngineUnavailable, ModelNotRunning (failed a moment ago, retry later) or InvalidRequest
     (bad model files).
     """
-    model = catalogue.lock(model)
-    if not force and not model.instances.active().exists():
-        _refuse_right_after_failure(model, on_demand)
-    if not on_demand:
-        model.instances.wanted().update(on_demand=False)
-    result = replicas.scale_up(model, timeout=timeout, on_demand=on_demand)
-    return operations.create_task(TaskKind.START, model, _runs(result.instances), result.warning(model))
+    with transaction.atomic():
+        model = catalogue.lock(model)
+        if not force and not model.instances.active().exists():
+            _refuse_right_after_failure(model, on_demand)
+        if not on_demand:
+            model.instances.wanted().update(on_demand=False)
+        result = replicas.scale_up(model, timeout=timeout, on_demand=on_demand)
+        if result.instances:
+            return operations.create_task(TaskKind.START, model, result.runs, result.warning(model))
+    raise result.refusal  # after the commit, which keeps the refused decision for /explain
 
 
 def start_on_demand(model_id: str) -> Task:
@@ -50,22 +50,22 @@ def stop(model: Model, *, force: bool = False, timeout: int | None = None) -> Ta
     model = catalogue.lock(model)
     active = model.instances.active()
     runs = dict(active.values_list("pk", "running_generation"))
-    limit = replicas.STOP_TIMEOUT if timeout is None else timeout
-    active.update(desired=Desired.STOPPED, stop_reason="", force_stop=force, stop_timeout=limit)
+    active.request_stop(timeout=replicas.STOP_TIMEOUT if timeout is None else timeout, force=force)
     return operations.create_task(TaskKind.STOP, model, runs)
 
 
-@claim.records_refusals
-@transaction.atomic
 def restart(model: Model, *, force: bool = False, timeout: int | None = None) -> Task:
     """Restart the replicas one after the other; a stopped model is started."""
-    model = catalogue.lock(model)
     fields = {"force_stop": force, "on_demand": False} | ({"start_timeout": timeout} if timeout else {})
-    running = model.instances.wanted()
-    runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
-    running.update(**fields)
-    result = replicas.scale_up(model, timeout=timeout)
-    return operations.create_task(TaskKind.RESTART, model, _runs(result.instances) | runs, result.warning(model))
+    with transaction.atomic():
+        model = catalogue.lock(model)
+        running = model.instances.wanted()
+        runs = {pk: generation + 1 for pk, generation in running.values_list("pk", "generation")}
+        running.update(**fields)
+        result = replicas.scale_up(model, timeout=timeout)
+        if result.instances:
+            return operations.create_task(TaskKind.RESTART, model, result.runs | runs, result.warning(model))
+    raise result.refusal
 
 
 def scale(model: Model) -> list[str]:
@@ -91,8 +91,7 @@ def unload(model: Model) -> bool:
     wanted = catalogue.lock(model).instances.wanted()
     if wanted.exclude(state=InstanceState.READY, generation=F("running_generation")).exists():
         return False
-    fields = {"desired": Desired.STOPPED, "stop_reason": StopReason.IDLE}
-    wanted.update(**fields, force_stop=False, stop_timeout=replicas.STOP_TIMEOUT)
+    wanted.request_stop(timeout=replicas.STOP_TIMEOUT, reason=StopReason.IDLE)
     return True
 
 
@@ -123,10 +122,6 @@ def _run_on_each(models: ModelQuerySet, action: Callable[[Model], Task]) -> tupl
         except PlatformError as error:
             failed[model.name] = str(error.message)
     return done, failed
-
-
-def _runs(instances: list[Instance]) -> dict[str, int]:
-    return {instance.pk: instance.generation for instance in instances}
 
 
 def _refuse_right_after_failure(model: Model, on_demand: bool) -> None:

@@ -61,7 +61,7 @@ def _engine(model: Model, instance: Instance | None, has_gpu: bool) -> str:
 
 def capabilities(model: Model) -> list[str]:
     trainable = model.framework == TRAINABLE and model.mode == Mode.CHAT
-    return CAPABILITIES[model.mode] + (["training"] if trainable else [])
+    return CAPABILITIES[Mode(model.mode)] + (["training"] if trainable else [])
 
 
 def _path_name(model: Model) -> str:

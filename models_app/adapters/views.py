@@ -10,9 +10,9 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import NotFound
-from core.inputs import validated
+from core.parsers import validated
 from core.streaming import ArchiveStream
-from core.tenancy import TenantScopedMixin
+from core.tenant_views import TenantScopedMixin
 from models_app import model_runtime
 from models_app.adapters import files, services
 from models_app.adapters.serializers import (
@@ -64,7 +64,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(responses=VersionSerializer(many=True))
     def versions(self, request, ref):
         """Newest first, each with its evaluation before and after the training."""
-        versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
+        versions = self.paginate_queryset(self.get_object().versions.select_related("adapter")) or []
         loaded = model_runtime.get_runtime().adapters_loaded([version.pk for version in versions])
         return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import audit, configuration, credential_identity, references, services, tickets, tokens
+from accounts.actor import actor_of
 from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -33,8 +34,8 @@ from accounts.serializers import (
     TicketSerializer,
 )
 from core.errors import Forbidden, InvalidRequest, Unauthenticated
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -105,14 +106,16 @@ class TenantViewSet(
     def perform_create(self, serializer):
         tenant = serializer.save()
         audit.record(
-            self.request.auth, "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug
+            actor_of(self.request), "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug
         )
 
     @transaction.atomic
     def perform_update(self, serializer):
         tenant = serializer.save()
         changed = {name: str(value) for name, value in serializer.validated_data.items()}
-        audit.record(self.request.auth, "tenant.change", tenant, tenant_id=tenant.pk, request=self.request, **changed)
+        audit.record(
+            actor_of(self.request), "tenant.change", tenant, tenant_id=tenant.pk, request=self.request, **changed
+        )
 
 
 class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -153,12 +156,12 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
 
     def _account(self, fields: dict) -> User:
         """An existing account by name. Only operators can see whether a name is free and create accounts."""
-        username = fields["user"]["username"]
-        if self.request.auth.is_operator and fields.get("password"):
+        username, actor = fields["user"]["username"], actor_of(self.request)
+        if actor.is_operator and fields.get("password"):
             if User.objects.filter(username=username).exists():
                 raise InvalidRequest(details={"username": _("This account exists already; leave the password out.")})
             return User.objects.create_user(
-                username, fields["user"].get("email", ""), fields["password"], default_tenant=self.request.auth.tenant
+                username, fields["user"].get("email", ""), fields["password"], default_tenant=actor.tenant
             )
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
@@ -203,7 +206,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         return key
 
     def _model_id(self, ref: str) -> str:
-        model_id = references.resolve_model_id(self.request.auth, ref)
+        model_id = references.resolve_model_id(actor_of(self.request), ref)
         if model_id is None:
             raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
         return model_id

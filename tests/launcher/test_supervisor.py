@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.up_process import Up, eventually, small_disk, toy_checkout
+from tests.support.up_process import Up, small_disk, toy_checkout
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.up_process import ALONE, ROOT, Up, eventually
+from tests.support.up_process import ALONE, ROOT, Up
+from tests.support.waiting import eventually
 
 LOOPBACK_UP = """import fcntl, os, socket, struct, sys
 with socket.socket() as any_socket:

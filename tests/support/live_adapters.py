@@ -1,26 +1,23 @@
 """LoRA adapters in a running product, made as a training job would have left them."""
 
 import json
-import os
-import subprocess
-import sys
 import uuid
-from pathlib import Path
 
 from tests.support import adapter_files
-from tests.support.live_product import ROOT, LiveProduct
+from tests.support.live_product import LiveProduct
 
-KEEP = """
+SAVE_VERSION = """
 import json
 from pathlib import Path
 from accounts.models import Tenant
-from models_app.adapters.services import Origin, keep
+from models_app.adapters.services import Origin, save_version
 from models_app.models import Model
 fields = json.loads({fields!r})
 tenant = Tenant.objects.get(slug=fields["tenant"])
 base = Model.objects.get(tenant=tenant, name=fields["base"])
 origin = Origin(key_id=fields["key"])
-print(keep(tenant=tenant, base_model=base, name=fields["name"], folder=Path(fields["folder"]), origin=origin).pk)
+folder = Path(fields["folder"])
+print(save_version(tenant=tenant, base_model=base, name=fields["name"], folder=folder, origin=origin).pk)
 """
 
 
@@ -37,14 +34,9 @@ def save_version(
     """Save a new version of the adapter `name`, trained for the key `key`; `make` writes its files. Returns its id."""
     source = make(product.data / "tenants" / tenant / "training" / uuid.uuid4().hex / "adapter", **options)
     fields = json.dumps({"tenant": tenant, "base": base, "name": name, "folder": str(source), "key": key})
-    return run_code(product, KEEP.format(fields=fields))
+    return run_code(product, SAVE_VERSION.format(fields=fields))
 
 
 def run_code(product: LiveProduct, code: str) -> str:
     """Run Python code with the product's database. Returns the last line of its output."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    environment |= {"SERAI_DATA": str(product.data), "SERAI_NO_VENV": "1"}
-    command = [sys.executable, str(Path(ROOT) / "manage.py"), "shell", "--no-imports", "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+    return product.manage("shell", "--no-imports", "-c", code).strip().splitlines()[-1]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,15 +33,6 @@ def small_disk(place: Path, size: str) -> list[str]:
         pytest.skip("this machine allows no mounts of one's own")
     mount = f'mount -t tmpfs -o size={size} none "$1" && shift && exec "$@"'
     return [*private_mounts, "sh", "-c", mount, "sh", str(place)]
-
-
-def eventually(check: Callable[[], object], seconds: float = 30):
-    """The first true value of `check`; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < end, f"did not come true within {seconds} s"
-        time.sleep(0.05)
-    return value
 
 
 class Up:

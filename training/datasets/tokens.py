@@ -23,8 +23,7 @@ from training.models import Dataset
 
 logger = logging.getLogger(__name__)
 
-ENGINE = "vllm"
-PROGRAM = Path(trainer.__file__).parent / "counting.py"
+PROGRAM = Path(trainer.__file__).with_name("counting.py")
 MAX_ROWS = 20_000  # takes some seconds
 COUNT_TIMEOUT = 60.0
 MAX_CONCURRENT = 2  # in one process: each takes a core
@@ -50,7 +49,7 @@ class TokenCount:
 def count_tokens(dataset: Dataset, model: Model) -> TokenCount:
     """Raises InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited, OperationTimeout."""
     base = base_models.check(model)
-    if problem := registry.get(ENGINE).unavailable_reason():
+    if problem := registry.get(base_models.ENGINE).unavailable_reason():
         raise EngineUnavailable(problem)
     limit = base.context or DEFAULT_CONTEXT_LIMIT
     folder = artefacts.locate(model.tenant, model.config["model_path"])
@@ -61,7 +60,7 @@ def count_tokens(dataset: Dataset, model: Model) -> TokenCount:
 
 
 def _run_counter(arguments: list[str]) -> dict:
-    python = install.environment_python(ENGINE)
+    python = install.environment_python(base_models.ENGINE)
     environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
     with _slot():
         try:

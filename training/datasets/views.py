@@ -7,8 +7,8 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import base_models
 from training.datasets import services, tokens

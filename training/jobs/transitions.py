@@ -4,8 +4,8 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from core.errors import utc_timestamp
 from core.events import publish_on_commit
+from core.times import utc_timestamp
 from training.models import DesiredJobState, JobState, TrainingJob
 
 EVENT = "training_progress"

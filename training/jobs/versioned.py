@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import validated
+from core.parsers import validated
 from models_app import options
 from training import paths
 from training.jobs import queue, recipe, services

@@ -7,8 +7,8 @@ from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 from inference.logs import services as logs
 from inference.logs.log_responses import ManagerLogFormat, ServiceLogFormat, render_line
 from inference.logs.serializers import LogQuerySerializer, LogsSerializer, StreamQuerySerializer

@@ -10,9 +10,9 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest
-from core.inputs import validated
+from core.parsers import validated
 from core.streaming import AlwaysJson, FileStream
-from core.tenancy import TenantScopedMixin
+from core.tenant_views import TenantScopedMixin
 from training.datasets import services, storage
 from training.datasets.uploads import FileUploadMixin
 from training.models import Dataset

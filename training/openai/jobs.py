@@ -9,9 +9,9 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest, PlatformError
-from core.inputs import validated
 from core.pagination import query_integer
-from core.tenancy import TenantScopedMixin
+from core.parsers import validated
+from core.tenant_views import TenantScopedMixin
 from training import base_models
 from training.jobs import recipe, services
 from training.jobs.serializers import TextField

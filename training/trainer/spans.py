@@ -5,12 +5,11 @@ For chat templates that do not mark it themselves (`{% generation %}`). Standard
 
 from collections.abc import Callable
 
-Conversation = list[dict[str, str]]
-Render = Callable[[Conversation, bool], str]  # with or without the generation prompt at the end
+Render = Callable[[list[dict[str, str]], bool], str]  # with or without the generation prompt at the end
 Span = tuple[int, int]
 
 
-def assistant_spans(conversation: Conversation, render: Render) -> tuple[str, list[Span]]:
+def assistant_spans(conversation: list[dict[str, str]], render: Render) -> tuple[str, list[Span]]:
     """The whole text, and the spans of the assistant's answers in it, with their end marks.
 
     A template may render an earlier answer differently once the conversation continues (without its reasoning, for

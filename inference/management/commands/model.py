@@ -35,8 +35,8 @@ class Command(BaseCommand):
             self._add(find_tenant(tenant), source, name)
 
     def _list(self, slug: str | None) -> None:
-        models = Model.objects.select_related("tenant").order_by("tenant__slug", "name")
-        models = list(models.filter(tenant=find_tenant(slug)) if slug else models)
+        rows = Model.objects.select_related("tenant").order_by("tenant__slug", "name")
+        models = list(rows.filter(tenant=find_tenant(slug)) if slug else rows)
         statuses = model_runtime.get_runtime().statuses(models)
         for model in models:
             files = model.config.get("model_path") or model.config.get("model_name") or "-"
@@ -48,12 +48,11 @@ class Command(BaseCommand):
         if from_hub and not huggingface.HUB_ID.fullmatch(source):
             raise CommandError(f"{source} is neither a folder here nor a hub id (owner/name).")
         place = source if from_hub else folder.resolve().name
-        actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
         with explained():
             services.require_free_name(tenant, name or Path(place).name)
             with intake.import_folder(tenant, place) as draft:
                 self._fetch(source, draft) if from_hub else self._copy(folder, draft)
-            model = create(actor, name or Path(place).name, place)
+            model = create(tenant, name or Path(place).name, place)
         self.stdout.write(f"{model.name} is in the catalogue of {tenant.slug}: {model.pk}")
 
     def _fetch(self, hub_id: str, draft: Path) -> None:
@@ -82,8 +81,9 @@ def find_tenant(slug: str) -> Tenant:
     return tenant
 
 
-def create(actor: Actor, name: str, place: str) -> Model:
-    artefact = artefacts.inspect(artefacts.locate(actor.tenant, place))
+def create(tenant: Tenant, name: str, place: str) -> Model:
+    actor = Actor(tenant, Role.OWNER, is_operator=True)
+    artefact = artefacts.inspect(artefacts.locate(tenant, place))
     framework = next(engine for engine, format in artefacts.ENGINE_FORMATS.items() if format == artefact.format)
     model, _warnings = services.create(actor, {"name": name, "framework": framework, "config": {"model_path": place}})
     return model

@@ -4,7 +4,7 @@ import json
 import secrets
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from accounts import services as accounts
@@ -44,7 +44,10 @@ class Command(BaseCommand):
 
     def _operator(self, record: dict) -> User:
         operators = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined")
-        return operators.filter(username=record["username"]).first() or operators.first()
+        operator = operators.filter(username=record["username"]).first() or operators.first()
+        if operator is None:
+            raise CommandError("There is no active operator account to make a login link for.")
+        return operator
 
 
 @transaction.atomic
