@@ -82,6 +82,16 @@ def test_links_between_the_documents_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_files_that_the_documents_name_exist():
+    """In backticks, with a folder; relative to the tree or to platform/. Names with a placeholder (<…>) are left out."""
+    missing = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        named = re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|po|md|sh))`", page.read_text())
+        found = [any((folder / name).exists() for folder in (ROOT, ROOT / "platform")) for name in named]
+        missing += [f"{page.name}: {name}" for name, exists in zip(named, found, strict=True) if not exists]
+    assert missing == []
+
+
 def glossary():
     """(term, home) of each row."""
     return re.findall(r"^\| ([a-z].*?) \| .+ \| `(.+?)` \|$", (ROOT / "docs/glossary.md").read_text(), re.M)[1:]
