@@ -19,6 +19,7 @@ from tests.monitoring.test_sockets import (
     close_code,
     connections,
     is_cut,
+    monitor,  # noqa: F401
     receive_message,
     send_frame,
     send_message,
@@ -144,7 +145,7 @@ def test_a_foreign_model_is_as_if_missing_and_anothers_public_one_has_no_log(mon
 
 
 def test_an_operator_reads_every_log_with_paths_and_a_tenant_its_own_without(
-    monitor,
+    monitor,  # noqa: F811
     operator,
     viewer,
     model,  # noqa: F811
