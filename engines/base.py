@@ -84,9 +84,6 @@ class EngineReadings:
     tpot: Histogram | None = None
 
 
-HISTOGRAM_READINGS = {"ttft", "tpot"}
-
-
 @dataclass(frozen=True)
 class Symptom:
     """A pattern in the last log lines, its meaning for a person, and the cause that it indicates."""
@@ -94,9 +91,9 @@ class Symptom:
     pattern: str
     meaning: str
     cause: Cause = Cause.UNKNOWN
-    regex: re.Pattern = field(init=False)
+    regex: re.Pattern[str] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
 
 
@@ -161,9 +158,19 @@ class Engine:
 
     def readings(self, metrics: str) -> EngineReadings:
         """The engine's metrics page as EngineReadings. An unreadable page gives readings that are all None."""
-        page = MetricsPage(metrics, self.reading_names.values())
+        page = _NamedMetrics(MetricsPage(metrics, self.reading_names.values()), self.reading_names)
         return EngineReadings(
-            **{reading: _read_metric(page, reading, name) for reading, name in self.reading_names.items()}
+            running=page.total("running"),
+            waiting=page.total("waiting"),
+            kv_usage=page.usage("kv_usage"),
+            prompt_tokens=page.total("prompt_tokens"),
+            generation_tokens=page.total("generation_tokens"),
+            cached_tokens=page.total("cached_tokens"),
+            prefix_queries=page.total("prefix_queries"),
+            prefix_hits=page.total("prefix_hits"),
+            preemptions=page.total("preemptions"),
+            ttft=page.histogram("ttft"),
+            tpot=page.histogram("tpot"),
         )
 
     def diagnose(self, log: list[str]) -> LogDiagnosis | None:
@@ -197,12 +204,23 @@ def diagnose_log(symptoms: list[Symptom], log: list[str]) -> LogDiagnosis | None
     return None
 
 
-def _read_metric(page: MetricsPage, reading: str, name: str) -> Histogram | float | int | None:
-    """Requests and tokens are summed over the ranks of one engine; of caches the fullest counts."""
-    if reading in HISTOGRAM_READINGS:
-        return page.histogram(name)
-    if reading == "kv_usage":
-        usage = page.highest(name)
+@dataclass(frozen=True)
+class _NamedMetrics:
+    """A metrics page, asked by our names of readings. None for a reading that the engine lacks.
+
+    Requests and tokens are summed over the ranks of one engine; of caches the fullest counts.
+    """
+
+    page: MetricsPage
+    names: dict[str, str]
+
+    def total(self, reading: str) -> int | None:
+        total = self.page.total(self.names[reading]) if reading in self.names else None
+        return None if total is None else int(total)
+
+    def usage(self, reading: str) -> float | None:
+        usage = self.page.highest(self.names[reading]) if reading in self.names else None
         return None if usage is None else min(usage, 1.0)
-    total = page.total(name)
-    return None if total is None else int(total)
+
+    def histogram(self, reading: str) -> Histogram | None:
+        return self.page.histogram(self.names[reading]) if reading in self.names else None

@@ -27,6 +27,7 @@ class CommandRunner:
         """Raises CommandFailed, OSError."""
         output = []
         with self._start(command) as process:
+            assert process.stdout, "it is a pipe"
             for line in process.stdout:
                 output.append(line.strip())
                 on_line(output[-1])
@@ -34,7 +35,7 @@ class CommandRunner:
             raise CommandFailed(output)
 
     @contextmanager
-    def _start(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen]:
+    def _start(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             pass_fds=self._inherited,

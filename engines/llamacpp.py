@@ -1,5 +1,6 @@
 """llama.cpp's server for GGUF files, always on a Unix socket and with an explicit KV cache length."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from core.units import GIB, MIB
@@ -134,7 +135,8 @@ def _ubatch(model: Model, artefact: Artefact) -> int:
     """Tokens computed at once. Models that pool must process a whole text at once."""
     if model.mode != Mode.CHAT:
         return _sequence_tokens(model, artefact)
-    return model.config.get("n_ubatch", UBATCH)
+    configured: int = model.config.get("n_ubatch", UBATCH)
+    return configured
 
 
 def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
@@ -153,7 +155,7 @@ def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
     return [*arguments, "--embeddings", *([] if artefact.is_pooling else ["--pooling", "mean"])]
 
 
-def _template_arguments(config: dict) -> list[str]:
+def _template_arguments(config: Mapping[str, str]) -> list[str]:
     """The engine's own templates do not use Jinja. The model's own template supports tools."""
     if "chat_format" in config:
         return ["--no-jinja", "--chat-template", TEMPLATES[config["chat_format"]]]

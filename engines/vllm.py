@@ -99,7 +99,8 @@ class VllmEngine(Engine):
         return count * adapter_bytes(artefact.parameters, limits.rank, width)
 
     def _kv_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
-        if given := model.config.get("kv_cache_bytes"):
+        given: int | None = model.config.get("kv_cache_bytes")
+        if given:
             return given
         if is_encoder(artefact):
             return 0
@@ -110,7 +111,7 @@ class VllmEngine(Engine):
         return max(wanted, sequence + sequence // 8, MIN_KV_BYTES)
 
     def _dtype(self, model: Model, device_kind: str) -> str:
-        wanted = model.config.get("dtype", "auto")
+        wanted: str = model.config.get("dtype", "auto")
         if wanted != "auto":
             return wanted
         return "float32" if device_kind == "cpu" else "bfloat16"

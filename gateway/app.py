@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import tokens
 from accounts.policy import Permission
 from core import errors
+from core.asgi_server import AsgiScope, Receive, Send
 from core.periodic import LoopSeverity, Periodic
 from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
 from gateway.api.generation import CHAT_COMPLETION, DETOKENIZATION, TEXT_COMPLETION, TOKENIZATION
@@ -25,7 +26,7 @@ from gateway.errors import MethodNotAllowed
 from gateway.exchange import Exchange
 from gateway.json_types import JsonObject
 from gateway.metering.meter import UsageSink
-from gateway.responder import AsgiScope, Receive, Responder, Send
+from gateway.responder import Responder
 from gateway.routing import authentication, model_lookup
 from gateway.routing.authentication import TokenVerifier, VerifyToken
 from gateway.routing.snapshot import Caller, InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
@@ -94,7 +95,7 @@ class Gateway:
         sink: UsageSink,
         config: GatewayConfig,
         verify: VerifyToken = tokens.verify,
-    ):
+    ) -> None:
         self.context = GatewayContext(
             config=config,
             source=source,

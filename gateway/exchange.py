@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.policy import Permission
 from core import errors, logs
+from core.asgi_server import Receive
 from gateway.api import dialects, generation
 from gateway.api.operation import Operation
 from gateway.context import GatewayContext
@@ -15,7 +16,7 @@ from gateway.dispatch import Dispatch
 from gateway.errors import status_for
 from gateway.json_types import JsonObject
 from gateway.metering.meter import RequestRecord
-from gateway.responder import Receive, Responder
+from gateway.responder import Responder
 from gateway.routing import model_lookup
 from gateway.routing.authentication import require_permission
 from gateway.routing.snapshot import Caller, ModelEntry

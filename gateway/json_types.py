@@ -3,3 +3,4 @@
 from typing import Any
 
 JsonObject = dict[str, Any]
+JsonList = list[Any]

@@ -3,24 +3,17 @@
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import orjson
 
 from core import cors
-from core.asgi_server import drop_client, transport_of
+from core.asgi_server import AsgiScope, Send, drop_client, transport_of
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
 from gateway.errors import Headers, render, render_event
 
 logger = logging.getLogger(__name__)
-
-AsgiScope = dict[str, Any]
-AsgiMessage = Mapping[str, Any]
-Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[AsgiMessage], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]

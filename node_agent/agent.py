@@ -113,7 +113,8 @@ class NodeSession:
 
     def _engines_changed(self) -> bool:
         """A start waits for the row that says that an engine is there, so that row waits for no heartbeat."""
-        return node.engine_problems() != self.context.node.engines
+        recorded: dict[str, str] = self.context.node.engines
+        return node.engine_problems() != recorded
 
     def _record_heartbeat(self) -> None:
         if not node.record_heartbeat(self.context.node):

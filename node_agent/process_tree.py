@@ -47,7 +47,7 @@ def command_for(instance: Instance) -> LaunchCommand:
     return fetching.with_fetch(command, missing) if missing else command
 
 
-def adapter_fields(instance: Instance) -> dict:
+def adapter_fields(instance: Instance) -> dict[str, object]:
     """The adapter limits of the run that is started now; no adapter is loaded yet."""
     model = profiles.with_profile(instance.model, instance.profile)
     limits = registry.get(model.framework).adapter_limits(model)
@@ -92,7 +92,8 @@ def launch(
             log_bytes=LOG_BYTES,
             log_files=LOG_FILES,
             stop_grace=grace,
-            **_lifetime_limits(),
+            supervisor=_supervisor(),
+            lease_seconds=None if settings.SUPERVISOR_PID else settings.ENGINE_LEASE_SECONDS,
         ),
     )
 
@@ -105,12 +106,11 @@ def kill_leftovers(owner: str, cluster: str) -> None:
         shims.remove_state_files(folders.folder_of(owner))
 
 
-def _lifetime_limits() -> dict:
-    """Under `up` a tree ends with the supervisor; otherwise with a lease that the agent must renew."""
-    if settings.SUPERVISOR_PID:
-        watched = {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
-        return {"supervisor": watched, "lease_seconds": None}
-    return {"supervisor": None, "lease_seconds": settings.ENGINE_LEASE_SECONDS}
+def _supervisor() -> dict[str, int] | None:
+    """Under `up` a tree ends with the supervisor; otherwise (None) with a lease that the agent must renew."""
+    if not settings.SUPERVISOR_PID:
+        return None
+    return {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
 
 
 def _session_marker() -> dict[str, str]:
@@ -118,7 +118,7 @@ def _session_marker() -> dict[str, str]:
     return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
 
 
-def describe_launch(command: LaunchCommand) -> dict:
+def describe_launch(command: LaunchCommand) -> dict[str, object]:
     """The launch as operators see it, without values that look like secrets."""
     hidden = {
         name: "<set>" if any(part in name for part in SECRET_NAME_PARTS) else redact(value)

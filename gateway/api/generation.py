@@ -10,6 +10,7 @@ from core.errors import InvalidRequest
 from gateway.api import chat, replies, validators
 from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.validators import (
+    Check,
     Fields,
     boolean,
     check_fields,
@@ -21,6 +22,7 @@ from gateway.api.validators import (
     object_of,
     text,
 )
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
@@ -28,7 +30,7 @@ MAX_CHOICES, MAX_PROMPTS, MAX_CONTEXT_TOKENS = 8, 32, 2**20
 ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
 
 
-def prompt(value, param):
+def prompt(value: object, param: str) -> object:
     """A text, token ids, or a list of either."""
     if type(value) is str:
         return value
@@ -36,7 +38,7 @@ def prompt(value, param):
         raise field_error(param, _("must be a text or a list that is not empty."))
     if type(value[0]) is int:
         return validators.token_ids(value, param)
-    entry = text() if type(value[0]) is str else validators.token_ids
+    entry: Check[object] = text() if type(value[0]) is str else validators.token_ids
     return list_of(entry, MAX_PROMPTS)(value, param)
 
 
@@ -87,7 +89,7 @@ TOKENIZE: Fields = {
 DETOKENIZE: Fields = {"tokens": validators.token_ids}
 
 
-def parse_body(raw: bytes) -> dict:
+def parse_body(raw: bytes) -> JsonObject:
     """The body as an object; of duplicate keys the last one counts, as in the engine."""
     try:
         body = orjson.loads(raw)
@@ -96,13 +98,13 @@ def parse_body(raw: bytes) -> dict:
     return json_object(body, "body")
 
 
-def model_ref(body: dict) -> str | None:
+def model_ref(body: JsonObject) -> str | None:
     ref = body.get("model")
     return None if ref is None else text(300, min_length=1)(ref, "model")
 
 
 def prepare_request(
-    operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes
+    operation: Operation, body: JsonObject, model: ModelEntry, tenant_id: str, salt_key: bytes
 ) -> PreparedRequest:
     """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
     _check_mode(operation, model)
@@ -136,7 +138,7 @@ def _complete_nothing(_prepared: PreparedRequest, _model: ModelEntry) -> None:
     """These requests are forwarded as they are."""
 
 
-def _check_combinations(payload: dict) -> None:
+def _check_combinations(payload: JsonObject) -> None:
     if payload.get("top_logprobs") and not payload.get("logprobs"):
         raise field_error("top_logprobs", _("needs logprobs to be true."))
     if payload.get("min_tokens", 0) > payload.get("max_tokens", MAX_CONTEXT_TOKENS):
@@ -147,7 +149,7 @@ def _check_combinations(payload: dict) -> None:
         raise field_error("structured_outputs", _("cannot go together with response_format."))
 
 
-def apply_token_limits(payload: dict, model: ModelEntry, *lengths: str) -> None:
+def apply_token_limits(payload: JsonObject, model: ModelEntry, *lengths: str) -> None:
     """Check the request against the context, and fill in the model's own sampling defaults.
 
     `lengths` are the fields that limit the tokens of an answer; a default goes into the last of them.

@@ -7,6 +7,7 @@ import orjson
 
 from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage
 from gateway.api.validators import Fields
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
@@ -19,7 +20,7 @@ class PreparedRequest:
     `show_documents`.
     """
 
-    payload: dict
+    payload: JsonObject
     stream: bool = False
     show_usage: bool = False
     show_continuous: bool = False
@@ -58,7 +59,7 @@ class Operation:
     fields: Fields
     required: tuple[str, ...]
     complete: Callable[[PreparedRequest, ModelEntry], None]
-    read: Callable[[dict, PreparedRequest], tuple[dict, TokenUsage]]
+    read: Callable[[JsonObject, PreparedRequest], tuple[JsonObject, TokenUsage]]
     modes: tuple[Mode, ...] = (Mode.CHAT,)
     tenant_fields: tuple[str, ...] = ("cache_salt", "user")
     relay: Callable[[PreparedRequest], Relay] = stream_relay

@@ -11,6 +11,7 @@ one popular beginning spreads out instead of making a hot spot.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import InstanceEntry, ModelEntry, RoutingSnapshot
 
 PREFIX_CHARACTERS = 1024  # of each part of a prompt's beginning
@@ -47,7 +48,7 @@ def choose_replica(
     return preferred[0] if len(preferred) == 1 else pick_replica(preferred, inflight, prefix())
 
 
-def prefix_digest(payload: dict, model_id: str) -> bytes | None:
+def prefix_digest(payload: JsonObject, model_id: str) -> bytes | None:
     """A digest of the prompt up to its first user message, included. None: no prefix cache is used.
 
     The salt is the tenant's, as in the engine's cache.
@@ -69,7 +70,7 @@ def pick_replica(entries: Sequence[InstanceEntry], inflight: Mapping[str, int], 
     return max(candidates, key=lambda entry: blake2b(entry.id.encode(), key=prefix, digest_size=8).digest())
 
 
-def _prompt_beginning(payload: dict) -> str:
+def _prompt_beginning(payload: JsonObject) -> str:
     parts = [_text_beginning(payload.get(name)) for name in ("instructions", "system")]
     turns = payload.get("messages") or payload.get("input") or payload.get("prompt")
     if type(turns) is list and turns and type(turns[0]) is dict:
@@ -82,7 +83,7 @@ def _prompt_beginning(payload: dict) -> str:
     return "\0".join(parts) if any(parts) else ""
 
 
-def _text_beginning(content) -> str:
+def _text_beginning(content: object) -> str:
     """The beginning of a text, of its first part, or of the first prompt's token ids."""
     if type(content) is str:
         return content[:PREFIX_CHARACTERS]

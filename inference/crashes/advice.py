@@ -32,8 +32,11 @@ ADVICE = {
 class FailureFields(Protocol):
     """The fields of a failed instance, as a row or as the gateway has it."""
 
-    failure_reason: str
-    failure_cause: str
+    @property
+    def failure_reason(self) -> str: ...
+
+    @property
+    def failure_cause(self) -> str: ...
 
 
 def failure_message(instance: FailureFields):

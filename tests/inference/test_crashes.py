@@ -78,7 +78,7 @@ def crashes(client) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("last_words", "cause", "told"),
+    ("last_words", "cause", "reason"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory", "ran out of memory"),
         (

@@ -119,7 +119,7 @@ def test_one_socket_follows_a_few_models_only(monitor, viewer, tenant, model, mo
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("options", "field"),
     [
         ({"model_id": None}, "model_id"), ({"model_id": ""}, "model_id"), ({"model_id": ["ours"]}, "model_id"),
         ({"lines": 0}, "lines"), ({"lines": 101}, "lines"), ({"lines": "5"}, "lines"), ({"lines": True}, "lines"),

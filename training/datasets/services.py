@@ -12,7 +12,7 @@ from core.uploads import Draft
 from models_app import services as catalogue
 from training import base_models
 from training.datasets import rows, split, storage
-from training.models import Dataset
+from training.models import Dataset, Format
 
 
 def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", request=None) -> Dataset:
@@ -20,25 +20,33 @@ def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", 
     context = base_models.check(catalogue.find(actor, base_model)).context if base_model else None
     with draft.path.open("rb") as file:
         found = rows.survey(file, context)
-    _require_valid(found)
-    return _save_dataset(actor, draft, name, found, request)
+    return _save_dataset(actor, draft, name, found, _require_valid(found), request)
 
 
-def _require_valid(found: rows.Survey) -> None:
+def acting_tenant(actor: Actor) -> Tenant:
+    """Raises InvalidRequest for an operator who acts for no tenant."""
+    if actor.tenant is None:
+        raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
+    return actor.tenant
+
+
+def _require_valid(found: rows.Survey) -> Format:
+    """The format of all its rows. Raises InvalidRequest."""
     if found.wrong:
         details = {f"line {line}": problem for line, problem in found.errors.items()}
         raise InvalidRequest(_("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}, details=details)
-    if not found.rows:
+    if found.format is None:
         raise InvalidRequest(_("The file holds no rows."), param="file")
+    return found.format
 
 
 @transaction.atomic
-def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) -> Dataset:
+def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, form: Format, request) -> Dataset:
     """The file moves last: an earlier failure leaves nothing, and no row is visible without its file."""
-    tenant = Tenant.objects.select_for_update().get(pk=actor.tenant.pk)  # one version number at a time
+    tenant = Tenant.objects.select_for_update().get(pk=acting_tenant(actor).pk)  # one version number at a time
     newest = Dataset.objects.of(tenant).filter(name=name).aggregate(newest=Max("version"))["newest"]
     dataset = Dataset.objects.create(
-        tenant=tenant, name=name, version=(newest or 0) + 1, format=found.format, rows=found.rows,
+        tenant=tenant, name=name, version=(newest or 0) + 1, format=form, rows=found.rows,
         characters=found.characters, size_bytes=draft.size, sha256=draft.sha256, created_by=actor.user,
     )  # fmt: skip
     audit.record(actor, "dataset.create", dataset, request=request, name=name, version=dataset.version)

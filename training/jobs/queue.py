@@ -121,7 +121,8 @@ class _QueuePass:
     """What one pass has found out: devices reserved for jobs that have waited long, and sizes that find no room."""
 
     def __init__(self, devices: list[DeviceView]):
-        self.devices, self.reserved = devices, set()
+        self.devices = devices
+        self.reserved: set[int] = set()
         self._smallest_refused: dict[str, int] = {}  # device kind → bytes
 
     @property

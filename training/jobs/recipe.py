@@ -139,7 +139,7 @@ def read_fields(values: dict | None = None) -> Hyperparameters:
 
 
 def _check(sections: dict) -> None:
-    problems = {}
+    problems: dict[str, str] = {}
     for name, values in sections.items():
         problems |= _section_problems(name, values)
     if problems:

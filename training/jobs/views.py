@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
+from accounts.actor import actor_of
 from accounts.policy import Permission
 from core.parsers import validated
 from core.tenant_views import TenantScopedMixin
@@ -55,7 +56,7 @@ class TrainingJobViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.Retrie
     }
 
     def get_object(self):
-        return services.find(self.request.auth, self.kwargs["pk"])
+        return services.find(actor_of(self.request), self.kwargs["pk"])
 
     @extend_schema(request=StartTrainingSerializer, responses={201: StartedSerializer})
     def create(self, request):

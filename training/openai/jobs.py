@@ -7,6 +7,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.response import Response
 
+from accounts.actor import actor_of
 from accounts.policy import Permission
 from core.errors import InvalidRequest, PlatformError
 from core.pagination import query_integer
@@ -67,7 +68,7 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     queryset = TrainingJob.objects.all()
     serializer_class = FineTuningJobSerializer
     pagination_class = CursorPagination
-    filterset_fields = []
+    filterset_fields: list[str] = []
     permissions = dict.fromkeys(
         ["list", "retrieve", "create", "cancel", "pause", "resume", "events", "checkpoints"], Permission.TRAIN
     )
@@ -82,7 +83,7 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
 
     @extend_schema(responses=FineTuningJobSerializer(many=True))
     def list(self, request):
-        jobs = self.paginate_queryset(self.get_queryset())
+        jobs = self.paginate_queryset(self.get_queryset()) or []
         model_names = job_responses.fine_tuned_models(jobs)
         return self.get_paginated_response([job_responses.render_job(job, model_names.get(job.pk)) for job in jobs])
 
@@ -119,7 +120,7 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
         return Response(render_list(found[:limit], len(found) > limit))
 
     def _job(self) -> TrainingJob:
-        return services.find(self.request.auth, self.kwargs["pk"])
+        return services.find(actor_of(self.request), self.kwargs["pk"])
 
     def _render(self, job: TrainingJob) -> dict:
         return job_responses.render_job(job, job_responses.fine_tuned_models([job]).get(job.pk))
@@ -168,7 +169,7 @@ def openai_field_names():
     try:
         yield
     except PlatformError as error:
-        error.param = PARAMS.get(error.param, error.param)
+        error.param = PARAMS.get(error.param or "", error.param)
         error.details = {_openai_field(name): text for name, text in error.details.items()}
         raise
 
