@@ -8,7 +8,7 @@ from pathlib import Path
 from django.utils.translation import gettext_lazy as _
 
 from engines import install
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from engines.prometheus_parser import Histogram, MetricsPage
 from models_app import options
 from models_app.artefacts import Artefact

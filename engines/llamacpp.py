@@ -6,7 +6,7 @@ from dataclasses import replace
 from core.units import GIB, MIB
 from engines import install
 from engines.base import Engine, EngineReadings, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from engines.launch_environment import cuda_variables
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact

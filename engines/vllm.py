@@ -8,7 +8,7 @@ from django.conf import settings
 from core.units import GIB, MIB
 from engines import install
 from engines.base import AdapterRoutes, Engine, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from engines.launch_environment import OFFLINE, cuda_variables
 from engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact

@@ -29,9 +29,9 @@ from gateway.metering.meter import UsageSink
 from gateway.responder import Responder
 from gateway.routing import authentication, model_lookup
 from gateway.routing.authentication import TokenVerifier, VerifyToken
+from gateway.routing.requests_in_flight import LoadedAdapter, RequestTracker
 from gateway.routing.snapshot import Caller, InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
 from gateway.routing.start_queue import RequestStart, StartQueues
-from gateway.routing.traffic import LoadedAdapter, RequestTracker
 from gateway.upstream import EngineClient
 
 SWEEP_INTERVAL = 1.0

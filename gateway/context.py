@@ -9,9 +9,9 @@ from gateway.config import GatewayConfig
 from gateway.metering.meter import UsageSink
 from gateway.routing import authentication
 from gateway.routing.authentication import VerifyToken
+from gateway.routing.requests_in_flight import RequestTracker
 from gateway.routing.snapshot import Caller, RoutingSnapshot, SnapshotSource
 from gateway.routing.start_queue import StartQueues
-from gateway.routing.traffic import RequestTracker
 from gateway.upstream import EngineClient
 
 

@@ -17,10 +17,10 @@ from inference.instances import gateway_reports, transitions
 from inference.instances.gateway_reports import GatewayReports
 from inference.models import Desired, EngineTokens, Instance, InstanceState, StopReason
 from inference.serving import services
-from node_agent import failure_diagnosis, folders, process_tree
+from node_agent import crash_diagnosis, folders, process_tree
 from node_agent.adapter_loading import AdapterReconciler
-from node_agent.decide import InstanceFacts, InstanceObservation, InstanceStep, decide
 from node_agent.extra_workloads import NodeContext
+from node_agent.instance_lifecycle import InstanceFacts, InstanceObservation, InstanceStep, decide
 from node_agent.log_shipper import LogSource, log_source
 from node_agent.probes import DRAINING_INTERVAL, METRICS_INTERVAL, STARTING_INTERVAL, Probe, Probes
 from node_agent.process_tree import ProcessStatus, RunKey
@@ -250,10 +250,10 @@ class InstanceReconciler(Reconciler[Instance, InstanceState, InstanceFacts, Inst
     # --- crashes and failures
 
     def diagnose(self, seen: InstanceObservation) -> CrashDiagnosis:
-        return failure_diagnosis.diagnose_end(seen.row, seen.shim)
+        return crash_diagnosis.diagnose_end(seen.row, seen.shim)
 
     def diagnose_error(self, error: StartError) -> CrashDiagnosis:
-        return failure_diagnosis.diagnose_start_failure(error)
+        return crash_diagnosis.diagnose_start_failure(error)
 
     def count_crashes(self, row: Instance) -> int:
         stable = row.ready_at and timezone.now() - row.ready_at > STABLE_AFTER

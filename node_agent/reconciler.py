@@ -14,8 +14,8 @@ To add a workload, in an app above this one:
    was started last). Once a row is placed, only this node's agent writes its state, and only through `owned_row`: a
    newer agent has a newer fence, and then nothing is written.
 2. Write its facts (a frozen dataclass of what is observed besides the process tree), its steps (an Enum with the member
-   WAIT) and `decide(observation)`: a pure function, with a table of cases as its test. See node_agent/decide.py and
-   training/runner/decide.py.
+   WAIT) and `decide(observation)`: a pure function, with a table of cases as its test. See
+   node_agent/instance_lifecycle.py and training/runner/job_lifecycle.py.
 3. Subclass `Reconciler`. `handlers` names one handler for each step but WAIT: one of this class, or an own method. A
    handler takes the observation and nothing else. `once_released(handler)` waits for the memory of the ended tree.
 4. Register the subclass in `AppConfig.ready`: extra_workloads.register(OwnReconciler, table="its_table").

@@ -83,7 +83,7 @@ def test_links_between_the_documents_lead_somewhere():
 
 
 def test_files_that_the_documents_name_exist():
-    """Names in backticks with a folder, relative to the tree or to platform/; those with a placeholder are left out."""
+    """In backticks, with a folder, relative to the tree or to platform/; names with a placeholder are left out."""
     missing = []
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         named = re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|po|md|sh))`", page.read_text())

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.models import Node
 from models_app.models import Model
 

@@ -4,8 +4,7 @@ from typing import Protocol
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
-
-from engines.causes import Cause
+from engines.crash_cause import Cause
 
 ADVICE = {
     Cause.OUT_OF_MEMORY: _(

@@ -1,5 +1,7 @@
 """The old path of engines/base.py, with its old names."""
 
+from engines.crash_cause import Cause
+
 from core.units import GIB, MIB
 from engines.base import (
     COMMON_SYMPTOMS,
@@ -14,7 +16,6 @@ from engines.base import (
     Symptom,
     diagnose_log,
 )
-from engines.causes import Cause
 from inference.engines import warn
 
 __all__ = [

@@ -1,8 +1,8 @@
 """An ASGI layer that limits body sizes. Django alone writes a body of any size to disk before it authenticates."""
 
+from core.asgi_errors import error_response
 from core.asgi_server import AsgiApplication, AsgiMessage, AsgiScope, Receive, Send
 from core.errors import TooLarge
-from core.refusals import error_response
 
 
 class BodyTooLarge(Exception):

@@ -27,9 +27,9 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from core.asgi_errors import error_response
 from core.asgi_server import AsgiMessage, AsgiScope, Receive, Send, drop_client
 from core.errors import NotFound, RateLimited
-from core.refusals import error_response
 from core.uploads import IncomingBody
 
 MAX_STREAMS_PER_OWNER = 200

@@ -13,7 +13,7 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from core.errors import PlatformError
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference import memory_ledger
 from inference.crashes.dossiers import CrashDiagnosis
 from inference.models import Use
@@ -26,7 +26,7 @@ from node_agent.shims import ShimState
 from training.datasets import storage
 from training.models import JobState, TrainingJob, TrainingJobQuerySet
 from training.runner import job_diagnosis, job_updates, program, results, run_folder
-from training.runner.decide import JobFacts, JobObservation, JobStep, count_crashes, decide
+from training.runner.job_lifecycle import JobFacts, JobObservation, JobStep, count_crashes, decide
 from training.runner.run import TrainingRun
 
 STOP_GRACE = 120.0  # seconds for the current step and a checkpoint

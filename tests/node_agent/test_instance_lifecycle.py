@@ -3,7 +3,7 @@
 import pytest
 
 from inference.models import Desired, Instance, InstanceState
-from node_agent.decide import (
+from node_agent.instance_lifecycle import (
     ENGINE_DRAIN_TIMEOUT,
     HANG_TIMEOUT,
     InstanceFacts,

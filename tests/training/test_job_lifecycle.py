@@ -10,7 +10,7 @@ from node_agent.process_tree import ProcessStatus
 from node_agent.shims import ShimState
 from training.models import TrainingJob
 from training.runner import checkpoints, job_diagnosis
-from training.runner.decide import JobFacts, JobObservation, JobStep, count_crashes, decide
+from training.runner.job_lifecycle import JobFacts, JobObservation, JobStep, count_crashes, decide
 from training.runner.progress_reader import BYTES_PER_READ, MAX_LINE_BYTES, ProgressReader
 from training.runner.run import TrainingRun
 from training.trainer.checkpoints import save_checkpoint
