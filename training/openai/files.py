@@ -64,7 +64,7 @@ class FileViewSet(
     serializer_class = FileSerializer
     pagination_class = CursorPagination
     parser_classes = [MultiPartParser]
-    filterset_fields = []
+    filter_backends = []
     content_negotiation_class = AlwaysJson  # clients request application/binary
     permissions = dict.fromkeys(["list", "retrieve", "create", "destroy", "content"], Permission.TRAIN)
 
