@@ -50,7 +50,7 @@ def checked(serializer: BaseSerializer[Any], shown: type[BaseSerializer[Any]] | 
     """The serializer, valid. Raises rest_framework's ValidationError with all wrong and all unknown fields."""
     errors = {} if serializer.is_valid() else dict(serializer.errors)
     names = unknown_names(serializer, serializer.initial_data, _shown_names(shown))
-    if errors := errors | {name: _unknown_field(place) for name, place in names}:
+    if errors := errors | {printable_name(name): _unknown_field(place) for name, place in names}:
         raise ValidationError(errors)
     return serializer
 
@@ -99,7 +99,7 @@ def _walk_field(
         for name, part in value.items():
             if name not in field.fields:
                 if name not in shown:
-                    yield where + printable_name(name), field
+                    yield where + name, field
             elif not field.fields[name].read_only:
                 yield from _walk_field(field.fields[name], part, (), f"{where}{name}.")
     elif isinstance(field, serializers.ListSerializer | serializers.ListField) and isinstance(value, list):
