@@ -8,10 +8,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
 from core.errors import InvalidRequest
+from core.parsers import printable_name
 from core.units import MIB
 
 MAX_TEXT_LENGTH, MAX_STOP_LENGTH, MAX_STOPS = 500, 256, 16
-MAX_SHOWN_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,6 @@ def problems(field: str, table: Table, values) -> dict[str, str]:
 def _check(field: str, table: Table, values) -> None:
     if wrong := problems(field, table, values):
         raise InvalidRequest(details=wrong)
-
-
-def printable_name(name: str) -> str:
-    """An option's name, safe to repeat in a response."""
-    return name[:MAX_SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _find_problem(table: Table, name: str, value) -> str:

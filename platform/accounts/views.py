@@ -34,7 +34,8 @@ from accounts.serializers import (
     TicketSerializer,
 )
 from core.errors import Forbidden, InvalidRequest, Unauthenticated
-from core.parsers import validated
+from core.pagination import PagePagination
+from core.parsers import checked, refuse_body, validated, validated_query
 from core.tenant_views import TenantScopedMixin
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -78,23 +79,17 @@ class TicketView(APIView):
 
     @extend_schema(request=None, responses=TicketSerializer)
     def post(self, request):
+        refuse_body(request)
         ticket = tickets.issue_ticket(credential_identity.identity_of_request(request))
         return Response({"ticket": ticket, "expires_in": tickets.TICKET_LIFETIME}, headers=NO_STORE)
 
 
-class TenantViewSet(
-    mixins.ListModelMixin,
-    mixins.CreateModelMixin,
-    mixins.RetrieveModelMixin,
-    mixins.UpdateModelMixin,
-    viewsets.GenericViewSet,
-):
+class TenantViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     """Operators create and close tenants; keys and members of a closed tenant have no access."""
 
     queryset = Tenant.objects.all()
     serializer_class = TenantSerializer
     filterset_fields = ["slug", "is_active"]
-    http_method_names = ["get", "post", "patch", "head", "options"]
     permissions = {
         "list": Permission.OPERATE,
         "create": Permission.OPERATE,
@@ -103,19 +98,18 @@ class TenantViewSet(
     }
 
     @transaction.atomic
-    def perform_create(self, serializer):
-        tenant = serializer.save()
-        audit.record(
-            actor_of(self.request), "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug
-        )
+    def create(self, request):
+        tenant = checked(self.get_serializer(data=request.data)).save()
+        audit.record(actor_of(request), "tenant.create", tenant, tenant_id=tenant.pk, request=request, slug=tenant.slug)
+        return Response(self.get_serializer(tenant).data, status=201)
 
     @transaction.atomic
-    def perform_update(self, serializer):
+    def partial_update(self, request, pk=None):
+        serializer = checked(self.get_serializer(self.get_object(), data=request.data, partial=True))
         tenant = serializer.save()
         changed = {name: str(value) for name, value in serializer.validated_data.items()}
-        audit.record(
-            actor_of(self.request), "tenant.change", tenant, tenant_id=tenant.pk, request=self.request, **changed
-        )
+        audit.record(actor_of(request), "tenant.change", tenant, tenant_id=tenant.pk, request=request, **changed)
+        return Response(serializer.data)
 
 
 class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -138,7 +132,8 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
     def partial_update(self, request, pk=None):
-        membership, role = self.get_object(), validated(RoleSerializer, request.data)["role"]
+        membership = self.get_object()
+        role = validated(RoleSerializer, request.data, shown=MemberSerializer)["role"]
         for affected_role in (membership.role, role):
             services.require_rank(request.auth.role, affected_role, request.auth.is_operator)
         old = membership.role
@@ -148,6 +143,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
 
     @transaction.atomic
     def destroy(self, request, pk=None):
+        refuse_body(request)
         membership = self.get_object()
         services.require_rank(request.auth.role, membership.role, request.auth.is_operator)
         audit.record(request.auth, "member.remove", membership, request=request, username=membership.user.username)
@@ -200,6 +196,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
 
     @transaction.atomic
     def _revoke(self, request) -> ApiKey:
+        refuse_body(request)
         key = self.get_object()
         services.revoke_key(key)
         audit.record(request.auth, "key.revoke", key, request=request, name=key.name)
@@ -242,9 +239,8 @@ class ConfigurationHistoryView(generics.ListAPIView):
         return self.list(request)
 
     def get_queryset(self):
-        query = ConfigurationHistoryQuerySerializer(data=self.request.query_params)
-        query.is_valid(raise_exception=True)
-        return configuration.history(**query.validated_data)
+        query = validated_query(ConfigurationHistoryQuerySerializer, self.request, also=PagePagination.parameters)
+        return configuration.history(**query)
 
 
 @never_cache

@@ -18,6 +18,8 @@ DEFAULT_SIZE, MAX_SIZE = 20, 100
 class PagePagination(BasePagination):
     """`page` counts from 1; `size` is 20 by default, at most 100. A page past the end is empty."""
 
+    parameters = ("page", "size")
+
     def paginate_queryset(
         self, queryset: QuerySet[Any, Any] | Sequence[Any], request: Request, view: APIView | None = None
     ) -> list[Any]:

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from accounts.actor import Actor
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.parsers import validated
+from core.parsers import refuse_body, validated, validated_query
 from models_app import options
 from training import paths
 from training.jobs import queue, recipe, services
@@ -172,6 +172,7 @@ class JobActionView(EngineApiView):
 
     @extend_schema(request=None, responses=ActedSerializer)
     def post(self, request, pk):
+        refuse_body(request)
         return Response(ActedSerializer(self.act(request.auth, services.find(request.auth, pk), request)).data)
 
 
@@ -195,7 +196,7 @@ class ListJobsView(EngineApiView):
 
     @extend_schema(parameters=[ListQuerySerializer], responses=JobListSerializer)
     def get(self, request):
-        query = validated(ListQuerySerializer, request.query_params)
+        query = validated_query(ListQuerySerializer, request)
         jobs = TrainingJob.objects.visible_to(request.auth)
         if "status" in query:
             jobs = jobs.with_status(query["status"])
