@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 
+from accounts.link_pages import join_by_link, reset_by_link
 from accounts.views import login_by_link
 from config.errors import bad_request, not_found, server_error
 from monitoring import views as monitoring
@@ -26,6 +27,8 @@ urlpatterns = [
     path("api/v1/", include(v1)),  # the same, with the views of the engine API
     path("v1/", include("training.openai.urls")),  # the rest of /v1/ is the data plane's
     path("console/enter/<str:token>", login_by_link),
+    path("console/join/<str:token>", join_by_link),
+    path("console/reset/<str:token>", reset_by_link),
     path("console/", admin.site.urls),
 ]
 handler400, handler404, handler500 = bad_request, not_found, server_error

@@ -26,6 +26,8 @@ class Actor:
     sees_all: bool = False
 
     def may(self, permission: Permission) -> bool:
+        if permission == Permission.OWN_ACCOUNT:
+            return self.user is not None and self.key is None
         if self.key:
             made_by_operator = self.user is not None and self.user.is_operator
             return policy.key_may(self.role, self.key.scopes, permission, made_by_operator=made_by_operator)

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.http import HttpRequest
-from django.utils import timezone
+from django.utils import timezone, translation
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 
 from accounts import caller_rules, keys, tokens
@@ -104,6 +104,12 @@ def credential_in(headers: Mapping[str, str]) -> str | None:
     return caller_rules.choose_credential(headers.get("Authorization"), headers.get("X-API-Key"))
 
 
+def activate_language(user: User | None) -> None:
+    """For the rest of the request; Django chooses anew at the next one."""
+    if user and user.language:
+        translation.activate(user.language.lower())
+
+
 class CredentialAuthentication(BaseAuthentication):
     def authenticate(self, request):
         credential = credential_in(request.headers)
@@ -111,6 +117,8 @@ class CredentialAuthentication(BaseAuthentication):
             return None
         actor = actor_for_credential(credential, request.headers.get(TENANT_HEADER))
         actor.name_in_logs()
+        if actor.key is None and "Accept-Language" not in request.headers:
+            activate_language(actor.user)
         return actor.user or actor, actor
 
     def authenticate_header(self, request):
@@ -127,6 +135,7 @@ class ConsoleAuthentication(SessionAuthentication):
             return (actor, actor) if actor else None
         actor = actor_for_user(authenticated[0], request.headers.get(TENANT_HEADER))
         actor.name_in_logs()
+        activate_language(actor.user)  # a browser always names a language: the person's own choice is the later one
         return authenticated[0], actor
 
     def authenticate_header(self, request):

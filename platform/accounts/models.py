@@ -33,6 +33,11 @@ class Scope(models.TextChoices):
     METRICS = "metrics", _("Prometheus metrics")  # of the whole platform: effective only in an operator's key
 
 
+class Language(models.TextChoices):
+    ENGLISH = "en", _("English")
+    CHINESE = "zh-Hans", _("Simplified Chinese")
+
+
 class Tenant(models.Model):
     """A team: the owner of models, keys, jobs and metrics."""
 
@@ -55,6 +60,12 @@ class User(AbstractUser):
 
     id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_user_id, editable=False)
     default_tenant = models.ForeignKey(Tenant, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    language = models.CharField(
+        max_length=10,
+        blank=True,
+        choices=Language,
+        help_text=_("Of messages; empty: as the client asks."),
+    )
 
     @property
     def is_operator(self) -> bool:
@@ -142,11 +153,49 @@ class LoginSession(models.Model):
     revoked_at = models.DateTimeField(null=True, blank=True)
 
 
+class InvitationQuerySet(TenantQuerySet["Invitation"]):
+    def open(self) -> Self:
+        return self.filter(expires_at__gt=timezone.now(), tenant__is_active=True, created_by__is_active=True)
+
+
+class Invitation(TenantModel):
+    """A link by which one person joins a tenant. Only its token's digest is stored; accepting it deletes the row."""
+
+    id = models.CharField(primary_key=True, max_length=ids.LENGTH, default=ids.new_invitation_id, editable=False)
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    username = models.CharField(
+        max_length=150, blank=True, help_text=_("The only person who may accept it; empty: who has the link.")
+    )
+    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    expires_at = models.DateTimeField()
+
+    objects: ClassVar = InvitationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "username"], condition=~Q(username=""), name="one_invitation_per_name"
+            )
+        ]
+
+
+class LinkPurpose(models.TextChoices):
+    LOG_IN = "log in", _("Log in")
+    RESET = "reset", _("New password")
+
+
 class OneTimeLink(models.Model):
-    """Logs a person into the console once (the link in the start-up banner)."""
+    """Logs a person into the console once (the link in the start-up banner), or lets him choose a new password once.
+
+    `only_in` is the tenant whose admin made it: it is worth nothing once the account is more than a member there.
+    """
 
     digest = models.BinaryField(max_length=32, unique=True)
     user = models.ForeignKey(User, on_delete=models.CASCADE)
+    purpose = models.CharField(max_length=10, choices=LinkPurpose, default=LinkPurpose.LOG_IN)
+    only_in = models.ForeignKey(Tenant, null=True, on_delete=models.CASCADE, related_name="+")
     expires_at = models.DateTimeField()
 
 

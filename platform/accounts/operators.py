@@ -29,7 +29,7 @@ def require_removable(users: Iterable[User], *, by: User | AnonymousUser) -> Non
     removed = {user.pk for user in users}
     if by.pk in removed:
         raise Conflict(_("You cannot delete, demote or disable yourself. Another operator can."))
-    remaining = set(active().select_for_update().values_list("pk", flat=True))
+    remaining = set(active().select_for_update(no_key=True).values_list("pk", flat=True))
     if remaining and remaining <= removed:
         raise Conflict(_("The last operator cannot be deleted, demoted or disabled. Make another one first."))
 

@@ -16,6 +16,7 @@ class Permission(StrEnum):
     MANAGE_MODELS = "manage models"
     MANAGE_MONITORING = "manage monitoring"
     MANAGE_TENANT = "manage tenant"  # members, keys, limits, the tenant's own audit
+    OWN_ACCOUNT = "own account"  # every person, no key
     SCRAPE = "scrape"  # all metrics, in Prometheus format
     OPERATE = "operate"
 
@@ -45,6 +46,17 @@ SCOPES: dict[str, frozenset[Permission]] = {
 }
 
 
+# The least that a role must permit for a scope to be of use to it.
+SCOPE_NEEDS: dict[str, Permission] = {
+    Scope.READ: P.READ,
+    Scope.INFERENCE: P.INFER,
+    Scope.TRAINING: P.TRAIN,
+    Scope.MODELS: P.RUN_MODELS,
+    Scope.MONITORING: P.MANAGE_MONITORING,
+    Scope.METRICS: P.SCRAPE,
+}
+
+
 def role_may(role: str | None, permission: Permission) -> bool:
     return role is not None and permission in ROLES.get(role, frozenset())
 
@@ -54,3 +66,8 @@ def key_may(
 ) -> bool:
     allowed = role_may(role, permission) or (made_by_operator and permission in OPERATORS_KEYS)
     return allowed and any(permission in SCOPES.get(scope, frozenset()) for scope in scopes)
+
+
+def role_may_give(role: str | None, scope: str) -> bool:
+    """Whether a person of this role may make a key of this scope for himself."""
+    return role_may(role, SCOPE_NEEDS[scope])

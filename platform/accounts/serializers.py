@@ -3,10 +3,12 @@
 from django.contrib.auth.password_validation import validate_password
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from accounts import configuration
-from accounts.models import ApiKey, AuditRecord, Membership, Role, Scope, Tenant
+from accounts.actor import actor_of
+from accounts.models import ApiKey, AuditRecord, Invitation, Membership, Role, Scope, Tenant, User
 
 
 class CredentialsSerializer(serializers.Serializer):
@@ -43,6 +45,89 @@ class TenantSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "created_at"]
 
 
+class OwnTenantSerializer(serializers.ModelSerializer[Membership]):
+    """A tenant that a person belongs to, and the role there."""
+
+    id = serializers.CharField(source="tenant.id")
+    slug = serializers.CharField(source="tenant.slug")
+    name = serializers.CharField(source="tenant.name")
+
+    class Meta:
+        model = Membership
+        fields = ["id", "slug", "name", "role"]
+
+
+class OwnAccountSerializer(serializers.ModelSerializer[User]):
+    """`tenant` is the one that this request acts for; `name` and `language` can be changed."""
+
+    name = serializers.CharField(source="first_name", max_length=150, allow_blank=True, required=False)
+    is_operator = serializers.BooleanField(read_only=True)
+    tenant = serializers.SerializerMethodField()
+    tenants = serializers.SerializerMethodField()
+
+    class Meta:
+        model = User
+        fields = ["id", "username", "name", "email", "language", "is_operator", "tenant", "tenants", "date_joined"]
+        read_only_fields = ["id", "username", "email", "date_joined"]
+
+    def get_tenant(self, _user: User) -> str | None:
+        actor = actor_of(self.context["request"])
+        return actor.tenant.slug if actor.tenant else None
+
+    @extend_schema_field(OwnTenantSerializer(many=True))
+    def get_tenants(self, user: User) -> list[dict]:
+        memberships = user.memberships.filter(tenant__is_active=True).select_related("tenant").order_by("tenant__slug")
+        return list(OwnTenantSerializer(memberships, many=True).data)
+
+
+class PasswordChangeSerializer(serializers.Serializer):
+    old = serializers.CharField(max_length=512, trim_whitespace=False, write_only=True)
+    new = serializers.CharField(max_length=512, trim_whitespace=False, write_only=True)
+
+
+class InvitationSerializer(serializers.ModelSerializer[Invitation]):
+    """With a `username` only that person may accept it, with or without an account today."""
+
+    created_by = serializers.CharField(source="created_by.username", read_only=True)
+
+    class Meta:
+        model = Invitation
+        fields = ["id", "tenant", "username", "role", "created_by", "created_at", "expires_at"]
+        read_only_fields = ["id", "tenant", "created_at", "expires_at"]
+
+
+class NewInvitationSerializer(InvitationSerializer):
+    """The reply to the creation of an invitation, the only one that contains the token and the link."""
+
+    token = serializers.CharField(read_only=True)
+    link = serializers.URLField(read_only=True)
+
+    class Meta(InvitationSerializer.Meta):
+        fields = [*InvitationSerializer.Meta.fields, "token", "link"]
+
+
+class AcceptanceSerializer(serializers.Serializer):
+    """Who is logged in sends the token alone; else `username` and `password` are those of the new account."""
+
+    token = serializers.CharField(max_length=100)
+    username = serializers.CharField(max_length=150, required=False)
+    password = serializers.CharField(max_length=512, required=False, trim_whitespace=False, write_only=True)
+
+
+class JoinedSerializer(serializers.Serializer):
+    """Who joined, and what he joined."""
+
+    username = serializers.CharField()
+    tenant = OwnTenantSerializer()
+
+
+class ResetLinkSerializer(serializers.Serializer):
+    """`link` is good once, for `expires_in` seconds; it is shown only here."""
+
+    link = serializers.URLField()
+    expires_in = serializers.IntegerField()
+
+
 class MemberSerializer(serializers.ModelSerializer):
     """A new member is named by an account; an operator may give a password, which creates the account."""
 
@@ -54,6 +139,18 @@ class MemberSerializer(serializers.ModelSerializer):
         model = Membership
         fields = ["id", "tenant", "username", "email", "password", "role", "created_at"]
         read_only_fields = ["id", "tenant", "created_at"]
+
+
+class NewMemberSerializer(serializers.Serializer):
+    """Either a member, with `invitation` null, or an invitation, with `id` and `created_at` null."""
+
+    id = serializers.IntegerField(allow_null=True)
+    tenant = serializers.CharField()
+    username = serializers.CharField()
+    email = serializers.CharField(allow_blank=True)
+    role = serializers.ChoiceField(choices=Role.choices)
+    created_at = serializers.DateTimeField(allow_null=True)
+    invitation = NewInvitationSerializer(allow_null=True)
 
 
 class RoleSerializer(serializers.Serializer):
@@ -99,6 +196,13 @@ class NewKeySerializer(KeySerializer):
 
     class Meta(KeySerializer.Meta):
         fields = [*KeySerializer.Meta.fields, "secret"]
+
+
+class OwnKeySerializer(KeySerializer):
+    """By default a key for reading and inference, or for reading only if the own role allows no more."""
+
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), required=False)
+    role = serializers.ChoiceField(choices=Role.choices, required=False)
 
 
 class ConfigurationHistoryQuerySerializer(serializers.Serializer):

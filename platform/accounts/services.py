@@ -9,11 +9,13 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from accounts import keys
-from accounts.models import ROLE_RANK, ApiKey, Membership, OneTimeLink, Role, Scope, Tenant, User
+from accounts import keys, policy
+from accounts.actor import Actor
+from accounts.models import ROLE_RANK, ApiKey, LinkPurpose, Membership, OneTimeLink, Role, Scope, Tenant, User
 from core.errors import Conflict, Forbidden
 
 LINK_LIFETIME = timedelta(hours=12)
+MAX_OWN_KEYS = 50  # usable ones that a person has made in one tenant
 
 
 def create_tenant(*, slug: str, name: str) -> Tenant:
@@ -85,16 +87,67 @@ def issue_key(
     return key, secret
 
 
+@transaction.atomic
+def issue_own_key(
+    actor: Actor,
+    *,
+    name: str,
+    role: str | None = None,
+    scopes: list[str] | None = None,
+    allowed_models: list[str] | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """A key for the person himself, by default as a member reads and infers, and never beyond his own role."""
+    if actor.tenant is None or actor.user is None:
+        raise Forbidden(_("You belong to no tenant, so there is nothing that a key could open."))
+    role = role or (Role.VIEWER if actor.role == Role.VIEWER else Role.MEMBER)
+    require_rank(actor.role, role, actor.is_operator)
+    default: list[str] = [scope for scope in (Scope.READ, Scope.INFERENCE) if _may_give(actor, scope)]
+    _require_scopes(actor, scopes or [])
+    User.objects.select_for_update(no_key=True).get(pk=actor.user.pk)
+    if ApiKey.objects.of(actor.tenant).usable().filter(created_by=actor.user).count() >= MAX_OWN_KEYS:
+        raise Conflict(_("You have %d keys here, which is the most. End one first.") % MAX_OWN_KEYS)
+    return issue_key(
+        actor.tenant,
+        name=name,
+        maker=actor.user,
+        role=role,
+        scopes=default if scopes is None else scopes,
+        allowed_models=allowed_models,
+        expires_at=expires_at,
+    )
+
+
+def _require_scopes(actor: Actor, scopes: list[str]) -> None:
+    for scope in scopes:
+        if not _may_give(actor, scope):
+            raise Forbidden(_("The scope %s is beyond your role.") % scope, param="scopes")
+
+
+def _may_give(actor: Actor, scope: str) -> bool:
+    return actor.is_operator or policy.role_may_give(actor.role, scope)
+
+
 def revoke_key(key: ApiKey) -> None:
     ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
     key.refresh_from_db()
 
 
-def one_time_link(user: User) -> str:
-    """A token that logs `user` into the console once."""
-    token = secrets.token_urlsafe(32)
+def new_link_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def one_time_link(user: User, purpose: LinkPurpose = LinkPurpose.LOG_IN, only_in: Tenant | None = None) -> str:
+    """The token of a new link: it logs `user` into the console once, or lets him choose a new password once."""
+    token = new_link_token()
     OneTimeLink.objects.filter(expires_at__lt=timezone.now()).delete()
-    OneTimeLink.objects.create(digest=_link_digest(token), user=user, expires_at=timezone.now() + LINK_LIFETIME)
+    OneTimeLink.objects.create(
+        digest=link_digest(token),
+        user=user,
+        purpose=purpose,
+        only_in=only_in,
+        expires_at=timezone.now() + LINK_LIFETIME,
+    )
     return token
 
 
@@ -102,7 +155,7 @@ def redeem_link(token: str) -> User | None:
     """The user of an unused link, else None. Of two concurrent calls only one succeeds."""
     link = (
         OneTimeLink.objects.select_related("user")
-        .filter(digest=_link_digest(token), expires_at__gt=timezone.now())
+        .filter(digest=link_digest(token), purpose=LinkPurpose.LOG_IN, expires_at__gt=timezone.now())
         .first()
     )
     if link is None or not link.user.is_active:
@@ -111,5 +164,5 @@ def redeem_link(token: str) -> User | None:
     return link.user if deleted else None
 
 
-def _link_digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def link_digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -14,8 +14,19 @@ from rest_framework.decorators import action
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import audit, configuration, credential_identity, references, services, tickets, tokens
+from accounts import (
+    audit,
+    configuration,
+    credential_identity,
+    invitations,
+    passwords,
+    references,
+    services,
+    tickets,
+    tokens,
+)
 from accounts.actor import actor_of
+from accounts.links import invitation_reply, reset_address
 from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -27,7 +38,9 @@ from accounts.serializers import (
     LogInSerializer,
     MemberSerializer,
     NewKeySerializer,
+    NewMemberSerializer,
     RefreshSerializer,
+    ResetLinkSerializer,
     RevokeSerializer,
     RoleSerializer,
     TenantSerializer,
@@ -116,18 +129,24 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     queryset = Membership.objects.select_related("user")
     serializer_class = MemberSerializer
     filterset_fields = ["role"]
-    permissions = dict.fromkeys(("list", "retrieve", "create", "partial_update", "destroy"), Permission.MANAGE_TENANT)
+    permissions = dict.fromkeys(
+        ("list", "retrieve", "create", "partial_update", "destroy", "reset"), Permission.MANAGE_TENANT
+    )
 
-    @extend_schema(request=MemberSerializer, responses={201: MemberSerializer})
+    @extend_schema(request=MemberSerializer, responses={201: NewMemberSerializer})
     @transaction.atomic
     def create(self, request):
+        """An operator adds an account or makes one; everybody else invites, whether there is such an account or not."""
         fields = validated(MemberSerializer, request.data)
         actor = request.auth
+        account = self._account(fields)
         role = fields.get("role", "member")
         services.require_rank(actor.role, role, actor.is_operator)
-        membership = services.add_member(actor.tenant, self._account(fields), role)
+        if account is None:
+            return self._invite(fields["user"]["username"], role)
+        membership = services.add_member(actor.tenant, account, role)
         audit.record(actor, "member.add", membership, request=request, username=membership.user.username, role=role)
-        return Response(MemberSerializer(membership).data, status=201)
+        return Response({**MemberSerializer(membership).data, "invitation": None}, status=201)
 
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
@@ -157,19 +176,50 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
             raise Conflict(_("You cannot change or end your own membership. Another admin or owner can."))
         return membership
 
-    def _account(self, fields: dict) -> User:
-        """An existing account by name. Only operators can see whether a name is free and create accounts."""
+    @extend_schema(request=None, responses={201: ResetLinkSerializer})
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def reset(self, request, pk=None):
+        """A link by which the member chooses a new password, which nobody else learns."""
+        refuse_body(request)
+        membership, actor = self.get_object(), actor_of(request)
+        token = passwords.reset_link(actor, membership)
+        audit.record(actor, "member.reset", membership, request=request, username=membership.user.username)
+        seconds = int(services.LINK_LIFETIME.total_seconds())
+        return Response({"link": reset_address(token), "expires_in": seconds}, status=201, headers=NO_STORE)
+
+    def _invite(self, username: str, role: str) -> Response:
+        """The reply tells nothing about whether the name has an account."""
+        actor = actor_of(self.request)
+        invitation, token = invitations.invite(actor, role=role, username=username)
+        audit.record(actor, "invitation.create", invitation, request=self.request, username=username, role=role)
+        reply = {
+            "id": None,
+            "tenant": invitation.tenant_id,
+            "username": username,
+            "email": "",
+            "role": role,
+            "created_at": None,
+            "invitation": invitation_reply(invitation, token),
+        }
+        return Response(reply, status=201, headers=NO_STORE)
+
+    def _account(self, fields: dict) -> User | None:
+        """The account to add, for operators only: nobody else may see whether a name is free, or make accounts."""
         username, actor = fields["user"]["username"], actor_of(self.request)
-        if actor.is_operator and fields.get("password"):
+        if not actor.is_operator:
+            if fields.get("password"):
+                raise InvalidRequest(
+                    details={"password": _("Leave it out: the person who accepts the invitation chooses one.")}
+                )
+            return None
+        if fields.get("password"):
             if User.objects.filter(username=username).exists():
                 raise InvalidRequest(details={"username": _("This account exists already; leave the password out.")})
             return User.objects.create_user(
                 username, fields["user"].get("email", ""), fields["password"], default_tenant=actor.tenant
             )
-        user = User.objects.filter(username=username, is_active=True).first()
-        if user is None:
-            raise InvalidRequest(details={"username": _("There is no such account; an operator can make one.")})
-        return user
+        return User.objects.filter(username=username, is_active=True).first()
 
 
 class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -187,7 +237,7 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         services.require_rank(actor.role, fields["role"], actor.is_operator)
         if Scope.METRICS in fields["scopes"] and not actor.is_operator:
             raise Forbidden(_("Only an operator can make a key that reads the platform's metrics."))
-        fields["allowed_models"] = [self._model_id(ref) for ref in fields.get("allowed_models", [])]
+        fields["allowed_models"] = references.resolve_allowed_models(actor, fields.get("allowed_models", []))
         key, secret = services.issue_key(actor.tenant, maker=actor.user, **fields)
         audit.record(actor, "key.create", key, request=request, name=key.name, scopes=key.scopes, role=key.role)
         return Response({**KeySerializer(key).data, "secret": secret}, status=201, headers=NO_STORE)
@@ -208,12 +258,6 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
         services.revoke_key(key)
         audit.record(request.auth, "key.revoke", key, request=request, name=key.name)
         return key
-
-    def _model_id(self, ref: str) -> str:
-        model_id = references.resolve_model_id(actor_of(self.request), ref)
-        if model_id is None:
-            raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
-        return model_id
 
 
 class AuditViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):

@@ -13,6 +13,7 @@ def new_id(prefix: str) -> str:
 new_tenant_id = partial(new_id, "tenant")
 new_user_id = partial(new_id, "user")
 new_key_id = partial(new_id, "key")
+new_invitation_id = partial(new_id, "invitation")
 new_model_id = partial(new_id, "model")
 new_node_id = partial(new_id, "node")
 new_instance_id = partial(new_id, "instance")

@@ -13,7 +13,8 @@ from django.urls import get_resolver
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularRedocView, SpectacularSwaggerView
 from rest_framework.views import APIView
 
-from accounts import views
+from accounts import invitations, link_pages, services, views
+from accounts.actor import Actor
 from accounts.models import ApiKey, Role, Scope
 from accounts.permissions import PolicyPermission, required_permission
 from accounts.policy import Permission
@@ -40,6 +41,7 @@ ALLOWED = {  # row of the contract → roles, and scopes of a key whose role wou
     Permission.MANAGE_MODELS: (ADMINS, {"models"}),
     Permission.MANAGE_MONITORING: (ADMINS, {"monitoring"}),
     Permission.MANAGE_TENANT: (ADMINS, set()),
+    Permission.OWN_ACCOUNT: (VIEWERS, set()),
     Permission.SCRAPE: ({"operator"}, set()),
     Permission.OPERATE: ({"operator"}, set()),
 }
@@ -65,6 +67,17 @@ ROUTES = {  # a route that is missing here fails the walk
     "GET /api/members/{}": Permission.MANAGE_TENANT,
     "PATCH /api/members/{}": Permission.MANAGE_TENANT,
     "DELETE /api/members/{}": Permission.MANAGE_TENANT,
+    "POST /api/members/{}/reset": Permission.MANAGE_TENANT,
+    "GET /api/invitations": Permission.MANAGE_TENANT,
+    "POST /api/invitations": Permission.MANAGE_TENANT,
+    "DELETE /api/invitations/{}": Permission.MANAGE_TENANT,
+    "POST /api/invitations/accept": Permission.PUBLIC,
+    "GET /api/me": Permission.OWN_ACCOUNT,
+    "PATCH /api/me": Permission.OWN_ACCOUNT,
+    "POST /api/me/password": Permission.OWN_ACCOUNT,
+    "GET /api/me/keys": Permission.OWN_ACCOUNT,
+    "POST /api/me/keys": Permission.OWN_ACCOUNT,
+    "DELETE /api/me/keys/{}": Permission.OWN_ACCOUNT,
     "GET /api/keys": Permission.MANAGE_TENANT,
     "POST /api/keys": Permission.MANAGE_TENANT,
     "GET /api/keys/{}": Permission.MANAGE_TENANT,
@@ -146,7 +159,7 @@ V1_ONLY = {
     "POST /api/v1/training/resume/{}": Permission.TRAIN,
     "GET /api/v1/training/list": Permission.READ,
 }
-NOT_REST = {views.login_by_link}
+NOT_REST = {views.login_by_link, link_pages.join_by_link, link_pages.reset_by_link}
 SCHEMA_VIEWS = {SpectacularJSONAPIView, SpectacularSwaggerView, SpectacularRedocView}
 SCOPED_BY_THEMSELVES = (ModelViewSet,)  # own rows and public ones
 
@@ -282,11 +295,23 @@ class World:
             "training": (job := training_job(model, data).pk),
             "fine_tuning": job,
             "adapters": adapter(model).pk,
+            "invitations": self.invitation(people["owner"], tenant),
         }
+        self.own_keys = {role: self.own_key(user, tenant) for role, user in people.items() if role != "stranger"}
+        self.rows["me"] = self.own_keys["owner"]
+
+    def invitation(self, maker, tenant) -> str:
+        invitation, _token = invitations.invite(Actor(tenant, Role.OWNER, maker), role=Role.VIEWER)
+        return invitation.pk
+
+    def own_key(self, maker, tenant) -> str:
+        key, _secret = services.issue_key(tenant, name="own", maker=maker, role=Role.VIEWER)
+        return key.pk
 
     def call(self, who: str, route: Route, row: str | None = None):
         """The reply; what was done is undone."""
-        path = route.template.format(row or self.rows.get(route.kind))
+        own = self.own_keys.get(who) if route.kind == "me" else None
+        path = route.template.format(row or own or self.rows.get(route.kind))
         with transaction.atomic():
             reply = getattr(self.clients[who], route.method.lower())(path)
             transaction.set_rollback(True)
@@ -355,7 +380,8 @@ def test_the_anonymous_tenant_is_served_as_a_member(world, settings, api, tenant
         permission = KNOWN[str(route)]
         if permission != Permission.PUBLIC:
             status = world.call("nobody", route).status_code
-            assert (status not in (401, 403)) == ("member" in ALLOWED[permission][0]), f"{route}: {status}"
+            allowed = "member" in ALLOWED[permission][0] and permission != Permission.OWN_ACCOUNT
+            assert (status not in (401, 403)) == allowed, f"{route}: {status}"
     assert api("sk-serai-wrong").get("/api/models").status_code == 401
 
 

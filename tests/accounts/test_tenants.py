@@ -50,11 +50,12 @@ def test_a_page_that_cannot_be_is_refused(api, operator, query):
     assert (reply.status_code, list(reply.json()["error"]["details"])) == (422, list(query))
 
 
-def test_an_admin_adds_a_person_who_has_an_account(api, admin, stranger):
-    reply = api(admin).post(MEMBERS, {"username": stranger.username, "role": "viewer"})
-    assert (reply.status_code, reply.json()["role"]) == (201, "viewer")
+def test_an_operator_adds_a_person_who_has_an_account(api, operator, tenant, stranger):
+    client = api(operator, **{"Serai-Tenant": tenant.slug})
+    reply = client.post(MEMBERS, {"username": stranger.username, "role": "viewer"})
+    assert (reply.status_code, reply.json()["role"], reply.json()["invitation"]) == (201, "viewer", None)
     assert actions() == ["member.add"]
-    again = api(admin).post(MEMBERS, {"username": stranger.username, "role": "viewer"})
+    again = client.post(MEMBERS, {"username": stranger.username, "role": "viewer"})
     assert (again.status_code, again.json()["error"]["code"]) == (409, "CONFLICT")
 
 
