@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 QUESTION = "What is the capital of France?"
+NO_OPERATOR = "Nobody is an operator, so nobody can enter the console. To make one: python3 manage.py operator add NAME"
 
 
 def ready_text(record: Mapping, seconds: float, note: str) -> str:
@@ -19,6 +20,8 @@ def ready_text(record: Mapping, seconds: float, note: str) -> str:
     lines += [f"  {name:<9} {value}" for name, value in rows.items() if value]
     if record.get("api_key") and record.get("model"):
         lines += ["", curl_command(record), ""]
+    if not record.get("has_operator", True):
+        lines.append(f"  {NO_OPERATOR}")
     if note:
         lines.append(f"  {note}")
     return "\n".join(lines).rstrip()

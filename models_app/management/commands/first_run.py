@@ -1,12 +1,12 @@
 """manage.py first_run: creates the first tenant, account, key and models once, and prints their record every time."""
 
 import json
-import secrets
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import transaction
 
+from accounts import operators
 from accounts import services as accounts
 from accounts.models import Role, Scope, Tenant, User
 from launcher import data_folder
@@ -30,8 +30,11 @@ class Command(BaseCommand):
         addresses = {"base_url": base_url, "console_url": f"{base_url}/console/login/"}
         record = {**addresses, **(create_first_tenant() if first else self._load_record())}
         data_folder.write(settings.DATA_DIR / RECORD_FILE, json.dumps(record, indent=2))
-        link = f"{base_url}/console/enter/{accounts.one_time_link(self._operator(record))}"
-        self.stdout.write(json.dumps({**record, "login_link": link, "first": first}))
+        operator = self._operator(record)
+        link = f"{base_url}/console/enter/{accounts.one_time_link(operator)}" if operator else None
+        self.stdout.write(
+            json.dumps({**record, "login_link": link, "first": first, "has_operator": operator is not None})
+        )
 
     def _load_record(self) -> dict:
         """The record of an earlier start. A careful operator may have deleted it: it holds secrets."""
@@ -42,16 +45,17 @@ class Command(BaseCommand):
         names = ("username", "password", "tenant", "api_key", "model")
         return {name: saved.get(name) for name in names}
 
-    def _operator(self, record: dict) -> User:
-        operators = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined")
-        return operators.filter(username=record["username"]).first() or operators.first()
+    def _operator(self, record: dict) -> User | None:
+        """The first account if it still is an operator's, else the oldest one. None: `manage.py operator add`."""
+        active = operators.active()
+        return active.filter(username=record["username"]).first() or active.first()
 
 
 @transaction.atomic
 def create_first_tenant() -> dict:
     """Returns the credentials; the password and the key are stored nowhere else in plain text."""
     tenant = accounts.create_tenant(slug=TENANT, name="Default")
-    password = secrets.token_urlsafe(12)
+    password = operators.new_password()
     user = User.objects.create_superuser(ACCOUNT, password=password, default_tenant=tenant)
     accounts.add_member(tenant, user, Role.OWNER)
     _key, secret = accounts.issue_key(tenant, name="first key", maker=user, role=Role.OWNER, scopes=SCOPES)
