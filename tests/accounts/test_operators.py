@@ -1,7 +1,6 @@
 """The last operator stays, nobody removes himself, and a command lets in who is locked out."""
 
 import io
-import json
 import re
 
 import pytest
@@ -182,18 +181,3 @@ def test_what_cannot_be_is_refused_with_the_way_out(api, operator, owner, monkey
     with pytest.raises(CommandError, match=why):
         run(*words, terminal=False)
     assert set(User.objects.values_list("username", "password", "is_staff")) == before
-
-
-def test_a_start_without_an_operator_goes_on_and_one_more_after_operator_add_has_its_link(db, tmp_path, settings):
-    settings.DATA_DIR = tmp_path
-    assert first_run()["has_operator"]
-    User.objects.all().delete()
-    assert first_run()["has_operator"] is False
-    run("add", "rescue")
-    assert first_run()["has_operator"]
-
-
-def first_run() -> dict:
-    out = io.StringIO()
-    call_command("first_run", stdout=out)
-    return json.loads(out.getvalue())
