@@ -33,7 +33,7 @@ from accounts.serializers import (
     TenantSerializer,
     TicketSerializer,
 )
-from core.errors import Forbidden, InvalidRequest, Unauthenticated
+from core.errors import Conflict, Forbidden, InvalidRequest, Unauthenticated
 from core.pagination import PagePagination
 from core.parsers import checked, refuse_body, validated, validated_query
 from core.tenant_views import TenantScopedMixin
@@ -132,7 +132,7 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
     def partial_update(self, request, pk=None):
-        membership = self.get_object()
+        membership = self._membership_of_another()
         role = validated(RoleSerializer, request.data, shown=MemberSerializer)["role"]
         for affected_role in (membership.role, role):
             services.require_rank(request.auth.role, affected_role, request.auth.is_operator)
@@ -144,11 +144,18 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @transaction.atomic
     def destroy(self, request, pk=None):
         refuse_body(request)
-        membership = self.get_object()
+        membership = self._membership_of_another()
         services.require_rank(request.auth.role, membership.role, request.auth.is_operator)
         audit.record(request.auth, "member.remove", membership, request=request, username=membership.user.username)
         services.remove_member(membership)
         return Response(status=204)
+
+    def _membership_of_another(self) -> Membership:
+        """Nobody shuts himself out by mistake. An operator needs no membership. Raises NotFound, Conflict."""
+        membership, actor = self.get_object(), actor_of(self.request)
+        if membership.user == actor.user and not actor.is_operator:
+            raise Conflict(_("You cannot change or end your own membership. Another admin or owner can."))
+        return membership
 
     def _account(self, fields: dict) -> User:
         """An existing account by name. Only operators can see whether a name is free and create accounts."""
