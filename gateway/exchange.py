@@ -9,8 +9,10 @@ from django.utils.translation import gettext_lazy as _
 from accounts.policy import Permission
 from core import errors, logs
 from core.asgi_server import Receive
+from core.client_names import IGNORED_HEADER, ignored_value, printable_name
 from gateway.api import dialects, generation
 from gateway.api.operation import Operation
+from gateway.api.validators import field_error
 from gateway.context import GatewayContext
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
@@ -111,6 +113,8 @@ class Exchange:
         operation = dialects.engine_operation(self._operation, model.engine)
         salt_key = self._context.config.salt_key
         prepared = generation.prepare_request(operation, body, model, caller.tenant_id, salt_key)
+        if prepared.ignored:
+            self._tell_ignored(prepared.ignored)
         record = RequestRecord(
             tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,
             model_id=model.id, model_name=model.name, route=operation.name, stream=prepared.stream,
@@ -118,6 +122,12 @@ class Exchange:
         )  # fmt: skip
         self._context.sink.admit(record)
         return Dispatch(self._context, operation, model, prepared, record)
+
+    def _tell_ignored(self, names: list[str]) -> None:
+        """Protocols of others: in a header of the reply. Our own routes raise InvalidRequest, as all below /api."""
+        if self._out.path.startswith("/api/"):
+            raise field_error(printable_name(names[0]), _("there is no such field."))
+        self._out.extra_headers.append((IGNORED_HEADER.lower().encode(), ignored_value(names).encode()))
 
     async def _answer_whole(self, dispatch: Dispatch) -> None:
         generated_id = self._out.path.endswith("/generate")
