@@ -122,6 +122,7 @@ TOO_LONG = re.compile(
 PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:input )?tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
 CONSTRAINT_FIELDS = ("response_format", "structured_outputs", "tools")
+HIDDEN_STATUS = re.compile(r"for ChatCompletionStreamResponse\b.*'code': ([45]\d\d)\}\}", re.DOTALL)
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # pattern of an engine's message, the fields that it can mean, our message
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
@@ -155,6 +156,22 @@ def engine_refusal(
                 our_message, param=next((field for field in fields if field in request_fields), None)
             )
     return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
+
+
+def error_event_status(raw: bytes) -> int:
+    """The status in an engine's error event; 500 if it has none.
+
+    vLLM's stream of /v1/messages cannot read its own error chunk; what it says of it ends with the chunk's status.
+    """
+    try:
+        error = orjson.loads(raw)["error"]
+        status: object = error.get("code")
+        if type(status) is int:
+            return status
+        hidden = HIDDEN_STATUS.search(error["message"])
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return 500
+    return int(hidden[1]) if hidden else 500
 
 
 def _engine_error(raw: bytes) -> tuple[str, str | None]:
