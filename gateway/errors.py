@@ -1,13 +1,15 @@
 """The platform's errors as the data plane renders them: in the form of OpenAI, of Anthropic, or of the REST API.
 
-ContextTooLong   an InvalidRequest with OpenAI's own code
-MethodNotAllowed 405: the path exists, but not with this method
+ContextTooLong       an InvalidRequest with OpenAI's own code
+MethodNotAllowed     405: the path exists, but not with this method
+UnsupportedEncoding  415: the body is compressed in a way that is not read
 """
 
 from typing import NamedTuple
 
 import orjson
 from django.utils import translation
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from core import errors
@@ -15,6 +17,7 @@ from gateway.json_types import JsonObject
 
 Headers = list[tuple[bytes, bytes]]
 
+READ_ENCODINGS = "gzip, deflate"
 ANTHROPIC_PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
 ANTHROPIC_TYPES = {  # by status; a client's other mistakes are invalid requests, our other failures API errors
     401: "authentication_error",
@@ -36,6 +39,14 @@ class MethodNotAllowed(errors.PlatformError):
     openai = "invalid_request_error", None
 
 
+class UnsupportedEncoding(errors.PlatformError):
+    status, code = 415, "INVALID_REQUEST"
+    message = format_lazy(
+        _("Content-Encoding: this compression is not read. Use one of {allowed}, or none."), allowed=READ_ENCODINGS
+    )
+    openai = "invalid_request_error", None
+
+
 class ErrorReply(NamedTuple):
     """An error as a whole HTTP reply."""
 
@@ -53,7 +64,9 @@ def status_for(error: errors.PlatformError, path: str) -> int:
 def render(error: errors.PlatformError, path: str, language: str = "en", request_id: str = "") -> ErrorReply:
     """The error in the form of the surface that `path` belongs to."""
     headers = [(name.lower().encode(), value.encode()) for name, value in errors.headers_for(error).items()]
-    if error.status in (408, 413):
+    if error.status == 415:
+        headers.append((b"accept-encoding", READ_ENCODINGS.encode()))
+    if error.status in (408, 413, 415):
         headers.append((b"connection", b"close"))  # instead of reading the rest
     return ErrorReply(status_for(error, path), headers, orjson.dumps(_render_body(error, path, language, request_id)))
 
