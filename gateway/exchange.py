@@ -13,6 +13,7 @@ from core.client_names import IGNORED_HEADER, ignored_value, printable_name
 from gateway.api import dialects, generation
 from gateway.api.operation import Operation
 from gateway.api.validators import field_error
+from gateway.body_decoding import BodyDecoder, body_decoder
 from gateway.context import GatewayContext
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
@@ -88,24 +89,26 @@ class Exchange:
         max_bytes = self._context.config.max_body
         if int(self._out.headers.get(b"content-length", b"0")) > max_bytes:
             raise errors.TooLarge()
+        decoder = body_decoder(self._out.headers.get(b"content-encoding", b""), max_bytes)
         try:
             async with asyncio.timeout(self._context.config.body_timeout):
-                return await self._read_parts(max_bytes)
+                return await self._read_parts(decoder, max_bytes)
         except TimeoutError:
             raise errors.InvalidRequest(_("The body did not arrive in time."), status=408) from None
 
-    async def _read_parts(self, max_bytes: int) -> bytes:
+    async def _read_parts(self, decoder: BodyDecoder, max_bytes: int) -> bytes:
         parts: list[bytes] = []
         size, more = 0, True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
+            parts.append(decoder.feed(message.get("body", b"")))
             size += len(parts[-1])
             if size > max_bytes:
                 raise errors.TooLarge()
             more = message.get("more_body", False)
+        decoder.finish()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _admit(self, caller: Caller, model: ModelEntry, body: JsonObject) -> Dispatch:

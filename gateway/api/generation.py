@@ -4,6 +4,7 @@ import hmac
 from functools import lru_cache
 
 import orjson
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from core.errors import InvalidRequest
@@ -22,6 +23,7 @@ from gateway.api.validators import (
     object_of,
     text,
 )
+from gateway.errors import ContextTooLong
 from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
@@ -173,12 +175,21 @@ def apply_token_limits(payload: JsonObject, model: ModelEntry, *lengths: str) ->
     """
     for name in (*lengths, "min_tokens"):
         if model.context and payload.get(name, 0) > model.context:
-            raise field_error(name, _("must be between {low} and {high}."), low=1, high=model.context)
+            raise _answer_too_long(name, payload[name], model.context)
     for name, value in model.sampling.items():
         if name != "max_tokens":
             payload.setdefault(name, value)
         elif not any(length in payload for length in lengths):
             payload[lengths[-1]] = value
+
+
+def _answer_too_long(param: str, given: int, limit: int) -> ContextTooLong:
+    text = _(
+        "This model's maximum context length is {limit} tokens. However, you requested {given} tokens for the answer "
+        "alone ({param})."
+    )
+    shown = format_lazy(text, limit=limit, given=given, param=param)
+    return ContextTooLong(shown, param=param, details={"context": limit})
 
 
 def _count_prompts(prepared: PreparedRequest) -> None:

@@ -17,7 +17,8 @@ class PreparedRequest:
     """A checked request. `show_usage` and `show_continuous`: whether the client itself requested these counts.
 
     `documents` are to be ranked; the reply has the `top` best ones (None: all), with their texts if
-    `show_documents`. `ignored` are the fields of the client's body that were left out.
+    `show_documents`. `ignored` are the fields of the client's body that were left out: unknown ones, and what the
+    engine cannot do.
     """
 
     payload: JsonObject
