@@ -232,12 +232,7 @@ class Dispatch:
         """Our error for an engine's error event."""
         if not relay.error:
             return replies.unreadable_reply()
-        try:
-            code = orjson.loads(relay.error)["error"]["code"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            code = 500
-        status = code if type(code) is int else 500
-        return self._refusal(status, relay.error)
+        return self._refusal(replies.error_event_status(relay.error), relay.error)
 
     def _refusal(self, status: int, raw: bytes) -> errors.PlatformError:
         return replies.engine_refusal(self.operation, self._prepared.payload, status, raw, self._model)

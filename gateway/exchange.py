@@ -9,8 +9,11 @@ from django.utils.translation import gettext_lazy as _
 from accounts.policy import Permission
 from core import errors, logs
 from core.asgi_server import Receive
+from core.client_names import IGNORED_HEADER, ignored_value, printable_name
 from gateway.api import dialects, generation
 from gateway.api.operation import Operation
+from gateway.api.validators import field_error
+from gateway.body_decoding import BodyDecoder, body_decoder
 from gateway.context import GatewayContext
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
@@ -86,24 +89,26 @@ class Exchange:
         max_bytes = self._context.config.max_body
         if int(self._out.headers.get(b"content-length", b"0")) > max_bytes:
             raise errors.TooLarge()
+        decoder = body_decoder(self._out.headers.get(b"content-encoding", b""), max_bytes)
         try:
             async with asyncio.timeout(self._context.config.body_timeout):
-                return await self._read_parts(max_bytes)
+                return await self._read_parts(decoder, max_bytes)
         except TimeoutError:
             raise errors.InvalidRequest(_("The body did not arrive in time."), status=408) from None
 
-    async def _read_parts(self, max_bytes: int) -> bytes:
+    async def _read_parts(self, decoder: BodyDecoder, max_bytes: int) -> bytes:
         parts: list[bytes] = []
         size, more = 0, True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
+            parts.append(decoder.feed(message.get("body", b"")))
             size += len(parts[-1])
             if size > max_bytes:
                 raise errors.TooLarge()
             more = message.get("more_body", False)
+        decoder.finish()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _admit(self, caller: Caller, model: ModelEntry, body: JsonObject) -> Dispatch:
@@ -111,6 +116,8 @@ class Exchange:
         operation = dialects.engine_operation(self._operation, model.engine)
         salt_key = self._context.config.salt_key
         prepared = generation.prepare_request(operation, body, model, caller.tenant_id, salt_key)
+        if prepared.ignored:
+            self._tell_ignored(prepared.ignored)
         record = RequestRecord(
             tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,
             model_id=model.id, model_name=model.name, route=operation.name, stream=prepared.stream,
@@ -118,6 +125,12 @@ class Exchange:
         )  # fmt: skip
         self._context.sink.admit(record)
         return Dispatch(self._context, operation, model, prepared, record)
+
+    def _tell_ignored(self, names: list[str]) -> None:
+        """Protocols of others: in a header of the reply. Our own routes raise InvalidRequest, as all below /api."""
+        if self._out.path.startswith("/api/"):
+            raise field_error(printable_name(names[0]), _("there is no such field."))
+        self._out.extra_headers.append((IGNORED_HEADER.lower().encode(), ignored_value(names).encode()))
 
     async def _answer_whole(self, dispatch: Dispatch) -> None:
         generated_id = self._out.path.endswith("/generate")

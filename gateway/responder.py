@@ -11,7 +11,7 @@ from core.asgi_server import AsgiScope, Send, drop_client, transport_of
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
-from gateway.errors import Headers, render, render_event
+from gateway.errors import Headers, is_anthropic, render, render_event
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"ca
 class Responder:
     """`status` is 0 until the answer has begun; `sending_since` is when the send in progress began, 0 without one.
 
-    `request_id` is the usage record's, `shown_request_id` the client's own if it sent a valid one.
+    `request_id` is the usage record's, `shown_request_id` the client's own if it sent a valid one. `extra_headers` go
+    with the answer.
     """
 
     def __init__(self, scope: AsgiScope, send: Send) -> None:
@@ -33,6 +34,7 @@ class Responder:
         client_id = self.headers.get(b"x-request-id")
         self.shown_request_id = request_id_from(client_id.decode("latin-1")) if client_id else self.request_id
         self.status = 0
+        self.extra_headers: Headers = []
         self._named_events = False
         self.sending_since = 0.0
 
@@ -59,8 +61,9 @@ class Responder:
         """Send it as a whole answer or, in a stream, as the last event, without `[DONE]`."""
         language = language_of(self.headers.get(b"accept-language"))
         if self.status:
-            return await self._send_body(render_event(error, self.path, language, named=self._named_events), more=False)
-        reply = render(error, self.path, language)
+            event = render_event(error, self.path, language, self.shown_request_id, named=self._named_events)
+            return await self._send_body(event, more=False)
+        reply = render(error, self.path, language, self.shown_request_id)
         await self.json(reply.body, reply.status, reply.headers)
 
     def report_bug(self) -> PlatformError:
@@ -78,7 +81,9 @@ class Responder:
         drop_client(self._send)
 
     async def _start(self, status: int, headers: Headers, *, preflight: bool = False) -> None:
-        headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]
+        headers = [*headers, *self.extra_headers, (b"x-request-id", self.shown_request_id.encode())]
+        if is_anthropic(self.path):
+            headers.append((b"request-id", self.shown_request_id.encode()))  # the name that Anthropic's SDKs read
         if origin := self.headers.get(b"origin"):
             allowed = cors.headers_for(origin.decode("latin-1"), preflight=preflight)
             headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]

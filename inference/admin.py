@@ -7,13 +7,13 @@ from django.shortcuts import redirect
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
-from engines.crash_cause import Cause
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
 
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
+from engines.crash_cause import Cause
 from inference.crashes import advice
 from inference.instances import status_words
 from inference.models import CrashDossier, Device, Instance, Node, Task

@@ -10,10 +10,10 @@ from django.db.models import Case, F, Q, When
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from engines.crash_cause import Cause
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
+from engines.crash_cause import Cause
 from models_app.models import Model
 
 

@@ -7,8 +7,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
+from core.client_names import printable_name
 from core.errors import InvalidRequest
-from core.parsers import printable_name
 from core.units import MIB
 
 MAX_TEXT_LENGTH, MAX_STOP_LENGTH, MAX_STOPS = 500, 256, 16

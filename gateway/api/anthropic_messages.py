@@ -100,14 +100,28 @@ MESSAGE: Fields = COUNT | {
 def complete_message(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
     require_field(payload, "max_tokens")
-    _check_tools(prepared, model)
+    if payload.get("thinking", {}).get("budget_tokens", 0) >= payload["max_tokens"]:
+        raise field_error("thinking.budget_tokens", _("must be less than max_tokens."))
+    _check_conversation(prepared, model)
     apply_token_limits(payload, model, "max_tokens")
     prepared.stream = payload.get("stream", False)
 
 
-def _check_tools(prepared: PreparedRequest, _model: ModelEntry) -> None:
-    choice = prepared.payload.get("tool_choice", {"type": "none"})
-    if choice["type"] in ("any", "tool") and not prepared.payload.get("tools"):
+def _check_conversation(prepared: PreparedRequest, _model: ModelEntry) -> None:
+    _check_tools(prepared.payload)
+    _leave_out_budget(prepared)
+
+
+def _leave_out_budget(prepared: PreparedRequest) -> None:
+    """Engines refuse a thinking budget without a reasoning parser, and no option of a model sets one."""
+    if prepared.payload.get("thinking", {}).get("type") == "enabled":
+        del prepared.payload["thinking"]
+        prepared.ignored.append("thinking")
+
+
+def _check_tools(payload: JsonObject) -> None:
+    choice = payload.get("tool_choice", {"type": "none"})
+    if choice["type"] in ("any", "tool") and not payload.get("tools"):
         raise field_error("tool_choice", _("needs tools."))
     if choice["type"] == "tool":
         require_field(choice, "name", "tool_choice.")
@@ -117,13 +131,33 @@ def _check_tools(prepared: PreparedRequest, _model: ModelEntry) -> None:
 
 TOP_LEVEL = ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
 USAGE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+# What Anthropic's schema has beside that. It applies to no engine, but clients that check the schema expect it.
+MESSAGE_DEFAULTS: JsonObject = dict.fromkeys(("stop_reason", "stop_sequence", "stop_details", "container"))
+USAGE_DEFAULTS: JsonObject = {
+    "cache_creation": None, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
+    "server_tool_use": None, "service_tier": None, "inference_geo": None,
+}  # fmt: skip
+DELTA_USAGE_DEFAULTS: JsonObject = {
+    "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "server_tool_use": None,
+}  # fmt: skip
+BLOCK_DEFAULTS: dict[str, JsonObject] = {
+    "text": {"citations": None}, "tool_use": {"caller": {"type": "direct"}}, "thinking": {"signature": ""},
+}  # fmt: skip
 
 
 def read_message(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
-    found: JsonObject = {"stop_reason": None, "stop_sequence": None} | replies.select_fields(reply, TOP_LEVEL)
-    found["content"] = [replies.without_nulls(entry) for entry in replies.require_objects(reply["content"])]
-    found["usage"] = replies.select_fields(reply["usage"], USAGE)
-    return found, read_counts(reply["usage"])
+    return _message_fields(reply), read_counts(reply["usage"])
+
+
+def _message_fields(message: JsonObject) -> JsonObject:
+    found = MESSAGE_DEFAULTS | replies.select_fields(message, TOP_LEVEL)
+    found["content"] = [_read_block(entry) for entry in replies.require_objects(message["content"])]
+    found["usage"] = USAGE_DEFAULTS | replies.select_fields(message["usage"], USAGE)
+    return found
+
+
+def _read_block(block: JsonObject) -> JsonObject:
+    return BLOCK_DEFAULTS.get(block["type"], {}) | replies.without_nulls(block)
 
 
 def read_counts(usage: JsonObject) -> TokenUsage:
@@ -141,11 +175,22 @@ def _read_event(data: JsonObject) -> TokenUsage:
     return read_counts(data["message"]["usage"] if data["type"] == "message_start" else data["usage"])
 
 
+def _convert_event(data: JsonObject) -> JsonObject:
+    """The first event of a stream has a whole message, the last but one the end's reasons and the counts."""
+    if data["type"] == "message_start":
+        return data | {"message": _message_fields(data["message"])}
+    return data | {
+        "delta": MESSAGE_DEFAULTS | data["delta"],
+        "usage": DELTA_USAGE_DEFAULTS | replies.select_fields(data["usage"], USAGE),
+    }
+
+
 EVENT_KINDS = EventKinds(
     read=_read_event,
     counted=frozenset({b"message_start", b"message_delta"}),
     pieces=frozenset({b"content_block_delta"}),
     last=frozenset({b"message_stop"}),
+    convert=_convert_event,
 )
 
 ANTHROPIC_MESSAGE = Operation(
@@ -154,6 +199,6 @@ ANTHROPIC_MESSAGE = Operation(
     named_events=True, optional=True,
 )  # fmt: skip
 TOKEN_COUNT = Operation(
-    "messages.count_tokens", "/v1/messages/count_tokens", COUNT, ("messages",), _check_tools, read_uncounted,
+    "messages.count_tokens", "/v1/messages/count_tokens", COUNT, ("messages",), _check_conversation, read_uncounted,
     tenant_fields=(), optional=True,
 )  # fmt: skip

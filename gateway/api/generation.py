@@ -4,6 +4,7 @@ import hmac
 from functools import lru_cache
 
 import orjson
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from core.errors import InvalidRequest
@@ -22,11 +23,17 @@ from gateway.api.validators import (
     object_of,
     text,
 )
+from gateway.errors import ContextTooLong
 from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
 MAX_CHOICES, MAX_PROMPTS, MAX_CONTEXT_TOKENS = 8, 32, 2**20
+# OpenAI's fields that no engine here has and that change an answer → their values that ask for nothing.
+WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
+    "functions": ([],), "function_call": ("none",), "modalities": ([], ["text"]), "audio": (),
+    "web_search_options": (), "suffix": ("",),
+}  # fmt: skip
 ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
 
 
@@ -111,11 +118,23 @@ def prepare_request(
     payload = check_fields(operation.fields, body)
     if not any(name in payload for name in operation.required):
         raise field_error(operation.required[0], _("this field is required."))
-    prepared = PreparedRequest(payload)
+    prepared = PreparedRequest(payload, ignored=_ignored_names(operation.fields, body, payload))
     operation.complete(prepared, model)
     tenant_fields = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
     payload |= {name: tenant_fields[name] for name in operation.tenant_fields}
     return prepared
+
+
+def _ignored_names(fields: Fields, body: JsonObject, found: JsonObject) -> list[str]:
+    """The fields of `body` that are not in `found`. Raises InvalidRequest for those that change the answer."""
+    if len(found) + ("model" in body) == len(body):
+        return []
+    left_out = {name: value for name, value in body.items() if name not in fields and value is not None}
+    left_out.pop("model", None)
+    for name in left_out.keys() & WITHOUT_EFFECT.keys():
+        if left_out.pop(name) not in WITHOUT_EFFECT[name]:
+            raise field_error(name, _("is not offered here, and without it the answer would be another one."))
+    return list(left_out)
 
 
 def _check_mode(operation: Operation, model: ModelEntry) -> None:
@@ -156,12 +175,21 @@ def apply_token_limits(payload: JsonObject, model: ModelEntry, *lengths: str) ->
     """
     for name in (*lengths, "min_tokens"):
         if model.context and payload.get(name, 0) > model.context:
-            raise field_error(name, _("must be between {low} and {high}."), low=1, high=model.context)
+            raise _answer_too_long(name, payload[name], model.context)
     for name, value in model.sampling.items():
         if name != "max_tokens":
             payload.setdefault(name, value)
         elif not any(length in payload for length in lengths):
             payload[lengths[-1]] = value
+
+
+def _answer_too_long(param: str, given: int, limit: int) -> ContextTooLong:
+    text = _(
+        "This model's maximum context length is {limit} tokens. However, you requested {given} tokens for the answer "
+        "alone ({param})."
+    )
+    shown = format_lazy(text, limit=limit, given=given, param=param)
+    return ContextTooLong(shown, param=param, details={"context": limit})
 
 
 def _count_prompts(prepared: PreparedRequest) -> None:

@@ -21,6 +21,7 @@ class EventKinds:
     """The meaning of event names. `counted` events hold token counts; `read` gets them from an event's data.
 
     `last` events end a stream, `failed` ones report an engine failure, one of `pieces` holds at least one token.
+    `convert` makes the client's form of a counted event's data.
     """
 
     read: Callable[[JsonObject], TokenUsage]
@@ -28,6 +29,7 @@ class EventKinds:
     pieces: frozenset[bytes]
     last: frozenset[bytes]
     failed: frozenset[bytes] = frozenset({ERROR})
+    convert: Callable[[JsonObject], JsonObject] | None = None
 
 
 class NamedEventRelay:
@@ -67,19 +69,23 @@ class NamedEventRelay:
         dialect = self._dialect
         if name in dialect.failed:
             self.failure, self.error = "an error of the engine", data
-        elif name in dialect.counted and not self._update_usage(data):
-            self.failure = "an event that cannot be read"
+        elif name in dialect.counted:
+            self._relay_counts(name, data, event, out)
         else:
             self._pieces += name in dialect.pieces
-            self.done = name in dialect.last
             out.append(event + b"\n\n")
+        self.done = name in dialect.last and not self.failure
 
-    def _update_usage(self, data: bytes) -> bool:
+    def _relay_counts(self, name: bytes, data: bytes, event: bytes, out: list[bytes]) -> None:
         try:
-            self._usage, self._pieces = self._dialect.read(orjson.loads(data)), 0
+            found = orjson.loads(data)
+            self._usage, self._pieces = self._dialect.read(found), 0
+            if self._dialect.convert:
+                event = NAME + name + b"\n" + DATA + orjson.dumps(self._dialect.convert(found))
         except (LookupError, TypeError, ValueError):
-            return False
-        return True
+            self.failure = "an event that cannot be read"
+        else:
+            out.append(event + b"\n\n")
 
     def usage(self) -> TokenUsage:
         counted = self._usage

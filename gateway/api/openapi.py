@@ -178,11 +178,17 @@ CARD = _object(
 )
 CARDS = _object({"object": TEXT, "data": _list(CARD)}, ("object", "data"))
 ERROR = _object({"error": _object({"message": TEXT, "type": TEXT, "param": TEXT, "code": TEXT})})
+ANTHROPIC_ERROR = _object({"type": TEXT, "error": _object({"type": TEXT, "message": TEXT}), "request_id": TEXT})
 REF = {"name": "ref", "in": "path", "required": True, "schema": TEXT, "description": "Id, name or alias of a model."}
 
 
 def _operation(
-    name: str, summary: str, reply: JsonObject, body: JsonObject | None = None, path_ref: bool = False
+    name: str,
+    summary: str,
+    reply: JsonObject,
+    body: JsonObject | None = None,
+    path_ref: bool = False,
+    error: JsonObject = ERROR,
 ) -> JsonObject:
     operation: JsonObject = {
         "operationId": name,
@@ -191,7 +197,7 @@ def _operation(
         "security": [{"bearer": []}, {"apiKey": []}],
         "responses": {
             "200": {"description": "", "content": {"application/json": {"schema": reply}}},
-            "default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}},
+            "default": {"description": "An error", "content": {"application/json": {"schema": error}}},
         },
     }
     if body is not None:
@@ -201,8 +207,15 @@ def _operation(
     return operation
 
 
-def _post(name: str, summary: str, fields: JsonObject, required: tuple[str, ...], reply: JsonObject) -> JsonObject:
-    return {"post": _operation(name, summary, reply, _object({"model": MODEL, **fields}, required))}
+def _post(
+    name: str,
+    summary: str,
+    fields: JsonObject,
+    required: tuple[str, ...],
+    reply: JsonObject,
+    error: JsonObject = ERROR,
+) -> JsonObject:
+    return {"post": _operation(name, summary, reply, _object({"model": MODEL, **fields}, required), error=error)}
 
 
 def _post_to_model(
@@ -228,6 +241,7 @@ PATHS = {
         ANTHROPIC_MESSAGE,
         ("messages", "max_tokens"),
         ANTHROPIC_MESSAGES,
+        ANTHROPIC_ERROR,
     ),
     "/v1/messages/count_tokens": _post(
         "v1_messages_count_tokens",
@@ -235,6 +249,7 @@ PATHS = {
         COUNT,
         ("messages",),
         _object({"input_tokens": {"type": "integer"}}),
+        ANTHROPIC_ERROR,
     ),
     "/tokenize": _post("tokenize", "Token ids of a text or conversation", TOKENIZE, (), TOKENS),
     "/detokenize": _post("detokenize", "The text of token ids", DETOKENIZE, ("tokens",), _object({"prompt": TEXT})),

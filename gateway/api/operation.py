@@ -17,7 +17,8 @@ class PreparedRequest:
     """A checked request. `show_usage` and `show_continuous`: whether the client itself requested these counts.
 
     `documents` are to be ranked; the reply has the `top` best ones (None: all), with their texts if
-    `show_documents`.
+    `show_documents`. `ignored` are the fields of the client's body that were left out: unknown ones, and what the
+    engine cannot do.
     """
 
     payload: JsonObject
@@ -29,6 +30,7 @@ class PreparedRequest:
     documents: list[str] = field(default_factory=list)
     show_documents: bool = True
     top: int | None = None
+    ignored: list[str] = field(default_factory=list)
 
     def body(self, served_name: str) -> bytes:
         self.payload["model"] = served_name

@@ -18,6 +18,7 @@ from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.errors import ContextTooLong
 from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
+from models_app.models import Mode
 
 TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
 CHOICE = ("index", "message", "text", "logprobs", "finish_reason", "stop_reason")
@@ -121,7 +122,25 @@ TOO_LONG = re.compile(
 )
 PROMPT_TOKENS = re.compile(r"(?:contains (?:at least )?|request \()(\d+) (?:input )?tokens")
 LIMIT_TOKENS = re.compile(r"(?:context length is |max_model_len=|context size \()(\d+)")
+TOO_LONG_TEXTS = {  # by whether the model answers, and whether the engine told the prompt's length
+    (True, True): _(
+        "This model's maximum context length is {limit} tokens. However, you requested at least {given} tokens in the "
+        "prompt, and the answer needs room too."
+    ),
+    (True, False): _(
+        "This model's maximum context length is {limit} tokens. However, you requested more for the prompt and the "
+        "answer together."
+    ),
+    (False, True): _(
+        "This model's maximum context length is {limit} tokens. However, you requested at least {given} tokens. "
+        "Send shorter texts."
+    ),
+    (False, False): _(
+        "This model's maximum context length is {limit} tokens. However, you requested more. Send shorter texts."
+    ),
+}
 CONSTRAINT_FIELDS = ("response_format", "structured_outputs", "tools")
+HIDDEN_STATUS = re.compile(r"for ChatCompletionStreamResponse\b.*'code': ([45]\d\d)\}\}", re.DOTALL)
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # pattern of an engine's message, the fields that it can mean, our message
     (r"tool", ("tools",), _("This model is not set up for these tools.")),
@@ -148,13 +167,29 @@ def engine_refusal(
     message, param = _engine_error(raw)
     known = param if param in operation.fields else None
     if TOO_LONG.search(message):
-        return _too_long(message, known or operation.required[0], model)
+        return _too_long(operation, message, known or operation.required[0], model)
     for pattern, fields, our_message in REFUSALS:
         if re.search(pattern, message, re.IGNORECASE):
             return errors.InvalidRequest(
                 our_message, param=next((field for field in fields if field in request_fields), None)
             )
     return errors.InvalidRequest(_("The engine does not accept this request."), param=known)
+
+
+def error_event_status(raw: bytes) -> int:
+    """The status in an engine's error event; 500 if it has none.
+
+    vLLM's stream of /v1/messages cannot read its own error chunk; what it says of it ends with the chunk's status.
+    """
+    try:
+        error = orjson.loads(raw)["error"]
+        status: object = error.get("code")
+        if type(status) is int:
+            return status
+        hidden = HIDDEN_STATUS.search(error["message"])
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return 500
+    return int(hidden[1]) if hidden else 500
 
 
 def _engine_error(raw: bytes) -> tuple[str, str | None]:
@@ -170,14 +205,11 @@ def _engine_error(raw: bytes) -> tuple[str, str | None]:
     return str(error.get("message", "")), param if type(param) is str else None
 
 
-def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
-    """Only numbers are taken from the engine's message."""
+def _too_long(operation: Operation, message: str, param: str, model: ModelEntry) -> ContextTooLong:
+    """Only numbers are taken from the engine's message. Clients look for the first sentence, which is OpenAI's."""
     limit, given = LIMIT_TOKENS.search(message), PROMPT_TOKENS.search(message)
     max_tokens = int(limit[1]) if limit else model.context
-    text = _("This request is too long for the model.")
-    if max_tokens and given:
-        text = _("The model's context has {limit} tokens; the prompt has {given}, the answer needs room too.")
-    elif max_tokens:
-        text = _("The prompt and the answer do not fit in the model's {limit} tokens.")
+    answers = Mode.CHAT in operation.modes
+    text = TOO_LONG_TEXTS[answers, bool(given)] if max_tokens else _("This request is too long for the model.")
     shown = format_lazy(text, limit=max_tokens, given=given and given[1])
     return ContextTooLong(shown, param=param, details={"context": max_tokens} if max_tokens else None)

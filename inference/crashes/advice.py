@@ -4,6 +4,7 @@ from typing import Protocol
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
+
 from engines.crash_cause import Cause
 
 ADVICE = {

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from engines.crash_cause import Cause
-
 from accounts.actor import Actor
+from engines.crash_cause import Cause
 from inference.crashes.advice import ADVICE
 from inference.logs.lines import clean_line, redact_for_tenant
 from inference.models import CrashDossier, Device, Instance

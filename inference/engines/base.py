@@ -1,7 +1,5 @@
 """The old path of engines/base.py, with its old names."""
 
-from engines.crash_cause import Cause
-
 from core.units import GIB, MIB
 from engines.base import (
     COMMON_SYMPTOMS,
@@ -16,6 +14,7 @@ from engines.base import (
     Symptom,
     diagnose_log,
 )
+from engines.crash_cause import Cause
 from inference.engines import warn
 
 __all__ = [

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, time
 from typing import Any
 
 from django.db import connection, transaction
-from inference.table_cleanup import USAGE_PARTITIONS
 
 from core.partitions import Partitioned
+from inference.table_cleanup import USAGE_PARTITIONS
 from monitoring.figures import samples, usage
 from monitoring.figures.levels import LEVELS, MINUTE, SAMPLES, RollupLevel
 from monitoring.figures.samples import RollupSummary

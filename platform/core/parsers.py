@@ -8,13 +8,14 @@ from itertools import islice
 from typing import IO, Any
 
 import orjson
+from django.http import QueryDict
 from django.utils.translation import gettext as _
 from rest_framework import parsers, serializers
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
 
-MAX_NAMES, MAX_NAME_LENGTH = 20, 60  # of unknown fields in an error
+from core.client_names import MAX_NAMES, printable_name
 
 
 class JsonParser(parsers.JSONParser):
@@ -49,7 +50,9 @@ def validated(
 def checked(serializer: BaseSerializer[Any], shown: type[BaseSerializer[Any]] | None = None) -> BaseSerializer[Any]:
     """The serializer, valid. Raises rest_framework's ValidationError with all wrong and all unknown fields."""
     errors = {} if serializer.is_valid() else dict(serializer.errors)
-    names = unknown_names(serializer, serializer.initial_data, _shown_names(shown))
+    data = serializer.initial_data
+    of_forms = {"csrfmiddlewaretoken"} if isinstance(data, QueryDict) else set()  # the console's
+    names = unknown_names(serializer, data, _shown_names(shown) | of_forms)
     if errors := errors | {printable_name(name): _unknown_field(place) for name, place in names}:
         raise ValidationError(errors)
     return serializer
@@ -84,11 +87,6 @@ def unknown_parameters(request: Request, known: Collection[str]) -> dict[str, st
     unknown = [name for name in request.query_params if name not in known and name not in credentials]
     text = _("There is no such query parameter. Expected one of: %(names)s.") % {"names": ", ".join(sorted(known))}
     return {printable_name(name): text for name in unknown[:MAX_NAMES]}
-
-
-def printable_name(name: str) -> str:
-    """A name that a client chose, safe to repeat in a response."""
-    return name[:MAX_NAME_LENGTH].encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _walk_field(

@@ -8,8 +8,9 @@ from rest_framework.parsers import MultiPartParser
 
 from accounts.models import ApiKey
 from accounts.policy import Permission
+from core.client_names import MAX_NAME_LENGTH, MAX_NAMES
 from core.errors import flatten
-from core.parsers import MAX_NAME_LENGTH, MAX_NAMES, validated
+from core.parsers import validated
 from models_app.models import Model
 from tests.accounts.test_policy import World, routes, world  # noqa: F401
 from training.models import Dataset, TrainingJob

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accounts.models import Scope
 from core.errors import EngineUnavailable, InvalidRequest
 from gateway.api import anthropic_messages, openai_responses, replies
 from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
@@ -25,12 +26,15 @@ from tests.support.gateway_server import (
     EngineProcess,
     engine_folder,
     instance,
+    key,
     served,
     snapshot,
 )
 
 PLAIN = ModelEntry("model-p", "tenant-a", "plain")  # its engine has chat completions and none of these routes
 RESPONSE, MESSAGE, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
+READER = "sk-serai-reader"
+KEYS = [key(READER, "tenant-a", scopes=frozenset({Scope.READ}))]
 LIMITED = ModelEntry("model-l", "tenant-a", "limited", context=64, sampling={"max_tokens": 9, "temperature": 0.5})
 
 
@@ -39,9 +43,11 @@ def gateway():
     with engine_folder() as folder:
         running, lacking = EngineProcess(folder), EngineProcess(folder, runner="pooling")
         world = snapshot(
-            instance(running.endpoint), instance(lacking.endpoint, 2, model_id=PLAIN.id), models=(MODEL, PLAIN)
-        )
-        with served(world, replace(CONFIG, idle_timeout=5)) as serving:  # what the engine that hangs is given
+            instance(running.endpoint), instance(lacking.endpoint, 2, model_id=PLAIN.id), models=(MODEL, PLAIN),
+            keys=KEYS,
+        )  # fmt: skip
+        config = replace(CONFIG, idle_timeout=5, max_body=100_000)  # the first is what the engine that hangs is given
+        with served(world, config) as serving:
             yield serving
 
 
@@ -98,8 +104,12 @@ def test_a_message_comes_in_anthropics_form_and_is_metered_with_what_was_cached(
     assert (body["type"], body["role"], body["stop_reason"], body["stop_sequence"]) == (
         "message", "assistant", "end_turn", None,
     )  # fmt: skip
-    assert body["content"] == [{"type": "text", "text": "token0 token1 token2"}]
-    assert body["usage"] == {"input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 1}
+    assert body["content"] == [{"type": "text", "text": "token0 token1 token2", "citations": None}]
+    assert body["usage"] == {
+        "input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 1, "cache_creation_input_tokens": 0,
+        "cache_creation": None, "server_tool_use": None, "service_tier": None, "inference_geo": None,
+    }  # fmt: skip
+    assert {"stop_details", "container"} <= set(body)
     assert gateway.ledger.wait()[0].usage == TokenUsage(3, 3, cached=1)
 
 
@@ -130,6 +140,11 @@ def test_a_streamed_message_passes_with_its_events_names(client, gateway):
         "message_start", "content_block_start", *["content_block_delta"] * 3, "content_block_stop", "message_delta",
         "message_stop",
     ]  # fmt: skip
+    start, end = found[0][1]["message"], found[-2][1]
+    assert (start["role"], start["content"], start["stop_reason"]) == ("assistant", [], None)
+    assert start["usage"].items() >= {"input_tokens": 2, "cache_creation": None, "service_tier": None}.items()
+    assert end["delta"] == {"stop_reason": "end_turn", "stop_sequence": None, "stop_details": None, "container": None}
+    assert end["usage"].items() >= {"output_tokens": 3, "cache_creation_input_tokens": 0}.items()
     assert gateway.ledger.wait()[0].usage == TokenUsage(3, 3, cached=1)
 
 
@@ -150,6 +165,66 @@ def test_the_stock_sdk_makes_and_streams_responses(gateway):
 
 # --- what goes wrong
 
+MISSING = {RESPONSE: "invalid_request_error", MESSAGE: "not_found_error", COUNT: "not_found_error"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thinking_budget_is_left_out_since_no_engine_has_a_reasoning_parser(client, stream):
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    reply = client.post(MESSAGE, json=message("[[echo]]", max_tokens=2048, thinking=thinking, stream=stream))
+    assert reply.status_code == 200
+    assert "budget_tokens" not in reply.text
+    assert client.post(COUNT, json=message(thinking=thinking)).json() == {"input_tokens": 3}
+
+
+def test_what_was_left_out_of_a_message_is_known_by_name():
+    body = message(max_tokens=2048, thinking={"type": "enabled", "budget_tokens": 1024})
+    assert prepare_request(ANTHROPIC_MESSAGE, body, MODEL, "tenant-a", b"key").ignored == ["thinking"]
+    body["thinking"] = {"type": "disabled"}
+    prepared = prepare_request(ANTHROPIC_MESSAGE, body, MODEL, "tenant-a", b"key")
+    assert (prepared.payload["thinking"], prepared.ignored) == ({"type": "disabled"}, [])
+
+
+@pytest.mark.parametrize(
+    ("secret", "fields", "status", "kind"),
+    [
+        (ALICE, {"max_tokens": 0}, 400, "invalid_request_error"),
+        (ALICE, {"model": "nothing"}, 404, "not_found_error"),
+        (ALICE, {"system": "x" * 100_000}, 413, "request_too_large"),
+        ("sk-serai-wrong", {}, 401, "authentication_error"),
+        (READER, {}, 403, "permission_error"),
+        (MALLORY, {}, 404, "not_found_error"),
+        (ALICE, {"messages": [{"role": "user", "content": "[[error_status=503]]"}]}, 503, "overloaded_error"),
+    ],
+)
+def test_errors_have_anthropics_form_and_types(gateway, secret, fields, status, kind):
+    with gateway.client(secret) as caller:
+        reply = caller.post(MESSAGE, json=message(**fields))
+    error = reply.json()
+    assert (reply.status_code, error["type"], error["error"]["type"]) == (status, "error", kind)
+    assert set(error) == {"type", "error", "request_id"}
+    assert set(error["error"]) == {"type", "message"}
+    assert error["request_id"] == reply.headers["request-id"] == reply.headers["x-request-id"]
+
+
+def test_so_have_those_of_the_count_and_of_methods_that_are_not_there(client):
+    for reply in (client.post(COUNT, json=message(system=5)), client.get(MESSAGE), client.delete(COUNT)):
+        assert (reply.json()["type"], reply.json()["error"]["type"]) == ("error", "invalid_request_error")
+        assert reply.json()["request_id"] == reply.headers["request-id"]
+
+
+def test_what_the_client_did_wrong_is_no_failure_of_the_engine_even_where_the_engine_hides_it():
+    hidden = (
+        "2 validation errors for ChatCompletionStreamResponse\nmodel\n  Field required [type=missing, input_value="
+        "{'error': {'message': 'th...am': None, 'code': 400}}, input_type=dict]"
+    )
+    with engine_folder() as folder:
+        engine = EngineProcess(folder, error_at_token=0, error_text=hidden)
+        with served(snapshot(instance(engine.endpoint))) as serving, serving.client() as client:
+            name, data = events(client.post(MESSAGE, json=message(stream=True)))[-1]
+    assert (name, data["type"], data["error"]["type"]) == ("error", "error", "invalid_request_error")
+    assert "ChatCompletion" not in data["error"]["message"]
+
 
 @pytest.mark.parametrize(("route", "body"), [(RESPONSE, response), (MESSAGE, message)])
 @pytest.mark.parametrize("fault", ["[[truncate=2]]", "[[error_at_token=2]]", "[[hang_at_token=2]]"])
@@ -159,7 +234,11 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_metered_as_far
     reply = client.post(route, json=body(fault, stream=True))
     name, data = events(reply)[-1]
     assert (reply.status_code, name, data["type"]) == (200, "error", "error")
-    assert data["error"]["code"] in ("engine_unavailable", "timeout")
+    if route == MESSAGE:
+        assert data["error"]["type"] in ("overloaded_error", "timeout_error")
+        assert data["request_id"] == reply.headers["request-id"]
+    else:
+        assert data["error"]["code"] in ("engine_unavailable", "timeout")
     assert "secret" not in reply.text
     (record,) = gateway.ledger.wait()
     assert record.status in ("upstream_error", "timeout")
@@ -177,8 +256,9 @@ def test_an_end_that_cannot_be_read_is_the_engines_failure(client, gateway):
 @pytest.mark.parametrize(("route", "body"), [(RESPONSE, response()), (MESSAGE, message()), (COUNT, message())])
 def test_an_engine_without_the_route_means_that_it_is_not_there(client, gateway, route, body):
     reply = client.post(route, json={**body, "model": "plain"})
-    assert (reply.status_code, error_of(reply)["type"]) == (404, "invalid_request_error")
-    assert route in error_of(reply)["message"]
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"]) == (404, MISSING[route])
+    assert route in error["message"]
     assert gateway.ledger.wait()[0].status == "rejected"
 
 
@@ -186,7 +266,9 @@ def test_an_engine_without_the_route_means_that_it_is_not_there(client, gateway,
 def test_a_stranger_meets_no_such_model(gateway, route, body):
     with gateway.client(MALLORY) as mallory:
         reply = mallory.post(route, json=body)
-    assert (reply.status_code, error_of(reply)["code"]) == (404, "model_not_found")
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"]) == (404, MISSING[route])
+    assert "'demo' does not exist" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +380,7 @@ def test_what_a_response_cannot_be_made_of_is_refused_by_the_name_of_the_field(f
         ({"system": 5}, "system"), ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"stop_sequences": [""]}, "stop_sequences[0]"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.budget_tokens"),
     ],
 )  # fmt: skip
 def test_what_a_message_cannot_be_answered_with_is_refused_by_the_name_of_the_field(fields, param):
@@ -323,7 +406,7 @@ STREAM = (
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_the_stream_is_the_same_whatever_the_network_does_to_it(cuts):
     edges = [0, *sorted(cuts), len(STREAM)]
-    relay = NamedEventRelay(anthropic_messages.EVENT_KINDS)
+    relay = NamedEventRelay(replace(anthropic_messages.EVENT_KINDS, convert=None))
     out = b"".join(relay.feed(STREAM[start:end]) for start, end in zip(edges, edges[1:], strict=False))
     assert out == STREAM.replace(b": ping\n\n", b"")
     assert (relay.done, relay.failure, relay.usage()) == (True, None, TokenUsage(9, 5, 2))

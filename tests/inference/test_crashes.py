@@ -7,11 +7,11 @@ import time
 import uuid
 
 import pytest
-from engines.crash_cause import Cause
 
 from accounts.models import Installation
 from core import broker
 from engines import registry
+from engines.crash_cause import Cause
 from engines.llamacpp import LlamaCppEngine
 from engines.vllm import VllmEngine
 from inference.crashes.dossiers import MAX_PER_MODEL, CrashDiagnosis, save_dossier

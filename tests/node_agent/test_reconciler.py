@@ -6,8 +6,8 @@ from enum import Enum, StrEnum
 
 import pytest
 from django.db import DataError, OperationalError
-from engines.crash_cause import Cause
 
+from engines.crash_cause import Cause
 from inference.crashes.dossiers import CrashDiagnosis
 from node_agent import process_tree, reconciler, shims
 from node_agent.extra_workloads import NodeContext

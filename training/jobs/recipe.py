@@ -11,8 +11,8 @@ from math import ceil
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
+from core.client_names import printable_name
 from core.errors import InvalidRequest
-from core.parsers import printable_name
 from models_app.options import Option
 
 AUTO = "auto"

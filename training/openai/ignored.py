@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
-from core.ignored_names import HEADER, header_value
+from core.client_names import IGNORED_HEADER, ignored_value
 from core.parsers import unknown_names
 
 PAGE_PARAMETERS = ("limit", "after")
@@ -30,7 +30,7 @@ class IgnoredNamesMixin(GenericAPIView[Any]):
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         response = super().finalize_response(request, response, *args, **kwargs)
         if names := getattr(self, "ignored", []):  # none if the request was refused before it was read
-            response[HEADER] = header_value(names)
+            response[IGNORED_HEADER] = ignored_value(names)
         return response
 
     def read_body(self, serializer_class: type[Serializer[Any]] = Serializer) -> dict[str, Any]:
