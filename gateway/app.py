@@ -19,7 +19,7 @@ from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
 from gateway.api.generation import CHAT_COMPLETION, DETOKENIZATION, TEXT_COMPLETION, TOKENIZATION
 from gateway.api.openai_responses import RESPONSES
 from gateway.api.operation import Operation
-from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
+from gateway.api.pooling import DOCUMENT_RANKING, EMBEDDING, RERANKING, SCORING
 from gateway.config import GatewayConfig
 from gateway.context import GatewayContext
 from gateway.errors import MethodNotAllowed
@@ -41,6 +41,8 @@ OPERATIONS = {
     "/v1/completions": TEXT_COMPLETION,
     "/v1/embeddings": EMBEDDING,
     "/v1/rerank": RERANKING,
+    "/rerank": DOCUMENT_RANKING,
+    "/v2/rerank": DOCUMENT_RANKING,
     "/v1/score": SCORING,
     "/v1/responses": RESPONSES,
     "/v1/messages": ANTHROPIC_MESSAGE,

@@ -1,5 +1,7 @@
 """The gateway uses vLLM's API; an engine with another API has its own operations, under the same names."""
 
+from dataclasses import replace
+
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -15,7 +17,7 @@ def engine_operation(operation: Operation, engine: str) -> Operation:
     if engine not in ENGINE_OPERATIONS:
         return operation
     try:
-        return ENGINE_OPERATIONS[engine][operation.name]
+        return replace(ENGINE_OPERATIONS[engine][operation.name], present=operation.present)
     except KeyError:
         message = _("The engine of this model does not offer {route}.")
         raise NotFound(format_lazy(message, route=operation.engine_path)) from None

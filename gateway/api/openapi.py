@@ -167,6 +167,12 @@ VECTOR = _object(
 EMBEDDINGS = _object({"object": TEXT, "data": _list(VECTOR), "model": TEXT, "usage": READING_USAGE})
 RANKED = _object({"index": {"type": "integer"}, "document": TEXT, "relevance_score": {"type": "number"}})
 RANKING = _object({"object": TEXT, "model": TEXT, "results": _list(RANKED), "usage": READING_USAGE})
+RANKED_OBJECT = _object(
+    {"index": {"type": "integer"}, "document": _object({"text": TEXT}), "relevance_score": {"type": "number"}}
+)
+DOCUMENT_RANKING = _object(
+    {"id": TEXT, "model": TEXT, "results": _list(RANKED_OBJECT), "meta": OBJECT, "usage": READING_USAGE}
+)
 SCORED = _object({"object": TEXT, "index": {"type": "integer"}, "score": {"type": "number"}})
 SCORES = _object({"object": TEXT, "data": _list(SCORED), "model": TEXT, "usage": READING_USAGE})
 TOKENS = _object(
@@ -233,6 +239,10 @@ PATHS = {
     "/v1/rerank": _post(
         "v1_rerank", "Order documents by how well they answer a query", RERANK, ("query", "documents"), RANKING
     ),
+    "/v2/rerank": _post(
+        "v2_rerank", "The same in the form of Cohere and vLLM", RERANK, ("query", "documents"), DOCUMENT_RANKING
+    ),
+    "/rerank": _post("rerank", "The same as /v2/rerank", RERANK, ("query", "documents"), DOCUMENT_RANKING),
     "/v1/score": _post("v1_score", "How well pairs of texts belong together", SCORE, (), SCORES),
     "/v1/responses": _post("v1_responses", "Answer a conversation, in the newer form", RESPONSE, ("input",), RESPONSES),
     "/v1/messages": _post(

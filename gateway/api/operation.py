@@ -37,6 +37,10 @@ class PreparedRequest:
         return orjson.dumps(self.payload)
 
 
+def unchanged(reply: JsonObject, _prepared: PreparedRequest) -> JsonObject:
+    return reply
+
+
 def stream_relay(prepared: PreparedRequest) -> Relay:
     return StreamRelay(
         show_usage=prepared.show_usage,
@@ -52,7 +56,8 @@ class Operation:
 
     `required`: at least one of these fields. `complete` checks fields against each other and the model, and adds
     ours. `read` converts the engine's reply into the client's and returns the tokens used; it raises LookupError,
-    TypeError or ValueError for a reply of another form. `tenant_fields` mark a request as its tenant's.
+    TypeError or ValueError for a reply of another form. `present` gives what was read another API's form; it is the
+    route's, the rest may be the engine's. `tenant_fields` mark a request as its tenant's.
     `named_events`: its streams have them. `optional`: engines and models may lack the route.
     """
 
@@ -67,3 +72,4 @@ class Operation:
     relay: Callable[[PreparedRequest], Relay] = stream_relay
     named_events: bool = False
     optional: bool = False
+    present: Callable[[JsonObject, PreparedRequest], JsonObject] = unchanged

@@ -1,5 +1,8 @@
 """Embeddings, reranking and scoring: requests to models that generate no text, and their replies."""
 
+import uuid
+from dataclasses import replace
+
 from django.utils.translation import gettext_lazy as _
 
 from gateway.api import replies, validators
@@ -119,6 +122,22 @@ def _ranked_document(result: JsonObject, prepared: PreparedRequest) -> JsonObjec
     return {"index": result["index"], **shown, "relevance_score": result["relevance_score"]}
 
 
+def present_ranking(ranking: JsonObject, prepared: PreparedRequest) -> JsonObject:
+    """A ranking in the form of `/v2/rerank` of vLLM and Cohere: texts are objects, Cohere's counts are in `meta`."""
+    results = [
+        result | ({"document": {"text": result["document"]}} if prepared.show_documents else {})
+        for result in ranking["results"]
+    ]
+    tokens = {"input_tokens": ranking["usage"]["prompt_tokens"], "output_tokens": 0}
+    return {
+        "id": f"rerank-{uuid.uuid4()}",
+        "model": ranking["model"],
+        "results": results,
+        "meta": {"api_version": {"version": "2"}, "tokens": tokens},
+        "usage": ranking["usage"],
+    }
+
+
 def read_scores(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     usage = read_usage(reply.get("usage"))
     data = [
@@ -139,6 +158,7 @@ RERANKING = Operation(
     "rerank", "/v1/rerank", RERANK, ("documents",), complete_ranking, read_ranking,
     modes=(Mode.RERANKER, Mode.EMBEDDING),
 )  # fmt: skip
+DOCUMENT_RANKING = replace(RERANKING, present=present_ranking)
 SCORING = Operation(
     "score", "/v1/score", SCORE, tuple(PAIRS), complete_scoring, read_scores,
     modes=(Mode.RERANKER, Mode.EMBEDDING), optional=True,

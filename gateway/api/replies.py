@@ -35,6 +35,7 @@ def convert_reply(
     """
     try:
         reply, usage = operation.read(_parse_object(raw), prepared)
+        reply = operation.present(reply, prepared)
     except (LookupError, TypeError, ValueError):
         raise unreadable_reply() from None
     if generated_id:

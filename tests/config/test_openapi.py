@@ -46,6 +46,8 @@ def test_every_route_of_the_data_plane_is_in_it(schema):
         ("/v1/completions", generation.COMPLETION),
         ("/v1/embeddings", pooling.EMBED),
         ("/v1/rerank", pooling.RERANK),
+        ("/v2/rerank", pooling.RERANK),
+        ("/rerank", pooling.RERANK),
         ("/v1/score", pooling.SCORE),
         ("/v1/responses", openai_responses.RESPONSE),
         ("/v1/messages", anthropic_messages.MESSAGE),

@@ -184,6 +184,45 @@ def test_what_cannot_be_ranked_is_refused_by_the_name_of_the_field(client, field
     assert (reply.status_code, error_of(reply)["param"]) == (400, param)
 
 
+# --- ranking in the form of Cohere and vLLM
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v2/rerank"])
+def test_documents_are_ranked_in_coheres_form_by_the_same_core(client, gateway, path):
+    asked = {"model": "ranker", "query": QUERY, "documents": DOCUMENTS, "top_n": 2}
+    plain, body = rerank(client, top_n=2).json(), client.post(path, json=asked).json()
+    assert set(body) == {"id", "model", "results", "meta", "usage"}
+    assert body["results"] == [
+        {**result, "document": {"text": DOCUMENTS[result["index"]]}} for result in plain["results"]
+    ]
+    assert body["usage"] == plain["usage"]
+    assert body["meta"]["tokens"] == {"input_tokens": plain["usage"]["prompt_tokens"], "output_tokens": 0}
+    first, second = gateway.ledger.wait(2)
+    assert (first.route, first.usage) == (second.route, second.usage)
+    bare = client.post(path, json={**asked, "return_documents": False}).json()["results"]
+    assert [set(result) for result in bare] == [{"index", "relevance_score"}] * 2
+
+
+def test_a_model_on_another_engine_has_this_form_too():
+    cpp = replace(RANKER, engine="llama.cpp")
+    with engine_folder() as folder:
+        world = snapshot(instance(EngineProcess(folder, runner="pooling").endpoint, model_id=cpp.id), models=(cpp,))
+        with served(world) as running, running.client() as client:
+            body = client.post("/v2/rerank", json={"model": "ranker", "query": QUERY, "documents": DOCUMENTS}).json()
+    assert all(result["document"] == {"text": DOCUMENTS[result["index"]]} for result in body["results"])
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v2/rerank"])
+def test_it_refuses_what_the_other_form_refuses(client, gateway, path):
+    reply = client.post(path, json={"model": "ranker", "query": QUERY})
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "documents")
+    assert client.get(path).status_code == 405
+    with gateway.client(MALLORY) as mallory, gateway.client(None) as nobody:
+        body = {"model": "ranker", "query": QUERY, "documents": DOCUMENTS}
+        assert mallory.post(path, json=body).status_code == 404
+        assert nobody.post(path, json=body).status_code == 401
+
+
 # --- scores
 
 
