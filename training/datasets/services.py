@@ -1,5 +1,9 @@
 """User actions on datasets: add, delete, preview."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 from django.utils.translation import gettext as _
@@ -7,39 +11,79 @@ from django.utils.translation import gettext as _
 from accounts import audit
 from accounts.actor import Actor
 from accounts.models import Tenant
-from core.errors import Conflict, InvalidRequest
+from core.errors import Conflict, InvalidRequest, TooLarge
 from core.uploads import Draft
 from models_app import services as catalogue
 from training import base_models
-from training.datasets import rows, split, storage
+from training.datasets import descriptions, row_files, rows, split, storage
+from training.datasets.row_files import FileKind, RawRow
 from training.models import Dataset
+from training.trainer.conversation import Lesson
 
 
 def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", request=None) -> Dataset:
-    """Adds a version of the tenant's dataset `name`, if every row is valid. Raises InvalidRequest, ModelNotFound."""
+    """Adds a version of the tenant's dataset `name`, if every row is valid. Raises InvalidRequest, ModelNotFound.
+
+    Other kinds of files than JSON lines are kept as JSON lines with the same fields.
+    """
     context = base_models.check(catalogue.find(actor, base_model)).context if base_model else None
-    with draft.path.open("rb") as file:
-        found = rows.survey(file, context)
-    _require_valid(found)
-    return _save_dataset(actor, draft, name, found, request)
+    with draft.path.open("rb") as file, ExitStack() as drafts:
+        kind = row_files.detect_kind(file, str(draft.name))
+        raw_rows, kept = row_files.read_rows(file, kind), draft
+        if kind != FileKind.LINES:
+            kept = drafts.enter_context(_new_draft(name))
+            raw_rows = _copy_rows(raw_rows, kept)
+        found = rows.survey(raw_rows, context)
+        _require_valid(found, kind)
+        return _save_dataset(actor, kept, name, found, kind, request)
 
 
-def _require_valid(found: rows.Survey) -> None:
+@contextmanager
+def _new_draft(name: str) -> Iterator[Draft]:
+    """Removed at the end unless it was moved."""
+    draft = Draft(name)
+    try:
+        yield draft
+    finally:
+        draft.discard()
+
+
+def _copy_rows(raw_rows: Iterable[RawRow], target: Draft) -> Iterator[RawRow]:
+    """Raises TooLarge: JSON lines repeat the names of the columns."""
+    for row in raw_rows:
+        if row.content:
+            target.append(row.content + b"\n")
+        if target.size > settings.DATASET_MAX_BYTES:
+            most = settings.DATASET_MAX_BYTES
+            raise TooLarge(_("As JSON lines the file is larger than %(most)d bytes.") % {"most": most})
+        yield row
+
+
+def _require_valid(found: rows.Survey, kind: FileKind) -> None:
+    """Says first what the file was read as."""
     if found.wrong:
-        details = {f"line {line}": problem for line, problem in found.errors.items()}
-        raise InvalidRequest(_("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}, details=details)
+        place = "row" if kind == FileKind.JSON_LIST else "line"
+        details = {f"{place} {number}": problem for number, problem in found.errors.items()}
+        problem = _("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}
+        raise InvalidRequest(f"{descriptions.describe(kind, found.shape, found.answer)} {problem}", details=details)
     if not found.rows:
         raise InvalidRequest(_("The file holds no rows."), param="file")
+    if found.untaught == found.rows:
+        raise InvalidRequest(_("All rows have the weight 0: nothing would be learnt."), param="file")
 
 
 @transaction.atomic
-def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, request) -> Dataset:
+def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, kind: FileKind, request) -> Dataset:
     """The file moves last: an earlier failure leaves nothing, and no row is visible without its file."""
     tenant = Tenant.objects.select_for_update().get(pk=actor.tenant.pk)  # one version number at a time
     newest = Dataset.objects.of(tenant).filter(name=name).aggregate(newest=Max("version"))["newest"]
     dataset = Dataset.objects.create(
         tenant=tenant, name=name, version=(newest or 0) + 1, format=found.format, rows=found.rows,
         characters=found.characters, size_bytes=draft.size, sha256=draft.sha256, created_by=actor.user,
+        origin={
+            "kind": kind.value, "shape": found.shape, "answer": found.answer, "untaught_rows": found.untaught,
+            "ignored_fields": dict(sorted(found.ignored.items())),
+        },
     )  # fmt: skip
     audit.record(actor, "dataset.create", dataset, request=request, name=name, version=dataset.version)
     draft.move_to(storage.path_of(dataset))
@@ -63,6 +107,10 @@ def preview(dataset: Dataset, count: int, seed: int) -> list[dict]:
     held_out = split.held_out(dataset.rows, seed)
     with storage.open_dataset(dataset) as file:
         return [
-            {"line": row.line, "held_out": number in held_out, "conversation": row.conversation}
+            {"line": row.line, "held_out": number in held_out, "messages": _preview_messages(row.lesson)}
             for number, row in enumerate(rows.first_rows(file, count))
         ]
+
+
+def _preview_messages(lesson: Lesson) -> list[dict]:
+    return [message | {"taught": number in lesson.taught} for number, message in enumerate(lesson.messages)]

@@ -17,14 +17,14 @@ from engines.memory import DEFAULT_CONTEXT_LIMIT
 from models_app import artefacts
 from models_app.models import Model
 from node_agent import shim
-from training import base_models
+from training import base_models, trainer
 from training.datasets import storage
 from training.models import Dataset
 
 logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
-PROGRAM = Path(__file__).parent / "trainer" / "counting.py"
+PROGRAM = Path(trainer.__file__).with_name("counting.py")
 MAX_ROWS = 20_000  # takes some seconds
 COUNT_TIMEOUT = 60.0
 MAX_CONCURRENT = 2  # in one process: each takes a core
@@ -35,7 +35,8 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 class TokenCount:
     """Counts of the first `rows`, chat template included; `learnt_tokens` are the assistant's.
 
-    `limit` is the most tokens per row that the model takes; `too_long` maps the first lines with more to their tokens.
+    `limit` is the most tokens per row that are taken; `too_long` maps the first lines with more to their tokens.
+    `rows_cut` are learnt without their end, of `rows_left_out` nothing is learnt.
     """
 
     rows: int
@@ -43,20 +44,30 @@ class TokenCount:
     learnt_tokens: int
     longest: int
     limit: int
+    rows_cut: int
+    rows_left_out: int
     too_long_rows: int
     too_long: dict[str, int]
 
 
-def count_tokens(dataset: Dataset, model: Model) -> TokenCount:
-    """Raises InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited, OperationTimeout."""
+class NotTeachable(InvalidRequest):
+    """The model's template cannot take the rows, or it has none: the trainer would refuse them too."""
+
+
+def count_tokens(dataset: Dataset, model: Model, length: int | None = None) -> TokenCount:
+    """For rows of at most `length` tokens, by default as many as the model takes.
+
+    Raises NotTeachable, InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited,
+    OperationTimeout.
+    """
     base = base_models.check(model)
     if problem := registry.get(ENGINE).unavailable_reason():
         raise EngineUnavailable(problem)
-    limit = base.context or DEFAULT_CONTEXT_LIMIT
+    limit = min(found for found in (length, base.context or length or DEFAULT_CONTEXT_LIMIT) if found)
     folder = artefacts.locate(model.tenant, model.config["model_path"])
     result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)])
     if "refused" in result:
-        raise InvalidRequest(result["refused"], param=base_models.FIELD)
+        raise NotTeachable(result["refused"], param=result["field"] or base_models.FIELD)
     return TokenCount(**result, limit=limit)
 
 

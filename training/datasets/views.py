@@ -11,7 +11,7 @@ from core.inputs import validated
 from core.tenancy import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import base_models
-from training.datasets import services, tokens
+from training.datasets import descriptions, services, tokens
 from training.datasets.serializers import (
     DatasetSerializer,
     PreviewQuerySerializer,
@@ -57,8 +57,12 @@ class DatasetViewSet(
     def preview(self, request, pk):
         dataset = self.get_object()
         query = validated(PreviewQuerySerializer, request.query_params)
-        shown = services.preview(dataset, query["rows"], query["seed"])
-        return Response(PreviewSerializer({"format": dataset.format, "rows": shown}).data)
+        shown = {
+            "description": descriptions.describe_dataset(dataset),
+            "format": dataset.format,
+            "rows": services.preview(dataset, query["rows"], query["seed"]),
+        }
+        return Response(PreviewSerializer(shown).data)
 
     @extend_schema(parameters=[TokensQuerySerializer], responses=TokensSerializer)
     def tokens(self, request, pk):
@@ -66,4 +70,4 @@ class DatasetViewSet(
         dataset = self.get_object()
         query = validated(TokensQuerySerializer, request.query_params)
         model = base_models.find(request.auth, query["base_model"])
-        return Response(TokensSerializer(tokens.count_tokens(dataset, model)).data)
+        return Response(TokensSerializer(tokens.count_tokens(dataset, model, query.get("max_seq_length"))).data)

@@ -18,7 +18,7 @@ from models_app import services as catalogue
 from models_app.adapters import services as adapters
 from models_app.models import Model
 from training import base_models, paths
-from training.datasets import rows, split, storage
+from training.datasets import row_files, rows, split, storage
 from training.jobs import resources, transitions
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, TrainingJob
@@ -84,7 +84,7 @@ def _check_adapter_name(tenant: Tenant, name: str) -> None:
 def _check_rows(dataset: Dataset, base: base_models.BaseModelInfo) -> None:
     """Checks again, because the upload may not have named this model. Raises InvalidRequest with the lines."""
     with storage.open_dataset(dataset) as file:
-        found = rows.survey(file, base.context)
+        found = rows.survey(row_files.read_lines(file), base.context)
     if found.wrong:
         details = {f"line {line}": problem for line, problem in found.errors.items()}
         message = _("Rows of the data set that cannot be taught to this model: %(count)d.") % {"count": found.wrong}
