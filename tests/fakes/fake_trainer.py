@@ -129,7 +129,7 @@ class Trainer:
             print(sentence)
         counts = {
             "rows": self.train_rows, "held_out_rows": held_out, "tokens": tokens, "truncated": self.truncated,
-            "left_out": len(self.left_out),
+            "left_out": len(self.left_out), "limit": self.recipe.max_seq_length,
         }  # fmt: skip
         self.journal.write_event("start", self.step, total_steps=self.total, **counts)
         if self.step == 0:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.conf import settings
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
 from core.errors import EngineUnavailable, InvalidRequest, OperationTimeout, RateLimited
@@ -61,30 +63,34 @@ def count_tokens(dataset: Dataset, model: Model, length: int | None = None) -> T
     OperationTimeout.
     """
     base = base_models.check(model)
-    if problem := registry.get(ENGINE).unavailable_reason():
-        raise EngineUnavailable(problem)
     limit = min(found for found in (length, base.context or length or DEFAULT_CONTEXT_LIMIT) if found)
     folder = artefacts.locate(model.tenant, model.config["model_path"])
-    result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)])
+    argv = import_string(settings.TOKEN_COUNTER)(model)
+    result = _run_counter(
+        [*argv, str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)]
+    )
     if "refused" in result:
         raise NotTeachable(result["refused"], param=result["field"] or base_models.FIELD)
     return TokenCount(**result, limit=limit)
 
 
-def _run_counter(arguments: list[str]) -> dict:
-    python = install.environment_python(ENGINE)
-    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
+def counter_argv(_model: Model) -> list[str]:
+    """Raises EngineUnavailable."""
+    if problem := registry.get(ENGINE).unavailable_reason():
+        raise EngineUnavailable(problem)
+    return [str(install.environment_python(ENGINE)), str(PROGRAM)]
+
+
+def _run_counter(argv: list[str]) -> dict:
+    environment = {"PATH": f"{Path(argv[0]).parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
     with _slot():
         try:
-            process = subprocess.run(
-                [str(python), str(PROGRAM), *arguments],
-                env=environment,
-                capture_output=True,
-                timeout=COUNT_TIMEOUT,
-                cwd="/",
-            )
+            process = subprocess.run(argv, env=environment, capture_output=True, timeout=COUNT_TIMEOUT, cwd="/")
         except subprocess.TimeoutExpired:
             raise OperationTimeout(_("Counting took longer than %(seconds)d s.") % {"seconds": COUNT_TIMEOUT}) from None
+        except OSError as error:
+            logger.error("counting tokens could not be started: %s", error)
+            raise EngineUnavailable(_("The program that counts tokens could not be started.")) from None
     if process.returncode:
         logger.error("counting tokens failed: %s", process.stderr[-2000:].decode(errors="replace"))
         raise InvalidRequest(

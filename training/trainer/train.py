@@ -101,6 +101,7 @@ def report_start(spec: TrainingSpec, data: Data, step: int, longest: int, journa
     journal.write_event(
         "start", step, total_steps=spec.recipe.total_steps(len(data.training_rows)), rows=len(data.training_rows),
         held_out_rows=len(data.held_out), tokens=data.tokens, truncated=data.truncated, left_out=data.left_out,
+        limit=longest,
     )  # fmt: skip
 
 
