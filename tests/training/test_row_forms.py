@@ -1,5 +1,6 @@
 """Files as people have them: each is recognised by one sentence, converted with a preview, or refused row by row."""
 
+import gzip
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from training.models import Dataset
 DATASETS = "/api/datasets"
 SYSTEM, ASKED, FIRST = "You are the harbour master.", "May I lend boat 1?", "Yes, with a form."
 QUESTION, ANSWER = "And boat 2?", "It is being repaired."
+GOOD = {"prompt": "a", "completion": "b"}
 TURN = [("user", QUESTION), ("assistant", ANSWER)]
 WHOLE = [("system", SYSTEM), ("user", ASKED), ("assistant", FIRST), *TURN]
 
@@ -168,6 +170,12 @@ def test_a_file_is_recognised_and_shown_as_what_it_teaches(api, member, viewer, 
     assert api(stranger).get(f"{DATASETS}/{made['id']}/preview").status_code == 404
 
 
+def test_the_sentence_is_in_the_callers_language(api, member):
+    client = api(member, **{"Accept-Language": "zh-Hans"})
+    made = upload(client, json.dumps([{"instruction": "a", "output": "b"}])).json()
+    assert made["description"] == "这是 JSON 列表，内容为 Alpaca 格式的行。"
+
+
 def test_a_list_is_kept_as_lines_with_the_same_fields(api, member, folders):
     rows = [{"instruction": f"Say {number}.", "output": str(number), "id": number} for number in range(3)]
     made = upload(api(member), json.dumps(rows, indent=1)).json()
@@ -183,9 +191,6 @@ def test_fields_without_a_meaning_are_told_with_their_rows(api, member):
     assert made["ignored_fields"] == {"id": 1, "source": 3}
     assert api(member).get(f"{DATASETS}/{made['id']}").json()["ignored_fields"] == {"id": 1, "source": 3}
     assert upload(api(member), lines(GOOD)).json()["ignored_fields"] == {}
-
-
-GOOD = {"prompt": "a", "completion": "b"}
 
 
 def test_the_names_of_ignored_fields_are_bounded(api, member):
@@ -234,6 +239,12 @@ BROKEN = {
     "a list that is too deep": ("[" * 100_000, "row 1", "It is not JSON"),
     "a row of a list that is too long": (json.dumps([GOOD | {"x": "y" * 1_100_000}]), "row 1", "longer than"),
     "a table with an open quote": ('prompt,completion\n"a,b\n', "line 2", "It is not CSV: unexpected end of data"),
+    "a table with a long row": (
+        'prompt,completion\na,b\n"' + "a\n" * 600_000 + '",b\n',
+        "line 3",
+        "a row is longer than",
+    ),
+    "a table with a long header": ("prompt,completion," + "a" * 1_100_000, "line 1", "a row is longer than"),
     "a table in Latin-1": ("prompt,completion\nä,b\n".encode("latin-1"), "line 2", "that is not UTF-8"),
 }
 
@@ -253,7 +264,9 @@ def test_a_broken_file_is_told_where_it_breaks_and_nothing_is_kept(api, member, 
     ("name", "content", "said"),
     [
         ("train.parquet", b"PAR1\x15\x04", "This is a Parquet file, which is not taken."),
-        ("train.jsonl.gz", b"\x1f\x8b\x08\x00", "This is a file packed with gzip"),
+        ("train.jsonl.gz", b"\x1f\x8b\x08\x00", "The file is packed with gzip, and damaged."),
+        ("train.jsonl.gz", gzip.compress(b'{"prompt": "a"}')[:-9], "The file is packed with gzip, and damaged."),
+        ("train.parquet.gz", gzip.compress(b"PAR1"), "This is a Parquet file"),
         ("facts.xlsx", b"PK\x03\x04\x14", "This is a ZIP file or a spreadsheet"),
         ("facts.json", '[{"prompt": "a"}]'.encode("utf-16"), "This is a file in UTF-16"),
         ("facts.csv", b"title,body\na,b\n", "a table whose columns are not known: title, body. Call them prompt"),
@@ -277,6 +290,22 @@ def test_a_long_list_is_read_piece_by_piece(api, member):
 def test_a_table_that_grows_too_large_as_lines_is_refused(api, member, settings, folders):
     settings.DATASET_MAX_BYTES = 400
     reply = upload(api(member), "instruction,output\n" + "a,b\n" * 20, "t.csv")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "INVALID_REQUEST")
+    assert [path for path in folders.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("content", [lines(GOOD, GOOD), json.dumps([GOOD, GOOD]), "prompt,completion\na,b\na,b\n"])
+def test_a_file_packed_with_gzip_is_taken_as_what_is_in_it(api, member, folders, content):
+    made = upload(api(member), gzip.compress(content.encode()), "facts.csv.gz").json()
+    assert (made["name"], made["rows"]) == ("facts", 2)
+    (path,) = [path for path in folders.rglob("*") if path.is_file()]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [GOOD, GOOD]
+    assert made["size_bytes"] == path.stat().st_size
+
+
+def test_a_bomb_of_gzip_is_refused(api, member, settings, folders):
+    settings.DATASET_MAX_BYTES = 100_000
+    reply = upload(api(member), gzip.compress(lines(GOOD).encode() * 100_000), "facts.jsonl.gz")
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "INVALID_REQUEST")
     assert [path for path in folders.rglob("*") if path.is_file()] == []
 

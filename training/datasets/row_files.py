@@ -4,8 +4,10 @@ Every row comes as one line of JSON, so that the other kinds can be kept as JSON
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
@@ -26,6 +28,7 @@ SPACE = " \t\r\n"
 SEPARATORS = (",", "\t", ";")
 TABLE_SUFFIXES = (".csv", ".tsv")
 SUFFIXES = (".jsonl", ".json", *TABLE_SUFFIXES)
+GZIP, GZIP_SUFFIX = b"\x1f\x8b", ".gz"
 # Cells of these columns hold JSON; all others are texts.
 JSON_COLUMNS = {
     *CHATS, *WEIGHTS, HISTORY, "label", "kto_tag", "tools", "functions", "images", "videos", "audios",
@@ -35,7 +38,6 @@ MAX_SHOWN_COLUMNS = 10
 # First bytes of files that people have, and what those are
 KNOWN_FILES = {
     b"PAR1": gettext_lazy("a Parquet file"),
-    b"\x1f\x8b": gettext_lazy("a file packed with gzip"),
     b"PK\x03\x04": gettext_lazy("a ZIP file or a spreadsheet"),
     b"\xff\xfe": gettext_lazy("a file in UTF-16"),
     b"\xfe\xff": gettext_lazy("a file in UTF-16"),
@@ -60,11 +62,22 @@ class RawRow:
 
 
 def without_suffix(file_name: str) -> str:
+    file_name = file_name.removesuffix(GZIP_SUFFIX)
     return next((file_name.removesuffix(end) for end in SUFFIXES if file_name.endswith(end)), file_name)
 
 
+def unpack(file: BinaryIO) -> Iterator[bytes]:
+    """The content of a file packed with gzip, piece by piece. Raises InvalidRequest if it is damaged."""
+    try:
+        with gzip.open(file) as unpacked:
+            while piece := unpacked.read(HEAD):
+                yield piece
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise InvalidRequest(_("The file is packed with gzip, and damaged."), param="file") from None
+
+
 def detect_kind(file: BinaryIO, name: str) -> FileKind:
-    """By the first bytes; a name that ends with .csv only decides what is said. Raises InvalidRequest."""
+    """By the first bytes; a name like that of a table only decides what is said. Raises InvalidRequest."""
     head = file.read(HEAD)
     file.seek(0)
     for magic, title in KNOWN_FILES.items():
@@ -85,7 +98,7 @@ def _table_kind(text: str, name: str) -> FileKind | None:
     separator, columns = _split_header(header)
     if COLUMNS.intersection(columns) and len(columns) > 1:
         return FileKind.TSV if separator == "\t" else FileKind.CSV
-    if header and name.lower().endswith(TABLE_SUFFIXES):
+    if header and name.lower().removesuffix(GZIP_SUFFIX).endswith(TABLE_SUFFIXES):
         shown = ", ".join(column[:60] for column in columns[:MAX_SHOWN_COLUMNS])
         problem = _(
             "This is a table whose columns are not known: %(columns)s. "
@@ -225,18 +238,41 @@ def _as_line(number: int, item: object) -> RawRow:
         return RawRow(number, problem=_("It holds a character that is not UTF-8, or an integer beyond 64 bits."))
 
 
+class TableLines:
+    """The lines of a table for the csv module; raises csv.Error where one row takes more than may be in memory."""
+
+    def __init__(self, text: TextIO):
+        self._text, self._size = text, 0
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_LINE_BYTES + 1):
+            self.number += 1
+            self._size += len(line)
+            if self._size > MAX_LINE_BYTES:
+                raise csv.Error(f"a row is longer than {MAX_LINE_BYTES} characters")
+            yield line
+
+    def begin_row(self) -> None:
+        self._size = 0
+
+
 def _read_table(text: TextIO) -> Iterator[RawRow]:
     """Empty cells are left out. Ends at the first place that is no CSV, since quotes span lines."""
-    first, header = next((number, line) for number, line in enumerate(text, 1) if line.strip())
-    separator, columns = _split_header(header.rstrip("\r\n"))
-    reader, line = csv.reader(text, delimiter=separator, strict=True), first + 1
+    lines = TableLines(text)
+    first = 1
     try:
-        for cells in reader:
+        header = next((line for line in lines if line.strip()), "")
+        separator, columns = _split_header(header.rstrip("\r\n"))
+        lines.begin_row()
+        first = lines.number + 1
+        for cells in csv.reader(lines, delimiter=separator, strict=True):
+            lines.begin_row()
             if cells:
-                yield _table_row(line, columns, cells)
-            line = first + reader.line_num + 1
+                yield _table_row(first, columns, cells)
+            first = lines.number + 1
     except csv.Error as error:
-        yield RawRow(line, problem=_("It is not CSV: %(why)s. What follows was not read.") % {"why": error})
+        yield RawRow(first, problem=_("It is not CSV: %(why)s. What follows was not read.") % {"why": error})
 
 
 def _table_row(line: int, columns: list[str], cells: list[str]) -> RawRow:

@@ -27,15 +27,37 @@ def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", 
     Other kinds of files than JSON lines are kept as JSON lines with the same fields.
     """
     context = base_models.check(catalogue.find(actor, base_model)).context if base_model else None
-    with draft.path.open("rb") as file, ExitStack() as drafts:
+    with ExitStack() as stack:
+        kept = _unpacked(draft, stack)
+        file = stack.enter_context(kept.path.open("rb"))
         kind = row_files.detect_kind(file, str(draft.name))
-        raw_rows, kept = row_files.read_rows(file, kind), draft
+        raw_rows = row_files.read_rows(file, kind)
         if kind != FileKind.LINES:
-            kept = drafts.enter_context(_new_draft(name))
+            kept = stack.enter_context(_new_draft(name))
             raw_rows = _copy_rows(raw_rows, kept)
         found = rows.survey(raw_rows, context)
         _require_valid(found, kind)
         return _save_dataset(actor, kept, name, found, kind, request)
+
+
+def _unpacked(draft: Draft, stack: ExitStack) -> Draft:
+    """The same draft, unless it is packed with gzip. Raises InvalidRequest, TooLarge."""
+    with draft.path.open("rb") as file:
+        if file.read(len(row_files.GZIP)) != row_files.GZIP:
+            return draft
+        file.seek(0)
+        unpacked = stack.enter_context(_new_draft(str(draft.name)))
+        for piece in row_files.unpack(file):
+            _append(unpacked, piece)
+    return unpacked
+
+
+def _append(target: Draft, content: bytes) -> None:
+    """Raises TooLarge: a file may grow when it is unpacked, and JSON lines repeat the names of columns."""
+    target.append(content)
+    if target.size > settings.DATASET_MAX_BYTES:
+        most = settings.DATASET_MAX_BYTES
+        raise TooLarge(_("Unpacked and as JSON lines, the file is larger than %(most)d bytes.") % {"most": most})
 
 
 @contextmanager
@@ -49,13 +71,9 @@ def _new_draft(name: str) -> Iterator[Draft]:
 
 
 def _copy_rows(raw_rows: Iterable[RawRow], target: Draft) -> Iterator[RawRow]:
-    """Raises TooLarge: JSON lines repeat the names of the columns."""
     for row in raw_rows:
         if row.content:
-            target.append(row.content + b"\n")
-        if target.size > settings.DATASET_MAX_BYTES:
-            most = settings.DATASET_MAX_BYTES
-            raise TooLarge(_("As JSON lines the file is larger than %(most)d bytes.") % {"most": most})
+            _append(target, row.content + b"\n")
         yield row
 
 
