@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import psutil
 from django.db import DatabaseError, connection
@@ -91,8 +93,8 @@ def _insert_month() -> None:
     histograms = [name for name in reports.REQUEST_METRICS if METRICS[name].kind is MetricKind.HISTOGRAM]
     counts = [0] * (len(BOUNDS) + 1)
     counts[8:18] = [10] * 10
-    shared = {"nodes": NODES, "gpus": GPUS, "start": START, "end": END, "metrics": reports.REQUEST_METRICS}
-    shared |= {"histograms": histograms, "counts": counts}
+    shared: dict[str, Any] = {"nodes": NODES, "gpus": GPUS, "start": START, "end": END}
+    shared |= {"metrics": reports.REQUEST_METRICS, "histograms": histograms, "counts": counts}
     for day in range(DAYS + 1):
         for level in LEVELS:
             level.table.make((START + timedelta(days=day)).date())
@@ -102,7 +104,8 @@ def _insert_month() -> None:
         for name, since in (("1m", timedelta(hours=1)), ("5m", timedelta(days=1)), ("1h", timedelta(days=DAYS))):
             level = LEVELS_BY_NAME[name]
             query = REQUESTS.format(table=level.table.table)
-            cursor.execute(query, {**shared, "since": level.floor(END - since), "width": level.width})
+            parameters = shared | {"since": level.floor(END - since), "width": level.width}
+            cursor.execute(query, parameters)
 
 
 def _roll_up() -> float:
@@ -119,28 +122,21 @@ def _roll_up() -> float:
 def _queries() -> Iterator[tuple[str, Callable[[], dict]]]:
     for over, interval in METRIC_RANGES:
         name = f"metrics {int(over.total_seconds() // 3600)} h" + (f" at {interval}" if interval else "")
-        yield (
-            name,
-            lambda over=over, interval=interval: reports.metrics(
-                OPERATOR, start_time=END - over, end_time=END, interval=interval
-            ),
-        )
+        yield name, partial(reports.metrics, OPERATOR, start_time=END - over, end_time=END, interval=interval)
     for time_range in reports.TIME_RANGES:
-        yield (
-            f"performance {time_range}",
-            lambda time_range=time_range: reports.performance(OPERATOR, time_range=time_range),
-        )
+        yield f"performance {time_range}", partial(reports.performance, OPERATOR, time_range=time_range)
 
 
 def _measure(query: Callable[[], dict], seconds: float, rounds: int) -> dict:
-    answer, times = query(), []
+    answer = query()
+    times: list[float] = []
     backend = _backend()
     cpu, until = _cpu(backend), time.monotonic() + seconds
     while len(times) < rounds or (len(times) < 20 * rounds and time.monotonic() < until):
         begun = time.monotonic()
         answer = query()
         times.append((time.monotonic() - begun) * 1000)
-    level = LEVELS_BY_NAME.get(answer.get("interval"))
+    level = LEVELS_BY_NAME.get(answer.get("interval", ""))
     return {
         "median_ms": statistics.median(times),
         "slowest_ms": max(times),

@@ -147,7 +147,7 @@ def _median(samples: list[dict]) -> dict:
 
 
 def _load(folder: Path, port: int, connections: int, seconds: float, body: str) -> dict:
-    command = [folder / "load", str(port), str(connections), str(seconds), KEY, body]
+    command = [str(folder / "load"), str(port), str(connections), str(seconds), KEY, body]
     return json.loads(subprocess.check_output(command, timeout=seconds + 30))
 
 
@@ -214,14 +214,14 @@ def _nginx(nginx: str, folder: Path, engine: int):
 def _started(command: list, port: int, **options) -> Iterator[psutil.Process]:
     process = subprocess.Popen([str(argument) for argument in command], stderr=subprocess.DEVNULL, **options)
     try:
-        _wait_for(port, process)
+        _wait_for(port, process, name=str(command[0]))
         yield psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _wait_for(port: int, process: subprocess.Popen) -> None:
+def _wait_for(port: int, process: subprocess.Popen, *, name: str) -> None:
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -229,7 +229,7 @@ def _wait_for(port: int, process: subprocess.Popen) -> None:
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise CannotMeasure(f"{process.args[0]} did not start.") from None
+                raise CannotMeasure(f"{name} did not start.") from None
             time.sleep(0.05)
 
 

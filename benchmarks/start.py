@@ -53,9 +53,12 @@ class RunningProduct:
         """Command line and environment with which its agent last started the model."""
         try:
             rows = Instance.objects.filter(served_name=self.model, launch__isnull=False)
-            return rows.order_by("-created_at").values_list("launch", flat=True)[0]
-        except (DatabaseError, IndexError):
-            raise CannotMeasure("The product's database does not know how the model was started.") from None
+            launch = rows.order_by("-created_at").values_list("launch", flat=True).first()
+        except DatabaseError:
+            launch = None
+        if launch is None:
+            raise CannotMeasure("The product's database does not know how the model was started.")
+        return launch
 
     def _call(self, verb: str, path: str, body: dict | None = None) -> dict:
         connection = http.client.HTTPConnection(self.address, timeout=60)

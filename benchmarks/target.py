@@ -68,8 +68,17 @@ async def serve(port: int, engine: str, key: str, folder: Path) -> None:
     gateway.start()
     gc.collect()
     gc.freeze()
-    options = {"loop": "uvloop", "http": "httptools", "lifespan": "off", "access_log": False, "log_level": "warning"}
-    await uvicorn.Server(uvicorn.Config(gateway, port=port, server_header=False, **options)).serve()
+    server = uvicorn.Config(
+        gateway,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+    )
+    await uvicorn.Server(server).serve()
     await gateway.stop()
     meter.stop()
 

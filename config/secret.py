@@ -41,5 +41,5 @@ def _create_once(path: Path) -> None:
 
 
 def derive(secret: bytes, purpose: str) -> bytes:
-    """32 bytes for one purpose; knowing one key tells nothing about another."""
+    """32 bytes for one purpose; one key reveals nothing about another."""
     return hmac.digest(secret, f"serai/{purpose}".encode(), hashlib.sha256)

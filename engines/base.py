@@ -1,5 +1,6 @@
 """The interface of an engine. To add one, subclass Engine and name it in the settings."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,15 +8,14 @@ from pathlib import Path
 from django.utils.translation import gettext_lazy as _
 
 from engines import install
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from engines.prometheus_parser import Histogram, MetricsPage
 from models_app import options
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
 from models_app.options import AdapterLimits
 
-MIB = 1024 * 1024
-GIB = 1024 * MIB
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True)
-class Command:
+class LaunchCommand:
     argv: list[str]
     env: dict[str, str]
 
@@ -84,9 +84,6 @@ class EngineReadings:
     tpot: Histogram | None = None
 
 
-HISTOGRAM_READINGS = {"ttft", "tpot"}
-
-
 @dataclass(frozen=True)
 class Symptom:
     """A pattern in the last log lines, its meaning for a person, and the cause that it indicates."""
@@ -94,9 +91,9 @@ class Symptom:
     pattern: str
     meaning: str
     cause: Cause = Cause.UNKNOWN
-    regex: re.Pattern = field(init=False)
+    regex: re.Pattern[str] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
 
 
@@ -155,20 +152,44 @@ class Engine:
         """The adapter limits of the engine when it is started for `model` now; None if it takes none."""
         return options.adapter_limits(model.config) if self.adapter_routes and model.mode == Mode.CHAT else None
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         """The arguments and the complete environment of the engine process; it listens on `request.socket`."""
         raise NotImplementedError
 
     def readings(self, metrics: str) -> EngineReadings:
         """The engine's metrics page as EngineReadings. An unreadable page gives readings that are all None."""
-        page = MetricsPage(metrics, self.reading_names.values())
+        page = _NamedMetrics(MetricsPage(metrics, self.reading_names.values()), self.reading_names)
         return EngineReadings(
-            **{reading: _read_metric(page, reading, name) for reading, name in self.reading_names.items()}
+            running=page.total("running"),
+            waiting=page.total("waiting"),
+            kv_usage=page.usage("kv_usage"),
+            prompt_tokens=page.total("prompt_tokens"),
+            generation_tokens=page.total("generation_tokens"),
+            cached_tokens=page.total("cached_tokens"),
+            prefix_queries=page.total("prefix_queries"),
+            prefix_hits=page.total("prefix_hits"),
+            preemptions=page.total("preemptions"),
+            ttft=page.histogram("ttft"),
+            tpot=page.histogram("tpot"),
         )
 
     def diagnose(self, log: list[str]) -> LogDiagnosis | None:
         """Diagnose the engine's end from its last log lines; None if no symptom matches."""
         return diagnose_log([*self.symptoms, *COMMON_SYMPTOMS], log)
+
+
+class EngineAdapter(Engine):
+    """The old name of Engine with its old method, so that an operator's own class works for one release longer."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        logger.warning("%s.%s: subclass engines.base.Engine, not EngineAdapter", cls.__module__, cls.__qualname__)
+
+    def unavailable_reason(self) -> str | None:
+        return self.unavailable_because()
+
+    def unavailable_because(self) -> str | None:
+        return super().unavailable_reason()
 
 
 def diagnose_log(symptoms: list[Symptom], log: list[str]) -> LogDiagnosis | None:
@@ -183,12 +204,23 @@ def diagnose_log(symptoms: list[Symptom], log: list[str]) -> LogDiagnosis | None
     return None
 
 
-def _read_metric(page: MetricsPage, reading: str, name: str) -> Histogram | float | int | None:
-    """Requests and tokens are summed over the ranks of one engine; of caches the fullest counts."""
-    if reading in HISTOGRAM_READINGS:
-        return page.histogram(name)
-    if reading == "kv_usage":
-        usage = page.highest(name)
+@dataclass(frozen=True)
+class _NamedMetrics:
+    """A metrics page, asked by our names of readings. None for a reading that the engine lacks.
+
+    Requests and tokens are summed over the ranks of one engine; of caches the fullest counts.
+    """
+
+    page: MetricsPage
+    names: dict[str, str]
+
+    def total(self, reading: str) -> int | None:
+        total = self.page.total(self.names[reading]) if reading in self.names else None
+        return None if total is None else int(total)
+
+    def usage(self, reading: str) -> float | None:
+        usage = self.page.highest(self.names[reading]) if reading in self.names else None
         return None if usage is None else min(usage, 1.0)
-    total = page.total(name)
-    return None if total is None else int(total)
+
+    def histogram(self, reading: str) -> Histogram | None:
+        return self.page.histogram(self.names[reading]) if reading in self.names else None

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.commands import CommandFailed, CommandRunner
+from engines.commands import MAX_ERROR_LINES, CommandFailed, CommandRunner
 from engines.recipes import BuildSource
 
 COMPILERS = ("c++", "g++", "clang++")
-MAX_ERROR_LINES = 8
 _NINJA_PROGRESS = re.compile(r"^\[(\d+)/(\d+)\]")
 _ERROR_LINE = re.compile(r"\berror\b|\bfatal\b|Error|Killed signal", re.IGNORECASE)
 
@@ -58,11 +57,11 @@ class SourceBuild:
         self._note(20, "preparing the build")
         definitions = [f"-D{definition}" for definition in self._source.definitions]
         cmake = self._tool("cmake")
-        tools = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self._tool('ninja')}")
-        settings = (*tools, "-C", self._source.settings[0], *definitions)
-        self._runner.run([cmake, "-S", source, "-B", out, *settings])
+        tools = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self._tool('ninja')}"]
+        prepare: list[str | Path] = [cmake, "-S", source, "-B", out, *tools, "-C", self._source.settings[0]]
+        self._runner.run([*prepare, *definitions])
         jobs = str(len(os.sched_getaffinity(0)))
-        build = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]
+        build: list[str | Path] = [cmake, "--build", out, "--target", self._source.target, "-j", jobs]
         self._runner.run(build, self._report_progress)
 
     def _report_progress(self, line: str) -> None:

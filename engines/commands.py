@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_ERROR_LINES = 10  # of a program's output, in the message for a person
 LineCallback = Callable[[str], None]
 
 
@@ -12,7 +13,7 @@ class CommandFailed(Exception):
     """The program ended with an error; `output` is what it wrote, line by line."""
 
     def __init__(self, output: list[str]):
-        super().__init__("\n".join(output[-10:]))
+        super().__init__("\n".join(output[-MAX_ERROR_LINES:]))
         self.output = output
 
 
@@ -26,6 +27,7 @@ class CommandRunner:
         """Raises CommandFailed, OSError."""
         output = []
         with self._start(command) as process:
+            assert process.stdout, "it is a pipe"
             for line in process.stdout:
                 output.append(line.strip())
                 on_line(output[-1])
@@ -33,7 +35,7 @@ class CommandRunner:
             raise CommandFailed(output)
 
     @contextmanager
-    def _start(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen]:
+    def _start(self, command: Sequence[str | Path]) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             pass_fds=self._inherited,

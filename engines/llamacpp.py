@@ -1,10 +1,13 @@
 """llama.cpp's server for GGUF files, always on a Unix socket and with an explicit KV cache length."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from core.units import GIB, MIB
 from engines import install
-from engines.base import GIB, MIB, Command, Engine, EngineReadings, LaunchRequest, MemoryEstimate, Symptom
-from engines.causes import Cause
+from engines.base import Engine, EngineReadings, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
+from engines.crash_cause import Cause
+from engines.launch_environment import cuda_variables
 from engines.memory import context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -73,7 +76,7 @@ class LlamaCppEngine(Engine):
             artefact.weight_bytes, BASE_BYTES[device_kind] + _compute_bytes(model, artefact), kv_cache
         )
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         model, artefact = request.model, request.artefact
         sequences = slots(model, artefact, request.device_kind)
         argv = [
@@ -103,7 +106,7 @@ class LlamaCppEngine(Engine):
             *_model_arguments(model, artefact),
             *_device_arguments(request),
         ]
-        return Command(argv, _environment(request))
+        return LaunchCommand(argv, _environment(request))
 
 
 def slots(model: Model, artefact: Artefact, device_kind: str) -> int:
@@ -132,7 +135,8 @@ def _ubatch(model: Model, artefact: Artefact) -> int:
     """Tokens computed at once. Models that pool must process a whole text at once."""
     if model.mode != Mode.CHAT:
         return _sequence_tokens(model, artefact)
-    return model.config.get("n_ubatch", UBATCH)
+    configured: int = model.config.get("n_ubatch", UBATCH)
+    return configured
 
 
 def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
@@ -151,7 +155,7 @@ def _model_arguments(model: Model, artefact: Artefact) -> list[str]:
     return [*arguments, "--embeddings", *([] if artefact.is_pooling else ["--pooling", "mean"])]
 
 
-def _template_arguments(config: dict) -> list[str]:
+def _template_arguments(config: Mapping[str, str]) -> list[str]:
     """The engine's own templates do not use Jinja. The model's own template supports tools."""
     if "chat_format" in config:
         return ["--no-jinja", "--chat-template", TEMPLATES[config["chat_format"]]]
@@ -167,9 +171,4 @@ def _device_arguments(request: LaunchRequest) -> list[str]:
 
 def _environment(request: LaunchRequest) -> dict[str, str]:
     common = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(request.work_folder), "LANG": "C.UTF-8"}
-    if request.device_kind == "cpu":
-        return common
-    return common | {
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    }
+    return common if request.device_kind == "cpu" else common | cuda_variables(request.device_indexes)

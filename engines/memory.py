@@ -1,6 +1,7 @@
 """Estimates that engines share: the size of a KV cache, the length of a sequence, the number of CPU threads."""
 
 import os
+from collections.abc import Mapping
 
 from django.conf import settings
 
@@ -11,7 +12,7 @@ from models_app.models import Model
 DEFAULT_CONTEXT_LIMIT = 32768
 
 
-def kv_bytes_per_token(parameters: dict, width: float) -> int:
+def kv_bytes_per_token(parameters: Mapping[str, int], width: float) -> int:
     """Keys and values of one token over all layers, in bytes, at `width` bytes per number."""
     heads = parameters.get("num_attention_heads") or 1
     kv_heads = parameters.get("num_key_value_heads") or heads
@@ -19,7 +20,7 @@ def kv_bytes_per_token(parameters: dict, width: float) -> int:
     return int(2 * (parameters.get("num_hidden_layers") or 32) * kv_heads * head_size * width)
 
 
-def adapter_bytes(parameters: dict, rank: int, width: int) -> int:
+def adapter_bytes(parameters: Mapping[str, int], rank: int, width: int) -> int:
     """Bytes of an adapter of all linear layers, embeddings and head: `rank` numbers per input and output of a layer."""
     hidden = parameters.get("hidden_size") or 4096
     heads = parameters.get("num_attention_heads") or 1
@@ -32,7 +33,8 @@ def adapter_bytes(parameters: dict, rank: int, width: int) -> int:
 
 
 def configured_context(model: Model) -> int | None:
-    return model.config.get("max_model_len") or model.config.get("n_ctx")
+    configured: int | None = model.config.get("max_model_len") or model.config.get("n_ctx")
+    return configured
 
 
 def context_length(model: Model, artefact: Artefact) -> int:

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engines.commands import CommandFailed, CommandRunner, LineCallback
+from engines.commands import MAX_ERROR_LINES, CommandFailed, CommandRunner, LineCallback
 
-MAX_ERROR_LINES = 10
 _PIP_SETTING = re.compile(r"^[\w:]+\.(find-links|index-url|extra-index-url)=(.*)$", re.MULTILINE)
 
 
@@ -110,7 +109,7 @@ def _pip_settings() -> dict[str, list[str]]:
 def _pip_config_list() -> str:
     """The platform's environment may lack pip, so other interpreters are tried too."""
     own_pip = [sys.executable, "-m", "pip"]
-    base_pip = [sys._base_executable, "-m", "pip"]
+    base_pip = [getattr(sys, "_base_executable", sys.executable), "-m", "pip"]  # outside of a virtual environment
     for pip in (own_pip, base_pip, [shutil.which("pip3") or "pip3"]):
         try:
             answer = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, timeout=60)

@@ -91,13 +91,13 @@ def _labels(text: str) -> dict[str, str]:
     return {name: _ESCAPED.sub(_unescape, quoted[1:-1]) for name, quoted in _LABEL.findall(text)}
 
 
-def _unescape(found: re.Match) -> str:
+def _unescape(found: re.Match[str]) -> str:
     return "\n" if found[1] == "n" else found[1]
 
 
 def _buckets(samples: Iterable[MetricSample]) -> tuple[tuple[float, int], ...]:
     """All label sets have the same bounds, so their counts are summed."""
-    counts = defaultdict(int)
+    counts: dict[float, int] = defaultdict(int)
     for sample in samples:
         bound = _number(sample.labels.get("le", ""))
         if bound is not None:

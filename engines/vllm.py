@@ -5,9 +5,11 @@ from pathlib import Path
 
 from django.conf import settings
 
+from core.units import GIB, MIB
 from engines import install
-from engines.base import GIB, MIB, AdapterRoutes, Command, Engine, LaunchRequest, MemoryEstimate, Symptom
-from engines.causes import Cause
+from engines.base import AdapterRoutes, Engine, LaunchCommand, LaunchRequest, MemoryEstimate, Symptom
+from engines.crash_cause import Cause
+from engines.launch_environment import OFFLINE, cuda_variables
 from engines.memory import adapter_bytes, configured_context, context_length, cpu_threads, kv_bytes_per_token
 from models_app.artefacts import Artefact
 from models_app.models import Mode, Model
@@ -97,7 +99,8 @@ class VllmEngine(Engine):
         return count * adapter_bytes(artefact.parameters, limits.rank, width)
 
     def _kv_bytes(self, model: Model, artefact: Artefact, device_kind: str, width: int) -> int:
-        if given := model.config.get("kv_cache_bytes"):
+        given: int | None = model.config.get("kv_cache_bytes")
+        if given:
             return given
         if is_encoder(artefact):
             return 0
@@ -108,12 +111,12 @@ class VllmEngine(Engine):
         return max(wanted, sequence + sequence // 8, MIN_KV_BYTES)
 
     def _dtype(self, model: Model, device_kind: str) -> str:
-        wanted = model.config.get("dtype", "auto")
+        wanted: str = model.config.get("dtype", "auto")
         if wanted != "auto":
             return wanted
         return "float32" if device_kind == "cpu" else "bfloat16"
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         argv = [
             str(self._python()),
             *self._program(request.device_kind),
@@ -131,7 +134,7 @@ class VllmEngine(Engine):
             *self._model_arguments(request),
             *self._device_arguments(request),
         ]
-        return Command(argv, self._environment(request))
+        return LaunchCommand(argv, self._environment(request))
 
     def _program(self, device_kind: str) -> list[str]:
         """CUDA must not be initialised before a fork, so on GPUs vLLM's own module chooses how its processes start."""
@@ -172,14 +175,13 @@ class VllmEngine(Engine):
             "HOME": str(request.work_folder),
             "LANG": "C.UTF-8",
             "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
+            **OFFLINE,
             "VLLM_CACHE_ROOT": str(settings.CACHE_DIR / "vllm"),
         }
         if self.adapter_limits(request.model):
             common["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-        return common | (self._cpu_environment() if request.device_kind == "cpu" else self._cuda_environment(request))
+        on_cpu = request.device_kind == "cpu"
+        return common | (self._cpu_environment() if on_cpu else cuda_variables(request.device_indexes))
 
     def _cpu_environment(self) -> dict[str, str]:
         return {
@@ -187,12 +189,6 @@ class VllmEngine(Engine):
             "OMP_NUM_THREADS": str(cpu_threads()),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the default binds every engine to the same cores
             "TORCH_COMPILE_DISABLE": "1",  # else the first request with logprobs compiles C++ for ten seconds
-        }
-
-    def _cuda_environment(self, request: LaunchRequest) -> dict[str, str]:
-        return {
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, request.device_indexes)),
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         }
 
 

@@ -12,8 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
 from accounts.policy import Permission
-from accounts.tokens import Claims
 from core import errors
+from core.asgi_server import AsgiScope, Receive, Send
 from core.periodic import LoopSeverity, Periodic
 from gateway.api.anthropic_messages import ANTHROPIC_MESSAGE, TOKEN_COUNT
 from gateway.api.generation import CHAT_COMPLETION, DETOKENIZATION, TEXT_COMPLETION, TOKENIZATION
@@ -21,18 +21,20 @@ from gateway.api.openai_responses import RESPONSES
 from gateway.api.operation import Operation
 from gateway.api.pooling import EMBEDDING, RERANKING, SCORING
 from gateway.config import GatewayConfig
+from gateway.context import GatewayContext
 from gateway.errors import MethodNotAllowed
 from gateway.exchange import Exchange
+from gateway.json_types import JsonObject
 from gateway.metering.meter import UsageSink
 from gateway.responder import Responder
-from gateway.routing import model_lookup
+from gateway.routing import authentication, model_lookup
+from gateway.routing.authentication import TokenVerifier, VerifyToken
+from gateway.routing.requests_in_flight import LoadedAdapter, RequestTracker
 from gateway.routing.snapshot import Caller, InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
 from gateway.routing.start_queue import RequestStart, StartQueues
-from gateway.routing.traffic import RequestTracker
 from gateway.upstream import EngineClient
 
 SWEEP_INTERVAL = 1.0
-MAX_CACHED_TOKENS = 4096
 
 OPERATIONS = {
     "/v1/chat/completions": CHAT_COMPLETION,
@@ -75,7 +77,7 @@ def find_route(path: str) -> InferenceRoute | None:
     return None
 
 
-def handles(scope: Mapping) -> bool:
+def handles(scope: AsgiScope) -> bool:
     """Whether the data plane, not Django, answers this connection."""
     if scope["type"] != "http":
         return False
@@ -83,25 +85,8 @@ def handles(scope: Mapping) -> bool:
     return path.startswith("/v1/") or path == "/v1" or find_route(path) is not None
 
 
-class TokenVerifier:
-    """Caches verified tokens until they expire: verifying one costs more than handling a request."""
-
-    def __init__(self, verify=tokens.verify):
-        self._verify = verify
-        self._claims: dict[str, Claims] = {}
-
-    def __call__(self, token: str) -> Claims:
-        claims = self._claims.get(token)
-        if claims is None or claims.expires_at <= time.time():
-            claims = self._verify(token)
-            if len(self._claims) >= MAX_CACHED_TOKENS:
-                self._claims.clear()
-            self._claims[token] = claims
-        return claims
-
-
 class Gateway:
-    """Everything that the requests of one process share. `request_start(model_id)` requests an instance."""
+    """The application. `request_start(model_id)` requests an instance."""
 
     def __init__(
         self,
@@ -109,33 +94,37 @@ class Gateway:
         request_start: RequestStart,
         sink: UsageSink,
         config: GatewayConfig,
-        verify: model_lookup.VerifyToken = tokens.verify,
-    ):
-        self.source, self.sink, self.config = source, sink, config
-        self.client = EngineClient(config.connect_timeout)
-        self.traffic = RequestTracker()
-        self.starts = StartQueues(source, request_start, config.queue_limit)
-        self._verify = TokenVerifier(verify)
+        verify: VerifyToken = tokens.verify,
+    ) -> None:
+        self.context = GatewayContext(
+            config=config,
+            source=source,
+            client=EngineClient(config.connect_timeout),
+            traffic=RequestTracker(),
+            starts=StartQueues(source, request_start, config.queue_limit),
+            sink=sink,
+            verify=TokenVerifier(verify),
+        )
         self._active: set[tuple[Exchange, Responder]] = set()
         self._lingering: dict[Responder, tuple[int, float]] = {}  # answered, but not read: unsent bytes, since when
-        self._sweeper: asyncio.Task | None = None
+        self._sweeper: asyncio.Task[None] | None = None
         self._loop = Periodic("gateway clients", LoopSeverity.HIGH, SWEEP_INTERVAL)
         source.subscribe(self._on_snapshot)
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         out = Responder(scope, send)
-        target = find_route(out.path)
-        if target and scope["method"] == "POST":
-            return await self._run_exchange(out, receive, target)
+        route = find_route(out.path)
+        if route and scope["method"] == "POST":
+            return await self._run_exchange(out, receive, route)
         try:
-            await self._answer_other(out, scope["method"], target)
+            await self._answer_other(out, scope["method"], route)
         except errors.PlatformError as error:
             await out.error(error)
         except Exception:  # a bug of ours: answered in its surface's form, as for inference
             await out.error(out.report_bug())
 
-    async def _run_exchange(self, out: Responder, receive, target: InferenceRoute) -> None:
-        exchange = Exchange(self, out, receive, target.operation, target.ref)
+    async def _run_exchange(self, out: Responder, receive: Receive, route: InferenceRoute) -> None:
+        exchange = Exchange(self.context, out, receive, route.operation, route.ref)
         entry = (exchange, out)
         self._active.add(entry)
         try:
@@ -145,37 +134,28 @@ class Gateway:
             if unsent := out.unsent():
                 self._lingering[out] = (unsent, time.monotonic())
 
-    async def _answer_other(self, out: Responder, method: str, target: InferenceRoute | None) -> None:
+    async def _answer_other(self, out: Responder, method: str, route: InferenceRoute | None) -> None:
         listed = out.path == MODEL_LIST_PATH or out.path.startswith(MODEL_LIST_PATH + "/")
         if method == "OPTIONS" and b"access-control-request-method" in out.headers:
             await out.preflight()
-        elif target or (listed and method != "GET"):
+        elif route or (listed and method != "GET"):
             raise MethodNotAllowed()
         elif listed:
             await out.json(await self._list_models(out))
         else:
             raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
 
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        known = model_lookup.credential(headers) is not None
-        return await self.source.decide(partial(self._authenticate, headers), wait_for_changes=known)
-
-    def _authenticate(self, headers: Mapping[bytes, bytes], snapshot: RoutingSnapshot) -> Caller:
-        config = self.config
-        return model_lookup.authenticate(
-            headers, snapshot, time.time(), pepper=config.pepper, verify=self._verify, anonymous=config.anonymous
-        )
-
-    async def _list_models(self, out: Responder) -> dict:
-        caller = await self.authenticate(out.headers)
-        model_lookup.require_permission(caller, Permission.LIST_MODELS)
+    async def _list_models(self, out: Responder) -> JsonObject:
+        source = self.context.source
+        caller = await self.context.authenticate(out.headers)
+        authentication.require_permission(caller, Permission.LIST_MODELS)
         if out.path == MODEL_LIST_PATH:
-            snapshot = self.source.current()
+            snapshot = source.current()
             found = model_lookup.visible_models(caller, snapshot)
             return {"object": "list", "data": [_model_card(model, snapshot) for model in found]}
         ref = out.path[len(MODEL_LIST_PATH) + 1 :]
         find = partial(model_lookup.resolve_model, caller, ref)
-        return _model_card(await self.source.decide(find, wait_for_changes=True), self.source.current())
+        return _model_card(await source.decide(find, wait_for_changes=True), source.current())
 
     # --- lifecycle
 
@@ -184,34 +164,37 @@ class Gateway:
 
     async def stop(self) -> None:
         self._loop.end()
-        self._sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sweeper
-        self.client.close()
+        if self._sweeper:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+        self.context.client.close()
 
-    def describe(self) -> dict:
+    def describe(self) -> JsonObject:
         """The fields of the heartbeat. With a stale snapshot nothing is routed."""
         routable: list[InstanceEntry] = []
         with suppress(errors.ServiceUnavailable):
-            routable = self.source.current().routable()
+            routable = self.context.source.current().routable()
+        traffic, starts = self.context.traffic, self.context.starts
         return {
             "routes": [entry.id for entry in routable],
-            "inflight": self.traffic.instances.busy(),
-            "idle": self.traffic.instances.idle(),
-            "waiting": self.starts.waiting(),
+            "inflight": traffic.instances.busy(),
+            "idle": traffic.instances.idle(),
+            "waiting": starts.waiting(),
             "adapters": {
                 "routes": {entry.id: sorted(entry.adapters) for entry in routable if entry.adapters},
-                "inflight": _group_by_instance(self.traffic.adapters.busy()),
-                "idle": _group_by_instance(self.traffic.adapters.idle()),
-                "waiting": self.starts.waiting_for_adapters(),
+                "inflight": _group_by_instance(traffic.adapters.busy()),
+                "idle": _group_by_instance(traffic.adapters.idle()),
+                "waiting": starts.waiting_for_adapters(),
             },
         }
 
     def _on_snapshot(self, snapshot: RoutingSnapshot) -> None:
-        self.client.retain(snapshot.endpoints())
+        traffic = self.context.traffic
+        self.context.client.retain(snapshot.endpoints())
         routable = snapshot.routable()
-        self.traffic.instances.retain(entry.id for entry in routable)
-        self.traffic.adapters.retain((entry.id, version) for entry in routable for version in entry.adapters)
+        traffic.instances.retain(entry.id for entry in routable)
+        traffic.adapters.retain((entry.id, version) for entry in routable for version in entry.adapters)
 
     async def _sweep(self) -> None:
         """Drop clients that do not read, and end requests whose key or user is no longer valid."""
@@ -221,7 +204,7 @@ class Gateway:
                 self._drop_clients()
 
     def _drop_clients(self) -> None:
-        cutoff = time.monotonic() - self.config.send_timeout
+        cutoff = time.monotonic() - self.context.config.send_timeout
         for exchange, out in list(self._active):
             if 0 < out.sending_since < cutoff:
                 out.abandon()
@@ -242,17 +225,17 @@ class Gateway:
 
     def _is_still_valid(self, caller: Caller) -> bool:
         with suppress(errors.ServiceUnavailable):
-            snapshot = self.source.current()
+            snapshot = self.context.source.current()
             if caller.key_id:
                 return caller.key_id in snapshot.key_ids
             return caller.user_id is None or caller.user_id in snapshot.users
         return True
 
 
-def _model_card(model: ModelEntry, snapshot: RoutingSnapshot) -> dict:
+def _model_card(model: ModelEntry, snapshot: RoutingSnapshot) -> JsonObject:
     """A model as OpenAI lists it, with its aliases; `owned_by` is the tenant's slug."""
     owner = snapshot.tenants.get(model.tenant_id)
-    card = {
+    card: JsonObject = {
         "id": model.name,
         "object": "model",
         "created": model.created,
@@ -264,7 +247,7 @@ def _model_card(model: ModelEntry, snapshot: RoutingSnapshot) -> dict:
     return card | ({"max_model_len": model.context} if model.context else {})
 
 
-def _group_by_instance(values: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+def _group_by_instance(values: Mapping[LoadedAdapter, float]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for (instance_id, version), value in values.items():
         found.setdefault(instance_id, {})[version] = value

@@ -2,19 +2,26 @@
 
 import asyncio
 import time
+from functools import partial
 
 from django.utils.translation import gettext_lazy as _
 
 from accounts.policy import Permission
 from core import errors, logs
+from core.asgi_server import Receive
+from core.client_names import IGNORED_HEADER, ignored_value, printable_name
 from gateway.api import dialects, generation
-from gateway.api.operation import Operation, PreparedRequest
+from gateway.api.operation import Operation
+from gateway.api.validators import field_error
+from gateway.context import GatewayContext
 from gateway.dispatch import Dispatch
 from gateway.errors import status_for
+from gateway.json_types import JsonObject
 from gateway.metering.meter import RequestRecord
 from gateway.responder import Responder
 from gateway.routing import model_lookup
-from gateway.routing.snapshot import Caller
+from gateway.routing.authentication import require_permission
+from gateway.routing.snapshot import Caller, ModelEntry
 from inference import usage
 
 CLIENT_CLOSED_REQUEST = 499  # only for the usage record: the client is gone
@@ -27,14 +34,17 @@ class ClientGone(Exception):
 class Exchange:
     """One request. `ref` is the model named in the path, None where the body names it."""
 
-    def __init__(self, gateway, out: Responder, receive, operation: Operation, ref: str | None):
-        self._gateway, self._out, self._receive = gateway, out, receive
+    def __init__(
+        self, context: GatewayContext, out: Responder, receive: Receive, operation: Operation, ref: str | None
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request runs in a task: leaving clients cancel it"
+        self._context, self._out, self._receive = context, out, receive
         self._operation, self._ref = operation, ref
         self._started_at = time.monotonic()
-        self._task = asyncio.current_task()
-        self._client_watch: asyncio.Task | None = None
-        self._record: RequestRecord | None = None
-        self._dispatch: Dispatch | None = None
+        self._task = task
+        self._client_watch: asyncio.Task[None] | None = None
+        self._dispatch: Dispatch | None = None  # from its admission on
         self._client_left = self._finished = False
         self._end_error: errors.PlatformError | None = None
         self.caller: Caller | None = None
@@ -63,35 +73,30 @@ class Exchange:
             await self._answer_error(self._out.report_bug())
 
     async def _serve(self) -> None:
-        source = self._gateway.source
-        self.caller = await self._gateway.authenticate(self._out.headers)
-        logs.bind(tenant=self.caller.tenant_id)
-        model_lookup.require_permission(self.caller, Permission.INFER)
+        caller = self.caller = await self._context.authenticate(self._out.headers)
+        logs.bind(tenant=caller.tenant_id)
+        require_permission(caller, Permission.INFER)
         body = generation.parse_body(await self._read_body())
         ref = self._ref if self._ref is not None else generation.model_ref(body)
-        model = await source.decide(
-            lambda snapshot: model_lookup.resolve_model(self.caller, ref, snapshot), wait_for_changes=True
-        )
-        self._operation = dialects.engine_operation(self._operation, model.engine)
-        salt_key = self._gateway.config.salt_key
-        prepared = generation.prepare_request(self._operation, body, model, self.caller.tenant_id, salt_key)
-        self._admit(model, prepared)
+        find = partial(model_lookup.resolve_model, caller, ref)
+        model = await self._context.source.decide(find, wait_for_changes=True)
+        dispatch = self._dispatch = self._admit(caller, model, body)
         self._client_watch = asyncio.create_task(self._watch_client())
-        self._dispatch = Dispatch(self._gateway, self._operation, model, prepared, self._record)
-        await (self._answer_stream() if prepared.stream else self._answer_whole())
+        await (self._answer_stream(dispatch) if dispatch.streams else self._answer_whole(dispatch))
 
     async def _read_body(self) -> bytes:
-        max_bytes = self._gateway.config.max_body
+        max_bytes = self._context.config.max_body
         if int(self._out.headers.get(b"content-length", b"0")) > max_bytes:
             raise errors.TooLarge()
         try:
-            async with asyncio.timeout(self._gateway.config.body_timeout):
+            async with asyncio.timeout(self._context.config.body_timeout):
                 return await self._read_parts(max_bytes)
         except TimeoutError:
             raise errors.InvalidRequest(_("The body did not arrive in time."), status=408) from None
 
     async def _read_parts(self, max_bytes: int) -> bytes:
-        parts, size, more = [], 0, True
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -103,63 +108,70 @@ class Exchange:
             more = message.get("more_body", False)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _admit(self, model, prepared: PreparedRequest) -> None:
-        caller = self.caller
-        self._record = RequestRecord(
+    def _admit(self, caller: Caller, model: ModelEntry, body: JsonObject) -> Dispatch:
+        """Check the request; from here on it has a usage record. Raises InvalidRequest, or NotFound for a route."""
+        operation = dialects.engine_operation(self._operation, model.engine)
+        salt_key = self._context.config.salt_key
+        prepared = generation.prepare_request(operation, body, model, caller.tenant_id, salt_key)
+        if prepared.ignored:
+            self._tell_ignored(prepared.ignored)
+        record = RequestRecord(
             tenant_id=caller.tenant_id, key_id=caller.key_id, user_id=caller.user_id,
-            model_id=model.id, model_name=model.name, route=self._operation.name, stream=prepared.stream,
+            model_id=model.id, model_name=model.name, route=operation.name, stream=prepared.stream,
             request_id=self._out.request_id,
         )  # fmt: skip
-        self._gateway.sink.admit(self._record)
+        self._context.sink.admit(record)
+        return Dispatch(self._context, operation, model, prepared, record)
 
-    async def _answer_whole(self) -> None:
+    def _tell_ignored(self, names: list[str]) -> None:
+        """Protocols of others: in a header of the reply. Our own routes raise InvalidRequest, as all below /api."""
+        if self._out.path.startswith("/api/"):
+            raise field_error(printable_name(names[0]), _("there is no such field."))
+        self._out.extra_headers.append((IGNORED_HEADER.lower().encode(), ignored_value(names).encode()))
+
+    async def _answer_whole(self, dispatch: Dispatch) -> None:
         generated_id = self._out.path.endswith("/generate")
-        body = await self._dispatch.read_reply(generated_id=generated_id)
-        self._set_outcome(usage.OK, 200)
+        body = await dispatch.read_reply(generated_id=generated_id)
+        self._set_outcome(dispatch.record, usage.OK, 200)
         await self._out.json(body)
 
-    async def _answer_stream(self) -> None:
-        events = await self._dispatch.first_events()
-        self._record.ttft_ms = self._elapsed_ms()
-        await self._out.begin_events(named=self._operation.named_events)
-        while not self._dispatch.relay.done:
+    async def _answer_stream(self, dispatch: Dispatch) -> None:
+        stream = await dispatch.open_stream()
+        events = stream.first_events
+        dispatch.record.ttft_ms = self._elapsed_ms()
+        await self._out.begin_events(named=dispatch.operation.named_events)
+        while not stream.relay.done:
             await self._out.events(events, more=True)
-            events = await self._dispatch.next_events()
-        self._set_outcome(usage.OK, 200)
+            events = await dispatch.next_events(stream)
+        self._set_outcome(dispatch.record, usage.OK, 200)
         await self._out.events(events, more=False)
-        await self._dispatch.drain()
+        await stream.drain()
 
     async def _answer_error(self, error: errors.PlatformError) -> None:
-        if self._record:
-            self._set_outcome(self._outcome(error), self._out.status or status_for(error, self._out.path))
+        if self._dispatch:
+            http_status = self._out.status or status_for(error, self._out.path)
+            self._set_outcome(self._dispatch.record, _outcome(error, self._dispatch), http_status)
         self._finished = True
         await self._out.error(error)
 
-    def _outcome(self, error: errors.PlatformError) -> str:
-        """A request that was not forwarded, or that an engine refused, is `rejected`."""
-        if error.status < 500 or self._dispatch is None or self._dispatch.forwarded_at is None:
-            return usage.REJECTED
-        return usage.TIMEOUT if isinstance(error, errors.OperationTimeout) else usage.UPSTREAM_ERROR
-
-    def _set_outcome(self, status: str, http_status: int) -> None:
+    def _set_outcome(self, record: RequestRecord, status: str, http_status: int) -> None:
         """From here on a disconnect of the client changes nothing."""
         self._finished = True
-        self._record.status, self._record.http_status = status, http_status
+        record.status, record.http_status = status, http_status
 
     def _finish_usage(self) -> None:
         if self._client_watch:
             self._client_watch.cancel()
-        record, dispatch = self._record, self._dispatch
-        if record is None:
+        if self._dispatch is None:
             return
+        record = self._dispatch.record
         if not self._finished:
             record.status = usage.CLIENT_CLOSED if self._client_left else usage.UPSTREAM_ERROR
             record.http_status = self._out.status or CLIENT_CLOSED_REQUEST
         record.duration_ms = self._elapsed_ms()
-        if dispatch:
-            record.usage, record.queue_ms = dispatch.usage(), dispatch.queue_ms
-            dispatch.close()
-        self._gateway.sink.finish_usage(record)
+        record.usage, record.queue_ms = self._dispatch.usage(), self._dispatch.queue_ms
+        self._dispatch.close()
+        self._context.sink.finish_usage(record)
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._started_at) * 1000)
@@ -182,3 +194,10 @@ class Exchange:
         if self._dispatch and not self._finished:
             self._end_error = error
             self._dispatch.abort()
+
+
+def _outcome(error: errors.PlatformError, dispatch: Dispatch) -> str:
+    """A request that was not forwarded, or that an engine refused, is `rejected`."""
+    if error.status < 500 or dispatch.forwarded_at is None:
+        return usage.REJECTED
+    return usage.TIMEOUT if isinstance(error, errors.OperationTimeout) else usage.UPSTREAM_ERROR

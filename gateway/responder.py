@@ -7,25 +7,26 @@ import uuid
 import orjson
 
 from core import cors
+from core.asgi_server import AsgiScope, Send, drop_client, transport_of
 from core.errors import PlatformError
 from core.language import language_of
 from core.middleware import request_id_from
-from core.transport import drop_client, transport_of
-from gateway.errors import headers_for, render, render_event, status_for
+from gateway.errors import Headers, render, render_event
 
 logger = logging.getLogger(__name__)
 
 JSON = (b"content-type", b"application/json")
-EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 class Responder:
     """`status` is 0 until the answer has begun; `sending_since` is when the send in progress began, 0 without one.
 
-    `request_id` is the usage record's, `shown_request_id` the client's own if it sent a valid one.
+    `request_id` is the usage record's, `shown_request_id` the client's own if it sent a valid one. `extra_headers` go
+    with the answer.
     """
 
-    def __init__(self, scope: dict, send):
+    def __init__(self, scope: AsgiScope, send: Send) -> None:
         self._send = send
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -33,14 +34,15 @@ class Responder:
         client_id = self.headers.get(b"x-request-id")
         self.shown_request_id = request_id_from(client_id.decode("latin-1")) if client_id else self.request_id
         self.status = 0
+        self.extra_headers: Headers = []
         self._named_events = False
         self.sending_since = 0.0
 
-    async def json(self, body, status: int = 200, headers: list[tuple[bytes, bytes]] = ()) -> None:
+    async def json(self, body: object, status: int = 200, headers: Headers | None = None) -> None:
         """`body` is JSON already, or something that orjson can write."""
         data = body if type(body) is bytes else orjson.dumps(body)
         length = (b"content-length", b"%d" % len(data))
-        await self._start(status, [JSON, length, *headers])
+        await self._start(status, [JSON, length, *(headers or [])])
         await self._send_body(data, more=False)
 
     async def preflight(self) -> None:
@@ -60,10 +62,8 @@ class Responder:
         language = language_of(self.headers.get(b"accept-language"))
         if self.status:
             return await self._send_body(render_event(error, self.path, language, named=self._named_events), more=False)
-        headers = headers_for(error)
-        if error.status in (408, 413):
-            headers.append((b"connection", b"close"))  # instead of reading the rest
-        await self.json(render(error, self.path, language), status_for(error, self.path), headers)
+        reply = render(error, self.path, language)
+        await self.json(reply.body, reply.status, reply.headers)
 
     def report_bug(self) -> PlatformError:
         """Log the exception being handled, a bug of ours; the client gets only the request id."""
@@ -79,8 +79,8 @@ class Responder:
         """Drop a client that does not read."""
         drop_client(self._send)
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *, preflight: bool = False) -> None:
-        headers = [*headers, (b"x-request-id", self.shown_request_id.encode())]
+    async def _start(self, status: int, headers: Headers, *, preflight: bool = False) -> None:
+        headers = [*headers, *self.extra_headers, (b"x-request-id", self.shown_request_id.encode())]
         if origin := self.headers.get(b"origin"):
             allowed = cors.headers_for(origin.decode("latin-1"), preflight=preflight)
             headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in allowed.items()]

@@ -38,9 +38,13 @@ class UpstreamTimeout(UpstreamFailed):
 class EngineConnection(asyncio.Protocol):
     """One connection, one request at a time: from `send` to `finish` it stands for that request's reply."""
 
-    def __init__(self, pool: "ConnectionPool"):
+    _transport: asyncio.Transport  # from connection_made on, which comes before everything else
+
+    def __init__(self, pool: "ConnectionPool") -> None:
         self._pool, self._loop = pool, asyncio.get_running_loop()
-        self._transport = self._timer = self._waiter = self._error = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: UpstreamFailed | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._paused = self._busy = False
         self._expires = NEVER
@@ -48,13 +52,14 @@ class EngineConnection(asyncio.Protocol):
         self._clear()
 
     def _clear(self) -> None:
-        self._buffer, self._size = [], 0
+        self._buffer: list[bytes] = []
+        self._size = 0
         self._complete = self._keep_alive = self._excess = False
         self.status, self.content_type = 0, b""
 
     # --- called by the event loop
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # stubs say BaseTransport
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -132,7 +137,8 @@ class EngineConnection(asyncio.Protocol):
 
     async def read(self, timeout: float, max_bytes: int = MAX_REPLY_BYTES) -> bytes:
         """The whole body. More than `max_bytes` bytes are a failure of the engine."""
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while (part := await self.chunk(timeout)) is not None:
             parts.append(part)
             size += len(part)
@@ -163,12 +169,12 @@ class EngineConnection(asyncio.Protocol):
     async def _wait(self, timeout: float) -> None:
         if self._error:
             raise self._error
-        self._waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         self._expires = self._loop.time() + timeout
         if self._timer is None or self._timer.when() > self._expires:
             self._start_timer()
         try:
-            await self._waiter
+            await waiter
         finally:
             self._waiter, self._expires = None, NEVER
 
@@ -201,12 +207,12 @@ class EngineConnection(asyncio.Protocol):
 class ConnectionPool:
     """The kept connections of one endpoint."""
 
-    def __init__(self, endpoint: str, connect_timeout: float):
+    def __init__(self, endpoint: str, connect_timeout: float) -> None:
         self._endpoint, self._connect_timeout = endpoint, connect_timeout
         self._idle: deque[EngineConnection] = deque()
         parts = urlsplit(endpoint)
         self._unix = unquote(parts.path) if parts.scheme == "unix" else None
-        self._address = (parts.hostname, parts.port or 80)
+        self._address = (parts.hostname or "", parts.port or 80)
         self._host = (parts.netloc or "engine").encode()
         self._heads: dict[str, bytes] = {}
 
@@ -234,7 +240,8 @@ class ConnectionPool:
                 if self._unix:
                     connected = await _connect_unix(self._unix)
                     return (await loop.create_unix_connection(lambda: EngineConnection(self), sock=connected))[1]
-                return (await loop.create_connection(lambda: EngineConnection(self), *self._address))[1]
+                host, port = self._address
+                return (await loop.create_connection(lambda: EngineConnection(self), host, port))[1]
         except TimeoutError:
             raise UpstreamUnreachable("no connection in time") from None
         except OSError as error:
@@ -271,7 +278,7 @@ async def _connect_unix(path: str) -> socket.socket:
 class EngineClient:
     """Posts to engines by endpoint URL: `unix:///path` or `http://host:port`. Times are in seconds."""
 
-    def __init__(self, connect_timeout: float = 2.0):
+    def __init__(self, connect_timeout: float = 2.0) -> None:
         self._connect_timeout = connect_timeout
         self._pools: dict[str, ConnectionPool] = {}
 

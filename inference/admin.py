@@ -13,7 +13,7 @@ from unfold.decorators import action, display
 from accounts.authentication import actor_for_user
 from accounts.console import AuditedAdmin, ReadOnlyAdmin
 from core.errors import PlatformError
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.crashes import advice
 from inference.instances import status_words
 from inference.models import CrashDossier, Device, Instance, Node, Task

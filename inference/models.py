@@ -1,7 +1,9 @@
 """Tables of running models: nodes, devices, memory reservations, engine instances, tasks, gateways and usage."""
 
+import socket
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Case, F, Q, When
@@ -11,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from models_app.models import Model
 
 
@@ -35,6 +37,7 @@ class Desired(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
+ENGINES_CHANGED = "engines"  # the word by which agents are notified that an engine was installed
 NODE_TIMEOUT = timedelta(seconds=20)
 DEVICE_TIMEOUT = timedelta(minutes=1)
 
@@ -43,6 +46,9 @@ class NodeQuerySet(models.QuerySet):
     def online(self):
         """Nodes whose agent sent a heartbeat within NODE_TIMEOUT, by the database's clock."""
         return self.filter(heartbeat_at__gt=Now() - NODE_TIMEOUT)
+
+    def of_this_machine(self):
+        return self.filter(name=socket.gethostname())
 
 
 class Node(models.Model):
@@ -116,7 +122,7 @@ class StopReason(models.TextChoices):
     RESTARTED = "restarted", _("Its machine or worker was started anew.")
 
 
-class InstanceQuerySet(TenantQuerySet):
+class InstanceQuerySet(TenantQuerySet["Instance"]):
     def active(self):
         return self.filter(state__in=ACTIVE_STATES)
 
@@ -208,7 +214,7 @@ class Instance(TenantModel):
     last_used_at = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True, help_text=_("When a crashed or failed one may be tried again."))
 
-    objects = InstanceQuerySet.as_manager()
+    objects: ClassVar = InstanceQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -303,7 +309,7 @@ class DecisionOutcome(StrEnum):
 WAITING_TIMEOUT = timedelta(seconds=5)  # a start that waits for room asks again more often than that
 
 
-class PlacementRecordQuerySet(TenantQuerySet):
+class PlacementRecordQuerySet(TenantQuerySet["PlacementRecord"]):
     def waiting(self):
         """Starts that wait for room now, the oldest first."""
         since = timezone.now() - WAITING_TIMEOUT
@@ -319,7 +325,7 @@ class PlacementRecord(TenantModel):
         help_text=_("Devices, profile, estimate, who had to go, and the word on each candidate.")
     )
 
-    objects = PlacementRecordQuerySet.as_manager()
+    objects: ClassVar = PlacementRecordQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from accounts import audit
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import refuse_body, validated, validated_query
+from core.tenant_views import TenantScopedMixin
 from inference import usage
 from inference.models import Task
 from inference.placement import claim, estimate, reason_messages
@@ -97,6 +97,7 @@ class RestartAutostartView(APIView):
 
     @extend_schema(request=None, responses=RestartedSerializer)
     def post(self, request):
+        refuse_body(request)
         done, failed = services.restart_autostart(request.auth)
         _audit_each(request, "model.restart", done)
         message = _("%(count)d autostart models are restarting.") % {"count": len(done)}
@@ -169,6 +170,8 @@ class DevicesView(APIView):
 class VersionedModelViewSet(ModelViewSet):
     """Below /api/v1 a model also has the fields of the engine API, and `models` lists the same models as `items`."""
 
+    shown_serializer = VersionedModelSerializer
+
     @extend_schema(operation_id="versioned_models_list", responses=VersionedModelsSerializer)
     def list(self, request):
         found = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
@@ -181,6 +184,14 @@ class VersionedModelViewSet(ModelViewSet):
     def retrieve(self, request, ref):
         model = catalogue.find(request.auth, ref)
         return Response(versioned.add_fields([self.shown(model)], [model], request.auth)[0])
+
+    def read_body(self, model: Model | None = None) -> dict:
+        """What `retrieve` adds to `config` may be sent back as it is."""
+        fields = super().read_body(model)
+        if model is not None and "config" in fields:
+            added = versioned.config_fields(model).items()
+            fields["config"] = {name: value for name, value in fields["config"].items() if (name, value) not in added}
+        return fields
 
 
 class TaskViewSet(TenantScopedMixin, mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
@@ -195,6 +206,6 @@ class UsageView(APIView):
 
     @extend_schema(parameters=[UsageQuerySerializer], responses=UsageSerializer)
     def get(self, request):
-        query = validated(UsageQuerySerializer, request.query_params)
+        query = validated_query(UsageQuerySerializer, request)
         start, end = query.pop("start_date", None), query.pop("end_date", None)
         return Response(usage.summary(request.auth, start=start, end=end, **query))

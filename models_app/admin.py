@@ -1,6 +1,7 @@
 """Operators' page of adapters: versions with their evaluation; services publish and unpublish them."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from django.contrib import admin, messages
 from django.utils.translation import gettext_lazy as _
@@ -12,6 +13,9 @@ from accounts.console import ReadOnlyAdmin
 from core.errors import PlatformError
 from models_app.adapters import services
 from models_app.models import Adapter, AdapterVersion
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 
 class VersionInline(TabularInline):
@@ -54,7 +58,7 @@ class AdapterAdmin(ReadOnlyAdmin):
     def unpublish(self, request, queryset):
         self._apply_to_all(request, queryset, services.unpublish, _("%s is not published any more."))
 
-    def _apply_to_all(self, request, adapters, operation: Callable, done: str) -> None:
+    def _apply_to_all(self, request, adapters, operation: Callable, done: "StrOrPromise") -> None:
         """The service writes the audit record."""
         actor = actor_for_user(request.user)
         for adapter in adapters:

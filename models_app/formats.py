@@ -9,7 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-MIB = 1024 * 1024
+from core.units import MIB
+
 # The safetensors library accepts 100 MB, but hostile JSON of that size takes gigabytes when parsed. Real headers: < 12.
 SAFETENSORS_HEADER_LIMIT = 16 * MIB
 # A vocabulary of 260,000 words with its merges takes about 15 MiB.
@@ -18,6 +19,7 @@ MAX_KEPT_TEXT = 4096
 MAX_KEPT_ARRAY = 1024
 MAX_DIMENSION = 2**40
 MAX_RANK = 16
+IMPOSSIBLE_SHAPE = "a tensor has an impossible shape or place"
 
 # Bits of one number, and the name that engines use.
 SAFETENSORS_TYPES = {
@@ -105,7 +107,7 @@ def _parse_header(raw: bytes) -> dict:
 
 def _safetensors_weights(header: dict, data_bytes: int) -> Weights:
     tensors = sorted(_safetensors_tensor(entry) for entry in header.values())
-    position, types = 0, Counter()
+    position, types = 0, Counter[str]()
     for begin, end, dtype in tensors:
         if begin != position:
             raise DamagedWeights("tensors overlap or leave holes")
@@ -120,11 +122,12 @@ def _safetensors_tensor(entry) -> tuple[int, int, str]:
     """Begin and end in the data, and the type."""
     if not isinstance(entry, dict):
         raise DamagedWeights("a tensor is not an object")
-    shape, offsets, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
+    kind = entry.get("dtype")
     if not (isinstance(kind, str) and kind in SAFETENSORS_TYPES):
         raise DamagedWeights("a tensor has an unknown type")
-    if not (_are_sizes(shape, MAX_RANK) and _are_sizes(offsets, 2) and len(offsets) == 2):
-        raise DamagedWeights("a tensor has an impossible shape or place")
+    shape, offsets = _sizes(entry.get("shape"), MAX_RANK), _sizes(entry.get("data_offsets"), 2)
+    if len(offsets) != 2:
+        raise DamagedWeights(IMPOSSIBLE_SHAPE)
     bits, name = SAFETENSORS_TYPES[kind]
     begin, end = offsets
     if (end - begin) * 8 != prod(shape) * bits:
@@ -132,12 +135,13 @@ def _safetensors_tensor(entry) -> tuple[int, int, str]:
     return begin, end, name
 
 
-def _are_sizes(values, most: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) <= most
-        and all(type(value) is int and 0 <= value <= MAX_DIMENSION for value in values)
-    )
+def _sizes(values, max_count: int) -> list[int]:
+    """The values as at most `max_count` sizes. Raises DamagedWeights."""
+    if not isinstance(values, list) or len(values) > max_count:
+        raise DamagedWeights(IMPOSSIBLE_SHAPE)
+    if not all(type(value) is int and 0 <= value <= MAX_DIMENSION for value in values):
+        raise DamagedWeights(IMPOSSIBLE_SHAPE)
+    return values
 
 
 # --- GGUF
@@ -259,7 +263,7 @@ def _gguf_weights(tensors: list[tuple[int, int, str]], metadata: dict, reader: H
     if type(alignment) is not int or not 0 < alignment <= MIB or alignment & (alignment - 1):
         raise DamagedWeights("the alignment is impossible")
     data_start = -(-reader.position // alignment) * alignment
-    types = Counter()
+    types = Counter[str]()
     for offset, size, dtype in tensors:
         if offset % alignment or data_start + offset + size > reader.size:
             raise DamagedWeights("a tensor lies outside the file")

@@ -11,7 +11,8 @@ CHECKED_FIELDS = ("tenant", "name", "framework", "config", "resource_requirement
 
 class ModelForm(forms.ModelForm):
     def clean(self):
-        fields = super().clean()
+        super().clean()
+        fields = self.cleaned_data
         for name in services.MERGED & fields.keys():
             fields[name] = fields[name] or {}  # an empty text box
         fields["profiles"] = fields.get("profiles") or []
@@ -24,8 +25,8 @@ class ModelForm(forms.ModelForm):
         try:
             services.check_model(model)
         except InvalidRequest as error:
-            for path, text in (error.details or {error.param: error.message}).items():
-                field, _dot, option = (path or "").partition(".")
+            for path, text in (error.details or {error.param or "": error.message}).items():
+                field, _dot, option = path.partition(".")
                 self.add_error(field if field in self.fields else None, f"{option}: {text}" if option else str(text))
         except ModelAlreadyExists as error:
             self.add_error("name", str(error.message))

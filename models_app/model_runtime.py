@@ -44,25 +44,28 @@ class ModelRuntime(Protocol):
         """Delete what is stored outside the database for a deleted model."""
 
 
-_registered: list[ModelRuntime] = []
+_runtime: ModelRuntime | None = None
 
 
-def register_runtime(lifecycle: ModelRuntime) -> None:
-    _registered[:] = [lifecycle]
+def register_runtime(runtime: ModelRuntime) -> None:
+    global _runtime
+    _runtime = runtime
 
 
 def get_runtime() -> ModelRuntime:
-    return _registered[0]
+    if _runtime is None:
+        raise RuntimeError("No app that runs models has registered itself.")
+    return _runtime
 
 
 DependencyCheck = Callable[[Model], str]  # the reason why a model must stay; empty if there is none
 _dependencies: list[DependencyCheck] = []
 
 
-def register_dependency(need: DependencyCheck) -> None:
+def register_dependency(check: DependencyCheck) -> None:
     """For apps whose work would break if a model were deleted."""
-    _dependencies.append(need)
+    _dependencies.append(check)
 
 
 def dependency_reason(model: Model) -> str:
-    return next(filter(None, (need(model) for need in _dependencies)), "")
+    return next(filter(None, (check(model) for check in _dependencies)), "")

@@ -1,11 +1,14 @@
 """The catalogue: which models and adapters a tenant has, under which names, and how they run."""
 
+from typing import Any, ClassVar, Self
+
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from accounts.actor import Actor
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
 
@@ -24,14 +27,17 @@ class Visibility(models.TextChoices):
     PUBLIC = "public", _("Public: every tenant may use it")
 
 
-class ModelQuerySet(TenantQuerySet):
-    def usable_by(self, actor):
-        """Own and public models: what `actor` may read and send requests to. A key may be limited to some."""
+class ModelQuerySet(TenantQuerySet["Model"]):
+    def nameable_by(self, actor: Actor) -> Self:
+        """Own and public models: those that a name can mean for `actor`."""
         if actor.sees_all:
             return self
-        usable = self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+        return self.filter(Q(tenant=actor.tenant) | Q(visibility=Visibility.PUBLIC))
+
+    def usable_by(self, actor: Actor) -> Self:
+        """Those that `actor` may read and send requests to: a key may be limited to some."""
         limited = actor.key.allowed_models if actor.key else []
-        return usable.filter(pk__in=limited) if limited else usable
+        return self.nameable_by(actor).filter(pk__in=limited) if limited else self.nameable_by(actor)
 
 
 class Model(TenantModel):
@@ -68,7 +74,8 @@ class Model(TenantModel):
     )
     created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
-    objects = ModelQuerySet.as_manager()
+    objects: ClassVar = ModelQuerySet.as_manager()
+    running: dict[str, Any]  # what the app that runs models reports, where a view has attached it
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -92,7 +99,7 @@ class ModelAlias(TenantModel):
         return self.name
 
 
-class AdapterQuerySet(TenantQuerySet):
+class AdapterQuerySet(TenantQuerySet["Adapter"]):
     def visible_to(self, actor):
         """A key limited to some models sees the adapters in its list, and those that it trained from models in it.
 
@@ -115,7 +122,7 @@ class Adapter(TenantModel):
     current = models.ForeignKey("AdapterVersion", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_by = models.ForeignKey("accounts.User", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
-    objects = AdapterQuerySet.as_manager()
+    objects: ClassVar = AdapterQuerySet.as_manager()
 
     class Meta:
         verbose_name, verbose_name_plural = _("adapter"), _("Adapters")

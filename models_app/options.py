@@ -1,16 +1,17 @@
 """The options of a model's `config`: a typed table per engine. Options outside of it are refused by name."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
+from core.client_names import printable_name
 from core.errors import InvalidRequest
+from core.units import MIB
 
-MIB = 1024 * 1024
 MAX_TEXT_LENGTH, MAX_STOP_LENGTH, MAX_STOPS = 500, 256, 16
-MAX_SHOWN_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Option:
     def schema(self) -> dict:
         """The option as a JSON schema, for the API's description."""
         kinds = {int: "integer", float: "number", bool: "boolean", str: "string", list: "array"}
-        schema = {"type": kinds[self.kind], "description": str(self.help)}
+        schema: dict[str, Any] = {"type": kinds[self.kind], "description": str(self.help)}
         if self.choices:
             schema["enum"] = list(self.choices)
         elif self.kind in (int, float):
@@ -255,11 +256,6 @@ def problems(field: str, table: Table, values) -> dict[str, str]:
 def _check(field: str, table: Table, values) -> None:
     if wrong := problems(field, table, values):
         raise InvalidRequest(details=wrong)
-
-
-def printable_name(name: str) -> str:
-    """An option's name, safe to repeat in a response."""
-    return name[:MAX_SHOWN_NAME].encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _find_problem(table: Table, name: str, value) -> str:

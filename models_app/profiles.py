@@ -59,7 +59,7 @@ def check(framework: str, profiles) -> None:
         raise InvalidRequest(
             details={"profiles": _("Expected a list of at most %(most)d objects.") % {"most": MAX_PROFILES}}
         )
-    wrong = {}
+    wrong: dict[str, str] = {}
     for index, entry in enumerate(profiles):
         wrong |= _find_problems(framework, f"profiles.{index}", entry)
     if not wrong:

@@ -29,7 +29,7 @@ class ReplicasField(serializers.IntegerField):
     """A number; the object of a reply, with `wanted`, is accepted too."""
 
     def to_internal_value(self, data):
-        return super().to_internal_value(data.get("wanted") if isinstance(data, dict) else data)
+        return super().to_internal_value(data.get("wanted", "") if isinstance(data, dict) else data)
 
 
 @extend_schema_field(profiles.schema())
@@ -63,7 +63,7 @@ class ModelSerializer(serializers.ModelSerializer):
     """`running` is what the app that runs models reports; the view attaches it."""
 
     tenant = serializers.CharField(source="tenant.slug")
-    aliases = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
+    aliases: serializers.SlugRelatedField = serializers.SlugRelatedField(slug_field="name", many=True, read_only=True)
     config = ConfigField()
     resource_requirements = ResourcesField()
     profiles = ProfilesField()

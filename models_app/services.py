@@ -25,13 +25,17 @@ RESERVED_ENDINGS = {
 
 
 def find(actor: Actor, ref: str) -> Model:
-    """By id, own name, own alias, then public ones. Raises ModelNotFound, for foreign ones too."""
+    """By id, own name, own alias, then public ones. Raises ModelNotFound, for foreign ones too.
+
+    What the reference means does not depend on the key's models: only whether the key may use it does.
+    gateway/routing/model_lookup.py decides the same over its snapshot; tests/gateway/test_one_rule.py has the cases.
+    """
     named = Q(pk=ref) | Q(name=ref) | Q(aliases__name=ref)
-    usable = Model.objects.usable_by(actor).select_related("tenant").prefetch_related("aliases")
+    rows = Model.objects.nameable_by(actor).select_related("tenant").prefetch_related("aliases")
     # Postgres knows no NUL character, and no name has one
-    candidates = [] if "\0" in ref else usable.filter(named).order_by("created_at", "pk").distinct()
+    candidates = [] if "\0" in ref else rows.filter(named).order_by("created_at", "pk").distinct()
     found = min(candidates, key=lambda model: _rank(actor, model, ref), default=None)
-    if found is None:
+    if found is None or not _key_allows(actor, found) or _is_hidden(actor, found, ref):
         raise ModelNotFound(details={"model_id": ref})
     return found
 
@@ -43,10 +47,23 @@ def _rank(actor: Actor, model: Model, ref: str) -> int:
     return (1 if model.name == ref else 2) + (0 if own else 2)
 
 
+def _key_allows(actor: Actor, model: Model) -> bool:
+    limited = actor.key.allowed_models if actor.key else []
+    return not limited or model.pk in limited
+
+
+def _is_hidden(actor: Actor, model: Model, ref: str) -> bool:
+    """Whether the name means an adapter of the actor's tenant, not this public model. An adapter is no model."""
+    if actor.tenant is None or model.pk == ref or model.tenant_id == actor.tenant.pk:
+        return False
+    return Adapter.objects.of(actor.tenant).filter(name=ref).exists()
+
+
 def find_own(actor: Actor, ref: str) -> Model:
     """Like find, for callers that change or run the model. Raises Forbidden for another tenant's public model."""
     model = find(actor, ref)
-    if not actor.is_operator and model.tenant_id != actor.tenant.pk:
+    is_own = actor.tenant is not None and model.tenant_id == actor.tenant.pk
+    if not (is_own or actor.is_operator):
         raise Forbidden(_("The model belongs to another tenant."))
     return model
 

@@ -7,9 +7,10 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.response import Response
 
+from accounts.actor import actor_of
 from accounts.policy import Permission
-from core.inputs import validated
-from models_app import model_runtime, services
+from core.parsers import validated
+from models_app import model_runtime, options, services
 from models_app.models import Model
 from models_app.serializers import (
     CreatedSerializer,
@@ -24,12 +25,13 @@ STATUSES = ("created", "starting", "running", "stopping", "stopped", "error")
 
 class ModelFilter(django_filters.FilterSet):
     status = django_filters.ChoiceFilter(choices=[(status, status) for status in STATUSES], method="by_status")
+    framework = django_filters.ChoiceFilter(choices=[(name, name) for name in options.ENGINES])
     tag = django_filters.CharFilter(method="by_tag")
     search = django_filters.CharFilter(method="by_text")
 
     class Meta:
         model = Model
-        fields = ["framework", "mode"]
+        fields = ["mode"]
 
     def by_status(self, queryset, _name, value):
         return model_runtime.get_runtime().with_status(queryset, value)
@@ -45,8 +47,9 @@ class ModelFilter(django_filters.FilterSet):
 class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     """`ref` is an id, a name or an alias; a name may contain slashes."""
 
-    queryset = Model.objects.select_related("tenant").prefetch_related("aliases")
+    queryset = Model.objects.all()
     serializer_class = ModelSerializer
+    shown_serializer: type[ModelSerializer] = ModelSerializer  # of one model
     filterset_class = ModelFilter
     lookup_url_kwarg = "ref"
     permissions = {
@@ -59,33 +62,34 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
     }
 
     def get_queryset(self):
-        queryset = super().get_queryset()
+        queryset = Model.objects.select_related("tenant").prefetch_related("aliases")
         if getattr(self, "swagger_fake_view", False):
             return queryset.none()
-        return queryset.usable_by(self.request.auth)
+        return queryset.usable_by(actor_of(self.request))
 
     def paginate_queryset(self, queryset):
-        return attach_running(super().paginate_queryset(queryset))
+        return attach_running(super().paginate_queryset(queryset) or [])
 
     def retrieve(self, request, ref):
         return Response(self.shown(services.find(request.auth, ref)))
 
     @extend_schema(request=WriteModelSerializer, responses={201: CreatedSerializer})
     def create(self, request):
-        model, warnings = services.create(
-            request.auth, validated(WriteModelSerializer, request.data, partial=False), request
-        )
-        reply = {"id": model.pk, "name": model.name, "status": "created", "message": _("Model created.")}
-        reply["estimate"] = model_runtime.get_runtime().estimate(model, request.auth)
+        model, warnings = services.create(request.auth, self.read_body(), request)
+        reply = {
+            "id": model.pk,
+            "name": model.name,
+            "status": "created",
+            "message": _("Model created."),
+            "estimate": model_runtime.get_runtime().estimate(model, request.auth),
+        }
         return Response(reply | _warnings_field(warnings), status=201)
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
     def update(self, request, ref):
         """Omitted fields stay as they are; `config` is merged, and null removes an option of it."""
         model = services.find_own(request.auth, ref)
-        changed, warnings = services.change(
-            request.auth, model, validated(WriteModelSerializer, request.data, partial=True), request
-        )
+        changed, warnings = services.change(request.auth, model, self.read_body(model), request)
         return Response(self.shown(changed) | _warnings_field(warnings))
 
     @extend_schema(request=WriteModelSerializer, responses=ModelSerializer)
@@ -99,6 +103,11 @@ class ModelViewSet(mixins.ListModelMixin, viewsets.GenericViewSet):
         fields = validated(DeleteSerializer, {**request.query_params.dict(), **body})
         services.delete(request.auth, services.find_own(request.auth, ref), request=request, **fields)
         return Response({"message": _("Model deleted.")})
+
+    def read_body(self, model: Model | None = None) -> dict:
+        """The fields of a new model, or those to change."""
+        partial = model is not None
+        return validated(WriteModelSerializer, self.request.data, shown=self.shown_serializer, partial=partial)
 
     def shown(self, model: Model) -> dict:
         return ModelSerializer(attach_running([model])[0], context=self.get_serializer_context()).data

@@ -10,6 +10,7 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
+from core.times import utc_timestamp
 from gateway.asgi import gateway
 from inference.instances import gateway_reports
 from inference.models import Node
@@ -47,7 +48,7 @@ def _gateway() -> ComponentHealth:
     """The data plane of this process: whether it has the configuration to serve, and how long the process has run."""
     started = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
     uptime = datetime.now(UTC) - started
-    details = {"startTime": started.strftime("%Y-%m-%dT%H:%M:%SZ"), "uptime": _duration(int(uptime.total_seconds()))}
+    details = {"startTime": utc_timestamp(started), "uptime": _duration(int(uptime.total_seconds()))}
     return ComponentHealth(gateway.can_serve, details)
 
 

@@ -3,6 +3,8 @@
 Samples and roll-ups are partitioned by time; the first migration creates their tables in SQL.
 """
 
+from typing import ClassVar, Self
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
@@ -73,6 +75,8 @@ class Rollup(models.Model):
 
     For histograms, min and max are those of the sample means where only means are known.
     """
+
+    objects: ClassVar[models.Manager[Self]]
 
     pk = models.CompositePrimaryKey("series_id", "bucket")
     series = models.ForeignKey(Series, models.DO_NOTHING, db_constraint=False, related_name="+")

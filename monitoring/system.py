@@ -45,11 +45,7 @@ def _model_counts(actor: Actor) -> dict[str, int]:
 def _mean_resources() -> dict[str, float | None]:
     """Means over all machines; None before the first sample."""
     samples = [node.live for node in latest.sampled_nodes()]
-    return {name: _mean([sample[name] for sample in samples]) for name in RESOURCES}
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(sum(values) / len(values), 1) if values else None
+    return {name: latest.mean([sample[name] for sample in samples]) for name in RESOURCES}
 
 
 def _gpu_summary(device: Device) -> dict:
@@ -63,11 +59,12 @@ def _gpu_total(devices: list[Device]) -> list[dict]:
         return []
     samples = [device.live for device in devices]
     temperatures = [sample["temperature"] for sample in samples if sample["temperature"] is not None]
+    utilizations = [sample["utilization"] for sample in samples if sample["utilization"] is not None]
     return [
         {
             "id": 0,
             "name": f"{len(devices)} × {devices[0].name}" if len({device.name for device in devices}) == 1 else "GPUs",
-            "utilization": _mean([sample["utilization"] for sample in samples if sample["utilization"] is not None]),
+            "utilization": latest.mean(utilizations),
             "memory_used": sum(sample["memory_used"] for sample in samples),
             "memory_total": sum(sample["memory_total"] for sample in samples),
             "temperature": max(temperatures, default=None),

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from accounts import configuration
 from accounts.policy import Permission
 from accounts.views import PublicView
-from core.errors import utc_timestamp
-from core.inputs import validated
+from core.parsers import validated_query
+from core.times import utc_timestamp
 from inference.models import Instance
 from models_app import services as catalogue
 from models_app.models import Model
@@ -112,7 +112,7 @@ class MetricsView(APIView):
     @extend_schema(parameters=[MetricsQuerySerializer], responses=MetricsSerializer)
     def get(self, request):
         """Machine totals and model metrics over time. Of other tenants' models a tenant sees only its own requests."""
-        return Response(reports.metrics(request.auth, **validated(MetricsQuerySerializer, request.query_params)))
+        return Response(reports.metrics(request.auth, **validated_query(MetricsQuerySerializer, request)))
 
 
 class PerformanceView(APIView):
@@ -121,7 +121,7 @@ class PerformanceView(APIView):
     @extend_schema(parameters=[PerformanceQuerySerializer], responses=PerformanceReportSerializer)
     def get(self, request):
         """Durations and failures of the requests of each model."""
-        query = validated(PerformanceQuerySerializer, request.query_params)
+        query = validated_query(PerformanceQuerySerializer, request)
         model_ref = query.pop("model_id", None)
         model = catalogue.find(request.auth, model_ref) if model_ref else None
         return Response(reports.performance(request.auth, model=model, **query))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from django.db.models import F, Q
@@ -26,6 +27,7 @@ from models_app.adapters import files
 from models_app.models import AdapterVersion
 from node_agent import folders
 from node_agent.probes import UnixConnection
+from node_agent.process_tree import RunKey
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ PATH_PATTERN = re.compile(r"(?:/[\w.@-]+){2,}")
 ERROR_PREFIX = "Call to add_lora method failed: "
 ALREADY_LOADED = "already been loaded"
 
-KnownAdapters = dict[str, dict]  # version → its state in one run
-RunKey = tuple[str, int]
+AdapterEntry = dict[str, str]  # `state`, `since` (ISO 8601) when it leaves, `reason` when it is refused
+KnownAdapters = dict[str, AdapterEntry]  # version → its state in one run
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class AdapterAnswer:
     """The result of one request to an engine. `known` is None once the version is unloaded."""
 
     version: str
-    known: dict | None
+    known: AdapterEntry | None
 
 
 def versions_to_unload(known: KnownAdapters, wanted: Iterable[WantedAdapter], slots: int, use: AdapterUse) -> list[str]:
@@ -114,16 +116,20 @@ class AdapterReconciler:
         if request:
             self._requests[run] = self._pool.submit(self._send, request)
 
-    def _next_request(self, instance: Instance, wanted: list[WantedAdapter], traffic: GatewayReports, use: AdapterUse):
+    def _next_request(
+        self, instance: Instance, wanted: list[WantedAdapter], traffic: GatewayReports, use: AdapterUse
+    ) -> Callable[[], AdapterAnswer] | None:
         """The next request to send. None if nothing is to be done, or gateways still use what is leaving."""
         routes, socket = registry.get(instance.model.framework).adapter_routes, folders.socket_of(instance.pk)
+        if routes is None:  # its engine was started with adapters, and was replaced in the settings since
+            return None
         for version, entry in instance.adapters.items():
             if entry["state"] == LEAVING and traffic.is_adapter_drained(
                 instance.pk, version, datetime.fromisoformat(entry["since"])
             ):
-                return lambda: unload(socket, routes.unload, version)
-        if version := version_to_load(instance.adapters, wanted, instance.adapter_slots, use):
-            return lambda: load(socket, routes.load, version)
+                return partial(unload, socket, routes.unload, version)
+        if found := version_to_load(instance.adapters, wanted, instance.adapter_slots, use):
+            return partial(load, socket, routes.load, found)
         return None
 
     def _send(self, request: Callable[[], AdapterAnswer]) -> AdapterAnswer | None:
@@ -153,7 +159,7 @@ def unload(socket: Path, route: str, version: str) -> AdapterAnswer:
     return AdapterAnswer(version, None)
 
 
-def _post(socket: Path, route: str, body: dict) -> tuple[int, str]:
+def _post(socket: Path, route: str, body: dict[str, str]) -> tuple[int, str]:
     connection = UnixConnection(socket, LOAD_TIMEOUT)
     try:
         connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
@@ -216,4 +222,5 @@ def _save_known(instance: Instance, known: KnownAdapters, fence: int) -> bool:
 
 def _database_now() -> datetime:
     """The database's clock, on which gateways write their heartbeats."""
-    return Instance.objects.values_list(Now(), flat=True)[0]
+    now: datetime = Instance.objects.values_list(Now(), flat=True)[0]
+    return now

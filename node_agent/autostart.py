@@ -17,7 +17,7 @@ START_RETRY_TIMEOUT = 3600.0  # seconds after a boot; until then a start waits f
 class Autostart:
     """The starts of one boot. Those without room or engine are retried for a while; other failures are not."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         wanted = Model.objects.filter(Q(auto_start=True) | Q(pinned=True)).order_by("-priority", "created_at")
         self._pending = list(wanted.values_list("pk", flat=True))
         self._deadline = time.monotonic() + START_RETRY_TIMEOUT

@@ -7,10 +7,11 @@ import signal
 import threading
 
 from celery import bootsteps
+from celery.worker import WorkController
 from django.conf import settings
 
+from node_agent.agent import Agent
 from node_agent.listener import ChangeListener
-from node_agent.reconciler import Agent
 from node_agent.sampling import Sampling
 
 logger = logging.getLogger(__name__)
@@ -35,16 +36,16 @@ def lock_data_folder() -> int:
 class AgentStep(bootsteps.StartStopStep):
     """Starts and stops the agent's threads with the worker; engines keep running."""
 
-    requires = {"celery.worker.components:Pool"}
+    requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, parent, **kwargs):
-        super().__init__(parent, **kwargs)
+    def __init__(self, parent: WorkController, **options: object) -> None:
+        super().__init__(parent, **options)
         self.agent = Agent()
         self.listener = ChangeListener(self.agent.wake)
         self.sampling = Sampling(lambda: self.agent.node)
         self.thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
-    def start(self, parent) -> None:
+    def start(self, parent: WorkController) -> None:
         self.listener.start()
         self.thread.start()
         self.sampling.start()
@@ -58,7 +59,7 @@ class AgentStep(bootsteps.StartStopStep):
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 
-    def stop(self, parent) -> None:
+    def stop(self, parent: WorkController) -> None:
         self.sampling.stop()
         self.listener.stop()
         self.agent.stop()

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from engines.base import GIB, MIB
+from core.units import GIB, MIB
 from inference import memory_ledger
 from inference.models import Device, DeviceKind, Instance, InstanceState, Node, Reservation
 from inference.placement import memory_peaks
@@ -99,11 +99,12 @@ class DeviceMemory:
         return dict(found)
 
     def _record_usage(self, instance: Instance, held: dict[DeviceKey, int]) -> None:
-        total, first = sum(held.values()), instance.peak_bytes is None
-        if first or total > instance.peak_bytes:
-            memory_peaks.record_peak(instance, max(held.values()) + (_unwritten_cache_bytes(instance) if first else 0))
-        peak = max(total, instance.peak_bytes or 0)
-        if not first and peak == instance.peak_bytes and abs(total - (instance.memory_bytes or 0)) < MIN_CHANGE:
+        total, before = sum(held.values()), instance.peak_bytes
+        if before is None or total > before:
+            unwritten = _unwritten_cache_bytes(instance) if before is None else 0
+            memory_peaks.record_peak(instance, max(held.values()) + unwritten)
+        peak = max(total, before or 0)
+        if peak == before and abs(total - (instance.memory_bytes or 0)) < MIN_CHANGE:
             return
         Instance.objects.filter(pk=instance.pk).update(memory_bytes=total, peak_bytes=peak)
 
@@ -135,7 +136,7 @@ def _claimed_devices(owner: str) -> dict[DeviceKey, int]:
 def _held_by_tree(owner: str, claims: dict[DeviceKey, int], readings: list[DeviceReading]) -> dict[DeviceKey, int]:
     """Bytes that its process tree uses on its devices; nothing once the tree has begun to end."""
     state = shims.read(folders.folder_of(owner))
-    if not shims.is_running(state) or state.phase != "running":
+    if state is None or not shims.is_running(state) or state.phase != "running":
         return {}
     tree = [process.pid for process in descendants(state.shim_pid)]
     seen = [reading for reading in readings if tree and reading.key in claims]
@@ -151,4 +152,5 @@ def _tree_bytes(reading: DeviceReading, tree: list[int], claim: int) -> int:
 
 def _unwritten_cache_bytes(instance: Instance) -> int:
     """Main memory of a cache counts only once it was written to, which later requests will do."""
-    return instance.placement["kv_cache"] if instance.placement["device_kind"] == DeviceKind.CPU else 0
+    size: int = instance.placement["kv_cache"] if instance.placement["device_kind"] == DeviceKind.CPU else 0
+    return size

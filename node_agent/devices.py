@@ -89,7 +89,7 @@ def _gpu(index: int) -> DeviceReading:
     )
 
 
-def _bytes_by_pid(handle) -> dict[int, int]:
+def _bytes_by_pid(handle: object) -> dict[int, int]:
     """Bytes by pid, without processes whose memory the driver does not report. In a container it may report none."""
     try:
         found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
@@ -98,8 +98,8 @@ def _bytes_by_pid(handle) -> dict[int, int]:
     return {process.pid: process.usedGpuMemory for process in found if process.usedGpuMemory}
 
 
-def _gpu_temperature(handle) -> int | None:
+def _gpu_temperature(handle: object) -> int | None:
     try:
-        return pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+        return int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
     except pynvml.NVMLError:
         return None  # virtual GPUs do not report it

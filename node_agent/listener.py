@@ -9,6 +9,7 @@ from django.db import connection
 
 from core.notify import CHANNEL
 from core.periodic import LoopSeverity, Periodic
+from inference.models import ENGINES_CHANGED
 from node_agent import extra_workloads
 
 logger = logging.getLogger(__name__)
@@ -45,5 +46,5 @@ class ChangeListener(threading.Thread):
             while not self._stopping.is_set():
                 with self._loop.turn():
                     for notice in link.notifies(timeout=LISTEN_TIMEOUT, stop_after=1):
-                        if notice.payload == INSTANCE_TABLE or notice.payload in extra_workloads.watched_tables():
+                        if notice.payload in {INSTANCE_TABLE, ENGINES_CHANGED, *extra_workloads.watched_tables()}:
                             self._wake()

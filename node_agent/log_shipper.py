@@ -38,7 +38,7 @@ class LogSource:
     folder: Path
     position: str | None = None
     wanted: bool = True  # false: it has ended, and is dropped once it was read to its end
-    seen: tuple = field(default=(), compare=False)
+    seen: tuple[int, int] | None = field(default=None, compare=False)  # inode and size of its newest file
 
     def has_changed(self) -> bool:
         """Whether its newest file was replaced or has grown since the last call."""
@@ -53,7 +53,7 @@ class LogSource:
 class LogShipper:
     """`set_sources` says what to ship. It blocks on nothing but Valkey, and nothing blocks on it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._mark = f"serai:logs:filled:{socket.gethostname()}:{settings.DATA_DIR}"
         self._loop = Periodic("logs", LoopSeverity.MEDIUM, SHIP_INTERVAL)
         self._sources: dict[str, LogSource] = {}
@@ -106,7 +106,7 @@ class LogShipper:
         """Read from Valkey again how far each source was shipped."""
         with self._lock:
             for source in self._sources.values():
-                source.position, source.seen = None, ()
+                source.position = source.seen = None
 
     def _ship_all(self) -> bool:
         """One batch for each stream. Returns whether there is more."""
@@ -128,27 +128,29 @@ class LogShipper:
 
     def _ship(self, name: str, sources: list[LogSource]) -> bool:
         """Ship the new lines of a stream's sources, ordered by time. Returns whether there is more."""
-        self._load_positions(name, sources)
-        reads = {source.owner: read_lines(source.folder, source.position, BATCH_LINES) for source in sources}
+        known = self._known_positions(name, sources)
+        reads = {source.owner: read_lines(source.folder, known[source.owner], BATCH_LINES) for source in sources}
         full = [found for found in reads.values() if len(found) == BATCH_LINES]
         until = min((max(read.line.timestamp for read in found) for found in full), default=float("inf"))
         parts = [(source, _up_to(reads[source.owner], until)) for source in sources]
         parts = [(source, part) for source, part in parts if part]
-        progress = [stream.ReadProgress(source.owner, source.position, part[-1].position) for source, part in parts]
+        progress = [stream.ReadProgress(source.owner, known[source.owner], part[-1].position) for source, part in parts]
         done = not parts or stream.append(name, progress, _merge(parts))
         for source, part in parts:
             source.position = part[-1].position if done else None
         if full or not done:
             for source in sources:
-                source.seen = ()
+                source.seen = None
         return bool(full) or not done
 
-    def _load_positions(self, name: str, sources: list[LogSource]) -> None:
-        unknown = [source for source in sources if source.position is None]
-        if unknown:
-            found = stream.positions(name, [source.owner for source in unknown])
-            for source in unknown:
+    def _known_positions(self, name: str, sources: list[LogSource]) -> dict[str, str]:
+        """Owner → the place shipped so far, from Valkey if it is not known yet."""
+        unknown = [source.owner for source in sources if source.position is None]
+        found = stream.positions(name, unknown) if unknown else {}
+        for source in sources:
+            if source.position is None:
                 source.position = found[source.owner] or START
+        return {source.owner: source.position or START for source in sources}
 
 
 def _up_to(reads: list[PositionedLine], until: float) -> list[PositionedLine]:

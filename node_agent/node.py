@@ -2,26 +2,23 @@
 
 import logging
 import socket
-from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from core import process_identity
 from engines import registry
 from inference.models import Device, Node
 from node_agent.devices import DeviceReading
 
 logger = logging.getLogger(__name__)
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def session_id() -> str:
     """A value that changes whenever all processes here have ended: with each `up`, else with each boot."""
-    if settings.SESSION:
-        return settings.SESSION
-    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+    return settings.SESSION or process_identity.boot_id()
 
 
 @transaction.atomic
@@ -64,8 +61,13 @@ def record_devices(
     node.devices.exclude(pk__in=seen).update(suspect="The device is not there any more.")
 
 
+def engine_problems() -> dict[str, str]:
+    """Engine name → why it cannot start on this machine now; empty if it can."""
+    return {name: str(engine.unavailable_reason() or "") for name, engine in registry.engines().items()}
+
+
 def record_heartbeat(node: Node) -> bool:
     """Record a heartbeat and which engines can start. False if another agent has taken over."""
-    engines = {name: str(adapter.unavailable_reason() or "") for name, adapter in registry.engines().items()}
+    node.engines = engine_problems()
     rows = Node.objects.filter(pk=node.pk, fence=node.fence)
-    return bool(rows.update(heartbeat_at=timezone.now(), engines=engines))
+    return bool(rows.update(heartbeat_at=timezone.now(), engines=node.engines))

@@ -5,7 +5,6 @@ import time
 
 from django.conf import settings
 
-from inference.models import Instance, Node
 from node_agent import folders, processes
 from node_agent.extra_workloads import Workload
 
@@ -17,8 +16,8 @@ MISSING_ROW_TIMEOUT = 60.0  # seconds that a row must be missing: a database may
 class OrphanReaper:
     """One per agent. Remembers since when each row is missing."""
 
-    def __init__(self, node: Node, cluster: str, workloads: list[Workload]):
-        self._node, self._cluster, self._workloads = node, cluster, workloads
+    def __init__(self, cluster: str, workloads: list[Workload]):
+        self._cluster, self._workloads = cluster, workloads
         self._missing_since: dict[str, float] = {}
 
     def sweep(self) -> None:
@@ -31,13 +30,11 @@ class OrphanReaper:
         self._remove_old_folders(wanted)
 
     def _wanted(self) -> set[str]:
-        instances = Instance.objects.on(self._node).active().values_list("pk", flat=True)
-        return set(instances).union(*(workload.active() for workload in self._workloads))
+        return set().union(*(workload.active() for workload in self._workloads))
 
     def _ended(self, found: set[str]) -> set[str]:
         """Those whose rows exist and have ended."""
-        instances = Instance.objects.on(self._node).ended().filter(pk__in=found).values_list("pk", flat=True)
-        return set(instances).union(*(workload.ended(found) for workload in self._workloads))
+        return set().union(*(workload.ended(found) for workload in self._workloads))
 
     def _is_orphan(self, owner: str, has_ended: bool) -> bool:
         if has_ended:

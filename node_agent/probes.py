@@ -25,7 +25,7 @@ class UnixConnection(http.client.HTTPConnection):
         super().__init__("localhost", timeout=timeout)
         self.path = str(path)
 
-    def connect(self):
+    def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)

@@ -1,23 +1,32 @@
 """Process trees under the shim: read their status, launch them, end them, and build the command of an engine."""
 
+from enum import Enum
 from pathlib import Path
 
 from django.conf import settings
 
 from core.logs import redact
 from engines import fetching, registry
-from engines.base import Command, LaunchRequest, MemoryEstimate
+from engines.base import LaunchCommand, LaunchRequest, MemoryEstimate
 from inference.models import Instance
 from models_app import artefacts, packaged_models, profiles
 from node_agent import folders, processes, shims
-from node_agent.decide import ProcessStatus
 
 LOG_BYTES, LOG_FILES = 8 * 1024 * 1024, 3
 STOP_GRACE = 15
 SECRET_NAME_PARTS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
+RunKey = tuple[str, int]  # the id of a row and the generation of its run
 
-def command_for(instance: Instance) -> Command:
+
+class ProcessStatus(Enum):
+    NONE = "none"  # no run of this generation was started, or no trace of it is left
+    RUNNING = "running"
+    EXITED = "exited"  # the shim has recorded its exit
+    LOST = "lost"  # the shim itself is gone
+
+
+def command_for(instance: Instance) -> LaunchCommand:
     """Raises PlatformError if the files or the engine cannot be started."""
     model, placement = profiles.with_profile(instance.model, instance.profile), instance.placement
     artefact = artefacts.check_startable(model)
@@ -38,7 +47,7 @@ def command_for(instance: Instance) -> Command:
     return fetching.with_fetch(command, missing) if missing else command
 
 
-def adapter_fields(instance: Instance) -> dict:
+def adapter_fields(instance: Instance) -> dict[str, object]:
     """The adapter limits of the run that is started now; no adapter is loaded yet."""
     model = profiles.with_profile(instance.model, instance.profile)
     limits = registry.get(model.framework).adapter_limits(model)
@@ -57,7 +66,13 @@ def observe_run(owner: str, generation: int | None) -> tuple[ProcessStatus, shim
 
 
 def launch(
-    owner: str, generation: int, command: Command, cluster: str, *, cwd: Path | None = None, grace: float = STOP_GRACE
+    owner: str,
+    generation: int,
+    command: LaunchCommand,
+    cluster: str,
+    *,
+    cwd: Path | None = None,
+    grace: float = STOP_GRACE,
 ) -> shims.ShimState:
     """Start the shim; it returns when the engine's process exists. Raises OSError or shims.LaunchFailed."""
     folder = folders.folder_of(owner)
@@ -77,7 +92,8 @@ def launch(
             log_bytes=LOG_BYTES,
             log_files=LOG_FILES,
             stop_grace=grace,
-            **_lifetime_limits(),
+            supervisor=_supervisor(),
+            lease_seconds=None if settings.SUPERVISOR_PID else settings.ENGINE_LEASE_SECONDS,
         ),
     )
 
@@ -90,12 +106,11 @@ def kill_leftovers(owner: str, cluster: str) -> None:
         shims.remove_state_files(folders.folder_of(owner))
 
 
-def _lifetime_limits() -> dict:
-    """Under `up` a tree ends with the supervisor; otherwise with a lease that the agent must renew."""
-    if settings.SUPERVISOR_PID:
-        watched = {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
-        return {"supervisor": watched, "lease_seconds": None}
-    return {"supervisor": None, "lease_seconds": settings.ENGINE_LEASE_SECONDS}
+def _supervisor() -> dict[str, int] | None:
+    """Under `up` a tree ends with the supervisor; otherwise (None) with a lease that the agent must renew."""
+    if not settings.SUPERVISOR_PID:
+        return None
+    return {"pid": settings.SUPERVISOR_PID, "start": settings.SUPERVISOR_START}
 
 
 def _session_marker() -> dict[str, str]:
@@ -103,7 +118,7 @@ def _session_marker() -> dict[str, str]:
     return {"SERAI_SESSION": settings.SESSION} if settings.SESSION else {}
 
 
-def describe_launch(command: Command) -> dict:
+def describe_launch(command: LaunchCommand) -> dict[str, object]:
     """The launch as operators see it, without values that look like secrets."""
     hidden = {
         name: "<set>" if any(part in name for part in SECRET_NAME_PARTS) else redact(value)

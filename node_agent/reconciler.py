@@ -1,394 +1,323 @@
-"""The node agent: reconciles the processes on this machine with the rows, and records what it observes."""
+"""One reconciler for every workload: it brings the process trees of this node to what their rows ask for.
+
+In each tick of the agent a reconciler reads the rows of its workload. For each row it observes the process tree,
+decides the one next step and calls the handler of that step:
+
+    rows() -> observe(row, ...) -> decide(observation) -> handlers()[step](observation)
+
+What all workloads share is here: the lease of a running tree, the launch and its failures, the end of a tree, crashes
+and the pause before the next start, the release of memory, and what to do with a row that cannot be handled.
+
+To add a workload, in an app above this one:
+
+1. Give its row a tenant, a node, `state`, `generation` (the run that is wanted) and `running_generation` (the run that
+   was started last). Once a row is placed, only this node's agent writes its state, and only through `owned_row`: a
+   newer agent has a newer fence, and then nothing is written.
+2. Write its facts (a frozen dataclass of what is observed besides the process tree), its steps (an Enum with the member
+   WAIT) and `decide(observation)`: a pure function, with a table of cases as its test. See
+   node_agent/instance_lifecycle.py and training/runner/job_lifecycle.py.
+3. Subclass `Reconciler`. `handlers` names one handler for each step but WAIT: one of this class, or an own method. A
+   handler takes the observation and nothing else. `once_released(handler)` waits for the memory of the ended tree.
+4. Register the subclass in `AppConfig.ready`: extra_workloads.register(OwnReconciler, table="its_table").
+"""
 
 import logging
-import threading
 import time
-from dataclasses import replace
-from datetime import timedelta
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Generic, TypeVar
 
-from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
-from django.utils import timezone
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, transaction
+from django.db.models import Model, QuerySet
 
-from accounts import configuration
-from accounts.models import Installation
 from core import logs
 from core.errors import PlatformError
-from core.periodic import LoopSeverity, Periodic
-from engines import registry
+from engines.base import LaunchCommand
 from inference import memory_ledger
-from inference.crashes import dossiers
 from inference.crashes.dossiers import CrashDiagnosis
-from inference.instances import gateway_reports, transitions
-from inference.models import Desired, EngineTokens, Instance, InstanceState, Node, StopReason
-from inference.serving import services
-from node_agent import extra_workloads, failure_diagnosis, folders, node, process_tree, shims
-from node_agent.adapter_loading import AdapterReconciler
-from node_agent.autostart import Autostart
-from node_agent.decide import KILL_SLACK, MAX_CRASHES, InstanceObservation, InstanceStep, ProcessStatus, decide
-from node_agent.device_memory import DeviceMemory
-from node_agent.log_shipper import LogShipper, log_source
-from node_agent.orphans import OrphanReaper
-from node_agent.probes import DRAINING_INTERVAL, METRICS_INTERVAL, STARTING_INTERVAL, Probe, Probes
+from inference.models import Node
+from node_agent import folders, process_tree, shims
+from node_agent.extra_workloads import NodeContext, Workload
+from node_agent.process_tree import ProcessStatus, RunKey
+from node_agent.shims import ShimState
 
 logger = logging.getLogger(__name__)
 
-TICK_INTERVAL = 1.0
-HEARTBEAT_INTERVAL = 3.0
-MEASURE_INTERVAL = 15.0
-STABLE_AFTER = timedelta(minutes=5)
-CRASH_BACKOFF = (0, 2, 5)  # seconds before the first, second, third start after a crash
-LOG_RETENTION = timedelta(days=1)
-FAILURE_BACKOFF = timedelta(seconds=30)  # requests do not restart a failed model earlier
+KILL_SLACK = 10  # seconds that a shim gets after the tree's own grace period
+START_ERRORS = (PlatformError, OSError, shims.LaunchFailed)
+StartError = PlatformError | OSError | shims.LaunchFailed
 
 
-class LeaseLost(Exception):
-    """Another agent has taken over this node; this one must not write any more."""
+@dataclass(frozen=True)
+class RowIdentity:
+    """A row that asks for a process tree, as it was read. `generation` is the number of the run started last."""
 
-
-class Agent:
-    """One per node. `run` returns after `stop`; engines keep running and the next agent adopts them."""
-
-    def __init__(self):
-        self._loop = Periodic("agent", LoopSeverity.CRITICAL, TICK_INTERVAL)
-        self._stopping = threading.Event()
-        self._wake = threading.Event()
-        self._logs = LogShipper()
-        self._probes = Probes(on_change=self.wake)
-        self._adapters = AdapterReconciler(on_change=self.wake)
-        self._due: dict[str, float] = {}
-        self._asked: dict[tuple[str, int], tuple[float, bool]] = {}  # run → when its end was requested, if forced
-        self._let_go: dict[tuple[str, int], float] = {}  # run → since when no gateway has used it
-        self._node = None
-        self._autostart: Autostart | None = None
+    owner: str  # its id
+    tenant: str
+    state: str
+    generation: int
 
     @property
-    def node(self) -> Node | None:
-        """This machine's row; None until it is registered."""
-        return self._node
+    def run(self) -> RunKey:
+        return self.owner, self.generation
 
-    def wake(self) -> None:
-        self._wake.set()
 
-    def stop(self) -> None:
-        self._stopping.set()
-        self._wake.set()
+ModelT = TypeVar("ModelT", bound=Model)
+RowT = TypeVar("RowT")
+StateT = TypeVar("StateT", bound=str)
+FactsT = TypeVar("FactsT")
+StepT = TypeVar("StepT", bound=Enum)
 
-    def run(self) -> None:
-        self._logs.start()
-        while not self._stopping.is_set():
-            try:
-                with self._loop.turn():
-                    self.tick()
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("agent: the database is away (%s); engines go on", type(error).__name__)
-            except LeaseLost:
-                logger.error("agent: another agent has taken over this data folder; this one ends")
-                self.stop()
-            finally:
-                close_old_connections()
-            self._wake.wait(TICK_INTERVAL)
-            self._wake.clear()
-        self._probes.close()
-        self._adapters.close()
-        self._logs.stop()
 
-    def tick(self) -> None:
-        """Check everything once and act on it."""
-        if self._node is None:
-            self._begin()
-        if self._every("memory", min(MEASURE_INTERVAL, configuration.current().gpu_monitor_interval)):
-            self._memory.measure()
-        if self._every("beat", HEARTBEAT_INTERVAL) and not node.record_heartbeat(self._node):
-            raise LeaseLost
-        seen_traffic = gateway_reports.read_reports()
-        active = self._active()
-        self._follow_logs(active)
-        for instance in active:
-            with logs.bound(tenant=instance.tenant_id, instance=instance.pk):
-                self._reconcile(instance, seen_traffic)
-        for work in self._further:
-            work.reconcile()
-        self._adapters.reconcile(active, seen_traffic, self._node.fence)
-        if self._autostart and self._every("autostart", 5.0):
-            self._autostart.work()
-        if self._every("orphans", 10.0):
-            self._orphans.sweep()
+@dataclass(frozen=True)
+class Observation(Generic[RowT, FactsT]):
+    """One row and what was observed of it in one tick: all that a decider and a handler get."""
 
-    def _every(self, name: str, seconds: float) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(name, 0.0):
-            return False
-        self._due[name] = now + seconds
+    row: RowT
+    process: ProcessStatus
+    shim: ShimState | None  # of the observed run; None if there is no trace of one
+    facts: FactsT
+
+
+Handler = Callable[[Observation[RowT, FactsT]], None]
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """`at` is of the monotonic clock; a forced stop gives the tree no time."""
+
+    at: float
+    forced: bool
+
+
+def owned_row(rows: QuerySet[ModelT], row: RowIdentity, node: Node) -> QuerySet[ModelT]:
+    """Of `rows` the one row, if it is still as it was read and no newer agent owns the node."""
+    return rows.filter(
+        pk=row.owner, state=row.state, running_generation=row.generation, node=node, node__fence=node.fence
+    )
+
+
+class Reconciler(Workload, Generic[RowT, StateT, FactsT, StepT]):
+    """The reconciler of one workload. One object per agent, for its thread only."""
+
+    log_level = logging.INFO  # of the steps
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+        self._known: set[str] = set()  # ids of the last tick
+        self._stops: dict[RunKey, StopRequest] = {}
+        self._errors: dict[str, str] = {}  # by id of the row: its last error, so that it is logged only once
+
+    # --- what a workload defines
+
+    @abstractmethod
+    def rows(self) -> list[RowT]:
+        """The rows whose process trees may run on this node, in the order in which they are handled."""
+
+    @abstractmethod
+    def identify(self, row: RowT) -> RowIdentity:
+        """Its id, tenant, state and running generation."""
+
+    @abstractmethod
+    def expected_generation(self, row: RowT) -> int | None:
+        """The run that the row is about; None if a trace of any run counts."""
+
+    @abstractmethod
+    def observe(self, row: RowT, process: ProcessStatus, shim: ShimState | None) -> FactsT:
+        """What there is to know besides the process tree."""
+
+    @abstractmethod
+    def decide(self, seen: Observation[RowT, FactsT]) -> StepT:
+        """The one next step: a pure function."""
+
+    @abstractmethod
+    def handlers(self) -> Mapping[StepT, Handler[RowT, FactsT]]:
+        """The handler of each step; a step without one is the wait."""
+
+    @abstractmethod
+    def start(self, seen: Observation[RowT, FactsT]) -> None:
+        """Start the next run, with `start_tree`. May raise START_ERRORS, which fail the row."""
+
+    @abstractmethod
+    def move(self, row: RowT, state: StateT, **fields: object) -> bool:
+        """Change the row's state: one conditional UPDATE on `owned_row`. False if it changed nothing."""
+
+    @abstractmethod
+    def diagnose(self, seen: Observation[RowT, FactsT]) -> CrashDiagnosis:
+        """Why the run has ended."""
+
+    @abstractmethod
+    def diagnose_error(self, error: StartError) -> CrashDiagnosis:
+        """Why the run could not be started."""
+
+    @abstractmethod
+    def record_failure(self, row: RowT, diagnosis: CrashDiagnosis, **fields: object) -> None:
+        """Set the final state of a row that failed, with `close`."""
+
+    @property
+    @abstractmethod
+    def crash_delays(self) -> tuple[float, ...]:
+        """Seconds before the start after the first, second, ... crash in a row; one crash more is a failure."""
+
+    @abstractmethod
+    def count_crashes(self, row: RowT) -> int:
+        """Crashes in a row, this one included."""
+
+    @abstractmethod
+    def retry(self, row: RowT, diagnosis: CrashDiagnosis, crashes: int, delay: float) -> None:
+        """Ask for the next run, `delay` seconds from now."""
+
+    @abstractmethod
+    def give_up(self, row: RowT, diagnosis: CrashDiagnosis, crashes: int) -> None:
+        """Fail the row, which has crashed too often."""
+
+    @property
+    @abstractmethod
+    def stop_grace(self) -> float:
+        """Seconds that a tree gets to end after a stop request."""
+
+    def is_stop_forced(self, row: RowT) -> bool:
+        """Whether the tree gets no time to end."""
+        return False
+
+    def is_final(self, diagnosis: CrashDiagnosis) -> bool:
+        """Whether a crash with this diagnosis is a failure at once."""
+        return False
+
+    def label(self, row: RowT) -> str:
+        """The row's name in log lines."""
+        return self.identify(row).owner
+
+    def forget(self, owner: str) -> None:
+        """Drop what is remembered of a row that is no longer among `rows`."""
+
+    # --- the loop
+
+    def reconcile(self) -> None:
+        self.reconcile_rows()
+
+    def reconcile_rows(self) -> list[RowT]:
+        """Handle all rows, and return them."""
+        rows = self.rows()
+        found = [self.identify(row) for row in rows]
+        for row, identity in zip(rows, found, strict=True):
+            with logs.bound(tenant=identity.tenant, instance=identity.owner):
+                self._reconcile_or_report(row, identity)
+        self._forget_others({identity.owner for identity in found})
+        return rows
+
+    def _reconcile_or_report(self, row: RowT, identity: RowIdentity) -> None:
+        """One row that cannot be handled must not stop the others; a database that is away stops them all."""
+        try:
+            self._reconcile(row, identity)
+            self._errors.pop(identity.owner, None)
+        except Exception as error:
+            if _is_database_away(error):
+                raise
+            text = f"{type(error).__name__}: {error}"
+            if self._errors.get(identity.owner) != text:
+                logger.exception("%s cannot be reconciled; the next tick tries again", identity.owner)
+            self._errors[identity.owner] = text
+
+    def _reconcile(self, row: RowT, identity: RowIdentity) -> None:
+        process, shim = process_tree.observe_run(identity.owner, self.expected_generation(row))
+        if process == ProcessStatus.RUNNING:
+            shims.renew_lease(folders.folder_of(identity.owner))
+        seen = Observation(row, process, shim, self.observe(row, process, shim))
+        step = self.decide(seen)
+        if handle := self.handlers().get(step):
+            logger.log(self.log_level, "%s (%s): %s", self.label(row), identity.state, step.value)
+            handle(seen)
+
+    def _forget_others(self, present: set[str]) -> None:
+        for owner in self._known - present:
+            self.forget(owner)
+        self._known = present
+        self._errors = {owner: text for owner, text in self._errors.items() if owner in present}
+        self._stops = {run: stop for run, stop in self._stops.items() if run[0] in present}
+
+    # --- handlers of all workloads
+
+    def launch(self, seen: Observation[RowT, FactsT]) -> None:
+        try:
+            self.start(seen)
+        except START_ERRORS as error:
+            self.fail(seen.row, self.diagnose_error(error))
+
+    def end_tree(self, seen: Observation[RowT, FactsT]) -> None:
+        """Ask the shim, once more if the stop is now forced; kill a tree that outlives its grace without the shim."""
+        assert seen.shim, "only a running tree is ended"
+        run, forced = self.identify(seen.row).run, self.is_stop_forced(seen.row)
+        stop = self._stops.get(run)
+        if stop is None or forced and not stop.forced:
+            shims.request_stop(folders.folder_of(run[0]), seen.shim, 0 if forced else self.stop_grace)
+            self._stops[run] = StopRequest(time.monotonic(), forced)
+        elif time.monotonic() - stop.at > self.stop_grace + KILL_SLACK:
+            self.sweep(seen)
+
+    def sweep(self, seen: Observation[RowT, FactsT]) -> None:
+        """Kill processes that are left without a shim."""
+        process_tree.kill_leftovers(self.identify(seen.row).owner, self.context.cluster)
+
+    def handle_crash(self, seen: Observation[RowT, FactsT]) -> None:
+        """Start it again after a growing pause, and fail it after too many crashes in a row."""
+        row, delays = seen.row, self.crash_delays
+        diagnosis, crashes = self.diagnose(seen), self.count_crashes(row)
+        logger.warning("%s crashed, %d in a row: %s", self.label(row), crashes, diagnosis.reason)
+        self.expect_release(row)
+        if self.is_final(diagnosis):
+            self.fail(row, diagnosis)
+        elif crashes > len(delays):
+            self.give_up(row, diagnosis, crashes)
+        else:
+            self.retry(row, diagnosis, crashes, delays[crashes - 1])
+
+    def handle_failure(self, seen: Observation[RowT, FactsT]) -> None:
+        self.fail(seen.row, self.diagnose(seen))
+
+    def once_released(self, handle: Handler[RowT, FactsT]) -> Handler[RowT, FactsT]:
+        """The handler, which acts only once the memory of the ended tree is free: users may rely on that."""
+
+        def act(seen: Observation[RowT, FactsT]) -> None:
+            if self.context.memory.is_released(*self.identify(seen.row).run):
+                handle(seen)
+
+        return act
+
+    # --- for the handlers of a workload
+
+    def start_tree(self, row: RowT, command: LaunchCommand, cwd: Path | None = None) -> ShimState:
+        """Start the row's run under a shim. Raises OSError or LaunchFailed."""
+        owner, generation = self.identify(row).run
+        return process_tree.launch(owner, generation, command, self.context.cluster, cwd=cwd, grace=self.stop_grace)
+
+    def fail(self, row: RowT, diagnosis: CrashDiagnosis, **fields: object) -> None:
+        logger.warning("%s failed: %s", self.label(row), diagnosis.reason)
+        self.expect_release(row)
+        self.record_failure(row, diagnosis, **fields)
+
+    def expect_release(self, row: RowT) -> None:
+        """The tree has ended: its devices must now release its memory."""
+        self.context.memory.expect_release(*self.identify(row).run)
+
+    def close(
+        self, row: RowT, state: StateT, before_release: Callable[[], None] = lambda: None, /, **fields: object
+    ) -> bool:
+        """Set the final state of a row whose tree has ended, and release its claim. False if the row has changed.
+
+        `before_release` is slow work in the same transaction; it runs first, since the ledger's lock blocks all others.
+        """
+        with transaction.atomic():
+            if not self.move(row, state, pid=None, **fields):
+                return False
+            before_release()
+            memory_ledger.release(self.identify(row).owner)
         return True
 
-    def _begin(self) -> None:
-        registered, new_session = node.register()
-        self._cluster = str(Installation.objects.get().cluster_id)
-        self._memory = DeviceMemory(registered)
-        self._further = [make(registered, self._cluster, self._memory) for make in extra_workloads.factories()]
-        self._orphans = OrphanReaper(registered, self._cluster, self._further)
-        self._node = registered
-        if new_session:
-            self._after_boot()
-            self._autostart = Autostart()
-        logger.info("agent: node %s (%s) ready", registered.name, registered.pk)
 
-    def _active(self) -> list[Instance]:
-        rows = (
-            Instance.objects.on(self._node).active().select_related("model").order_by("-model__priority", "created_at")
-        )
-        return list(rows)
-
-    def _follow_logs(self, active: list[Instance]) -> None:
-        """Ship the logs of active instances, and of all whose files still exist when the shipper needs them."""
-        everything = self._logs.wants_all
-        recent = Instance.objects.on(self._node).filter(updated_at__gt=timezone.now() - LOG_RETENTION)
-        sources = [log_source(instance) for instance in (recent if everything else active)]
-        for work in self._further:
-            sources += work.log_sources(recent=everything)
-        self._logs.set_sources(sources, complete=everything)
-
-    def _after_boot(self) -> None:
-        """All engines have ended. Those that requests had started wait for the next request; all others restart."""
-        for instance in self._active():
-            if self._process(instance)[0] == ProcessStatus.RUNNING:
-                continue
-            if instance.desired == Desired.STOPPED:
-                self._end(instance, InstanceState.STOPPED)
-            elif instance.on_demand:
-                self._end(instance, InstanceState.STOPPED, desired=Desired.STOPPED, stop_reason=StopReason.RESTARTED)
-            else:
-                self._move(
-                    instance,
-                    InstanceState.PENDING,
-                    generation=max(instance.generation, instance.running_generation + 1),
-                    crashes=0,
-                )
-
-    # --- one instance
-
-    def _reconcile(self, instance: Instance, seen_traffic: gateway_reports.GatewayReports) -> None:
-        process, state = self._process(instance)
-        probe = self._probe(instance) if process == ProcessStatus.RUNNING else Probe()
-        if process == ProcessStatus.RUNNING:
-            shims.renew_lease(folders.folder_of(instance.pk))
-            self._note_readings(instance, probe)
-        step = decide(instance, self._seen(instance, process, state, probe, seen_traffic), self._idle_timeout(instance))
-        if step != InstanceStep.WAIT:
-            logger.info("%s (%s, %s): %s", instance.model.name, instance.pk, instance.state, step.value)
-            STEPS[step](self, instance, state, probe)
-
-    def _process(self, instance: Instance) -> tuple[ProcessStatus, shims.ShimState | None]:
-        return process_tree.observe_run(
-            instance.pk, None if instance.state == InstanceState.PENDING else instance.running_generation
-        )
-
-    def _probe(self, instance: Instance) -> Probe:
-        """Polled many times a second while the engine starts, so that it is seen as ready without a tick's delay."""
-        path = registry.get(instance.model.framework).health_path
-        every, metrics_every = configuration.current().health_check_interval, METRICS_INTERVAL
-        if instance.state == InstanceState.STARTING:
-            every = STARTING_INTERVAL
-        elif instance.state == InstanceState.DRAINING:
-            metrics_every = DRAINING_INTERVAL
-        folder = folders.folder_of(instance.pk)
-        return self._probes.poll_run(instance.pk, instance.running_generation, folder, path, every, metrics_every)
-
-    def _seen(
-        self, instance, process, state, probe: Probe, seen_traffic: gateway_reports.GatewayReports
-    ) -> InstanceObservation:
-        in_state_for = (timezone.now() - instance.state_since).total_seconds()
-        return InstanceObservation(
-            process=process,
-            killed_by_signal=bool(state and state.signal and state.reason != "stop"),  # a stop is our own
-            healthy=probe.healthy,
-            unhealthy_for=probe.unhealthy_for(),
-            in_state_for=in_state_for,
-            let_go_for=self._let_go_for(instance, seen_traffic),
-            engine_busy=probe.busy or probe.healthy is not False and not probe.measured_within(in_state_for),
-            idle=seen_traffic.idle_seconds(instance.model_id),
-            may_launch=self._may_launch(instance),
-        )
-
-    def _let_go_for(self, instance: Instance, seen_traffic: gateway_reports.GatewayReports) -> float | None:
-        """Seconds since no gateway uses it any more; None while one does."""
-        run = (instance.pk, instance.running_generation)
-        if instance.state != InstanceState.DRAINING or not seen_traffic.is_drained(instance):
-            self._let_go.pop(run, None)
-            return None
-        return time.monotonic() - self._let_go.setdefault(run, time.monotonic())
-
-    def _may_launch(self, instance: Instance) -> bool:
-        """After its back-off; one start per device at a time; only once the instances it replaces have ended."""
-        if instance.retry_at and instance.retry_at > timezone.now():
-            return False
-        return self._memory.may_start(instance.pk) and not memory_ledger.is_above_limit()
-
-    def _idle_timeout(self, instance: Instance) -> int:
-        return 0 if instance.model.pinned else instance.model.idle_timeout
-
-    def _note_readings(self, instance: Instance, probe: Probe) -> None:
-        """Record the engine's own counters, to compare with the usage ledger, and whether it is busy."""
-        if probe.metrics is None:
-            return
-        readings = registry.get(instance.model.framework).readings(probe.metrics)
-        probe.metrics, probe.busy = None, bool(readings.running or readings.waiting)
-        if readings.prompt_tokens is not None and readings.generation_tokens is not None:
-            EngineTokens.objects.update_or_create(
-                instance=instance,
-                generation=instance.running_generation,
-                defaults={
-                    "prompt_tokens": readings.prompt_tokens,
-                    "generation_tokens": readings.generation_tokens,
-                },
-            )
-
-    # --- steps
-
-    def _move(self, instance: Instance, state: InstanceState, **fields) -> bool:
-        return transitions.move(instance, state, fence=self._node.fence, **fields)
-
-    def _launch(self, instance: Instance, _state, _probe) -> None:
-        now = timezone.now()
-        fields = {
-            "running_generation": instance.generation,
-            "started_at": now,
-            "ready_at": None,
-            "pid": None,
-            "exit_code": None,
-            "exit_signal": None,
-            "memory_bytes": None,
-            "peak_bytes": None,
-            "healthy": False,
-            "endpoint": "",
-            **process_tree.adapter_fields(instance),
-        }
-        if not self._move(instance, InstanceState.STARTING, **fields):
-            return
-        try:
-            command = process_tree.command_for(instance)
-            started = process_tree.launch(instance.pk, instance.running_generation, command, self._cluster)
-        except (PlatformError, OSError, shims.LaunchFailed) as error:
-            self._fail(instance, failure_diagnosis.diagnose_start_failure(error))
-            return
-        Instance.objects.filter(pk=instance.pk).update(pid=started.pid, launch=process_tree.describe_launch(command))
-
-    def _ready(self, instance: Instance, _state, _probe) -> None:
-        endpoint = f"unix://{folders.socket_of(instance.pk)}"
-        self._move(
-            instance,
-            InstanceState.READY,
-            endpoint=endpoint,
-            healthy=True,
-            ready_at=timezone.now(),
-            failure_reason="",
-            failure_cause="",
-            log_tail=[],
-            retry_at=None,
-        )
-        self._due["memory"] = 0.0  # measure a new engine soon
-
-    def _health(self, instance: Instance, _state, probe: Probe) -> None:
-        Instance.objects.filter(pk=instance.pk).update(healthy=probe.healthy)
-        instance.refresh_from_db()
-        transitions.publish_status(instance)
-
-    def _drain(self, instance: Instance, _state, _probe) -> None:
-        self._move(instance, InstanceState.DRAINING)
-
-    def _unload(self, instance: Instance, _state, _probe) -> None:
-        """The model is idle. Its instances on other nodes follow in the next tick of their agents."""
-        if services.unload(instance.model):
-            self._move(instance, InstanceState.DRAINING)
-
-    def _end_tree(self, instance: Instance, state: shims.ShimState, _probe) -> None:
-        """Ask the shim, once more if the stop is now forced; kill a tree that outlives its grace without the shim."""
-        run = (instance.pk, instance.running_generation)
-        since, was_forced = self._asked.get(run, (None, False))
-        if since is None or instance.force_stop and not was_forced:
-            grace = 0 if instance.force_stop else process_tree.STOP_GRACE
-            shims.request_stop(folders.folder_of(instance.pk), state, grace)
-            self._asked[run] = (time.monotonic(), instance.force_stop)
-        elif time.monotonic() - since > process_tree.STOP_GRACE + KILL_SLACK:
-            self._sweep(instance, state, _probe)
-
-    def _sweep(self, instance: Instance, _state, _probe) -> None:
-        process_tree.kill_leftovers(instance.pk, self._cluster)
-
-    def _stopped(self, instance: Instance, state, _probe) -> None:
-        """Only once its memory is released: after a stop, clients may rely on that."""
-        if self._memory.is_released(instance.pk, instance.running_generation):
-            self._end(instance, InstanceState.STOPPED, **_exit_of(state))
-
-    def _again(self, instance: Instance, _state, _probe) -> None:
-        self._memory.expect_release(instance.pk, instance.running_generation)
-        self._move(
-            instance, InstanceState.PENDING, crashes=0, force_stop=False, retry_at=None, endpoint="", healthy=False
-        )
-
-    def _crashed(self, instance: Instance, state, _probe) -> None:
-        self._memory.expect_release(instance.pk, instance.running_generation)
-        finding = failure_diagnosis.diagnose_end(instance, state)
-        stable = instance.ready_at and timezone.now() - instance.ready_at > STABLE_AFTER
-        crashes = 1 if stable else instance.crashes + 1
-        if crashes > MAX_CRASHES:
-            self._fail(instance, replace(finding, reason=f"It crashed {crashes} times in a row. {finding.reason}"))
-            return
-        dossiers.save_dossier(instance, finding)
-        retry_at = timezone.now() + timedelta(seconds=CRASH_BACKOFF[crashes - 1])
-        self._move(
-            instance,
-            InstanceState.PENDING,
-            generation=instance.running_generation + 1,
-            crashes=crashes,
-            retry_at=retry_at,
-            healthy=False,
-            endpoint="",
-            **finding.instance_fields,
-        )
-
-    def _failed(self, instance: Instance, state, _probe) -> None:
-        self._fail(instance, failure_diagnosis.diagnose_end(instance, state))
-
-    def _fail(self, instance: Instance, finding: CrashDiagnosis) -> None:
-        logger.warning("%s failed: %s", instance.model.name, finding.reason)
-        self._memory.expect_release(instance.pk, instance.running_generation)
-        dossiers.save_dossier(instance, finding)
-        self._end(
-            instance,
-            InstanceState.FAILED,
-            desired=Desired.STOPPED,
-            retry_at=timezone.now() + FAILURE_BACKOFF,
-            **finding.instance_fields,
-        )
-
-    def _end(self, instance: Instance, outcome: InstanceState, **fields) -> None:
-        """The tree has ended: release its claim and close the row."""
-        with transaction.atomic():
-            ended = self._move(instance, outcome, healthy=False, endpoint="", pid=None, **fields)
-            if ended:
-                memory_ledger.release(instance.pk)
-        if ended:
-            self._probes.forget(instance.pk)
-            self._asked = {run: asked for run, asked in self._asked.items() if run[0] != instance.pk}
-            self._let_go = {run: since for run, since in self._let_go.items() if run[0] != instance.pk}
-
-
-STEPS = {
-    InstanceStep.LAUNCH: Agent._launch,
-    InstanceStep.READY: Agent._ready,
-    InstanceStep.HEALTH: Agent._health,
-    InstanceStep.DRAIN: Agent._drain,
-    InstanceStep.UNLOAD: Agent._unload,
-    InstanceStep.END: Agent._end_tree,
-    InstanceStep.SWEEP: Agent._sweep,
-    InstanceStep.STOPPED: Agent._stopped,
-    InstanceStep.AGAIN: Agent._again,
-    InstanceStep.CRASHED: Agent._crashed,
-    InstanceStep.FAILED: Agent._failed,
-    InstanceStep.TIMED_OUT: Agent._end_tree,  # a later tick sees a failure
-}
-
-
-def _exit_of(state: shims.ShimState | None) -> dict:
-    return {"exit_code": state.exit_code, "exit_signal": state.signal} if state else {}
+def _is_database_away(error: Exception) -> bool:
+    """A database that refuses one row's values is not away."""
+    return isinstance(error, DatabaseError | InterfaceError) and not isinstance(error, DataError | IntegrityError)

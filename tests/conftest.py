@@ -1,10 +1,16 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and how random examples are made."""
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.fakes.fake_nvml import nvml  # noqa: F401
 from tests.support.metric_rows import store  # noqa: F401
 from tests.support.user_fixtures import admin, api, key, member, operator, owner, stranger, tenant, viewer  # noqa: F401
+
+# Examples are judged by what they show, never by how long a busy machine took to make or to run them.
+hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

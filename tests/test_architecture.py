@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from engines import fetching, vllm
+from node_agent import shims
+from training.datasets import tokens
+from verification import engine_plugin
+
 ROOT = Path(__file__).resolve().parents[1]
 # Each app may import itself and the apps of earlier lines; apps of one line do not know each other.
 LAYERS = [
@@ -32,6 +37,8 @@ FOLDERS = {"core": "platform/core", "accounts": "platform/accounts", "launcher":
 PROGRAMS = {"shim", "launchers", "trainer", "site", "plain_trl.py"}
 # Where an import inside a function is meant: the app registry must be full first, or torch takes seconds to load.
 LATE_IMPORTS = {"apps.py", "manage.py", "__main__.py", "counting.py", "serai_torchvision.py"}
+# Class names that may stand for several things: name → (part of the path, reason).
+SHARED_CLASS_NAMES = {"Command": ("management/commands", "Django finds a management command by this name")}
 MIGRATION_HELPERS = {"core.ids", "core.notify", "core.partitions"}
 
 
@@ -126,6 +133,20 @@ def circle_in(arrows):
     return next((circle for name in sorted(arrows) if (circle := visit(name, []))), [])
 
 
+def test_a_class_name_stands_for_one_thing():
+    homes = defaultdict(list)
+    for path in ALL:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not may_share_its_name(node, path):
+                homes[node.name].append(shown(path, node))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def may_share_its_name(node, path):
+    folder, _reason = SHARED_CLASS_NAMES.get(node.name, (None, ""))
+    return folder is not None and folder in path.as_posix()
+
+
 def test_imports_stand_at_the_top():
     late = [
         shown(path, node)
@@ -170,6 +191,12 @@ def test_the_shim_is_of_the_standard_library():
     own = {path.stem for path in shim}
     found = {module.split(".")[0] for path in shim for _node, module in imports(path)}
     assert found - own - {"node_agent"} <= sys.stdlib_module_names
+
+
+def test_programs_that_are_started_by_their_path_exist():
+    """A moved module takes its path along without an error at import."""
+    programs = [vllm.LAUNCHER, fetching.SCRIPT, shims.SHIM / "__main__.py", tokens.PROGRAM, engine_plugin.ENGINE]
+    assert [str(path) for path in programs if not path.is_file()] == []
 
 
 def test_functions_and_modules_stay_short():

@@ -1,6 +1,7 @@
-"""The reference names every route, setting and command; every message has its translation; the locks name no host."""
+"""The reference names every route, setting and command, the glossary every term's home; every message is translated."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_every_metric_is_listed_with_unit_and_kind():
     listed = set(
         re.findall(r"^\| `(\w+)` \| (\S+) \| (\w+) \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text(), re.M)
     )
-    assert listed == {(each.name, each.unit, each.kind.value, each.description) for each in CATALOGUE}
+    assert listed == {(metric.name, metric.unit, metric.kind.value, metric.description) for metric in CATALOGUE}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
@@ -79,3 +80,37 @@ def test_links_between_the_documents_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "README.zh-CN.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_that_the_documents_name_exist():
+    """In backticks, with a folder, relative to the tree or to platform/; names with a placeholder are left out."""
+    missing = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        named = re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|po|md|sh))`", page.read_text())
+        found = [any((folder / name).exists() for folder in (ROOT, ROOT / "platform")) for name in named]
+        missing += [f"{page.name}: {name}" for name, exists in zip(named, found, strict=True) if not exists]
+    assert missing == []
+
+
+def glossary():
+    """(term, home) of each row."""
+    return re.findall(r"^\| ([a-z].*?) \| .+ \| `(.+?)` \|$", (ROOT / "docs/glossary.md").read_text(), re.M)[1:]
+
+
+def exists(home):
+    """`home` is a path of the tree, or a dotted name of a module or of something in a module."""
+    if "/" in home:
+        return (ROOT / home).exists()
+    module, _, name = home.rpartition(".")
+    return hasattr(import_module(module), name)
+
+
+def test_every_home_in_the_glossary_exists():
+    found = glossary()
+    assert len(found) > 80
+    assert [f"{term}: {home}" for term, home in found if not exists(home)] == []
+
+
+def test_the_glossary_is_in_alphabetical_order_and_names_each_term_once():
+    terms = [term for term, _home in glossary()]
+    assert terms == sorted(set(terms))

@@ -12,6 +12,7 @@ from models_app import services as catalogue
 from models_app.models import Mode, Model
 from training import paths
 
+ENGINE = "vllm"  # trains its models only; its environment has the trainer's libraries
 FIELD = "base_model"
 BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -58,7 +59,7 @@ def check(model: Model) -> BaseModelInfo:
 
 
 def _problem(model: Model) -> str:
-    if model.framework != "vllm":
+    if model.framework != ENGINE:
         return _("Weights in GGUF cannot be trained: name a model with safetensors.")
     if model.mode != Mode.CHAT:
         return _not_generative()

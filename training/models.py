@@ -1,12 +1,14 @@
 """Datasets, training jobs and their progress."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from core import ids
 from core.tenancy import TenantModel, TenantQuerySet
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.models import Node
 from models_app.models import Model
 
@@ -64,7 +66,7 @@ class DesiredJobState(models.TextChoices):
     CANCELLED = "cancelled", _("Cancelled")
 
 
-class TrainingJobQuerySet(TenantQuerySet):
+class TrainingJobQuerySet(TenantQuerySet["TrainingJob"]):
     def visible_to(self, actor):
         """A key that is limited to some models sees only the jobs that train those."""
         visible = super().visible_to(actor)
@@ -149,7 +151,7 @@ class TrainingJob(TenantModel):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
-    objects = TrainingJobQuerySet.as_manager()
+    objects: ClassVar = TrainingJobQuerySet.as_manager()
 
     class Meta:
         verbose_name, verbose_name_plural = _("training job"), _("Training jobs")

@@ -54,9 +54,9 @@ def _processes(cluster: ClusterProcesses) -> Iterator[str]:
 
 def _count_runs(cluster: ClusterProcesses, chosen: list) -> Counter:
     """Number of the chosen processes by (data folder, instance, run)."""
-    chosen = set(chosen)
+    wanted = set(chosen)
     found = ((str(folder), process) for folder in cluster.folders for process in cluster.marked(folder))
-    return Counter((folder, process.instance, process.generation) for folder, process in found if process in chosen)
+    return Counter((folder, process.instance, process.generation) for folder, process in found if process in wanted)
 
 
 def _ledger() -> Iterator[str]:

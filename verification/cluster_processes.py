@@ -52,8 +52,8 @@ class ClusterProcesses:
             time.sleep(0.2)
 
     def end(self) -> None:
-        for process in [member for child in (*self._children, *self._strangers) for member in _tree(child.pid)]:
-            process.kill()
+        for member in [member for child in (*self._children, *self._strangers) for member in _tree(child.pid)]:
+            member.kill()
         for child in (*self._children, *self._strangers):
             child.wait()
         for process in self.marked():

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from core.units import MIB
+from engines.base import LaunchCommand, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 
-ENGINE = Path(__file__).with_name("engine.py")
+ENGINE = Path(__file__).with_name("mock_engine.py")
 
 
 class MockEngine(VllmEngine):
@@ -18,6 +19,6 @@ class MockEngine(VllmEngine):
     def estimate(self, model, artefact, device_kind):
         return MemoryEstimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         argv = [sys.executable, "-S", str(ENGINE), "--uds", str(request.socket), *request.model.description.split()]
-        return Command(argv, {"PATH": "/usr/bin:/bin"})
+        return LaunchCommand(argv, {"PATH": "/usr/bin:/bin"})

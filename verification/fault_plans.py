@@ -26,14 +26,14 @@ ENGINE_ARGUMENTS = {"": 4, "--delay 0.5": 2, "--delay 2": 1, "--fails": 1}  # ar
 
 @dataclass(frozen=True)
 class FaultStep:
-    """`which`: number of the model or machine, or of the process among those that run at that time."""
+    """`target`: number of the model or machine, or of the process among those that run at that time."""
 
     after: float
     action: str
-    which: int
+    target: int
 
     def __str__(self):
-        return f"+{self.after:.2f}s {self.action} {self.which}"
+        return f"+{self.after:.2f}s {self.action} {self.target}"
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,12 @@ class PlanStatistics:
 class PlanRunner:
     """Runs one plan on its own models."""
 
-    def __init__(self, plan: FaultPlan, cluster: ClusterProcesses, actor: Actor, tally: PlanStatistics):
-        self._plan, self._cluster, self._actor, self._tally = plan, cluster, actor, tally
+    def __init__(self, plan: FaultPlan, cluster: ClusterProcesses, actor: Actor, statistics: PlanStatistics):
+        self._plan, self._cluster, self._actor, self._statistics = plan, cluster, actor, statistics
         self._create_lock = threading.Lock()
         self.wrong: list[str] = []
 
-    def play(self) -> None:
+    def run(self) -> None:
         """Each step starts at its time, even if the one before still runs: steps overlap."""
         with ThreadPoolExecutor(len(self._plan.steps)) as pool:
             for step in self._plan.steps:
@@ -68,23 +68,23 @@ class PlanRunner:
 
     def _run_step(self, step: FaultStep) -> None:
         try:
-            done = ACTIONS[step.action](self, step.which)
-            self._tally.done[step.action if done is not False else f"{step.action}: nothing there"] += 1
+            done = ACTIONS[step.action](self, step.target)
+            self._statistics.done[step.action if done is not False else f"{step.action}: nothing there"] += 1
         except Exception as error:
             refusal = client_error(error)
             if refusal is None:
                 self.wrong.append(f"{step} raised {error!r}")
                 raise
-            self._tally.refused[f"{step.action}: {refusal.code}"] += 1
+            self._statistics.refused[f"{step.action}: {refusal.code}"] += 1
         finally:
             connection.close()
 
     def _models(self) -> list[Model]:
         return list(Model.objects.filter(name__startswith=f"{self._plan.seed}-"))
 
-    def _model(self, which: int) -> Model:
+    def _model(self, target: int) -> Model:
         """Created at its first use, and again after its deletion."""
-        number = which % fault_plans.MODELS
+        number = target % fault_plans.MODELS
         name = f"{self._plan.seed}-{number}"
         with self._create_lock:
             found = Model.objects.filter(name=name).first()
@@ -96,40 +96,40 @@ class PlanRunner:
 
     # --- verbs
 
-    def _start(self, which: int) -> None:
-        services.start(self._model(which))
+    def _start(self, target: int) -> None:
+        services.start(self._model(target))
 
-    def _stop(self, which: int) -> None:
-        services.stop(self._model(which))
+    def _stop(self, target: int) -> None:
+        services.stop(self._model(target))
 
-    def _stop_by_force(self, which: int) -> None:
-        services.stop(self._model(which), force=True)
+    def _stop_by_force(self, target: int) -> None:
+        services.stop(self._model(target), force=True)
 
-    def _restart(self, which: int) -> None:
-        services.restart(self._model(which))
+    def _restart(self, target: int) -> None:
+        services.restart(self._model(target))
 
-    def _scale(self, which: int) -> None:
-        catalogue.change(self._actor, self._model(which), {"replicas": 1 + which // fault_plans.MODELS})
+    def _scale(self, target: int) -> None:
+        catalogue.change(self._actor, self._model(target), {"replicas": 1 + target // fault_plans.MODELS})
 
-    def _delete(self, which: int) -> None:
-        catalogue.delete(self._actor, self._model(which), force=True)
+    def _delete(self, target: int) -> None:
+        catalogue.delete(self._actor, self._model(target), force=True)
 
-    def _kill_engine(self, which: int) -> bool:
-        return self._cluster.kill_one_of(self._cluster.engines(), which)
+    def _kill_engine(self, target: int) -> bool:
+        return self._cluster.kill_one_of(self._cluster.engines(), target)
 
-    def _kill_shim(self, which: int) -> bool:
-        return self._cluster.kill_one_of(self._cluster.shims(), which)
+    def _kill_shim(self, target: int) -> bool:
+        return self._cluster.kill_one_of(self._cluster.shims(), target)
 
-    def _kill_worker(self, which: int) -> None:
-        self._cluster.kill_worker(which)
+    def _kill_worker(self, target: int) -> None:
+        self._cluster.kill_worker(target)
 
-    def _kill_scheduler(self, _which: int) -> None:
+    def _kill_scheduler(self, _target: int) -> None:
         self._cluster.kill_scheduler()
 
-    def _lose_valkey(self, _which: int) -> None:
+    def _lose_valkey(self, _target: int) -> None:
         self._cluster.lose_valkey()
 
-    def _end_postgres(self, _which: int) -> None:
+    def _end_postgres(self, _target: int) -> None:
         self._cluster.end_postgres()
 
 
@@ -157,7 +157,7 @@ def client_error(error: Exception) -> PlatformError | None:
 def run(folder: Path, servers: TemporaryServers, options: argparse.Namespace) -> dict:
     call_command("migrate", verbosity=0)
     tenant = accounts.create_tenant(slug="verify", name="Verify")
-    cluster, tally = ClusterProcesses(folder, servers), PlanStatistics()
+    cluster, statistics = ClusterProcesses(folder, servers), PlanStatistics()
     begun = time.monotonic()
     try:
         cluster.begin()
@@ -165,31 +165,31 @@ def run(folder: Path, servers: TemporaryServers, options: argparse.Namespace) ->
             if time.monotonic() - begun > options.seconds_limit:
                 break
             count = min(options.together, options.sequences - first)
-            _run_batch([fault_plans.make(options.seed + first + n) for n in range(count)], cluster, tenant, tally)
-            _print_progress(tally, options.sequences)
+            _run_batch([fault_plans.make(options.seed + first + n) for n in range(count)], cluster, tenant, statistics)
+            _print_progress(statistics, options.sequences)
     finally:
         cluster.end()
-    return _results(tally, options, time.monotonic() - begun)
+    return _results(statistics, options, time.monotonic() - begun)
 
 
-def _run_batch(batch: list[FaultPlan], cluster: ClusterProcesses, tenant: Tenant, tally: PlanStatistics) -> None:
+def _run_batch(batch: list[FaultPlan], cluster: ClusterProcesses, tenant: Tenant, statistics: PlanStatistics) -> None:
     """Run some plans at the same time; check the invariants after them, and again after the clean-up."""
     actor = Actor(tenant=tenant, role=Role.OWNER, is_operator=True)
-    players = [PlanRunner(plan, cluster, actor, tally) for plan in batch]
-    with ThreadPoolExecutor(len(players)) as pool:
-        list(pool.map(PlanRunner.play, players))
-        wrong = [sentence for player in players for sentence in player.wrong]
-        wrong += _wait_for_recovery(cluster, timezone.now(), batch[0].seed, tally)
-        list(pool.map(PlanRunner.clean_up, players))
+    runners = [PlanRunner(plan, cluster, actor, statistics) for plan in batch]
+    with ThreadPoolExecutor(len(runners)) as pool:
+        list(pool.map(PlanRunner.run, runners))
+        wrong = [sentence for player in runners for sentence in player.wrong]
+        wrong += _wait_for_recovery(cluster, timezone.now(), batch[0].seed, statistics)
+        list(pool.map(PlanRunner.clean_up, runners))
     wrong += [f"after the clean-up: {sentence}" for sentence in _wait_for_recovery(cluster, timezone.now())]
-    tally.sequences += len(batch)
+    statistics.sequences += len(batch)
     if wrong:
-        tally.broken.append({"first_seed": batch[0].seed, "plans": list(map(str, batch)), "wrong": wrong})
+        statistics.broken.append({"first_seed": batch[0].seed, "plans": list(map(str, batch)), "wrong": wrong})
         print(f"\nBROKEN: {'; '.join(wrong)}\n" + "\n".join(map(str, batch)), file=sys.stderr)
 
 
 def _wait_for_recovery(
-    cluster: ClusterProcesses, last_fault: datetime, seed: int = 0, tally: PlanStatistics | None = None
+    cluster: ClusterProcesses, last_fault: datetime, seed: int = 0, statistics: PlanStatistics | None = None
 ) -> list[str]:
     """Wait until all invariants hold. Returns those that are violated at the timeout."""
     begun, last = time.monotonic(), []
@@ -199,10 +199,10 @@ def _wait_for_recovery(
         last = found
         time.sleep(POLL_INTERVAL)
     seconds = time.monotonic() - begun
-    if tally:
-        tally.recovery_seconds.append(seconds)
-    if tally and seconds > RECOVERY_GOAL:
-        tally.late.append({"first_seed": seed, "seconds": round(seconds, 1), "last": last})
+    if statistics:
+        statistics.recovery_seconds.append(seconds)
+    if statistics and seconds > RECOVERY_GOAL:
+        statistics.late.append({"first_seed": seed, "seconds": round(seconds, 1), "last": last})
     return []
 
 
@@ -214,28 +214,28 @@ def _find_violations(cluster: ClusterProcesses, last_fault: datetime) -> list[st
         return [f"the database is away: {error}"]
 
 
-def _print_progress(tally: PlanStatistics, wanted: int) -> None:
-    last = f"{tally.recovery_seconds[-1]:.1f} s" if tally.recovery_seconds else "–"
-    line = f"{tally.sequences}/{wanted} sequences, {len(tally.broken)} broken, last one settled after {last}"
+def _print_progress(statistics: PlanStatistics, wanted: int) -> None:
+    last = f"{statistics.recovery_seconds[-1]:.1f} s" if statistics.recovery_seconds else "–"
+    line = f"{statistics.sequences}/{wanted} sequences, {len(statistics.broken)} broken, last one settled after {last}"
     print(line, file=sys.stderr, flush=True)
 
 
-def _results(tally: PlanStatistics, options: argparse.Namespace, seconds: float) -> dict:
-    settled = sorted(tally.recovery_seconds)
+def _results(statistics: PlanStatistics, options: argparse.Namespace, seconds: float) -> dict:
+    recovery_times = sorted(statistics.recovery_seconds)
     return {
         "seed": options.seed,
         "together": options.together,
-        "sequences": tally.sequences,
+        "sequences": statistics.sequences,
         "seconds": round(seconds, 1),
-        "steps": dict(sorted(tally.done.items())),
-        "refused": dict(sorted(tally.refused.items())),
+        "steps": dict(sorted(statistics.done.items())),
+        "refused": dict(sorted(statistics.refused.items())),
         "settled_seconds": {
-            "median": round(settled[len(settled) // 2], 1) if settled else None,
-            "p99": round(settled[int(len(settled) * 0.99)], 1) if settled else None,
-            "most": round(settled[-1], 1) if settled else None,
+            "median": round(recovery_times[len(recovery_times) // 2], 1) if recovery_times else None,
+            "p99": round(recovery_times[int(len(recovery_times) * 0.99)], 1) if recovery_times else None,
+            "most": round(recovery_times[-1], 1) if recovery_times else None,
             "goal": RECOVERY_GOAL,
-            "later_than_goal": sum(value > RECOVERY_GOAL for value in settled),
+            "later_than_goal": sum(value > RECOVERY_GOAL for value in recovery_times),
         },
-        "late": tally.late,
-        "broken": tally.broken,
+        "late": statistics.late,
+        "broken": statistics.broken,
     }

@@ -8,8 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def _temporary_servers(folder: Path) -> Iterator[TemporaryServers]:
         servers.stop()
 
 
-SERVER_CONTEXTS = {"lifecycle": _temporary_servers, "streams": nullcontext}
+ServerContext = Callable[[Path], AbstractContextManager[object]]
+SERVER_CONTEXTS: dict[str, ServerContext] = {"lifecycle": _temporary_servers, "streams": nullcontext}
 
 
 def _parser() -> argparse.ArgumentParser:

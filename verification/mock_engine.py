@@ -1,6 +1,6 @@
 """A mock engine: small, ready at once, and it streams words. Standard library only.
 
-    engine.py --uds PATH [--delay SECONDS] [--fails] [--interval SECONDS]
+    mock_engine.py --uds PATH [--delay SECONDS] [--fails] [--interval SECONDS]
 
 `--delay` is the time until it is ready, `--fails` ends it instead, `--interval` is the time between two words. Like
 real engines it has a child process. That is in a session of its own and ignores SIGTERM, so that a process tree that

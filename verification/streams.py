@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from verification.product import VerifiedProduct, eventually
@@ -45,8 +46,7 @@ class StreamingClients:
 
     def _wait_for_another_stream(self) -> None:
         for outcomes in self.outcomes.values():
-            enough = outcomes["whole"] + 1
-            eventually(lambda outcomes=outcomes, enough=enough: outcomes["whole"] >= enough)
+            eventually(partial(_has_whole, outcomes, outcomes["whole"] + 1))
 
     def _stream_until_over(self) -> None:
         while not self._is_over.is_set():
@@ -66,6 +66,10 @@ class StreamingClients:
             time.sleep(RETRY_INTERVAL)
 
 
+def _has_whole(outcomes: Counter, count: int) -> bool:
+    return outcomes["whole"] >= count
+
+
 def run(folder: Path, _servers: None, options: argparse.Namespace) -> dict:
     """`_servers` is not used: the product starts its own servers."""
     product = VerifiedProduct(folder)
@@ -83,14 +87,14 @@ def _run_clients(product: VerifiedProduct, clients: int) -> dict:
         files = {"config": {"model_path": "serai-demo"}, "replicas": replicas}
         product.request("POST", "/api/models", fields | files)
     product.run_task("start", SERVED)
-    crowd, begun = StreamingClients(product, clients), time.monotonic()
-    tasks = crowd.run_during(lambda: _inject_faults(product))
+    streaming, begun = StreamingClients(product, clients), time.monotonic()
+    tasks = streaming.run_during(lambda: _inject_faults(product))
     seconds = time.monotonic() - begun
-    violations = _find_violations(product, crowd, tasks)
+    violations = _find_violations(product, streaming, tasks)
     return {
         "clients": clients,
         "seconds": round(seconds, 1),
-        "streams": {name: dict(outcomes) for name, outcomes in crowd.outcomes.items()},
+        "streams": {name: dict(outcomes) for name, outcomes in streaming.outcomes.items()},
         "tasks": tasks,
         "broken": violations,
     }
@@ -124,11 +128,11 @@ def _ready_replicas(product: VerifiedProduct, model: str) -> int:
     return product.request("GET", f"/api/models/{model}")["replicas"]["ready"]
 
 
-def _find_violations(product: VerifiedProduct, crowd: StreamingClients, tasks: dict[str, str]) -> list[str]:
+def _find_violations(product: VerifiedProduct, streaming: StreamingClients, tasks: dict[str, str]) -> list[str]:
     """Broken streams, tasks that did not succeed, instances with more than one engine."""
     wrong = [
         f"{count} x {model}: {outcome}"
-        for model, outcomes in crowd.outcomes.items()
+        for model, outcomes in streaming.outcomes.items()
         for outcome, count in outcomes.items()
         if outcome.startswith("broken")
     ]

@@ -54,6 +54,7 @@ def _fetch(install: list[str], inside: str, target: Path, environment: dict[str,
         [*install, *options], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
+        assert process.stdout, "it is a pipe"
         output = [_echo(line) for line in process.stdout]
     if process.returncode:
         shutil.rmtree(draft, ignore_errors=True)

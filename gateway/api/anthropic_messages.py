@@ -11,6 +11,7 @@ from gateway.api.replies import read_uncounted
 from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.api.validators import (
     Fields,
+    Kinds,
     boolean,
     field_error,
     function_name,
@@ -24,17 +25,18 @@ from gateway.api.validators import (
     text,
     typed_object,
 )
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 
 # Images must be part of the request: an engine never fetches a URL that a caller wrote.
 source = object_of({"type": one_of("base64"), "media_type": text(100), "data": text()}, "type", "media_type", "data")
 
 
-PLAIN_BLOCKS = {"text": ({"text": text()}, ("text",)), "image": ({"source": source}, ("source",))}
+PLAIN_BLOCKS: Kinds = {"text": ({"text": text()}, ("text",)), "image": ({"source": source}, ("source",))}
 plain_blocks = list_of(typed_object(PLAIN_BLOCKS), MAX_PARTS, min_length=0)
 
 
-def plain_content(value, param):
+def plain_content(value: object, param: str) -> object:
     return value if type(value) is str else plain_blocks(value, param)
 
 
@@ -42,8 +44,8 @@ call: Fields = {"id": text(256), "name": text(256, min_length=1), "input": json_
 result: Fields = {"tool_use_id": text(256), "content": plain_content, "is_error": boolean}
 blocks = list_of(
     typed_object(
-        PLAIN_BLOCKS
-        | {
+        {
+            **PLAIN_BLOCKS,
             "tool_use": (call, tuple(call)),
             "tool_result": (result, ("tool_use_id",)),
             "thinking": ({"thinking": text(), "signature": text()}, ("thinking",)),
@@ -54,7 +56,7 @@ blocks = list_of(
 )
 
 
-def content(value, param):
+def content(value: object, param: str) -> object:
     return value if type(value) is str else blocks(value, param)
 
 
@@ -117,14 +119,14 @@ TOP_LEVEL = ("id", "type", "role", "content", "model", "stop_reason", "stop_sequ
 USAGE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
-def read_message(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
-    found = {"stop_reason": None, "stop_sequence": None} | replies.select_fields(reply, TOP_LEVEL)
+def read_message(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
+    found: JsonObject = {"stop_reason": None, "stop_sequence": None} | replies.select_fields(reply, TOP_LEVEL)
     found["content"] = [replies.without_nulls(entry) for entry in replies.require_objects(reply["content"])]
     found["usage"] = replies.select_fields(reply["usage"], USAGE)
     return found, read_counts(reply["usage"])
 
 
-def read_counts(usage: dict) -> TokenUsage:
+def read_counts(usage: JsonObject) -> TokenUsage:
     """Anthropic's input tokens exclude those that were read from the cache or written to it."""
     cached, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
     counts = {
@@ -135,7 +137,7 @@ def read_counts(usage: dict) -> TokenUsage:
     return read_usage(counts)
 
 
-def _read_event(data: dict) -> TokenUsage:
+def _read_event(data: JsonObject) -> TokenUsage:
     return read_counts(data["message"]["usage"] if data["type"] == "message_start" else data["usage"])
 
 

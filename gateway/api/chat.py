@@ -4,6 +4,8 @@ from django.utils.translation import gettext_lazy as _
 
 from gateway.api import validators
 from gateway.api.validators import (
+    Check,
+    Fields,
     boolean,
     check_fields,
     field_error,
@@ -16,12 +18,13 @@ from gateway.api.validators import (
     text,
     typed_object,
 )
+from gateway.json_types import JsonObject
 
 MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, MAX_ANSWER_CHOICES = 4096, 1024, 128, 256
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-def data_url(value, param):
+def data_url(value: object, param: str) -> str:
     """Images must be part of the request: an engine never fetches a URL that a caller wrote."""
     if type(value) is not str or not value.startswith("data:"):
         raise field_error(param, _("must be a data: URL."))
@@ -40,7 +43,7 @@ part = typed_object(
 parts = list_of(part, MAX_PARTS)
 
 
-def content(value, param):
+def content(value: object, param: str) -> object:
     return value if type(value) is str else parts(value, param)
 
 
@@ -52,7 +55,7 @@ call = object_of(
     },
     "function",
 )
-MESSAGE_FIELDS = {
+MESSAGE_FIELDS: Fields = {
     "role": one_of(*ROLES),
     "content": content,
     "name": text(256),
@@ -63,7 +66,7 @@ MESSAGE_FIELDS = {
 }
 
 
-def message(value, param):
+def message(value: object, param: str) -> JsonObject:
     where = f"{param}."
     found = check_fields(MESSAGE_FIELDS, json_object(value, param), where)
     require_field(found, "role", where)
@@ -87,19 +90,22 @@ function_ref = object_of({"name": function_name}, "name")
 named_tool = object_of({"type": one_of("function"), "function": function_ref}, "type", "function")
 
 
-def tool_choice(value, param):
-    if type(value) is str:
-        return one_of("none", "auto", "required")(value, param)
-    return named_tool(value, param)
+def tool_choice_of(named_tool: Check[JsonObject]) -> Check[str | JsonObject]:
+    """A word, or a tool in the form of its API."""
+    word = one_of("none", "auto", "required")
+    return lambda value, param: word(value, param) if type(value) is str else named_tool(value, param)
+
+
+tool_choice = tool_choice_of(named_tool)
 
 
 named_schema = object_of(
     {"name": function_name, "description": description, "schema": validators.schema, "strict": boolean}, "name"
 )
-FORMAT_FIELDS = {"type": one_of("text", "json_object", "json_schema"), "json_schema": named_schema}
+FORMAT_FIELDS: Fields = {"type": one_of("text", "json_object", "json_schema"), "json_schema": named_schema}
 
 
-def response_format(value, param):
+def response_format(value: object, param: str) -> JsonObject:
     found = check_fields(FORMAT_FIELDS, json_object(value, param), f"{param}.")
     require_field(found, "type", f"{param}.")
     if found["type"] == "json_schema":
@@ -109,7 +115,7 @@ def response_format(value, param):
     return found
 
 
-STRUCTURE_FIELDS = {
+STRUCTURE_FIELDS: Fields = {
     "json": validators.schema,
     "regex": validators.pattern,
     "grammar": validators.pattern,
@@ -118,7 +124,7 @@ STRUCTURE_FIELDS = {
 }
 
 
-def structured_outputs(value, param):
+def structured_outputs(value: object, param: str) -> JsonObject:
     """vLLM's own field for constrained answers; exactly one kind at a time."""
     found = check_fields(STRUCTURE_FIELDS, json_object(value, param), f"{param}.")
     if len(found) != 1:

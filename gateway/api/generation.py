@@ -10,6 +10,7 @@ from core.errors import InvalidRequest
 from gateway.api import chat, replies, validators
 from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.validators import (
+    Check,
     Fields,
     boolean,
     check_fields,
@@ -21,14 +22,20 @@ from gateway.api.validators import (
     object_of,
     text,
 )
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
 MAX_CHOICES, MAX_PROMPTS, MAX_CONTEXT_TOKENS = 8, 32, 2**20
+# OpenAI's fields that no engine here has and that change an answer → their values that ask for nothing.
+WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
+    "functions": ([],), "function_call": ("none",), "modalities": ([], ["text"]), "audio": (),
+    "web_search_options": (), "suffix": ("",),
+}  # fmt: skip
 ROUTE_FOR = {Mode.CHAT: "/v1/chat/completions", Mode.EMBEDDING: "/v1/embeddings", Mode.RERANKER: "/v1/rerank"}
 
 
-def prompt(value, param):
+def prompt(value: object, param: str) -> object:
     """A text, token ids, or a list of either."""
     if type(value) is str:
         return value
@@ -36,7 +43,7 @@ def prompt(value, param):
         raise field_error(param, _("must be a text or a list that is not empty."))
     if type(value[0]) is int:
         return validators.token_ids(value, param)
-    entry = text() if type(value[0]) is str else validators.token_ids
+    entry: Check[object] = text() if type(value[0]) is str else validators.token_ids
     return list_of(entry, MAX_PROMPTS)(value, param)
 
 
@@ -87,7 +94,7 @@ TOKENIZE: Fields = {
 DETOKENIZE: Fields = {"tokens": validators.token_ids}
 
 
-def parse_body(raw: bytes) -> dict:
+def parse_body(raw: bytes) -> JsonObject:
     """The body as an object; of duplicate keys the last one counts, as in the engine."""
     try:
         body = orjson.loads(raw)
@@ -96,24 +103,36 @@ def parse_body(raw: bytes) -> dict:
     return json_object(body, "body")
 
 
-def model_ref(body: dict) -> str | None:
+def model_ref(body: JsonObject) -> str | None:
     ref = body.get("model")
     return None if ref is None else text(300, min_length=1)(ref, "model")
 
 
 def prepare_request(
-    operation: Operation, body: dict, model: ModelEntry, tenant_id: str, salt_key: bytes
+    operation: Operation, body: JsonObject, model: ModelEntry, tenant_id: str, salt_key: bytes
 ) -> PreparedRequest:
     """Check `body` against the operation and the model's limits. Raises InvalidRequest with `param`."""
     _check_mode(operation, model)
     payload = check_fields(operation.fields, body)
     if not any(name in payload for name in operation.required):
         raise field_error(operation.required[0], _("this field is required."))
-    prepared = PreparedRequest(payload)
+    prepared = PreparedRequest(payload, ignored=_ignored_names(operation.fields, body, payload))
     operation.complete(prepared, model)
     tenant_fields = {"cache_salt": cache_salt(tenant_id, salt_key), "user": tenant_id}
     payload |= {name: tenant_fields[name] for name in operation.tenant_fields}
     return prepared
+
+
+def _ignored_names(fields: Fields, body: JsonObject, found: JsonObject) -> list[str]:
+    """The fields of `body` that are not in `found`. Raises InvalidRequest for those that change the answer."""
+    if len(found) + ("model" in body) == len(body):
+        return []
+    left_out = {name: value for name, value in body.items() if name not in fields and value is not None}
+    left_out.pop("model", None)
+    for name in left_out.keys() & WITHOUT_EFFECT.keys():
+        if left_out.pop(name) not in WITHOUT_EFFECT[name]:
+            raise field_error(name, _("is not offered here, and without it the answer would be another one."))
+    return list(left_out)
 
 
 def _check_mode(operation: Operation, model: ModelEntry) -> None:
@@ -136,7 +155,7 @@ def _complete_nothing(_prepared: PreparedRequest, _model: ModelEntry) -> None:
     """These requests are forwarded as they are."""
 
 
-def _check_combinations(payload: dict) -> None:
+def _check_combinations(payload: JsonObject) -> None:
     if payload.get("top_logprobs") and not payload.get("logprobs"):
         raise field_error("top_logprobs", _("needs logprobs to be true."))
     if payload.get("min_tokens", 0) > payload.get("max_tokens", MAX_CONTEXT_TOKENS):
@@ -147,7 +166,7 @@ def _check_combinations(payload: dict) -> None:
         raise field_error("structured_outputs", _("cannot go together with response_format."))
 
 
-def apply_token_limits(payload: dict, model: ModelEntry, *lengths: str) -> None:
+def apply_token_limits(payload: JsonObject, model: ModelEntry, *lengths: str) -> None:
     """Check the request against the context, and fill in the model's own sampling defaults.
 
     `lengths` are the fields that limit the tokens of an answer; a default goes into the last of them.

@@ -11,17 +11,19 @@ from dataclasses import replace
 import orjson
 from django.utils.translation import gettext_lazy as _
 
+from core.errors import InvalidRequest
 from gateway.api import generation, pooling
 from gateway.api.operation import Operation, PreparedRequest
-from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage, parse_json, read_usage
+from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage, parse_object, read_usage
 from gateway.api.validators import field_error
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
 TIMINGS = re.compile(rb',"timings":(\{[^{}]*\})\}$')
 RENAMED_FIELDS = {"repetition_penalty": "repeat_penalty"}
 # Field of a request → the values that the engine supports; None: the field must be absent.
-SUPPORTED_VALUES: dict[str, tuple | None] = {
+SUPPORTED_VALUES: dict[str, tuple[object, ...] | None] = {
     "n": (1,), "min_tokens": (0,), "stop_token_ids": ([],), "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,), "echo": (False,), "structured_outputs": None, "dimensions": None,
     "truncate_prompt_tokens": None, "max_tokens_per_doc": None,
@@ -32,7 +34,7 @@ TEXT_PARTS = {"text"}
 class TimedRelay(StreamRelay):
     """A relay of chunks with the engine's timings, which hold its token counts; they are cut out."""
 
-    def __init__(self, *, show_usage: bool):
+    def __init__(self, *, show_usage: bool) -> None:
         super().__init__(show_usage=show_usage)
         self._timings = b""
 
@@ -52,12 +54,12 @@ class TimedRelay(StreamRelay):
 
 def _usage_event(event: bytes) -> bytes:
     """The chunk with nothing but usage that OpenAI's clients expect."""
-    return b"data: " + orjson.dumps((parse_json(event[6:]) or {}) | {"choices": []})
+    return b"data: " + orjson.dumps((parse_object(event[6:]) or {}) | {"choices": []})
 
 
 def read_timings(raw: bytes) -> TokenUsage:
     """Token counts from the engine's timings, whose `prompt_n` leaves out cached tokens."""
-    timings = parse_json(raw) or {}
+    timings = parse_object(raw) or {}
     cached, computed = timings.get("cache_n"), timings.get("prompt_n")
     if type(cached) is not int or type(computed) is not int:
         return TokenUsage()
@@ -105,13 +107,14 @@ def _adapt_pooling(complete: Complete) -> Complete:
     return complete_adapted
 
 
-def _refuse_unknown(payload: dict) -> None:
+def _refuse_unknown(payload: JsonObject) -> None:
     for field in payload.keys() & SUPPORTED_VALUES.keys():
-        if SUPPORTED_VALUES[field] is None or payload[field] not in SUPPORTED_VALUES[field]:
+        supported = SUPPORTED_VALUES[field]
+        if supported is None or payload[field] not in supported:
             raise _not_offered(field)
 
 
-def _refuse_media(payload: dict) -> None:
+def _refuse_media(payload: JsonObject) -> None:
     """No multimodal projector is loaded with a model."""
     for message in payload.get("messages", ()):
         content = message.get("content")
@@ -119,7 +122,7 @@ def _refuse_media(payload: dict) -> None:
             raise field_error("messages", _("This model does not take such content."))
 
 
-def _not_offered(field: str):
+def _not_offered(field: str) -> InvalidRequest:
     return field_error(field, _("the engine of this model does not offer this."))
 
 
@@ -131,11 +134,11 @@ def _complete_tokenization(prepared: PreparedRequest, _model: ModelEntry) -> Non
     prepared.payload = {"content": payload["prompt"], "add_special": special}
 
 
-def _read_tokens(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def _read_tokens(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     return {"count": len(reply["tokens"]), "tokens": reply["tokens"]}, TokenUsage()
 
 
-def _read_text(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def _read_text(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     return {"prompt": reply["content"]}, TokenUsage()
 
 

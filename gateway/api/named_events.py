@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.api.stream_relay import MAX_EVENT_BYTES, TokenUsage
+from gateway.json_types import JsonObject
 
 ERROR = b"error"
 NAME, DATA = b"event: ", b"data: "
@@ -22,7 +23,7 @@ class EventKinds:
     `last` events end a stream, `failed` ones report an engine failure, one of `pieces` holds at least one token.
     """
 
-    read: Callable[[dict], TokenUsage]
+    read: Callable[[JsonObject], TokenUsage]
     counted: frozenset[bytes]
     pieces: frozenset[bytes]
     last: frozenset[bytes]
@@ -32,7 +33,7 @@ class EventKinds:
 class NamedEventRelay:
     """A relay (see Relay) of such a stream. Only events with token counts are parsed."""
 
-    def __init__(self, dialect: EventKinds):
+    def __init__(self, dialect: EventKinds) -> None:
         self._dialect = dialect
         self._tail = b""
         self._usage, self._pieces = TokenUsage(), 0
@@ -44,7 +45,7 @@ class NamedEventRelay:
         if self.done or self.failure:
             return b""
         *events, self._tail = (self._tail + data).split(b"\n\n")
-        out = []
+        out: list[bytes] = []
         for event in events:
             if self.done or self.failure:
                 break

@@ -22,6 +22,7 @@ from gateway.api.validators import (
     text,
     typed_object,
 )
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 
 MAX_LABELS = 16
@@ -32,7 +33,7 @@ FROM_SAMPLING = (
 )  # fmt: skip
 
 
-def refuse_stored(value, param):
+def refuse_stored(value: object, param: str) -> object:
     """Conversations are not stored, so a field that refers to one is refused, not ignored."""
     if value:
         raise field_error(param, _("is not offered: send the whole conversation as input."))
@@ -51,12 +52,12 @@ known_part = typed_object(
 )  # fmt: skip
 
 
-def part(value, param):
+def part(value: object, param: str) -> JsonObject:
     found = known_part(value, param)
     return found | {"annotations": []} if found["type"] == "output_text" else found
 
 
-def content(value, param):
+def content(value: object, param: str) -> object:
     return value if type(value) is str else list_of(part, MAX_PARTS)(value, param)
 
 
@@ -77,7 +78,7 @@ item = typed_object(
 )
 
 
-def conversation(value, param):
+def conversation(value: object, param: str) -> object:
     return value if type(value) is str else list_of(item, MAX_MESSAGES)(value, param)
 
 
@@ -90,14 +91,6 @@ tool = object_of(
     "name",
 )  # fmt: skip
 named_tool = object_of({"type": one_of("function"), "name": function_name}, "type", "name")
-
-
-def tool_choice(value, param):
-    if type(value) is str:
-        return one_of("none", "auto", "required")(value, param)
-    return named_tool(value, param)
-
-
 text_format = object_of(
     {
         "type": one_of("text", "json_object", "json_schema"), "name": function_name, "description": description,
@@ -107,10 +100,11 @@ text_format = object_of(
 )  # fmt: skip
 
 
-def labels(value, param):
-    if len(json_object(value, param)) > MAX_LABELS:
+def labels(value: object, param: str) -> JsonObject:
+    found = json_object(value, param)
+    if len(found) > MAX_LABELS:
         raise field_error(param, _("must have at most {high} entries."), high=MAX_LABELS)
-    return {name: text(512)(entry, f"{param}.{name}") for name, entry in value.items()}
+    return {name: text(512)(entry, f"{param}.{name}") for name, entry in found.items()}
 
 
 RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
@@ -118,7 +112,7 @@ RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
     "instructions": text(),
     "max_output_tokens": integer(1, MAX_CONTEXT_TOKENS),
     "tools": list_of(tool, MAX_TOOLS, min_length=0),
-    "tool_choice": tool_choice,
+    "tool_choice": chat.tool_choice_of(named_tool),
     "parallel_tool_calls": boolean,
     "text": object_of({"format": text_format, "verbosity": one_of("low", "medium", "high")}),
     "reasoning": object_of(
@@ -162,7 +156,7 @@ TOP_LEVEL = (
 DETAILS = {"input_tokens_details": ("cached_tokens",), "output_tokens_details": ("reasoning_tokens",)}
 
 
-def read_response(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_response(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     replies.require_objects(reply["output"])
     found = NULLABLE | {name: _without_nulls(value) for name, value in replies.select_fields(reply, TOP_LEVEL).items()}
     usage = read_counts(reply["usage"])
@@ -175,7 +169,7 @@ def read_response(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenU
     return found, usage
 
 
-def _without_nulls(value):
+def _without_nulls(value: object) -> object:
     """Without nulls at any depth; output texts get the lists that the schema requires, even if empty."""
     if type(value) is list:
         return [_without_nulls(entry) for entry in value]
@@ -185,7 +179,7 @@ def _without_nulls(value):
     return {"annotations": [], "logprobs": []} | found if value.get("type") == "output_text" else found
 
 
-def read_counts(usage: dict) -> TokenUsage:
+def read_counts(usage: JsonObject) -> TokenUsage:
     counts = {
         "prompt_tokens": usage["input_tokens"],
         "completion_tokens": usage["output_tokens"],

@@ -4,23 +4,26 @@ The properties are those that the modules of gateway accept; a test compares the
 """
 
 from gateway.api.openai_responses import FROM_SAMPLING
+from gateway.json_types import JsonObject
 
-TEXT, FLAG, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
+TEXT: JsonObject = {"type": "string"}
+FLAG: JsonObject = {"type": "boolean"}
+OBJECT: JsonObject = {"type": "object"}
 
 
-def _integer(low: int, high: int) -> dict:
+def _integer(low: int, high: int) -> JsonObject:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
-def _number(low: float, high: float) -> dict:
+def _number(low: float, high: float) -> JsonObject:
     return {"type": "number", "minimum": low, "maximum": high}
 
 
-def _list(items: dict) -> dict:
+def _list(items: JsonObject) -> JsonObject:
     return {"type": "array", "items": items}
 
 
-def _object(properties: dict, required: tuple[str, ...] = ()) -> dict:
+def _object(properties: JsonObject, required: tuple[str, ...] = ()) -> JsonObject:
     return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
 
 
@@ -178,8 +181,10 @@ ERROR = _object({"error": _object({"message": TEXT, "type": TEXT, "param": TEXT,
 REF = {"name": "ref", "in": "path", "required": True, "schema": TEXT, "description": "Id, name or alias of a model."}
 
 
-def _operation(name: str, summary: str, reply: dict, body: dict | None = None, path_ref: bool = False) -> dict:
-    operation = {
+def _operation(
+    name: str, summary: str, reply: JsonObject, body: JsonObject | None = None, path_ref: bool = False
+) -> JsonObject:
+    operation: JsonObject = {
         "operationId": name,
         "summary": summary,
         "tags": ["inference"],
@@ -196,11 +201,13 @@ def _operation(name: str, summary: str, reply: dict, body: dict | None = None, p
     return operation
 
 
-def _post(name: str, summary: str, fields: dict, required: tuple[str, ...], reply: dict) -> dict:
+def _post(name: str, summary: str, fields: JsonObject, required: tuple[str, ...], reply: JsonObject) -> JsonObject:
     return {"post": _operation(name, summary, reply, _object({"model": MODEL, **fields}, required))}
 
 
-def _post_to_model(name: str, summary: str, fields: dict, required: tuple[str, ...], reply: dict = COMPLETIONS) -> dict:
+def _post_to_model(
+    name: str, summary: str, fields: JsonObject, required: tuple[str, ...], reply: JsonObject = COMPLETIONS
+) -> JsonObject:
     return {"post": _operation(name, summary, reply, _object(fields, required), path_ref=True)}
 
 
@@ -241,7 +248,7 @@ PATHS = {
 }
 
 
-def add_data_plane(result: dict, generator, request, public: bool) -> dict:
+def add_data_plane(result: JsonObject, generator: object, request: object, public: bool) -> JsonObject:
     """A postprocessing hook of drf-spectacular."""
     result["paths"] = dict(sorted({**result["paths"], **PATHS}.items()))
     return result

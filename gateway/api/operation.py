@@ -7,6 +7,7 @@ import orjson
 
 from gateway.api.stream_relay import Relay, StreamRelay, TokenUsage
 from gateway.api.validators import Fields
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
@@ -16,10 +17,10 @@ class PreparedRequest:
     """A checked request. `show_usage` and `show_continuous`: whether the client itself requested these counts.
 
     `documents` are to be ranked; the reply has the `top` best ones (None: all), with their texts if
-    `show_documents`.
+    `show_documents`. `ignored` are the fields of the client's body that were left out.
     """
 
-    payload: dict
+    payload: JsonObject
     stream: bool = False
     show_usage: bool = False
     show_continuous: bool = False
@@ -28,6 +29,7 @@ class PreparedRequest:
     documents: list[str] = field(default_factory=list)
     show_documents: bool = True
     top: int | None = None
+    ignored: list[str] = field(default_factory=list)
 
     def body(self, served_name: str) -> bytes:
         self.payload["model"] = served_name
@@ -58,7 +60,7 @@ class Operation:
     fields: Fields
     required: tuple[str, ...]
     complete: Callable[[PreparedRequest, ModelEntry], None]
-    read: Callable[[dict, PreparedRequest], tuple[dict, TokenUsage]]
+    read: Callable[[JsonObject, PreparedRequest], tuple[JsonObject, TokenUsage]]
     modes: tuple[Mode, ...] = (Mode.CHAT,)
     tenant_fields: tuple[str, ...] = ("cache_salt", "user")
     relay: Callable[[PreparedRequest], Relay] = stream_relay

@@ -6,7 +6,8 @@ from gateway.api import replies, validators
 from gateway.api.generation import MAX_CONTEXT_TOKENS
 from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.stream_relay import TokenUsage, read_usage
-from gateway.api.validators import Fields, boolean, field_error, integer, list_of, one_of, text
+from gateway.api.validators import Check, Fields, boolean, field_error, integer, list_of, one_of, text
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 from models_app.models import Mode
 
@@ -17,30 +18,30 @@ content = text(min_length=1)
 truncation = integer(-1, MAX_CONTEXT_TOKENS)
 
 
-def text_input(value, param):
+def text_input(value: object, param: str) -> object:
     """A text, token ids, or a list of either."""
     if type(value) is str:
         return content(value, param)
     if type(value) is list and value and type(value[0]) is int:
         return validators.token_ids(value, param)
-    entry = token_input if type(value) is list and value and type(value[0]) is list else content
+    entry: Check[object] = token_input if type(value) is list and value and type(value[0]) is list else content
     return list_of(entry, MAX_TEXTS)(value, param)
 
 
-def token_input(value, param):
+def token_input(value: object, param: str) -> list[int]:
     if not value:
         raise field_error(param, _("must be a list of token ids."))
     return validators.token_ids(value, param)
 
 
-def document(value, param):
+def document(value: object, param: str) -> str:
     """A text or, as some clients send it, an object with one."""
     if type(value) is dict:
         return content(value.get("text"), f"{param}.text")
     return content(value, param)
 
 
-def one_or_more(value, param):
+def one_or_more(value: object, param: str) -> list[str]:
     return [content(value, param)] if type(value) is str else list_of(content, MAX_TEXTS)(value, param)
 
 
@@ -96,7 +97,7 @@ def _check_truncation(prepared: PreparedRequest, model: ModelEntry) -> None:
 # --- replies
 
 
-def read_embedding(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_embedding(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     usage = read_usage(reply.get("usage"))
     data = [
         {"object": "embedding", "index": entry["index"], "embedding": entry["embedding"]}
@@ -105,7 +106,7 @@ def read_embedding(reply: dict, _prepared: PreparedRequest) -> tuple[dict, Token
     return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
-def read_ranking(reply: dict, prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_ranking(reply: JsonObject, prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     """The best first. Engines return documents in different forms, so the text is taken from the request."""
     usage = read_usage(reply.get("usage"))
     best = sorted(replies.require_objects(reply["results"]), key=lambda result: result["relevance_score"], reverse=True)
@@ -113,12 +114,12 @@ def read_ranking(reply: dict, prepared: PreparedRequest) -> tuple[dict, TokenUsa
     return {"object": "rerank", "model": reply["model"], "results": results, "usage": _usage_fields(usage)}, usage
 
 
-def _ranked_document(result: dict, prepared: PreparedRequest) -> dict:
+def _ranked_document(result: JsonObject, prepared: PreparedRequest) -> JsonObject:
     shown = {"document": prepared.documents[result["index"]]} if prepared.show_documents else {}
     return {"index": result["index"], **shown, "relevance_score": result["relevance_score"]}
 
 
-def read_scores(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_scores(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     usage = read_usage(reply.get("usage"))
     data = [
         {"object": "score", "index": entry["index"], "score": entry["score"]}
@@ -127,7 +128,7 @@ def read_scores(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsa
     return {"object": "list", "data": data, "model": reply["model"], "usage": _usage_fields(usage)}, usage
 
 
-def _usage_fields(usage: TokenUsage) -> dict:
+def _usage_fields(usage: TokenUsage) -> JsonObject:
     return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
 
 

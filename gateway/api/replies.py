@@ -16,6 +16,7 @@ from core import errors
 from gateway.api.operation import Operation, PreparedRequest
 from gateway.api.stream_relay import TokenUsage, read_usage
 from gateway.errors import ContextTooLong
+from gateway.json_types import JsonObject
 from gateway.routing.snapshot import ModelEntry
 
 TOP_LEVEL = ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
@@ -40,14 +41,14 @@ def convert_reply(
     return orjson.dumps(reply), usage
 
 
-def _parse_object(raw: bytes) -> dict:
+def _parse_object(raw: bytes) -> JsonObject:
     reply = orjson.loads(raw)
     if type(reply) is not dict:
         raise TypeError("a reply is an object")
     return reply
 
 
-def read_generation(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_generation(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     """A chat or text completion."""
     choices, usage = require_objects(reply["choices"]), read_usage(reply.get("usage"))
     found = select_fields(reply, TOP_LEVEL)
@@ -56,7 +57,7 @@ def read_generation(reply: dict, _prepared: PreparedRequest) -> tuple[dict, Toke
     return found, usage
 
 
-def read_uncounted(reply: dict, _prepared: PreparedRequest) -> tuple[dict, TokenUsage]:
+def read_uncounted(reply: JsonObject, _prepared: PreparedRequest) -> tuple[JsonObject, TokenUsage]:
     """A reply that uses no tokens."""
     return without_nulls(reply), TokenUsage()
 
@@ -65,22 +66,22 @@ def unreadable_reply() -> errors.EngineUnavailable:
     return errors.EngineUnavailable(_("The engine's answer could not be read. Its log may tell why."))
 
 
-def require_objects(value) -> list[dict]:
+def require_objects(value: object) -> list[JsonObject]:
     """Raises TypeError for anything but a list of objects."""
     if type(value) is not list or not all(type(entry) is dict for entry in value):
         raise TypeError("a list of objects is expected")
     return value
 
 
-def without_nulls(fields: dict) -> dict:
+def without_nulls(fields: JsonObject) -> JsonObject:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def select_fields(fields: dict, names: tuple[str, ...]) -> dict:
+def select_fields(fields: JsonObject, names: tuple[str, ...]) -> JsonObject:
     return {name: fields[name] for name in names if fields.get(name) is not None}
 
 
-def _clean_choice(choice: dict) -> dict:
+def _clean_choice(choice: JsonObject) -> JsonObject:
     """`logprobs`, `message.content` and `message.refusal` are required, even if null."""
     found = select_fields(choice, CHOICE)
     found["logprobs"] = _clean_logprobs(choice)
@@ -89,16 +90,16 @@ def _clean_choice(choice: dict) -> dict:
     return found
 
 
-def _clean_logprobs(choice: dict):
+def _clean_logprobs(choice: JsonObject) -> object:
     found = choice.get("logprobs")
     if type(found) is dict and "content" in found:
         return {"content": found["content"], "refusal": found.get("refusal")}
     return found
 
 
-def _usage_fields(given, usage: TokenUsage) -> dict:
+def _usage_fields(given: object, usage: TokenUsage) -> JsonObject:
     """The counts, with the prompt tokens that were cached (`cache_n`) and computed (`prompt_n`)."""
-    found = {
+    found: JsonObject = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
@@ -138,8 +139,8 @@ def engine_refusal(
 ) -> errors.PlatformError:
     """Our error for an engine's reply that is not 200. `request_fields` are the fields of the request."""
     if operation.optional and status in NOT_OFFERED:
-        message = format_lazy(_("The engine of this model does not offer {route}."), route=operation.engine_path)
-        return errors.NotFound(message)
+        text = _("The engine of this model does not offer {route}.")
+        return errors.NotFound(format_lazy(text, route=operation.engine_path))
     if status in (429, 503):
         return errors.EngineUnavailable(_("The engine is overloaded. Try again shortly."), retry_after=5)
     if status not in (400, 413, 422):
@@ -178,5 +179,5 @@ def _too_long(message: str, param: str, model: ModelEntry) -> ContextTooLong:
         text = _("The model's context has {limit} tokens; the prompt has {given}, the answer needs room too.")
     elif max_tokens:
         text = _("The prompt and the answer do not fit in the model's {limit} tokens.")
-    text = format_lazy(text, limit=max_tokens, given=given and given[1])
-    return ContextTooLong(text, param=param, details={"context": max_tokens} if max_tokens else None)
+    shown = format_lazy(text, limit=max_tokens, given=given and given[1])
+    return ContextTooLong(shown, param=param, details={"context": max_tokens} if max_tokens else None)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import orjson
 
+from gateway.json_types import JsonObject
+
 MAX_EVENT_BYTES = 8 * 1024 * 1024  # no event of an engine is longer
 MAX_TOKENS = 2**31 - 1
 
@@ -29,7 +31,7 @@ class TokenUsage:
     cached: int = 0
 
 
-def read_usage(value) -> TokenUsage:
+def read_usage(value: object) -> TokenUsage:
     """Usage from an engine's JSON; a value that is not a plausible count becomes 0."""
     if type(value) is not dict:
         return TokenUsage()
@@ -39,7 +41,7 @@ def read_usage(value) -> TokenUsage:
     return TokenUsage(prompt, _count(value.get("completion_tokens")), min(_count(cached), prompt))
 
 
-def _count(value) -> int:
+def _count(value: object) -> int:
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else 0
 
 
@@ -62,7 +64,9 @@ class Relay(Protocol):
 class StreamRelay:
     """A relay of OpenAI's chunks: events without a name, ended by `[DONE]`."""
 
-    def __init__(self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1):
+    def __init__(
+        self, *, show_usage: bool = False, show_continuous: bool = False, choices: int = 1, prompts: int = 1
+    ) -> None:
         self._show_usage, self._show_continuous = show_usage, show_continuous
         self._choices, self._several = choices, choices * prompts > 1
         self._tail = b""
@@ -84,7 +88,7 @@ class StreamRelay:
         return out
 
     def _relay_events(self, events: list[bytes]) -> bytes:
-        out = []
+        out: list[bytes] = []
         for event in events:
             if self.done or self.failure:
                 break
@@ -125,19 +129,20 @@ class StreamRelay:
     def usage(self) -> TokenUsage:
         """The engine's own total or, if the stream broke off, the sum of the last counts of all choices."""
         if self._final_usage is not None:
-            return read_usage(parse_json(self._final_usage))
+            return read_usage(parse_object(self._final_usage))
         prompts: dict[int, int] = {}
         completion = 0
         for index, raw in self._last_usage.items():
-            usage = read_usage(parse_json(raw))
+            usage = read_usage(parse_object(raw))
             prompts[index // self._choices] = usage.prompt
             completion += usage.completion
         return TokenUsage(sum(prompts.values()), completion)
 
 
-def parse_json(raw: bytes):
-    """The value in an engine's JSON; None if it is not JSON."""
+def parse_object(raw: bytes) -> JsonObject | None:
+    """The object in an engine's JSON; None if it is no object, or not JSON."""
     try:
-        return orjson.loads(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
+    return value if type(value) is dict else None

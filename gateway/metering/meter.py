@@ -18,6 +18,7 @@ from django.db.utils import InterfaceError
 
 from core.periodic import LoopSeverity, Periodic
 from gateway.api.stream_relay import TokenUsage
+from gateway.json_types import JsonList
 from gateway.metering import spool
 from inference.usage import LOST
 
@@ -50,13 +51,13 @@ class RequestRecord:
     ttft_ms: int | None = None
     duration_ms: int = 0
 
-    def admission(self) -> list:
+    def admission(self) -> JsonList:
         return [
             "a", self.request_id, int(self.started_at // DAY), self.started_at, self.tenant_id, self.key_id,
             self.user_id, self.model_id, self.model_name, self.route, self.stream,
         ]  # fmt: skip
 
-    def settlement(self) -> list:
+    def settlement(self) -> JsonList:
         usage = self.usage
         return [
             "s", self.request_id, self.instance_id, self.generation, self.status, self.http_status,
@@ -75,7 +76,7 @@ class UsageSink(Protocol):
 class UsageStore(Protocol):
     """Where the flusher sends rows: (admission, settlement) pairs as stored in the spool."""
 
-    def insert(self, rows: list[tuple[list, list]]) -> None: ...
+    def insert(self, rows: list[tuple[JsonList, JsonList]]) -> None: ...
 
     def touch_keys(self, used: dict[str, float]) -> None: ...
 
@@ -85,7 +86,7 @@ class UsageStore(Protocol):
 class Meter:
     """The sink of a gateway process."""
 
-    def __init__(self, root: Path, store: UsageStore):
+    def __init__(self, root: Path, store: UsageStore) -> None:
         self._spool = spool.Spool(root)
         self._flusher = UsageFlusher(self._spool, root, store)
 
@@ -111,11 +112,11 @@ class Meter:
 class UsageFlusher(threading.Thread):
     """Sends the records of the spool in batches, also those that killed processes left."""
 
-    def __init__(self, own_spool: spool.Spool, root: Path, store: UsageStore):
+    def __init__(self, own_spool: spool.Spool, root: Path, store: UsageStore) -> None:
         super().__init__(name="usage-flusher", daemon=True)
         self._spool, self._root, self._store = own_spool, root, store
         self._reader = spool.SpoolReader(own_spool.folder)
-        self._unsent: list[tuple[list, list]] = []
+        self._unsent: list[tuple[JsonList, JsonList]] = []
         self._key_uses: dict[str, float] = {}
         self._loop = Periodic("usage flusher", LoopSeverity.HIGH, FLUSH_INTERVAL)
         self._ending = threading.Event()
@@ -157,7 +158,7 @@ class UsageFlusher(threading.Thread):
             self._unsent = []
         self._reader.discard()
 
-    def _send(self, rows: list[tuple[list, list]]) -> None:
+    def _send(self, rows: list[tuple[JsonList, JsonList]]) -> None:
         self._store.insert(rows)
         used: dict[str, float] = {}
         for admission, _settlement in rows:
@@ -178,7 +179,7 @@ class UsageFlusher(threading.Thread):
             spool.remove_folder(folder)
 
 
-def _lost_settlement(admission: list) -> list:
+def _lost_settlement(admission: JsonList) -> JsonList:
     return ["s", admission[1], None, 0, LOST, 0, 0, 0, 0, 0, None, 0]
 
 
@@ -212,14 +213,14 @@ WHERE accounts_apikey.id = used.id AND coalesce(last_used_at, 'epoch') < to_time
 class UsageTable:
     """The flusher's store in Postgres, over the calling thread's connection."""
 
-    def insert(self, rows: list[tuple[list, list]]) -> None:
+    def insert(self, rows: list[tuple[JsonList, JsonList]]) -> None:
         try:
             self._execute(INSERT, _columns(rows))
         except (DataError, IntegrityError):
             for row in rows:
                 self._insert_one(row)
 
-    def _insert_one(self, row: tuple[list, list]) -> None:
+    def _insert_one(self, row: tuple[JsonList, JsonList]) -> None:
         """One row that Postgres refuses must not block all others."""
         try:
             self._execute(INSERT, _columns([row]))
@@ -229,7 +230,7 @@ class UsageTable:
     def touch_keys(self, used: dict[str, float]) -> None:
         self._execute(TOUCH_KEYS, [list(used), list(used.values())])
 
-    def _execute(self, sql: str, parameters: list) -> None:
+    def _execute(self, sql: str, parameters: JsonList) -> None:
         close_old_connections()
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
@@ -238,7 +239,7 @@ class UsageTable:
         connection.close()
 
 
-def _columns(rows: list[tuple[list, list]]) -> list[list]:
+def _columns(rows: list[tuple[JsonList, JsonList]]) -> list[JsonList]:
     """One list per parameter of INSERT."""
     joined = (admission[1:] + settlement[2:] for admission, settlement in rows)
     return [list(column) for column in zip(*joined, strict=True)]

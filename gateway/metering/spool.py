@@ -18,6 +18,8 @@ from pathlib import Path
 
 import orjson
 
+from gateway.json_types import JsonList
+
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 8 * 1024 * 1024
@@ -43,7 +45,9 @@ def lock_folder(folder: Path) -> int | None:
 class Spool:
     """The writing side, for one thread. While the disk is full, lines are kept in memory; `lost` counts the rest."""
 
-    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = MAX_BACKLOG_BYTES):
+    def __init__(
+        self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, backlog_bytes: int = MAX_BACKLOG_BYTES
+    ) -> None:
         name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.folder = root / name
         self.segment = 0
@@ -58,7 +62,9 @@ class Spool:
     def _create(self, hidden: Path) -> None:
         """The folder stays hidden until it is locked."""
         hidden.mkdir(mode=0o700, parents=True)
-        self._lock = lock_folder(hidden)
+        lock = lock_folder(hidden)
+        assert lock is not None, "no other process knows the hidden folder"
+        self._lock = lock
         hidden.rename(self.folder)
         self._next_segment()
 
@@ -125,15 +131,15 @@ class Spool:
 class SpoolReader:
     """The reading side of one folder, from its beginning: settlements joined with their admissions."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         segments = [int(path.stem) for path in folder.glob("*.jsonl")]
         self.end = max(segments, default=0) + 1
         self._segment, self._offset = min(segments, default=1), 0
         self._read_segments: list[Path] = []
-        self.open: dict[str, list] = {}
+        self.open: dict[str, JsonList] = {}
 
-    def settled_pairs(self, sealed_below: int) -> list[tuple[list, list]]:
+    def settled_pairs(self, sealed_below: int) -> list[tuple[JsonList, JsonList]]:
         """The next (admission, settlement) pairs; segments under `sealed_below` get no more lines."""
         while True:
             path = self._folder / f"{self._segment:08d}.jsonl"
@@ -163,7 +169,7 @@ class SpoolReader:
         self._offset += len(whole)
         return whole.splitlines()
 
-    def _join(self, lines: list[bytes]) -> Iterator[tuple[list, list]]:
+    def _join(self, lines: list[bytes]) -> Iterator[tuple[JsonList, JsonList]]:
         for line in lines:
             with suppress(orjson.JSONDecodeError, LookupError, TypeError):
                 entry = orjson.loads(line)

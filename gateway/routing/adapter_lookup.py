@@ -21,10 +21,17 @@ def find_adapter(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> ModelEn
     adapter = _find_by_name(own, ref, snapshot)
     if adapter is None and number.isdecimal():
         adapter = _find_by_name(own, name, snapshot)
-        return adapter and _as_model(caller, adapter, _version_by_number(adapter, int(number[:9])), snapshot)
+        if adapter is None:
+            return None
+        return _as_model(caller, adapter, _version_by_number(adapter, int(number[:9])), snapshot)
     if adapter is None:
         return _find_by_version_id(caller, own, ref, snapshot)
     return _as_model(caller, adapter, _default_version(caller, adapter), snapshot)
+
+
+def is_own_name(caller: Caller, ref: str, snapshot: RoutingSnapshot) -> bool:
+    """Whether the caller's tenant has an adapter of this name, which hides a public model of the same name."""
+    return ref in snapshot.adapters.get(caller.tenant_id, ())
 
 
 def visible_adapters(caller: Caller, snapshot: RoutingSnapshot) -> list[ModelEntry]:

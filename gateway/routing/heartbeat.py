@@ -15,6 +15,7 @@ from django.db.utils import InterfaceError
 
 from core import process_identity
 from core.periodic import LoopSeverity, Periodic
+from gateway.json_types import JsonObject
 from inference.models import GatewayHeartbeat
 
 logger = logging.getLogger(__name__)
@@ -27,22 +28,23 @@ UPDATE_FIELDS = ["beat_at", "routes", "inflight", "idle", "waiting", "adapters"]
 class HeartbeatWriter:
     """Writes the fields that `describe` returns until `stop`. An outage of Postgres is only logged."""
 
-    def __init__(self, describe: Callable[[], dict]):
+    def __init__(self, describe: Callable[[], JsonObject]) -> None:
         self._describe = describe
         self._loop = Periodic("gateway heartbeat", LoopSeverity.CRITICAL, HEARTBEAT_INTERVAL)
         self._id = uuid.uuid4()
         self._process = {"host": socket.gethostname(), "pid": os.getpid(), "process": process_identity.identity()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-heartbeat")
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         self._loop.end()
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             await asyncio.wait_for(loop.run_in_executor(self._thread, self._delete_row), DELETE_TIMEOUT)
@@ -68,9 +70,10 @@ class HeartbeatWriter:
         close_old_connections()
         with connection.cursor() as cursor:
             cursor.execute("SELECT clock_timestamp()")
-            return cursor.fetchone()[0]
+            now: datetime = cursor.fetchone()[0]
+            return now
 
-    def _write(self, at: datetime, state: dict) -> None:
+    def _write(self, at: datetime, state: JsonObject) -> None:
         row = GatewayHeartbeat(id=self._id, beat_at=at, **self._process, **state)
         GatewayHeartbeat.objects.bulk_create(
             [row], update_conflicts=True, unique_fields=["id"], update_fields=UPDATE_FIELDS

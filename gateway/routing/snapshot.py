@@ -10,6 +10,7 @@ from typing import TypeVar
 from accounts import policy
 from accounts.policy import Permission
 from core.errors import ModelNotFound, ServiceUnavailable, Unauthenticated
+from gateway.json_types import JsonObject
 
 MAX_SNAPSHOT_AGE = 300  # how long the data plane serves without Postgres
 NOTICE_TIMEOUT, CHANGE_TIMEOUT = 0.2, 2.0  # wait for a change notification, and for the change itself
@@ -19,7 +20,10 @@ Decision = TypeVar("Decision")
 
 @dataclass(slots=True, frozen=True)
 class Caller:
-    """The caller, its tenant and its rights; `scopes` or `models` of None: all that the role allows."""
+    """The caller, its tenant and its rights; `scopes` or `models` of None: all that the role allows.
+
+    An operator who named no tenant `sees_all` models, by their ids.
+    """
 
     tenant_id: str
     role: str | None
@@ -28,6 +32,7 @@ class Caller:
     scopes: frozenset[str] | None = None
     models: frozenset[str] | None = None
     operator: bool = False
+    sees_all: bool = False
     created_by_id: str | None = None  # of a key: the user who created it
 
     def may(self, permission: Permission) -> bool:
@@ -67,7 +72,7 @@ class ModelEntry:
     mode: str = "Chat"
     created: int = 0  # epoch seconds
     context: int | None = None  # tokens, prompt and answer together
-    sampling: dict = field(default_factory=dict)
+    sampling: JsonObject = field(default_factory=dict)
     wait_timeout: float = 180
     start_seconds: float | None = None  # duration of the last start
     engine: str = "vllm"
@@ -161,7 +166,7 @@ class RoutingSnapshot:
         models: Iterable[ModelEntry] = (),
         instances: Iterable[InstanceEntry] = (),
         adapters: Iterable[AdapterEntry] = (),
-    ):
+    ) -> None:
         self.tenants = {tenant.id: tenant for tenant in tenants}
         self.slugs = {tenant.slug: tenant for tenant in self.tenants.values()}
         self.keys = keys or {}
@@ -204,17 +209,18 @@ class RoutingSnapshot:
 class SnapshotSource:
     """The latest snapshot, with waiting for the next one. For the event loop's thread only."""
 
-    def __init__(self, snapshot: RoutingSnapshot | None = None):
+    def __init__(self, snapshot: RoutingSnapshot | None = None) -> None:
         self._current, self._read_at = snapshot, time.monotonic()
         self._listeners: list[Callable[[RoutingSnapshot], None]] = []
-        self._next: asyncio.Future | None = None
+        self._next: asyncio.Future[None] | None = None
         self._expecting = False
 
     def current(self) -> RoutingSnapshot:
         """Raises ServiceUnavailable if there is none, or only a stale one."""
-        if not self.is_fresh():
+        snapshot = self._current
+        if snapshot is None or not self.is_fresh():
             raise ServiceUnavailable(retry_after=5)
-        return self._current
+        return snapshot
 
     def is_fresh(self) -> bool:
         return self._current is not None and time.monotonic() - self._read_at <= MAX_SNAPSHOT_AGE

@@ -1,6 +1,7 @@
 """Reads the parts of a snapshot from Postgres; lists which parts depend on which table."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from django.conf import settings
 
@@ -67,7 +68,8 @@ SELECT DISTINCT ON (model_id) model_id, extract(epoch FROM ready_at - started_at
 FROM inference_instance WHERE ready_at > started_at ORDER BY model_id, ready_at DESC
 """
 
-Execute = Callable[..., Iterable[tuple]]
+Row = tuple[Any, ...]
+Execute = Callable[..., Iterable[Row]]
 
 
 def _read_tenants(execute: Execute) -> list[TenantEntry]:
@@ -78,7 +80,7 @@ def _read_keys(execute: Execute) -> dict[bytes, KeyEntry]:
     found = {}
     for digest, key_id, tenant_id, role, scopes, models, expires_at, maker_role, maker_id in execute(KEYS):
         allowed = frozenset(models) if models else None
-        role = min(role, maker_role, key=ROLE_RANK.get)
+        role = min(role, maker_role, key=ROLE_RANK.__getitem__)
         caller = Caller(
             tenant_id, role, key_id=key_id, scopes=frozenset(scopes), models=allowed, created_by_id=maker_id
         )  # fmt: skip
@@ -103,7 +105,7 @@ def _read_models(execute: Execute) -> list[ModelEntry]:
     return [_model_entry(row, start_seconds.get(row[0])) for row in execute(MODELS)]
 
 
-def _model_entry(row: tuple, start_seconds: float | None) -> ModelEntry:
+def _model_entry(row: Row, start_seconds: float | None) -> ModelEntry:
     model_id, tenant_id, name, public, mode, created, config, wait_timeout, engine, aliases = row
     context = context_length(config)
     sampling = {option: config[option] for option in SAMPLING_DEFAULTS if config.get(option) is not None}
@@ -119,27 +121,25 @@ def _read_instances(execute: Execute) -> list[InstanceEntry]:
     return [_instance_entry(row) for row in execute(INSTANCES)]
 
 
-def _instance_entry(row: tuple) -> InstanceEntry:
-    adapter_reports = row[12]
+def _instance_entry(row: Row) -> InstanceEntry:
+    instance_id, model_id, state, served_name, endpoint, generation, healthy, wanted, *details = row
+    state_since, failure_reason, failure_cause, stop_reason, adapters, adapter_slots = details
+    loaded = frozenset(version for version, report in adapters.items() if report["state"] == LOADED)
+    refused = {version: report["reason"] for version, report in adapters.items() if report["state"] == REFUSED}
     return InstanceEntry(
-        *row[:8],
-        state_since=float(row[8]),
-        failure_reason=row[9],
-        failure_cause=row[10],
-        stop_reason=row[11],
-        adapters=frozenset(version for version, report in adapter_reports.items() if report["state"] == LOADED),
-        refused={
-            version: report["reason"] for version, report in adapter_reports.items() if report["state"] == REFUSED
-        },
-        adapter_slots=row[13],
-    )
+        instance_id, model_id, state, served_name, endpoint, generation, healthy, wanted, float(state_since),
+        failure_reason, failure_cause, stop_reason, loaded, refused, adapter_slots,
+    )  # fmt: skip
 
 
 def _read_adapters(execute: Execute) -> list[AdapterEntry]:
     versions: dict[str, list[VersionEntry]] = {}
     for adapter_id, *fields in execute(VERSIONS):
         versions.setdefault(adapter_id, []).append(VersionEntry(*fields))
-    return [AdapterEntry(*row[:5], int(row[5]), tuple(versions.get(row[0], ()))) for row in execute(ADAPTERS)]
+    return [
+        AdapterEntry(adapter_id, tenant_id, name, base_id, current, int(created), tuple(versions.get(adapter_id, ())))
+        for adapter_id, tenant_id, name, base_id, current, created in execute(ADAPTERS)
+    ]
 
 
 PART_READERS = {

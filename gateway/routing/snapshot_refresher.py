@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TypeVarTuple
 
 import psycopg
 from django.db import connections
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 DEBOUNCE_INTERVAL, RELOAD_INTERVAL, POLL_INTERVAL = 0.05, 10.0, 0.5
 RETRY_INTERVALS = (0.5, 1.0, 2.0, 5.0)
+Arguments = TypeVarTuple("Arguments")
+
 NOT_FOR_PSYCOPG = ("context", "cursor_factory")  # Django's own adaptation would leave JSON as text
 
 
@@ -36,12 +39,12 @@ def connect() -> psycopg.Connection:
 class SnapshotRefresher(threading.Thread):
     """Publishes to `source` on `loop` until `stop`."""
 
-    def __init__(self, source: SnapshotSource, loop: asyncio.AbstractEventLoop):
+    def __init__(self, source: SnapshotSource, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="snapshot-refresher", daemon=True)
         self._source, self._loop = source, loop
         self._turns = Periodic("snapshot refresher", LoopSeverity.CRITICAL, POLL_INTERVAL)
         self._ending = threading.Event()
-        self._parts: dict = {}
+        self._parts: dict[str, Any] = {}  # arguments of RoutingSnapshot, each of its own type
 
     def stop(self, timeout: float = 2.0) -> None:
         self._ending.set()
@@ -88,6 +91,6 @@ class SnapshotRefresher(threading.Thread):
                 self._parts[part] = snapshot_loader.PART_READERS[part](connection.execute)
         self._call_in_loop(self._source.publish, RoutingSnapshot(**self._parts))
 
-    def _call_in_loop(self, callback: Callable, *arguments) -> None:
+    def _call_in_loop(self, callback: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process is stopping
             self._loop.call_soon_threadsafe(callback, *arguments)

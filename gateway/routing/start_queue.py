@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
@@ -13,6 +14,9 @@ from core.errors import ModelNotRunning
 from gateway.routing import adapter_lookup
 from gateway.routing.snapshot import InstanceEntry, ModelEntry, RoutingSnapshot, SnapshotSource
 from inference.crashes import advice
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +28,17 @@ STOPPED_MESSAGE = _("Somebody stopped the model before it was ready. The next re
 QUEUE_FULL_MESSAGE = _("Too many requests wait for the model already. Send fewer at a time, or come back once it runs.")
 NOT_READY_MESSAGE = _("The model is not ready yet. Try again later; how long requests wait for it is its wait_timeout.")
 
-RequestStart = Callable[[str], Awaitable[object]]
+RequestStart = Callable[[str], Coroutine[Any, Any, object]]
 
 
 class StartQueue:
     """The requests that wait for one model, or for one version of an adapter on it."""
 
-    def __init__(self, model: ModelEntry, now: float, ended_before: set[str]):
+    def __init__(self, model: ModelEntry, now: float, ended_before: set[str]) -> None:
         """`ended_before` are ids of instances that ended before: their end says nothing about this start."""
         self.model, self.since, self.ended_before = model, now, ended_before
-        self.waiters: set[asyncio.Future] = set()
-        self.start: asyncio.Task | None = None
+        self.waiters: set[asyncio.Future[None]] = set()
+        self.start: asyncio.Task[object] | None = None
         self.no_room: errors.NoRoomYet | None = None  # why the last start request was refused
         self.seen_starting = False
 
@@ -56,7 +60,7 @@ class StartQueue:
 class StartQueues:
     """`request_start(model_id)` requests an instance, once for all waiting requests; snapshots show its progress."""
 
-    def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256):
+    def __init__(self, source: SnapshotSource, request_start: RequestStart, queue_limit: int = 256) -> None:
         self._source, self._request_start, self._limit = source, request_start, queue_limit
         self._queues: dict[str, StartQueue] = {}  # by model id or adapter version id
         source.subscribe(self._on_snapshot)
@@ -112,18 +116,19 @@ class StartQueues:
         if self._queues.get(queue.model.target) is queue and queue.waiters:
             self._send_start(queue)
 
-    def _on_start_done(self, queue: StartQueue, task: asyncio.Task) -> None:
+    def _on_start_done(self, queue: StartQueue, task: asyncio.Task[object]) -> None:
         if task.cancelled():
             return
-        queue.no_room = task.exception() if isinstance(task.exception(), errors.NoRoomYet) else None
+        failure = task.exception()
+        queue.no_room = failure if isinstance(failure, errors.NoRoomYet) else None
         if queue.no_room:
             asyncio.get_running_loop().call_later(NO_ROOM_RETRY_INTERVAL, self._retry_start, queue)
             return self._drop_if_done(queue)
-        if task.exception() is None:
+        if failure is None:
             return
-        error = errors.as_platform_error(task.exception())
+        error = errors.as_platform_error(failure) if isinstance(failure, Exception) else None
         if error is None:
-            logger.error("start of %s", queue.model.id, exc_info=task.exception())
+            logger.error("start of %s", queue.model.id, exc_info=failure)
         self._fail_queue(queue, error or errors.PlatformError())
 
     def _fail_queue(self, queue: StartQueue, error: errors.PlatformError) -> None:
@@ -169,7 +174,7 @@ class StartQueues:
             queue.seen_starting = False
             self._send_start(queue)
 
-    def _not_ready(self, queue: StartQueue, text) -> errors.PlatformError:
+    def _not_ready(self, queue: StartQueue, text: "StrOrPromise") -> errors.PlatformError:
         """The error for a client that waits no longer: the state, and after how many seconds to retry."""
         if queue.no_room:
             return queue.no_room

@@ -5,7 +5,7 @@ from typing import Protocol
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from engines.causes import Cause
+from engines.crash_cause import Cause
 
 ADVICE = {
     Cause.OUT_OF_MEMORY: _(
@@ -32,8 +32,11 @@ ADVICE = {
 class FailureFields(Protocol):
     """The fields of a failed instance, as a row or as the gateway has it."""
 
-    failure_reason: str
-    failure_cause: str
+    @property
+    def failure_reason(self) -> str: ...
+
+    @property
+    def failure_cause(self) -> str: ...
 
 
 def failure_message(instance: FailureFields):

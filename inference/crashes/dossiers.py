@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from accounts.actor import Actor
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.crashes.advice import ADVICE
 from inference.logs.lines import clean_line, redact_for_tenant
 from inference.models import CrashDossier, Device, Instance

@@ -4,8 +4,8 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from core.errors import Conflict
-from inference.instances.retention import GATEWAY_TIMEOUT
 from inference.models import GatewayHeartbeat, Instance
+from inference.table_cleanup import GATEWAY_TIMEOUT
 from models_app import options
 from models_app.models import Model
 

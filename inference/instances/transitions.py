@@ -3,8 +3,8 @@
 from django.db import transaction
 from django.db.models.functions import Now
 
-from core.errors import utc_timestamp
 from core.events import publish_on_commit
+from core.times import utc_timestamp
 from inference import memory_ledger
 from inference.instances import operations, status_words
 from inference.models import Instance, InstanceState, Use

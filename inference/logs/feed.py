@@ -1,7 +1,7 @@
 """A stream of log lines for one client as server-sent events: first the stored lines, then new ones."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.actor import Actor
 from accounts.credential_identity import CredentialIdentity
 from core import broker
-from core.closing import shutdown
+from core.asgi_server import shutdown
 from core.errors import PlatformError
 from core.streaming import HEARTBEAT_COMMENT, HEARTBEAT_INTERVAL
 from inference.logs.stream import LogEntry
@@ -79,7 +79,7 @@ class Feed:
         self._tail = LogTail(reader.name, reader.lines, reader.resume_after, PAGE)
         self._checked_at = self._sent_at = time.monotonic()
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes]:
         with self._tail.watched():
             async for chunk in self._history():
                 yield chunk
@@ -133,6 +133,6 @@ def _event(data: dict, entry_id: str = "") -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def open_feed(reader: LogReader) -> Callable[[], AsyncIterator[bytes]]:
+def open_feed(reader: LogReader) -> Callable[[], AsyncGenerator[bytes]]:
     """For an EventStream, which creates the feed on its own event loop."""
     return lambda: Feed(reader).events()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from core.times import utc_timestamp
 from inference.logs.lines import StoredLogLine, redact_for_tenant
 from inference.logs.stream import LogEntry
 
@@ -11,7 +12,7 @@ def render_line(line: StoredLogLine, *, whole: bool) -> dict:
     """A line as the service API shows it. `whole`: with host paths and pids, for operators."""
     moment = datetime.fromtimestamp(line.time, UTC)
     return {
-        "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        "timestamp": utc_timestamp(moment),
         "level": line.level,
         "message": line.text if whole else redact_for_tenant(line.text),
         "instance_id": line.instance_id,

@@ -13,7 +13,7 @@ from accounts import audit, credential_identity
 from accounts.actor import Actor
 from accounts.policy import Permission
 from accounts.tickets import TicketAuthentication
-from core.inputs import validated
+from core.parsers import refuse_body, validated_query
 from core.streaming import AlwaysJson, EventStream
 from inference.logs import services
 from inference.logs.feed import LogReader, open_feed, parse_resume_id
@@ -62,7 +62,7 @@ class LogsView(StreamingView):
     @extend_schema(parameters=[LogQuerySerializer], responses={200: LogsSerializer, **EVENTS})
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query, whole = validated(LogQuerySerializer, request.query_params), request.auth.is_operator
+        query, whole = validated_query(LogQuerySerializer, request), request.auth.is_operator
         if query["follow"]:
             return self.stream(request, model.pk, Model.objects.usable_by, query, ServiceLogFormat(whole))
         lines = services.latest(model.pk, query["lines"])
@@ -73,7 +73,7 @@ class LogStreamView(StreamingView):
     @extend_schema(parameters=[StreamQuerySerializer], responses=EVENTS)
     def get(self, request, ref):
         model = catalogue.find_own(request.auth, ref)
-        query = validated(StreamQuerySerializer, request.query_params)
+        query = validated_query(StreamQuerySerializer, request)
         return self.stream(
             request, model.pk, Model.objects.usable_by, query, ManagerLogFormat(request.auth.is_operator)
         )
@@ -92,8 +92,9 @@ class ClearLogsView(APIView):
 
     @extend_schema(parameters=[ClearQuerySerializer], request=None, responses=ClearedSerializer)
     def post(self, request, ref):
+        refuse_body(request)
         model = catalogue.find_own(request.auth, ref)
-        minutes = validated(ClearQuerySerializer, request.query_params)["keep_minutes"]
+        minutes = validated_query(ClearQuerySerializer, request)["keep_minutes"]
         count = services.clear(model, minutes)
         audit.record(request.auth, "model.clear_logs", model, request=request, keep_minutes=minutes, lines=count)
         return Response({"success": True, "message": self._message(model, minutes, count)})

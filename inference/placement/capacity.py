@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from django.utils.translation import gettext as _
 
 from core.errors import InvalidRequest
-from engines.base import MIB
+from core.units import MIB
 from inference.models import DeviceKind
 from inference.placement import resource_options
 from inference.placement.fit import group_by_node

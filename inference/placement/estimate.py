@@ -4,7 +4,7 @@ from typing import Any
 
 from accounts.actor import Actor
 from core.errors import PlatformError
-from engines.base import MIB
+from core.units import MIB
 from inference.placement import capacity, cluster_view, reason_messages, resource_options
 from inference.placement.choice import choose_placement, evaluate_options
 from inference.placement.fit import could_ever_fit

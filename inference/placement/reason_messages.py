@@ -2,17 +2,15 @@
 
 from typing import Any
 
-from django.utils.functional import Promise
 from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
 from accounts.actor import Actor
 from core.errors import EngineUnavailable, InsufficientResources, NoRoomYet, PlatformError
-from engines.base import MIB
+from core.units import GIB, MIB
 from inference.placement.types import Candidate, PlacementDecision, Reason
 
-GIB = 1024**3
 RETRY_SECONDS = 30
 MAKE_ROOM = lazy(
     "Stop another model, let this one take less, or try again later: GET /api/models/{ref}/explain says who holds what."
@@ -113,9 +111,9 @@ def refusal_error(decision: PlacementDecision, waits: bool) -> PlatformError:
         worst = next((candidate for candidate in trace if candidate.why == Reason.ENGINE), trace[-1])
         return EngineUnavailable(reason_message(worst.why, text=worst.text) or None, retry_after=15)
     error_class = NoRoomYet if waits else InsufficientResources
-    text: str | Promise = _shortage_message(list(trace))
-    if any(candidate.why in OCCUPANCY_REASONS for candidate in trace):
-        text = format_lazy("{} {}", text, MAKE_ROOM)
+    shortage = _shortage_message(list(trace))
+    is_occupied = any(candidate.why in OCCUPANCY_REASONS for candidate in trace)
+    text = format_lazy("{} {}", shortage, MAKE_ROOM) if is_occupied else shortage
     return error_class(text, details=_missing_memory(decision), retry_after=RETRY_SECONDS)
 
 

@@ -1,7 +1,8 @@
 """The options to run a model, with the memory of each: its profiles, or else GPUs first and then main memory."""
 
+from core.units import MIB
 from engines import registry
-from engines.base import MIB, Engine
+from engines.base import Engine
 from inference.models import DeviceKind
 from inference.placement import memory_peaks
 from inference.placement.types import PlacementRequest, ResourceOption

@@ -1,8 +1,7 @@
 """The devices of all online nodes as the manager API shows them; memory in MiB, temperature in °C."""
 
+from core.units import MIB
 from inference.models import Device, DeviceKind
-
-MIB = 1024 * 1024
 
 
 def describe() -> dict:

@@ -101,7 +101,7 @@ class ReplicaReconciler:
 
     def work(self) -> None:
         wanted = Count("instances", filter=Q(instances__state__in=ACTIVE_STATES, instances__desired=Desired.RUNNING))
-        models = Model.objects.annotate(running=wanted).filter(running__gt=0).exclude(running=F("replicas"))
+        models = Model.objects.annotate(wanted=wanted).filter(wanted__gt=0).exclude(wanted=F("replicas"))
         for model in models:
             if self._not_before.get(model.pk, 0.0) <= time.monotonic():
                 with suppress(ModelNotFound):

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 
 from accounts.actor import Actor
 from core.errors import Conflict, PlatformError
+from core.units import MIB
 from inference.instances import adapters, status_words
 from inference.logs import services as logs
 from inference.models import Instance, InstanceState, Reservation, UsageRecord
@@ -17,7 +18,6 @@ from inference.serving import services
 from inference.usage import FAILED
 from models_app.models import Model
 
-MIB = 1024 * 1024
 END_TIMEOUT = 20.0
 HOUR = 3600
 STATES = {

@@ -25,7 +25,7 @@ def add_fields(shown: list[dict], models: list[Model], actor: Actor) -> list[dic
             **fields,
             **_engine_fields(model, foremost.get(model.pk), has_gpu),
             "loraAdapters": adapters.get(model.pk, []),
-            "config": {**fields["config"], **_config(model)},
+            "config": {**fields["config"], **config_fields(model)},
         }
         for fields, model in zip(shown, models, strict=True)
     ]
@@ -70,7 +70,8 @@ def _path_name(model: Model) -> str:
     return path.rpartition("/")[2] if path.startswith("/") else path
 
 
-def _config(model: Model) -> dict:
+def config_fields(model: Model) -> dict:
+    """What `config` shows in addition, and cannot be changed by these names."""
     return {
         "maxModelLen": context_length(model.config),
         "gpuMemoryUtilization": model.config.get("gpu_memory_utilization"),

@@ -1,5 +1,6 @@
 """Adapters and their versions as the API shows them."""
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_app.models import Adapter, AdapterVersion
@@ -79,7 +80,8 @@ class VersionSerializer(serializers.ModelSerializer):
             return IN_USE
         return ON_TRIAL if version.published_at is None else SUPERSEDED
 
-    def get_loaded(self, version) -> LoadedSerializer:
+    @extend_schema_field(LoadedSerializer)
+    def get_loaded(self, version) -> dict:
         reports = self.context["loaded"].get(version.pk, [])
         errors = [report["reason"] for report in reports if report["state"] == "refused"]
         replicas = sum(report["state"] == "loaded" for report in reports)

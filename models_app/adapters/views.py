@@ -10,9 +10,9 @@ from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import NotFound
-from core.inputs import validated
+from core.parsers import refuse_body, validated, validated_query
 from core.streaming import ArchiveStream
-from core.tenancy import TenantScopedMixin
+from core.tenant_views import TenantScopedMixin
 from models_app import model_runtime
 from models_app.adapters import files, services
 from models_app.adapters.serializers import (
@@ -64,7 +64,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(responses=VersionSerializer(many=True))
     def versions(self, request, ref):
         """Newest first, each with its evaluation before and after the training."""
-        versions = self.paginate_queryset(self.get_object().versions.select_related("adapter"))
+        versions = self.paginate_queryset(self.get_object().versions.select_related("adapter")) or []
         loaded = model_runtime.get_runtime().adapters_loaded([version.pk for version in versions])
         return self.get_paginated_response(VersionSerializer(versions, many=True, context={"loaded": loaded}).data)
 
@@ -78,6 +78,7 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(request=None, responses=AdapterSerializer)
     def unpublish(self, request, ref):
         """Stop serving the adapter."""
+        refuse_body(request)
         services.unpublish(request.auth, self.get_object(), request)
         return self.retrieve(request, ref)
 
@@ -91,13 +92,14 @@ class AdapterViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMo
     @extend_schema(responses=MessageSerializer)
     def destroy(self, request, ref):
         """Deletes all versions. Members may delete adapters that they trained, admins any adapter."""
+        refuse_body(request)
         services.delete(request.auth, self.get_object(), request)
         return Response({"message": _("Adapter deleted.")})
 
     @extend_schema(parameters=[DownloadSerializer], responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
     def download(self, request, ref):
         """A tar archive of one version, in the form that PEFT reads."""
-        adapter, fields = self.get_object(), validated(DownloadSerializer, request.query_params)
+        adapter, fields = self.get_object(), validated_query(DownloadSerializer, request)
         version = services.version_to_download(adapter, fields.get("version"))
         folder = files.folder_of(version)
         name = f"{version.adapter_id}-v{version.number}"

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.db.models import QuerySet
 
 from accounts.actor import Actor
+from core.times import utc_timestamp
 from inference.models import Device, DeviceKind, Node
 from monitoring.figures.meters import Gpu
 from monitoring.topics import GPU_METRICS, HOST_METRICS
@@ -15,7 +16,7 @@ GPU_FIELDS = ("utilization", "memory_used", "temperature")
 
 
 def save_sample(node: Node, at: datetime, host: dict[str, float], gpus: list[Gpu]) -> None:
-    timestamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    timestamp = utc_timestamp(at)
     node.live = {**host, "timestamp": timestamp}
     Node.objects.filter(pk=node.pk).update(live=node.live)
     for gpu in gpus:
@@ -42,11 +43,11 @@ def host_event(node: Node) -> dict:
 def mean_event() -> dict:
     """The mean of all machines, as of the latest sample, for users who may not see single machines."""
     samples = [node.live for node in sampled_nodes()]
-    means = {name: _mean([sample[name] for sample in samples if sample.get(name) is not None]) for name in HOST_FIELDS}
+    means = {name: mean([sample[name] for sample in samples if sample.get(name) is not None]) for name in HOST_FIELDS}
     return {"node": None, **means, "timestamp": max((sample["timestamp"] for sample in samples), default=None)}
 
 
-def _mean(values: list[float]) -> float | None:
+def mean(values: list[float]) -> float | None:
     return round(sum(values) / len(values), 1) if values else None
 
 

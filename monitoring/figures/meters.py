@@ -6,11 +6,13 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import psutil
 import pynvml
 from django.conf import settings
 
+from core.units import MIB
 from engines import registry
 from engines.base import EngineReadings
 from engines.prometheus_parser import Histogram
@@ -18,18 +20,18 @@ from inference.models import Instance
 from monitoring.figures.catalogue import BOUNDS
 from node_agent import folders, probes
 
-MIB = 1024 * 1024
 FIRST_CPU_INTERVAL = 0.5  # the time that the first CPU value covers
 ENGINE_TIMEOUT = 2.0  # an engine that takes longer is read again at the next sample
+CounterKey = TypeVar("CounterKey", bound=Hashable)
 
 
-class CounterIncreases:
+class CounterIncreases(Generic[CounterKey]):
     """Turns counter values into increases since the previous reading."""
 
     def __init__(self):
-        self._last: dict[Hashable, float] = {}
+        self._last: dict[CounterKey, float] = {}
 
-    def since_last(self, key: Hashable, value: float, *, from_zero: bool = False) -> float | None:
+    def since_last(self, key: CounterKey, value: float, *, from_zero: bool = False) -> float | None:
         """None at the first reading, unless the counter is known to have started `from_zero` since the last sample.
 
         A counter that went down was reset. One that was not read for a while rises by everything since then.
@@ -40,7 +42,7 @@ class CounterIncreases:
             return None
         return value - previous if value >= previous else value
 
-    def keep_only(self, wanted: Callable[[Hashable], bool]) -> None:
+    def keep_only(self, wanted: Callable[[CounterKey], bool]) -> None:
         self._last = {key: value for key, value in self._last.items() if wanted(key)}
 
 
@@ -63,8 +65,9 @@ class Gpu:
 
 class HostMeter:
     def __init__(self):
-        self._cpu = psutil.cpu_percent(interval=FIRST_CPU_INTERVAL)  # later calls: since the previous call
-        self._increases = CounterIncreases()
+        # later calls: since the previous call
+        self._cpu: float | None = psutil.cpu_percent(interval=FIRST_CPU_INTERVAL)
+        self._increases = CounterIncreases[str]()
         self.counters()
 
     def gauges(self) -> dict[str, float]:
@@ -190,7 +193,7 @@ class EngineMeter:
 
     def __init__(self, threads: int = 8):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="meter")
-        self._increases = CounterIncreases()
+        self._increases = CounterIncreases[tuple[str, int, str]]()
         self._started_at = time.time()
 
     def read(self, instances: list[Instance]) -> Iterator[tuple[Instance, list[EngineMeasurement]]]:

@@ -1,6 +1,6 @@
 """All metrics in Prometheus' text format, read from the database, so that every process gives the same answer."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -68,9 +68,9 @@ class MetricFamily:
     def lines_per_series(self) -> int:
         return len(SHOWN_BOUNDS) + 3 if self.kind is MetricKind.HISTOGRAM else 1
 
-    def lines(self, most: int) -> Iterator[str]:
-        """The lines of at most `most` series."""
-        shown = sorted(self.figures)[:most]
+    def lines(self, max_series: int) -> Iterator[str]:
+        """The lines of at most `max_series` series."""
+        shown = sorted(self.figures)[:max_series]
         if not shown:
             return
         yield f"# HELP {self.name} {self.help}"
@@ -84,7 +84,8 @@ class MetricFamily:
 
 def render(interval: float) -> str:
     """`interval` is the time between samples in seconds. Series beyond the line limit are only counted."""
-    lines, left_out = [], 0
+    lines: list[str] = []
+    left_out = 0
     for family in [*_gateway_families(), *_stored_families(interval)]:
         room = max(MAX_LINES - len(lines), 0) // family.lines_per_series
         left_out += max(len(family.figures) - room, 0)
@@ -101,8 +102,8 @@ def _gateway_families() -> Iterator[MetricFamily]:
         "serai_requests_waiting": (reports.waiting(), "Requests that wait for a model to start or for room."),
     }
     for name, (counts, description) in gauges.items():
-        counts = Counter(dict.fromkeys(reports.instances, 0)) | dict(counts)
-        figures = [SeriesValue(f'model="{_escaped(model_id)}"', count) for model_id, count in counts.items()]
+        all_counts = dict.fromkeys(reports.instances, 0) | dict(counts)
+        figures = [SeriesValue(f'model="{_escaped(model_id)}"', count) for model_id, count in all_counts.items()]
         yield MetricFamily(name, MetricKind.GAUGE, description, figures)
 
 

@@ -50,28 +50,31 @@ class MetricAggregate:
     def percentile(self, share: float) -> float | None:
         """From the histogram buckets: exact to the width of a bucket, and between `low` and `high`."""
         rank, below = share * sum(self.buckets), 0
-        if not rank:
+        if not rank or self.low is None or self.high is None:
             return None
         for bucket, count in enumerate(self.buckets):
             if below + count >= rank:
-                return self._interpolate(bucket, (rank - below) / count)
+                value = _interpolate(bucket, (rank - below) / count, self.high)
+                return min(max(value, self.low), self.high)
             below += count
         return self.high
 
-    def _interpolate(self, bucket: int, fraction: float) -> float:
-        lower = BOUNDS[bucket - 1] if bucket else 0.0
-        upper = BOUNDS[bucket] if bucket < len(BOUNDS) else self.high
-        return min(max(lower + fraction * (upper - lower), self.low), self.high)
+
+def _interpolate(bucket: int, fraction: float, high: float) -> float:
+    """The value at this fraction of the bucket; the last bucket ends at `high`."""
+    lower = BOUNDS[bucket - 1] if bucket else 0.0
+    upper = BOUNDS[bucket] if bucket < len(BOUNDS) else high
+    return lower + fraction * (upper - lower)
 
 
 def level_for(
-    start: datetime, end: datetime, wanted: RollupLevel | None = None, most: int = DEFAULT_POINTS
+    start: datetime, end: datetime, wanted: RollupLevel | None = None, max_points: int = DEFAULT_POINTS
 ) -> RollupLevel:
-    """The wanted level, or the finest with at most `most` points; a coarser one if that one is not kept so long."""
+    """The wanted level, or the finest with at most `max_points`; a coarser one if that one is not kept so long."""
     if wanted:
         fitting = LEVELS[LEVELS.index(wanted) :]
     else:
-        fitting = [level for level in LEVELS if point_count(start, end, level) <= most]
+        fitting = [level for level in LEVELS if point_count(start, end, level) <= max_points]
     kept = [level for level in fitting if level.table.oldest_kept() <= start.date()]
     return next(iter(kept or fitting[-1:]), LEVELS[-1])
 

@@ -47,7 +47,7 @@ def metrics(
     """One point per bucket with data. Means are over all devices; `max_…` is the maximum of a single device."""
     end = end_time or (start_time + DEFAULT_RANGE if start_time else timezone.now())
     start = start_time or end - DEFAULT_RANGE
-    level = queries.level_for(start, end, LEVELS_BY_NAME.get(interval))
+    level = queries.level_for(start, end, LEVELS_BY_NAME.get(interval) if interval else None)
     if queries.point_count(start, end, level) > queries.MAX_POINTS:
         limit = {"most": queries.MAX_POINTS, "name": level.name}
         raise InvalidRequest(
@@ -64,7 +64,7 @@ def metrics(
 
 
 def _visible_series(actor: Actor, names: list[str]) -> QuerySet:
-    """Totals of all machines for everybody. Totals of all models for operators, else the tenant's traffic."""
+    """Totals of all machines for all users. Totals of all models for operators, else the tenant's traffic."""
     series = Series.objects.filter(metric__in=names)
     if actor.sees_all:
         return series.totals()
@@ -76,6 +76,8 @@ def _own_traffic(actor: Actor) -> Q:
     """All series of the tenant's own models, and its own requests to the models of other tenants."""
     usable = Model.objects.usable_by(actor)
     own = Q(model_id__in=usable.filter(tenant=actor.tenant).values("pk"))
+    if actor.tenant is None:
+        return own
     return own | Q(model_id__in=usable.values("pk"), tenant_id=actor.tenant.pk)
 
 

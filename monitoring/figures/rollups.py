@@ -7,11 +7,12 @@ at any point without harm: a bucket is always computed completely, and its mark 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from typing import Any
 
 from django.db import connection, transaction
 
 from core.partitions import Partitioned
-from inference.instances.retention import USAGE_PARTITIONS
+from inference.table_cleanup import USAGE_PARTITIONS
 from monitoring.figures import samples, usage
 from monitoring.figures.levels import LEVELS, MINUTE, SAMPLES, RollupLevel
 from monitoring.figures.samples import RollupSummary
@@ -116,7 +117,7 @@ def _mark_minutes(source: RawTable) -> None:
         seen = (
             watermark.seen if watermark.seen <= final else 0
         )  # a restored database numbers transactions from the start
-        bounds = {"level": MINUTE.name, "width": MINUTE.width, "seen": seen, "final": final}
+        bounds: dict[str, Any] = {"level": MINUTE.name, "width": MINUTE.width, "seen": seen, "final": final}
         oldest = _oldest_kept(source.retention_of)
         cursor.execute(MARK_STALE.format(at=source.at, table=source.table.table), {**bounds, "oldest": oldest})
     watermark.seen = final

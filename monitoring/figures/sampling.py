@@ -55,11 +55,11 @@ class NodeSampler:
             _publish(node)
 
     def _buffer_samples(self, new: Iterator[NewSample]) -> None:
-        new = list(new)
+        added = list(new)
         with self._lock:
-            if (lost := len(self._buffer) + len(new) - MAX_BUFFERED) > 0:
+            if (lost := len(self._buffer) + len(added) - MAX_BUFFERED) > 0:
                 logger.warning("sampling: the oldest %d samples are dropped, too many wait for the database", lost)
-            self._buffer.extend(new)
+            self._buffer.extend(added)
 
     def _write_buffered(self) -> None:
         """The oldest first. A batch during which the connection broke is written again and counts once."""
@@ -107,7 +107,7 @@ def _engine_samples(node: Node, at: datetime, meter: EngineMeter, instances: lis
 
 
 def _publish(node: Node) -> None:
-    """Each machine to operators, the mean of all machines to everybody."""
+    """Each machine to operators, the mean of all machines to all users."""
     events.publish_now([events.OPERATORS], HOST_METRICS, node.pk, latest.host_event(node))
     events.publish_now([events.EVERYONE], HOST_METRICS, "", latest.mean_event())
     for device in latest.sampled_gpus().filter(node=node):

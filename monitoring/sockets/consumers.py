@@ -11,11 +11,12 @@ from django.db import DatabaseError, InterfaceError
 from accounts import credential_identity
 from accounts.actor import Actor
 from accounts.credential_identity import CredentialIdentity
+from core.asgi_server import drop_client
 from core.errors import InvalidRequest, ModelNotFound, PlatformError, ServiceUnavailable
-from core.transport import drop_client
 from models_app import services as catalogue
 from monitoring.sockets import credentials, hub, snapshots
 from monitoring.sockets.followed import LogFollower, parse_subscription
+from monitoring.sockets.hub import SocketSession
 from monitoring.sockets.outbox import Outbox
 from monitoring.topics import TOPICS
 
@@ -32,25 +33,24 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     """Replies are sent at once. Events go through the outbox, which a writer task of this socket empties."""
 
     async def connect(self):
-        self.actor: Actor | None = None
-        self.credential: CredentialIdentity | None = None
-        self.outbox: Outbox | None = None
+        self.session: SocketSession | None = None
         self.writer: asyncio.Task | None = None
         self.tasks: set[asyncio.Task] = set()
         self.followed = LogFollower(self._push, lambda work: self._spawn(self._guard_send(work)))
         if not credentials.origin_allowed(credentials.headers_of(self.scope)):
             return await self.close()
         try:
-            await self._sign_in(await database_sync_to_async(credentials.from_handshake)(self.scope))
+            if credential := await database_sync_to_async(credentials.from_handshake)(self.scope):
+                self.session = await self._sign_in(credential)
         except (DatabaseError, InterfaceError, ServiceUnavailable):
             return await self.close(TRY_AGAIN)
         except PlatformError:
             return await self.close(UNAUTHORISED)
         await self.accept()
-        if self.actor is None:
+        if self.session is None:
             self._spawn(self._close_unless_signed_in())
         else:
-            self._start_events()
+            self._start_events(self.session)
 
     async def disconnect(self, code):
         self._stop_sending()
@@ -63,7 +63,8 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     def _stop_sending(self) -> None:
         """ASGI servers refuse messages after the close."""
-        hub.current_hub().leave(self)
+        if self.session:
+            hub.current_hub().leave(self.session)
         self.followed.end(self.followed.models)
         if self.writer:
             self.writer.cancel()
@@ -84,82 +85,81 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive_json(self, content, **kwargs):
         message = content if isinstance(content, dict) else {}
-        action = message.get("action")
+        action, session = message.get("action"), self.session
         if action == "authenticate":
             await self._authenticate(message.get("token"))
-        elif self.actor is None:
+        elif session is None:
             await self.close(UNAUTHORISED)
         elif action == "subscribe":
-            await self._subscribe(message)
+            await self._subscribe(session, message)
         elif action == "unsubscribe":
-            await self._unsubscribe(message)
+            await self._unsubscribe(session, message)
         else:
             await self._send_invalid("action must be subscribe, unsubscribe or authenticate.")
 
     # --- authentication
 
     async def _authenticate(self, token) -> None:
-        if self.actor is not None:
+        if self.session is not None:
             return await self._send_invalid("This socket is signed in already.")
         if not isinstance(token, str) or not token:
             return await self.close(UNAUTHORISED)
-        await self._sign_in(await database_sync_to_async(credential_identity.identity_for_credential)(token))
+        self.session = await self._sign_in(
+            await database_sync_to_async(credential_identity.identity_for_credential)(token)
+        )
         await self.send_json({"type": "authenticated"})
-        self._start_events()
+        self._start_events(self.session)
 
-    async def _sign_in(self, credential: CredentialIdentity | None) -> None:
-        if credential is not None:
-            self.actor = await database_sync_to_async(credential.reading_actor)()
-            self.credential, self.outbox = credential, Outbox(self.actor)
+    async def _sign_in(self, credential: CredentialIdentity) -> SocketSession:
+        actor = await database_sync_to_async(credential.reading_actor)()
+        return SocketSession(actor, credential, Outbox(actor), self.followed, self._on_overflow, self._on_recheck)
 
     async def _close_unless_signed_in(self) -> None:
         await asyncio.sleep(SIGN_IN_TIMEOUT)
-        if self.actor is None:
+        if self.session is None:
             await self.close(UNAUTHORISED)
 
-    def _start_events(self) -> None:
-        self.writer = self._spawn(self._guard_send(self._write()))
-        hub.current_hub().join(self)
+    def _start_events(self, session: SocketSession) -> None:
+        self.writer = self._spawn(self._guard_send(self._write(session)))
+        hub.current_hub().join(session)
 
-    def on_recheck(self, actor: Actor | None, readable: set[str]) -> None:
+    def _on_recheck(self, session: SocketSession, actor: Actor | None, readable: set[str]) -> None:
         """Called by the hub. Closes the socket if its credential ended or acts for another tenant or role now."""
-        if actor is None or _scope_of(actor) != _scope_of(self.actor):
+        if actor is None or _scope_of(actor) != _scope_of(session.actor):
             self._spawn(self._close_or_abandon(UNAUTHORISED))
             return
-        self.actor = actor
-        self.outbox.act_for(actor)
+        session.act_for(actor)
         for model_id in self.followed.models - readable:
             self.followed.end([model_id])
             self._spawn(self._guard_send(self._send_error(ModelNotFound(details={"model_id": model_id}))))
 
     # --- subscriptions
 
-    async def _subscribe(self, message: dict) -> None:
-        topics = message.get("events")
-        if not await self._check_topics(topics):
-            return
+    async def _subscribe(self, session: SocketSession, message: dict) -> None:
+        topics = await self._topics_of(message)
         if "logs" in topics:
-            return await self._subscribe_to_logs(message)
-        await self.send_json({"type": "subscribed", "events": topics})
-        self.outbox.subscribe(self._events(topics))
+            return await self._subscribe_to_logs(session, message, topics)
+        if topics:
+            await self.send_json({"type": "subscribed", "events": topics})
+            session.outbox.subscribe(self._events(topics))
 
-    async def _subscribe_to_logs(self, message: dict) -> None:
+    async def _subscribe_to_logs(self, session: SocketSession, message: dict, topics: list[str]) -> None:
         """Needs the same permission as the model's log routes. The message may name other topics too."""
         try:
             subscription = parse_subscription(message)
-            model = await database_sync_to_async(catalogue.find_own)(self.actor, subscription.model)
+            model = await database_sync_to_async(catalogue.find_own)(session.actor, subscription.model)
             self.followed.check_room(model.pk)
         except PlatformError as error:
             return await self._send_error(error)
-        await self.send_json({"type": "subscribed", "events": message["events"], "model_id": model.pk})
-        self.outbox.subscribe(self._events(message["events"]))
-        self.followed.begin(model.pk, subscription, whole=self.actor.is_operator)
+        await self.send_json({"type": "subscribed", "events": topics, "model_id": model.pk})
+        session.outbox.subscribe(self._events(topics))
+        self.followed.begin(model.pk, subscription, whole=session.actor.is_operator)
 
-    async def _unsubscribe(self, message: dict) -> None:
+    async def _unsubscribe(self, session: SocketSession, message: dict) -> None:
         """From logs: of the model whose id is given, else of all models."""
-        topics, model_id = message.get("events"), message.get("model_id")
-        if await self._check_topics(topics):
-            self.outbox.unsubscribe(self._events(topics))
+        topics, model_id = await self._topics_of(message), message.get("model_id")
+        if topics:
+            session.outbox.unsubscribe(self._events(topics))
             if "logs" in topics:
                 self.followed.end([model_id] if isinstance(model_id, str) else self.followed.models)
             await self.send_json({"type": "unsubscribed", "events": topics})
@@ -167,11 +167,13 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
     def _events(self, topics: list[str]) -> list[str]:
         return [event for topic in topics for event in TOPICS[topic]]
 
-    async def _check_topics(self, topics) -> bool:
-        valid = isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics)
-        if not valid:
-            await self._send_invalid(f"events must be a list of some of: {', '.join(TOPICS)}.")
-        return bool(valid)
+    async def _topics_of(self, message: dict) -> list[str]:
+        """The topics that the message names. If it names none or an unknown one: the error is sent, and none."""
+        topics = message.get("events")
+        if isinstance(topics, list) and topics and all(isinstance(name, str) and name in TOPICS for name in topics):
+            return topics
+        await self._send_invalid(f"events must be a list of some of: {', '.join(TOPICS)}.")
+        return []
 
     async def _send_invalid(self, message: str) -> None:
         await self._send_error(InvalidRequest(message))
@@ -183,12 +185,12 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
 
     # --- the writer
 
-    async def _write(self) -> None:
+    async def _write(self, session: SocketSession) -> None:
         while True:
-            await self.outbox.ready()
+            await session.outbox.ready()
             await hub.current_hub().wait_until_subscribed()
-            await self._write_states(self.outbox.take_stale())
-            while text := self.outbox.take():
+            await self._write_states(session.actor, session.outbox.take_stale())
+            while text := session.outbox.take():
                 await self._push(text)
 
     async def _guard_send(self, work) -> None:
@@ -200,9 +202,9 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         except OSError:
             pass  # the client has left; `disconnect` follows
 
-    async def _write_states(self, events: set[str]) -> None:
+    async def _write_states(self, actor: Actor, events: set[str]) -> None:
         try:
-            messages = await database_sync_to_async(snapshots.read_states)(self.actor, events) if events else []
+            messages = await database_sync_to_async(snapshots.read_states)(actor, events) if events else []
         except (DatabaseError, InterfaceError):
             return  # the next snapshot follows soon
         for message in messages:
@@ -213,7 +215,7 @@ class MonitorConsumer(AsyncJsonWebsocketConsumer):
         async with asyncio.timeout(SEND_TIMEOUT):
             await self.send(text_data=text)
 
-    def on_overflow(self) -> None:
+    def _on_overflow(self) -> None:
         """Called by the hub: the client does not read and the outbox is full."""
         drop_client(self.base_send)
 

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
@@ -29,22 +30,27 @@ SNAPSHOT_INTERVAL = 30.0  # repairs what was lost in transit
 SILENCE_TIMEOUT = 10.0  # without messages, after which the connection is pinged
 
 
-class Socket(Protocol):
-    """What the hub needs from an open, authenticated socket."""
+@dataclass(eq=False)
+class SocketSession:
+    """An open socket whose caller is known, as the hub sees it."""
 
+    actor: Actor
     credential: CredentialIdentity
     outbox: Outbox
     followed: LogFollower
+    on_overflow: Callable[[], None]
+    on_recheck: Callable[["SocketSession", Actor | None, set[str]], None]
 
-    def on_overflow(self) -> None: ...
-    def on_recheck(self, actor: Actor | None, readable: set[str]) -> None: ...
+    def act_for(self, actor: Actor) -> None:
+        self.actor = actor
+        self.outbox.act_for(actor)
 
 
 class Hub:
     """Runs while it has sockets. For one event loop."""
 
     def __init__(self):
-        self._sockets: set[Socket] = set()
+        self._sockets: set[SocketSession] = set()
         self._tasks: list[asyncio.Task] = []
         self._listening = asyncio.Event()
         self._loops = [
@@ -52,7 +58,7 @@ class Hub:
             Periodic("sockets' states", LoopSeverity.MEDIUM, SNAPSHOT_INTERVAL),
         ]
 
-    def join(self, socket: Socket) -> None:
+    def join(self, socket: SocketSession) -> None:
         self._sockets.add(socket)
         if not self._tasks:
             loops = (
@@ -62,7 +68,7 @@ class Hub:
             )
             self._tasks = [asyncio.create_task(loop) for loop in loops]
 
-    def leave(self, socket: Socket) -> None:
+    def leave(self, socket: SocketSession) -> None:
         self._sockets.discard(socket)
         if not self._sockets:
             for task in self._tasks:
@@ -144,7 +150,7 @@ class Hub:
         rights = await database_sync_to_async(current_rights)(followed)
         for credential, (actor, readable) in rights.items():
             for socket in sockets_of[credential]:
-                socket.on_recheck(actor, readable | (socket.followed.models - followed[credential]))
+                socket.on_recheck(socket, actor, readable | (socket.followed.models - followed[credential]))
 
     async def _refresh(self) -> None:
         for socket in self._sockets:

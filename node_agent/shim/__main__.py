@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from types import FrameType
 
 import engine
 from log import Log
-from proc import descendants, kill_groups, read_process, send_signal
+from proc import descendants, kill_groups, read_process, send_signal, start_time
 from records import ShimSpec, ShimState, write_atomically
 
 TICK_INTERVAL = 0.5  # between checks of stop request, lease and supervisor
@@ -30,12 +31,13 @@ MAX_SAVE_TRIES = 20  # a full disk may get free space again
 class Shim:
     def __init__(self, folder: str):
         self.folder = folder
-        self.state = ShimState(shim_pid=os.getpid(), shim_start=read_process(os.getpid()).start)
+        self.state = ShimState(shim_pid=os.getpid(), shim_start=start_time(os.getpid()))
         self.unsaved = False
         self.terminated = False
         self.kill_at = math.inf  # when SIGKILLs begin, on the monotonic clock
         self.next_tick = self.next_sample = 0.0
-        self.lease_mtime, self.lease_seen = None, time.monotonic()
+        self.lease_mtime: int | None = None
+        self.lease_seen = time.monotonic()
         self.supervisor_lost = math.inf
 
     def run(self) -> None:
@@ -70,13 +72,13 @@ class Shim:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.wakeups, selectors.EVENT_READ)
 
-    def on_signal(self, signum: int, _frame) -> None:
+    def on_signal(self, signum: int, _frame: FrameType | None) -> None:
         self.terminated |= signum != signal.SIGCHLD  # which only needs to wake the selector
 
     def start(self) -> None:
         """Save the engine's pid before the engine can do anything."""
         pid, self.output, gate, failure = engine.fork(self.spec)
-        self.state.pid, self.state.start = pid, read_process(pid).start
+        self.state.pid, self.state.start = pid, start_time(pid)
         self.state.started_at = time.time()
         self.save()
         os.write(gate, b"1")
@@ -149,7 +151,7 @@ class Shim:
     def lease_expired(self, now: float) -> bool:
         """On the monotonic clock since the file last changed: a step of the wall clock must not end engines."""
         try:
-            mtime = os.stat(self.file("lease")).st_mtime_ns
+            mtime: int | None = os.stat(self.file("lease")).st_mtime_ns
         except OSError:
             mtime = self.lease_mtime
         if mtime != self.lease_mtime:
@@ -176,6 +178,7 @@ class Shim:
         if self.state.reason is None:
             self.state.phase, self.state.reason = "stopping", reason
             self.save_if_possible()
+            assert self.state.pid, "nothing ends before its start"
             os.kill(self.state.pid, signal.SIGTERM)  # not yet reaped, so the pid is still its own
 
     def sweep(self) -> None:

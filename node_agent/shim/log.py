@@ -33,30 +33,30 @@ class Log:
     def write(self, line: bytes) -> None:
         entry = b"%.3f %s\n" % (time.time(), line)
         try:
-            if self.fd is None:
-                self.open(os.O_APPEND)
+            fd = self.open(os.O_APPEND) if self.fd is None else self.fd
             if self.size and self.size + len(entry) > self.file_bytes:
-                self.rotate()
-            self.append(entry)
+                fd = self.rotate(fd)
+            self.append(fd, entry)
         except OSError:
             self.dropped += 1
 
-    def open(self, flags: int) -> None:
+    def open(self, flags: int) -> int:
         flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.path, flags, 0o600)
-        self.size = os.fstat(self.fd).st_size
+        fd = self.fd = os.open(self.path, flags, 0o600)
+        self.size = os.fstat(fd).st_size
+        return fd
 
-    def append(self, entry: bytes) -> None:
-        if os.write(self.fd, entry) < len(entry):
-            os.ftruncate(self.fd, self.size)
+    def append(self, fd: int, entry: bytes) -> None:
+        if os.write(fd, entry) < len(entry):
+            os.ftruncate(fd, self.size)
             raise OSError(errno.ENOSPC, "the line did not fit")
         self.size += len(entry)
 
-    def rotate(self) -> None:
-        os.close(self.fd)
+    def rotate(self, fd: int) -> int:
+        os.close(fd)
         self.fd = None
         names = [self.path] + [f"{self.path}.{number}" for number in range(1, self.files)]
         for number in range(len(names) - 1, 0, -1):
             if os.path.exists(names[number - 1]):
                 os.replace(names[number - 1], names[number])
-        self.open(os.O_APPEND | os.O_TRUNC)
+        return self.open(os.O_APPEND | os.O_TRUNC)

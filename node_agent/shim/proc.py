@@ -28,6 +28,14 @@ def read_process(pid: int) -> ProcessInfo | None:
     return ProcessInfo(pid, int(fields[1]), int(fields[2]), int(fields[19]), alive, int(fields[21]) * PAGE_BYTES)
 
 
+def start_time(pid: int) -> int:
+    """Clock ticks since boot. Raises ProcessLookupError."""
+    process = read_process(pid)
+    if process is None:
+        raise ProcessLookupError(errno.ESRCH, f"no process {pid}")
+    return process.start
+
+
 def list_pids() -> list[int]:
     """Newest first, to catch what forks faster than it can be examined."""
     try:

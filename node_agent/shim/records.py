@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,7 +24,7 @@ class ShimSpec:
     lease_seconds: float | None = None  # end when the file `lease` was not touched for this long
     stop_grace: float = 30.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.argv:
             raise ValueError("argv is empty")
 
@@ -63,7 +64,7 @@ class ShimState:
     log_dropped: int = 0  # lines lost to a full disk
 
 
-def write_atomically(path: str | os.PathLike, content: dict) -> None:
+def write_atomically(path: str | os.PathLike[str], content: Mapping[str, object]) -> None:
     """Readers see the old file or the new one. Only this account can read it."""
     temporary = f"{os.fspath(path)}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

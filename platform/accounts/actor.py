@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from rest_framework.request import Request
+
 from accounts import policy
 from accounts.models import ApiKey, Role, Tenant, User
 from accounts.policy import Permission
 from core import logs
+from core.errors import Unauthenticated
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Actor:
 
     def may(self, permission: Permission) -> bool:
         if self.key:
-            return policy.key_may(self.role, self.key.scopes, permission, made_by_operator=self.user.is_operator)
+            made_by_operator = self.user is not None and self.user.is_operator
+            return policy.key_may(self.role, self.key.scopes, permission, made_by_operator=made_by_operator)
         return self.is_operator or policy.role_may(self.role, permission)
 
     def name_in_logs(self) -> None:
@@ -40,3 +44,10 @@ class Actor:
         if self.user:
             return self.user.get_username()
         return "command line" if self.is_operator else "anonymous"
+
+
+def actor_of(request: Request) -> Actor:
+    """The caller that authentication has found. Raises Unauthenticated if there is none."""
+    if not isinstance(request.auth, Actor):
+        raise Unauthenticated
+    return request.auth

@@ -1,31 +1,28 @@
 """Credentials of a REST request (JWT, API key or console session) and the tenant that the caller acts for."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
-from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.translation import gettext as _
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 
-from accounts import keys, tokens
+from accounts import caller_rules, keys, tokens
 from accounts.actor import Actor
 from accounts.models import ApiKey, Membership, Role, Tenant, User
-from core.errors import NotFound, Unauthenticated
+from core.errors import Unauthenticated
 
 TENANT_HEADER = "Serai-Tenant"
-MAX_CREDENTIAL_LENGTH = 4096
 _LAST_USED_INTERVAL = timedelta(minutes=1)
 
 
 def actor_for_credential(credential: str, wanted_tenant: str | None = None) -> Actor:
     """The actor behind an API key or an access token. Raises Unauthenticated, or NotFound for a foreign tenant."""
-    if len(credential) > MAX_CREDENTIAL_LENGTH or not credential.isascii():
-        raise Unauthenticated
-    if credential.startswith(keys.PREFIX):
+    credential = caller_rules.check_credential(credential)
+    if keys.is_key(credential):
         return actor_for_key(credential)
     return actor_for_user(tokens.user_of_token(credential), wanted_tenant)
 
@@ -56,14 +53,12 @@ def _update_last_used(key: ApiKey) -> None:
 
 def actor_for_user(user: User, wanted_tenant: str | None = None) -> Actor:
     """A person acts for the default or the named tenant. Only operators need no membership there. Raises NotFound."""
-    if wanted_tenant:
-        tenant = Tenant.objects.filter(Q(slug=wanted_tenant) | Q(pk=wanted_tenant), is_active=True).first()
-        role = _role_in(user, tenant)
-        if tenant is None or (role is None and not user.is_operator):
-            raise NotFound(_("There is no such tenant, or you do not belong to it."))
-        return Actor(tenant=tenant, role=role, user=user, is_operator=user.is_operator)
-    tenant = _default_tenant(user)
-    return Actor(tenant, _role_in(user, tenant), user, is_operator=user.is_operator, sees_all=user.is_operator)
+    memberships = Membership.objects.filter(user=user, tenant__is_active=True).select_related("tenant").order_by("pk")
+    roles = {membership.tenant: Role(membership.role) for membership in memberships}
+    tenant = _named_tenant(user, wanted_tenant, roles) if wanted_tenant else _default_tenant(user, roles)
+    role = roles.get(tenant) if tenant else None
+    sees_all = user.is_operator and not wanted_tenant
+    return Actor(tenant, role, user, is_operator=user.is_operator, sees_all=sees_all)
 
 
 def user_of_session(session_key: str) -> User:
@@ -84,28 +79,29 @@ def anonymous_actor() -> Actor | None:
     return Actor(tenant=tenant, role=Role.MEMBER) if tenant else None
 
 
-def _default_tenant(user: User) -> Tenant | None:
-    memberships = Membership.objects.filter(user=user, tenant__is_active=True).select_related("tenant").order_by("pk")
-    tenants = [membership.tenant for membership in memberships]
-    if user.default_tenant and (user.default_tenant in tenants or user.is_operator) and user.default_tenant.is_active:
-        return user.default_tenant
-    return tenants[0] if tenants else None
+def _named_tenant(user: User, name: str, roles: Mapping[Tenant, Role]) -> Tenant:
+    """The tenant of this slug or id."""
+    active = Tenant.objects.filter(is_active=True)
+    tenant = active.filter(slug=name).first() or active.filter(pk=name).first()
+    memberships = [member.pk for member in roles]
+    if tenant is None or not caller_rules.may_act_for(tenant.pk, memberships, operator=user.is_operator):
+        raise caller_rules.tenant_not_found()
+    return tenant
 
 
-def _role_in(user: User, tenant: Tenant | None) -> Role | None:
-    membership = Membership.objects.filter(user=user, tenant=tenant).first() if tenant else None
-    return Role(membership.role) if membership else None
+def _default_tenant(user: User, roles: Mapping[Tenant, Role]) -> Tenant | None:
+    active = {tenant.pk: tenant for tenant in roles}
+    memberships, default_id = list(active), None
+    if user.default_tenant and user.default_tenant.is_active:
+        default_id = user.default_tenant.pk
+        active[default_id] = user.default_tenant
+    chosen = caller_rules.default_tenant(default_id, memberships, operator=user.is_operator)
+    return active[chosen] if chosen else None
 
 
-def credential_in(headers) -> str | None:
-    """The bearer token or key of a request, None if it has none. Raises Unauthenticated for another scheme."""
-    authorization = headers.get("Authorization")
-    if authorization is None:
-        return headers.get("X-API-Key") or None
-    scheme, _space, credential = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not credential.strip():
-        raise Unauthenticated
-    return credential.strip()
+def credential_in(headers: Mapping[str, str]) -> str | None:
+    """The bearer token or key of a request, None if it has none. Raises Unauthenticated for a malformed one."""
+    return caller_rules.choose_credential(headers.get("Authorization"), headers.get("X-API-Key"))
 
 
 class CredentialAuthentication(BaseAuthentication):

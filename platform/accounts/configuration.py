@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, transaction
@@ -133,7 +134,7 @@ def _load() -> Configuration:
 
 def _flatten(nested: dict) -> dict:
     """Only thresholds are nested; any other object, even an empty one, is a wrong value."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         if key == "alert_thresholds":
             flat |= {f"{key}.{name}": threshold for name, threshold in value.items()}

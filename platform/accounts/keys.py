@@ -1,6 +1,5 @@
 """API keys: how a secret is made and digested. Only the digest is stored."""
 
-import hashlib
 import hmac
 import secrets
 
@@ -14,9 +13,15 @@ def new_secret() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def digest(secret: str) -> bytes:
-    """HMAC-SHA256 with the pepper: the table alone is not enough to test guesses."""
-    return hmac.digest(settings.KEY_PEPPER, secret.encode("utf-8", "surrogateescape"), hashlib.sha256)
+def is_key(credential: str) -> bool:
+    """Whether it has the form of a key; all other credentials are tokens."""
+    return credential.startswith(PREFIX)
+
+
+def digest(secret: str, pepper: bytes | None = None) -> bytes:
+    """HMAC-SHA256 with the pepper (that of the settings): the table alone is not enough to test guesses."""
+    pepper = settings.KEY_PEPPER if pepper is None else pepper
+    return hmac.digest(pepper, secret.encode("utf-8", "surrogateescape"), "sha256")
 
 
 def shown_prefix(secret: str) -> str:

@@ -1,5 +1,7 @@
 """Tenants, users, memberships, API keys, login sessions, audit records, and the shared configuration."""
 
+from typing import ClassVar, Self
+
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
@@ -80,8 +82,8 @@ class Membership(TenantModel):
         return f"{self.user} ({self.role})"
 
 
-class ApiKeyQuerySet(TenantQuerySet):
-    def usable(self):
+class ApiKeyQuerySet(TenantQuerySet["ApiKey"]):
+    def usable(self) -> Self:
         """Not expired, revoked or orphaned: a key is invalid once its maker has left the tenant."""
         maker = Membership.objects.filter(tenant=OuterRef("tenant"), user=OuterRef("created_by"))
         return self.annotate(maker_role=Subquery(maker.values("role"))).filter(
@@ -113,7 +115,7 @@ class ApiKey(TenantModel):
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
 
-    objects = ApiKeyQuerySet.as_manager()
+    objects: ClassVar = ApiKeyQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]
@@ -121,8 +123,9 @@ class ApiKey(TenantModel):
     @property
     def effective_role(self) -> Role:
         """At most the current role of its maker. Only for rows from `usable()`."""
-        limit = Role.OWNER if self.created_by.is_staff else Role(self.maker_role)
-        return min(Role(self.role), limit, key=ROLE_RANK.get)
+        by_operator = self.created_by is not None and self.created_by.is_staff
+        limit = Role.OWNER if by_operator else Role(vars(self)["maker_role"])
+        return min(Role(self.role), limit, key=lambda role: ROLE_RANK[role])
 
     def __str__(self):
         return f"{self.name} ({self.prefix}…)"

@@ -1,5 +1,6 @@
 """The one table of what roles and scopes permit. Each route names a permission; a test checks all routes."""
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from accounts.models import Role, Scope
@@ -45,9 +46,11 @@ SCOPES: dict[str, frozenset[Permission]] = {
 
 
 def role_may(role: str | None, permission: Permission) -> bool:
-    return permission in ROLES.get(role, frozenset())
+    return role is not None and permission in ROLES.get(role, frozenset())
 
 
-def key_may(role: str, scopes: list[str], permission: Permission, *, made_by_operator: bool = False) -> bool:
+def key_may(
+    role: str | None, scopes: Collection[str], permission: Permission, *, made_by_operator: bool = False
+) -> bool:
     allowed = role_may(role, permission) or (made_by_operator and permission in OPERATORS_KEYS)
     return allowed and any(permission in SCOPES.get(scope, frozenset()) for scope in scopes)

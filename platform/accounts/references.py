@@ -5,13 +5,16 @@ from collections.abc import Callable
 from accounts.actor import Actor
 
 Resolver = Callable[[Actor, str], str | None]
-_resolvers: list[Resolver] = []
+_resolver: Resolver | None = None
 
 
 def register_model_resolver(resolver: Resolver) -> None:
     """`resolver` returns None for a model that does not exist or that the actor may not use."""
-    _resolvers[:] = [resolver]
+    global _resolver
+    _resolver = resolver
 
 
 def resolve_model_id(actor: Actor, ref: str) -> str | None:
-    return _resolvers[0](actor, ref)
+    if _resolver is None:
+        raise RuntimeError("No app has registered a resolver of model references.")
+    return _resolver(actor, ref)

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -53,7 +54,8 @@ def _require_another_owner(membership: Membership, role: str | None) -> None:
 
 def require_rank(own: str | None, other: str, is_operator: bool) -> None:
     """No caller may assign or remove a role above their own. Raises Forbidden."""
-    if not is_operator and ROLE_RANK[other] > ROLE_RANK.get(own, -1):
+    own_rank = ROLE_RANK[Role(own)] if own else -1
+    if not is_operator and ROLE_RANK[Role(other)] > own_rank:
         raise Forbidden(_("That role is above your own."))
 
 
@@ -63,7 +65,7 @@ def issue_key(
     name: str,
     maker: User,
     role: str = Role.MEMBER,
-    scopes: list[str] | None = None,
+    scopes: Sequence[str] | None = None,
     allowed_models: list[str] | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
@@ -76,7 +78,7 @@ def issue_key(
         role=role,
         prefix=keys.shown_prefix(secret),
         digest=keys.digest(secret),
-        scopes=scopes if scopes is not None else [Scope.READ, Scope.INFERENCE],
+        scopes=[Scope.READ, Scope.INFERENCE] if scopes is None else list(scopes),
         allowed_models=allowed_models or [],
         expires_at=expires_at,
     )

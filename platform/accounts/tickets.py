@@ -48,6 +48,8 @@ def redeem_ticket(ticket: str) -> CredentialIdentity:
 class TicketAuthentication(BaseAuthentication):
     """For views that stream: `?ticket=…`."""
 
+    query_parameter = PARAMETER
+
     def authenticate(self, request):
         ticket = request.query_params.get(PARAMETER)
         if not ticket:

@@ -96,7 +96,7 @@ def _is_valid(session: LoginSession) -> bool:
     return session.revoked_at is None and session.expires_at > timezone.now() and session.user.is_active
 
 
-def _reply(refresh: Token, session_id: str) -> dict:
+def _reply(refresh: RefreshToken, session_id: str) -> dict:
     refresh[SESSION_CLAIM] = session_id
     access = refresh.access_token
     return {
@@ -110,7 +110,7 @@ def _reply(refresh: Token, session_id: str) -> dict:
 def _verify_claims(token_class: type[Token], token: str) -> Token:
     """A verified token with all claims that our tokens have. Raises Unauthenticated."""
     try:
-        claims = token_class(token)
+        claims = token_class(token)  # type: ignore[arg-type]  # the library takes a text and says Token
         uuid.UUID(claims[SESSION_CLAIM])
         claims["user_id"]
     except (TokenError, KeyError, ValueError):

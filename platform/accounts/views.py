@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import audit, configuration, credential_identity, references, services, tickets, tokens
+from accounts.actor import actor_of
 from accounts.models import ApiKey, AuditRecord, Membership, Scope, Tenant, User
 from accounts.policy import Permission
 from accounts.serializers import (
@@ -32,9 +33,10 @@ from accounts.serializers import (
     TenantSerializer,
     TicketSerializer,
 )
-from core.errors import Forbidden, InvalidRequest, Unauthenticated
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.errors import Conflict, Forbidden, InvalidRequest, Unauthenticated
+from core.pagination import PagePagination
+from core.parsers import checked, refuse_body, validated, validated_query
+from core.tenant_views import TenantScopedMixin
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -77,23 +79,17 @@ class TicketView(APIView):
 
     @extend_schema(request=None, responses=TicketSerializer)
     def post(self, request):
+        refuse_body(request)
         ticket = tickets.issue_ticket(credential_identity.identity_of_request(request))
         return Response({"ticket": ticket, "expires_in": tickets.TICKET_LIFETIME}, headers=NO_STORE)
 
 
-class TenantViewSet(
-    mixins.ListModelMixin,
-    mixins.CreateModelMixin,
-    mixins.RetrieveModelMixin,
-    mixins.UpdateModelMixin,
-    viewsets.GenericViewSet,
-):
+class TenantViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     """Operators create and close tenants; keys and members of a closed tenant have no access."""
 
     queryset = Tenant.objects.all()
     serializer_class = TenantSerializer
     filterset_fields = ["slug", "is_active"]
-    http_method_names = ["get", "post", "patch", "head", "options"]
     permissions = {
         "list": Permission.OPERATE,
         "create": Permission.OPERATE,
@@ -102,17 +98,18 @@ class TenantViewSet(
     }
 
     @transaction.atomic
-    def perform_create(self, serializer):
-        tenant = serializer.save()
-        audit.record(
-            self.request.auth, "tenant.create", tenant, tenant_id=tenant.pk, request=self.request, slug=tenant.slug
-        )
+    def create(self, request):
+        tenant = checked(self.get_serializer(data=request.data)).save()
+        audit.record(actor_of(request), "tenant.create", tenant, tenant_id=tenant.pk, request=request, slug=tenant.slug)
+        return Response(self.get_serializer(tenant).data, status=201)
 
     @transaction.atomic
-    def perform_update(self, serializer):
+    def partial_update(self, request, pk=None):
+        serializer = checked(self.get_serializer(self.get_object(), data=request.data, partial=True))
         tenant = serializer.save()
         changed = {name: str(value) for name, value in serializer.validated_data.items()}
-        audit.record(self.request.auth, "tenant.change", tenant, tenant_id=tenant.pk, request=self.request, **changed)
+        audit.record(actor_of(request), "tenant.change", tenant, tenant_id=tenant.pk, request=request, **changed)
+        return Response(serializer.data)
 
 
 class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -135,7 +132,8 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
     @extend_schema(request=RoleSerializer, responses=MemberSerializer)
     @transaction.atomic
     def partial_update(self, request, pk=None):
-        membership, role = self.get_object(), validated(RoleSerializer, request.data)["role"]
+        membership = self._membership_of_another()
+        role = validated(RoleSerializer, request.data, shown=MemberSerializer)["role"]
         for affected_role in (membership.role, role):
             services.require_rank(request.auth.role, affected_role, request.auth.is_operator)
         old = membership.role
@@ -145,20 +143,28 @@ class MemberViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveMod
 
     @transaction.atomic
     def destroy(self, request, pk=None):
-        membership = self.get_object()
+        refuse_body(request)
+        membership = self._membership_of_another()
         services.require_rank(request.auth.role, membership.role, request.auth.is_operator)
         audit.record(request.auth, "member.remove", membership, request=request, username=membership.user.username)
         services.remove_member(membership)
         return Response(status=204)
 
+    def _membership_of_another(self) -> Membership:
+        """Nobody shuts himself out by mistake. An operator needs no membership. Raises NotFound, Conflict."""
+        membership, actor = self.get_object(), actor_of(self.request)
+        if membership.user == actor.user and not actor.is_operator:
+            raise Conflict(_("You cannot change or end your own membership. Another admin or owner can."))
+        return membership
+
     def _account(self, fields: dict) -> User:
         """An existing account by name. Only operators can see whether a name is free and create accounts."""
-        username = fields["user"]["username"]
-        if self.request.auth.is_operator and fields.get("password"):
+        username, actor = fields["user"]["username"], actor_of(self.request)
+        if actor.is_operator and fields.get("password"):
             if User.objects.filter(username=username).exists():
                 raise InvalidRequest(details={"username": _("This account exists already; leave the password out.")})
             return User.objects.create_user(
-                username, fields["user"].get("email", ""), fields["password"], default_tenant=self.request.auth.tenant
+                username, fields["user"].get("email", ""), fields["password"], default_tenant=actor.tenant
             )
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
@@ -197,13 +203,14 @@ class KeyViewSet(TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelM
 
     @transaction.atomic
     def _revoke(self, request) -> ApiKey:
+        refuse_body(request)
         key = self.get_object()
         services.revoke_key(key)
         audit.record(request.auth, "key.revoke", key, request=request, name=key.name)
         return key
 
     def _model_id(self, ref: str) -> str:
-        model_id = references.resolve_model_id(self.request.auth, ref)
+        model_id = references.resolve_model_id(actor_of(self.request), ref)
         if model_id is None:
             raise InvalidRequest(details={"allowed_models": _("There is no model %(ref)s.") % {"ref": ref}})
         return model_id
@@ -239,9 +246,8 @@ class ConfigurationHistoryView(generics.ListAPIView):
         return self.list(request)
 
     def get_queryset(self):
-        query = ConfigurationHistoryQuerySerializer(data=self.request.query_params)
-        query.is_valid(raise_exception=True)
-        return configuration.history(**query.validated_data)
+        query = validated_query(ConfigurationHistoryQuerySerializer, self.request, also=PagePagination.parameters)
+        return configuration.history(**query)
 
 
 @never_cache

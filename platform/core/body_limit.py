@@ -1,7 +1,8 @@
 """An ASGI layer that limits body sizes. Django alone writes a body of any size to disk before it authenticates."""
 
+from core.asgi_errors import error_response
+from core.asgi_server import AsgiApplication, AsgiMessage, AsgiScope, Receive, Send
 from core.errors import TooLarge
-from core.refusals import error_response
 
 
 class BodyTooLarge(Exception):
@@ -14,13 +15,13 @@ class BodyLimit:
     `limits_by_path` holds the limits of paths that accept more.
     """
 
-    def __init__(self, app, max_bytes: int, limits_by_path: dict[str, int]):
+    def __init__(self, app: AsgiApplication, max_bytes: int, limits_by_path: dict[str, int]):
         self.app, self.max_bytes, self.limits_by_path = app, max_bytes, limits_by_path
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         limit, received = self.limits_by_path.get(scope["path"], self.max_bytes), 0
 
-        async def counting_receive():
+        async def counting_receive() -> AsgiMessage:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -36,12 +37,12 @@ class BodyLimit:
             await _refuse(scope, send)
 
 
-def _content_length(scope) -> int:
+def _content_length(scope: AsgiScope) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
 
-async def _refuse(scope, send) -> None:
+async def _refuse(scope: AsgiScope, send: Send) -> None:
     """The rest of the body is not read; the connection is closed."""
     response = error_response(scope, TooLarge())
     response["Connection"] = "close"

@@ -23,7 +23,8 @@ Three surfaces report them: /api by `status` and `code`, /api/v1 by `v1` where t
 """
 
 import logging
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
@@ -31,6 +32,11 @@ from django.http import Http404, JsonResponse, UnreadablePostError
 from django.utils.translation import gettext_lazy as _
 from rest_framework import exceptions
 from rest_framework.response import Response
+
+from core.times import utc_timestamp
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +49,22 @@ class PlatformError(Exception):
 
     status = 500
     code = "INTERNAL_ERROR"
-    message = _("Something went wrong on our side.")
+    message: "StrOrPromise" = _("Something went wrong on our side.")
     v1: tuple[int, str] | None = None
     openai: tuple[str, str | None] = ("api_error", "internal_error")
 
     def __init__(
         self,
-        message=None,
+        message: "StrOrPromise | None" = None,
         *,
         param: str | None = None,
-        details: dict | None = None,
+        details: Mapping[str, Any] | None = None,
         retry_after: int | None = None,
         status: int | None = None,
     ):
         self.message = message or self.message
         self.param = param
-        self.details = details or {}
+        self.details = dict(details or {})
         self.retry_after = retry_after
         self.status = status or self.status
         super().__init__(str(self.message))
@@ -66,7 +72,7 @@ class PlatformError(Exception):
 
 class InvalidRequest(PlatformError):
     status, code, message = 422, "INVALID_REQUEST", _("The request is not valid.")
-    openai = "invalid_request_error", None
+    openai: tuple[str, str | None] = ("invalid_request_error", None)
 
 
 class Unauthenticated(PlatformError):
@@ -155,44 +161,41 @@ OPENAI_PREFIX = "/v1/"
 OPENAI_DETAILS = ("state", "expected_seconds", "failure_reason", "context", "request_id")
 
 
-def utc_timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def render(error: PlatformError, path: str) -> dict:
+def render(error: PlatformError, path: str) -> dict[str, Any]:
     """OpenAI's form below /v1, else one form that serves the service API and the engine API."""
     if path.startswith(OPENAI_PREFIX):
         return render_openai(error)
-    details: dict | list = dict(error.details)
+    details = dict(error.details)
     if error.param:
         details.setdefault(error.param, str(error.message))
-    if _is_v1(path):
-        details = _list_details(error, details)
+    shown = _list_details(error, details) if _is_v1(path) else details
     return {
         "success": False,
         "message": str(error.message),
-        "error": {"code": code_for(error, path), "message": str(error.message), "details": details},
+        "error": {"code": code_for(error, path), "message": str(error.message), "details": shown},
         "timestamp": utc_timestamp(),
         "path": path,
     }
 
 
-def render_openai(error: PlatformError) -> dict:
+def render_openai(error: PlatformError) -> dict[str, Any]:
     """OpenAI clients show only the message, so the message names the wrong fields."""
     kind, code = error.openai
     fields = {name: text for name, text in error.details.items() if error.status == 422 and name not in OPENAI_DETAILS}
     message = " ".join([str(error.message), *(f"{name}: {text}" for name, text in fields.items())])
-    body = {"message": message, "type": kind, "param": error.param or next(iter(fields), None), "code": code}
+    param = error.param or next(iter(fields), None)
+    body: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
     if details := {field: error.details[field] for field in OPENAI_DETAILS if field in error.details}:
         body["details"] = details
     return {"error": body}
 
 
-def _list_details(error: PlatformError, details: dict) -> list[dict]:
+def _list_details(error: PlatformError, details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Details in the form of the engine API. `type` is the exact cause; `code` may be less exact."""
     kind = error.code.lower()
-    texts = details or {None: str(error.message)}
-    return [{"type": kind, "field": field, "description": text} for field, text in texts.items()]
+    if not details:
+        return [{"type": kind, "field": None, "description": str(error.message)}]
+    return [{"type": kind, "field": field, "description": text} for field, text in details.items()]
 
 
 def _is_v1(path: str) -> bool:
@@ -220,7 +223,7 @@ def headers_for(error: PlatformError) -> dict[str, str]:
     return headers
 
 
-def exception_handler(exc: Exception, context: dict) -> Response | None:
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Django REST Framework's one handler. None lets Django log the bug and answer 500."""
     error = as_platform_error(exc)
     if error is None:
@@ -252,7 +255,7 @@ def as_platform_error(exc: Exception) -> PlatformError | None:
         case exceptions.NotFound() | Http404():
             return NotFound()
         case exceptions.Throttled():
-            return RateLimited(retry_after=int(exc.wait or 1))
+            return RateLimited(retry_after=int(exc.wait or 1))  # type: ignore[attr-defined]  # the stubs leave out `wait`
         case exceptions.APIException():
             return InvalidRequest(str(exc.detail), status=exc.status_code)
         case OperationalError() | InterfaceError():
@@ -261,10 +264,10 @@ def as_platform_error(exc: Exception) -> PlatformError | None:
     return None
 
 
-def flatten(detail, prefix: str = "") -> dict[str, str]:
+def flatten(detail: object, prefix: str = "") -> dict[str, str]:
     """DRF's nested error details as {"config.n_ctx": "text"}."""
     if isinstance(detail, dict):
-        texts = {}
+        texts: dict[str, str] = {}
         for key, value in detail.items():
             texts |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
         return texts

@@ -5,8 +5,10 @@ encoded here, once for all sockets.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import orjson
 from django.db import transaction
@@ -34,14 +36,14 @@ class SocketEvent:
 
 
 def publish_on_commit(
-    tenant_id: str | None, event: str, data: dict, *, key: str = "", model: str = "", public: bool = False
+    tenant_id: str | None, event: str, data: Mapping[str, Any], *, key: str = "", model: str = "", public: bool = False
 ) -> None:
     """Send `{"type": event, "data": data}` to the tenant's and the operators' sockets; if `public`, to all."""
     audiences = [OPERATORS, *filter(None, [tenant_id]), *([EVERYONE] if public else [])]
     transaction.on_commit(partial(publish_now, audiences, event, key, data, model))
 
 
-def publish_now(audiences: list[str], event: str, key: str, data: dict, model: str = "") -> None:
+def publish_now(audiences: list[str], event: str, key: str, data: Mapping[str, Any], model: str = "") -> None:
     """Publish now. Without a broker nothing is sent; the sockets' snapshots correct it later."""
     try:
         broker.client().publish(CHANNEL, encode(audiences, event, key, data, model))
@@ -49,7 +51,7 @@ def publish_now(audiences: list[str], event: str, key: str, data: dict, model: s
         logger.warning("event %s not pushed: %s", event, type(error).__name__)
 
 
-def encode(audiences: list[str], event: str, key: str, data: dict, model: str) -> bytes:
+def encode(audiences: list[str], event: str, key: str, data: Mapping[str, Any], model: str) -> bytes:
     return orjson.dumps([audiences, event, key, model]) + b"\n" + orjson.dumps({"type": event, "data": data})
 
 

@@ -46,8 +46,14 @@ def bound(**fields: str) -> Iterator[None]:
 
 class FieldsFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.fields = _fields.get() or {}
+        vars(record)["fields"] = _fields.get() or {}
         return True
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """What FieldsFilter wrote."""
+    fields: dict[str, str] = vars(record)["fields"]
+    return fields
 
 
 class PlainFormatter(logging.Formatter):
@@ -55,15 +61,15 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{record.levelname} {record.name}: {record.getMessage()}"
-        if record.fields:
-            line += f" [{' '.join(f'{name}={value}' for name, value in record.fields.items())}]"
+        if fields := _fields_of(record):
+            line += f" [{' '.join(f'{name}={value}' for name, value in fields.items())}]"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
     """One object per line: time (UTC), level, logger, message, the bound fields, and the traceback if there is one."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -71,7 +77,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **record.fields,
+            **_fields_of(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

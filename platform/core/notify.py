@@ -1,9 +1,10 @@
 """Triggers by which Postgres notifies listeners of changed tables: no code path can forget them.
 
-One channel, `serai`; the payload is the table's name. Postgres sends equal payloads of one transaction once.
+One channel, `serai`; the payload is the table's name, or a word that `send` was given. Postgres sends equal
+payloads of one transaction once.
 """
 
-from django.db import migrations
+from django.db import connection, migrations
 
 CHANNEL = "serai"
 
@@ -28,3 +29,9 @@ def on_change(table: str, *columns: str) -> migrations.RunSQL:
         "FOR EACH STATEMENT EXECUTE FUNCTION serai_notify()",
         f"DROP TRIGGER serai_notify ON {table}",
     )
+
+
+def send(word: str) -> None:
+    """Notify the listeners of something that no table shows."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, word])

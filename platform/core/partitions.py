@@ -89,7 +89,7 @@ class Partitioned:
         )
         with connection.cursor() as cursor:
             cursor.execute(query)
-            return cursor.fetchone()[0]
+            return bool(cursor.fetchone()[0])
 
     def _create(self, name: str, first: date, following: date) -> None:
         _execute(

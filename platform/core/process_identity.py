@@ -10,6 +10,11 @@ BOOT_ID, NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/n
 DEAD_STATES = "ZX"  # a zombie is one too
 
 
+def boot_id() -> str:
+    """A value that changes with each boot of this machine; empty where there is none."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
 def start_time(pid: int) -> int | None:
     """Clock ticks since boot on Linux, hundredths of a second elsewhere; None if there is no such process."""
     found = _read(pid)
@@ -23,20 +28,20 @@ def is_alive(pid: int, start: int) -> bool:
 
 
 def identity() -> str:
-    """This process, named so that others can tell whether it has ended; empty where that cannot be told."""
+    """Names this process so that others can find out whether it has ended; empty where that is impossible."""
     start = start_time(os.getpid())
-    return "" if start is None or not BOOT_ID.exists() else f"{_pid_space()} {os.getpid()} {start}"
+    return "" if start is None or not boot_id() else f"{_pid_space()} {os.getpid()} {start}"
 
 
-def has_ended(who: str) -> bool:
-    """Whether the process with this `identity()` is known to be gone. That is never known of another machine's."""
-    space, *process = who.rsplit(" ", 2)
+def has_ended(process_name: str) -> bool:
+    """Whether the process with this `identity()` is known to have ended; never known for another machine's."""
+    space, *process = process_name.rsplit(" ", 2)
     return len(process) == 2 and space == _pid_space() and not is_alive(int(process[0]), int(process[1]))
 
 
 def _pid_space() -> str:
     """Where pids mean the same: one boot of one machine, one namespace of pids."""
-    return f"{BOOT_ID.read_text().strip()} {os.readlink(NAMESPACE)}"
+    return f"{boot_id()} {os.readlink(NAMESPACE)}"
 
 
 def _read(pid: int) -> tuple[str, int] | None:

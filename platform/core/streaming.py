@@ -9,23 +9,27 @@ import asyncio
 import os
 import tarfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils.translation import gettext_lazy as _
 from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
+from core.asgi_errors import error_response
+from core.asgi_server import AsgiMessage, AsgiScope, Receive, Send, drop_client
 from core.errors import NotFound, RateLimited
-from core.refusals import error_response
-from core.transport import drop_client
 from core.uploads import IncomingBody
 
 MAX_STREAMS_PER_OWNER = 200
@@ -39,7 +43,7 @@ HEARTBEAT_COMMENT = b": heartbeat\n\n"
 class EventStream(HttpResponse):
     """`events` is called when the stream starts. Streams with the same `owner` are counted together."""
 
-    def __init__(self, events: Callable[[], AsyncIterator[bytes]], owner: str):
+    def __init__(self, events: Callable[[], AsyncGenerator[bytes]], owner: str):
         super().__init__(content_type="text/event-stream; charset=utf-8")
         self.events, self.owner = events, owner
         self["Cache-Control"] = "no-store"
@@ -100,20 +104,24 @@ async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
 class AlwaysJson(BaseContentNegotiation):
     """EventSource accepts only `text/event-stream`; it gets errors as JSON too."""
 
-    def select_parser(self, request, parsers):
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         return next((parser for parser in parsers if request.content_type.startswith(parser.media_type)), None)
 
-    def select_renderer(self, request, renderers, format_suffix=None):
-        return renderers[0], renderers[0].media_type
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        first = next(iter(renderers))
+        return first, first.media_type
 
 
 class _HeldSend:
     """The `send` that Django gets. It keeps an event stream until Django has finished the request."""
 
-    def __init__(self, send):
-        self.send, self.stream = send, None
+    def __init__(self, send: Send):
+        self.send = send
+        self.stream: EventStream | None = None
 
-    async def __call__(self, message) -> None:
+    async def __call__(self, message: AsgiMessage) -> None:
         await self.send(message)
 
 
@@ -123,27 +131,27 @@ class StreamingHandler(ASGIHandler):
     def __init__(self, uploads: Iterable[str] = ()):
         super().__init__()
         self._uploads = frozenset(uploads)
-        self._open_streams = Counter()
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict] = WeakKeyDictionary()
+        self._open_streams: Counter[str] = Counter()
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, asyncio.Semaphore]] = WeakKeyDictionary()
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         held_send = _HeldSend(send)
         await super().__call__(scope, receive, held_send)
         if held_send.stream is not None:
             await self._stream(scope, held_send.stream, receive, send)
 
-    async def handle(self, scope, receive, send):
+    async def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> HttpResponseBase | None:
         upload = scope["path"] in self._uploads
-        await super().handle(scope, IncomingBody(receive) if upload else receive, send)
+        return await super().handle(scope, IncomingBody(receive) if upload else receive, send)
 
-    async def run_get_response(self, request):
+    async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         """Closes the database connection: it belongs to the request's own thread, so no other request can use it."""
         async with self._slots_for(request):
             response = await super().run_get_response(request)
             await sync_to_async(connections.close_all)()
         return response
 
-    def _slots_for(self, request) -> asyncio.Semaphore:
+    def _slots_for(self, request: HttpRequest) -> asyncio.Semaphore:
         """Limits concurrent requests: each holds a thread and a database connection, and both are scarce.
 
         Slow uploads must not block other requests, so they have slots of their own: more than the uploads that may run
@@ -153,16 +161,16 @@ class StreamingHandler(ASGIHandler):
         slots = self._slots.setdefault(asyncio.get_running_loop(), {})
         return slots.setdefault(upload, asyncio.Semaphore(MAX_UPLOADS if upload else MAX_REQUESTS))
 
-    async def read_body(self, receive):
+    async def read_body(self, receive: Receive) -> IO[bytes]:
         return receive if isinstance(receive, IncomingBody) else await super().read_body(receive)
 
-    async def send_response(self, response, send):
-        if isinstance(response, EventStream):
+    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        if isinstance(response, EventStream) and isinstance(send, _HeldSend):
             send.stream = response
         else:
             await super().send_response(response, send)
 
-    async def _stream(self, scope, stream: EventStream, receive, send) -> None:
+    async def _stream(self, scope: AsgiScope, stream: EventStream, receive: Receive, send: Send) -> None:
         if self._open_streams[stream.owner] >= MAX_STREAMS_PER_OWNER:
             too_many = RateLimited(_("Too many open streams. Close one first."), retry_after=10)
             return await super().send_response(error_response(scope, too_many), send)
@@ -170,7 +178,7 @@ class StreamingHandler(ASGIHandler):
             await relay(stream, receive, send)
 
     @contextmanager
-    def _count_stream(self, owner: str):
+    def _count_stream(self, owner: str) -> Iterator[None]:
         self._open_streams[owner] += 1
         try:
             yield
@@ -180,7 +188,7 @@ class StreamingHandler(ASGIHandler):
                 del self._open_streams[owner]
 
 
-async def relay(stream: EventStream, receive, send) -> None:
+async def relay(stream: EventStream, receive: Receive, send: Send) -> None:
     """Send events until they end or the client disconnects; a client that does not read is dropped."""
     tasks = [asyncio.create_task(_send_events(stream, send)), asyncio.create_task(_wait_for_disconnect(receive))]
     try:
@@ -194,14 +202,14 @@ async def relay(stream: EventStream, receive, send) -> None:
             await _cancel(task)
 
 
-async def _cancel(task: asyncio.Task) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     """Cancels repeatedly: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may swallow a cancellation."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.5)
 
 
-async def _send_events(stream: EventStream, send) -> None:
+async def _send_events(stream: EventStream, send: Send) -> None:
     """Each event is produced when the client has taken the one before. Raises TimeoutError if a send takes too long."""
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -216,6 +224,6 @@ async def _send_events(stream: EventStream, send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _wait_for_disconnect(receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

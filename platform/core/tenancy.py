@@ -1,17 +1,32 @@
-"""Rows that belong to one tenant, and the one place where queries are limited to what an actor may see."""
+"""Rows that belong to one tenant, and the query for those that a caller may see (core/tenant_views.py applies it)."""
+
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from django.db import models
 
+Row = TypeVar("Row", bound=models.Model, covariant=True)
 
-class TenantQuerySet(models.QuerySet):
-    def of(self, tenant):
+
+@runtime_checkable
+class TenantViewer(Protocol):
+    """The caller of a query: an actor of the accounts app, which stands above this one."""
+
+    @property
+    def tenant(self) -> models.Model | None: ...
+
+    @property
+    def sees_all(self) -> bool: ...
+
+
+class TenantQuerySet(models.QuerySet[Row]):
+    def of(self, tenant: models.Model | None) -> Self:
         return self.filter(tenant=tenant)
 
-    def visible_to(self, actor):
+    def visible_to(self, viewer: TenantViewer) -> Self:
         """An operator without an acting tenant sees all tenants; all other callers see the acting one."""
-        if actor.sees_all:
+        if viewer.sees_all:
             return self
-        return self.filter(tenant=actor.tenant)
+        return self.filter(tenant=viewer.tenant)
 
 
 class TenantModel(models.Model):
@@ -25,13 +40,3 @@ class TenantModel(models.Model):
 
     class Meta:
         abstract = True
-
-
-class TenantScopedMixin:
-    """Limits any generic view to what the request's actor may see: other tenants' rows answer 404."""
-
-    def get_queryset(self):
-        queryset = super().get_queryset()
-        if getattr(self, "swagger_fake_view", False):
-            return queryset.none()
-        return queryset.visible_to(self.request.auth)

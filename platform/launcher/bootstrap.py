@@ -15,15 +15,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from launcher.data_folder import MEGABYTE, ROOT
 from launcher.start_errors import CannotStart
 
-ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "serai-locks.json"
 RUNTIME_LOCK, TEST_LOCK = "requirements.txt", "requirements-dev.txt"
 PROGRESS_DELAY = 2  # seconds until a running step is reported
-MEGABYTE = 1024**2
 NEEDED_SPACE = 700 * MEGABYTE
 
 DISK_FULL = f"The disk of {ROOT} is full. Free some space and start again."

@@ -23,13 +23,13 @@ class Child:
     def __init__(self, service: Service, environment: Mapping[str, str], console: Console, quiet: bool = False):
         self.service, self.environment, self.console, self.quiet = service, environment, console, quiet
         self.lines: deque[str] = deque(maxlen=MAX_KEPT_LINES)
-        self.process: subprocess.Popen | None = None
-        self.relay: asyncio.Task | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._relay_task: asyncio.Task[None] | None = None
         self.started = 0.0
 
     async def start(self) -> None:
         """Start in a new session, which Ctrl-C does not reach: the supervisor stops the services in order."""
-        self.process = subprocess.Popen(
+        self._process = subprocess.Popen(
             self.service.command,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -38,16 +38,22 @@ class Child:
             **{"stdin": subprocess.DEVNULL, **self.service.options},
         )
         self.started = time.monotonic()
-        self.relay = asyncio.create_task(self._relay(self.process.stdout))
+        self._relay_task = asyncio.create_task(self._relay(self._process.stdout))
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The current process, or the last one; for a child that was started."""
+        assert self._process is not None
+        return self._process
 
     @property
     def has_ended(self) -> bool:
         """Result of the last poll: unlike `is_running` it does not poll, so two reads in a row agree."""
-        return self.process is not None and self.process.returncode is not None
+        return self._process is not None and self._process.returncode is not None
 
     @property
     def is_running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     @property
     def exit_text(self) -> str:
@@ -61,7 +67,8 @@ class Child:
         """Polls, because a grandchild may keep the output pipe open after the child has ended."""
         while self.is_running:
             await asyncio.sleep(POLL_INTERVAL)
-        await asyncio.wait([self.relay], timeout=RELAY_TIMEOUT)  # for its last lines
+        if self._relay_task:
+            await asyncio.wait([self._relay_task], timeout=RELAY_TIMEOUT)  # for its last lines
         return self.process.returncode
 
     async def stop(self, force: asyncio.Event) -> None:

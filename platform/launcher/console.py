@@ -12,7 +12,8 @@ NAME_WIDTH = 9
 
 class Console:
     def __init__(self) -> None:
-        self.coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self.is_terminal = sys.stdout.isatty()
+        self.coloured = self.is_terminal and "NO_COLOR" not in os.environ
         self.colours: dict[str, int] = {OWN_NAME: BOLD}
 
     def print_line(self, line: str, name: str = OWN_NAME) -> None:

@@ -57,5 +57,5 @@ def _path(data: Path) -> Path:
 
 def _already_running(data: Path) -> str:
     state = load(data)
-    who = f" (process {state['pid']}, {state['base_url']})" if state else ""
-    return f"Serai already runs on {data}{who}. Stop it first, or set SERAI_DATA to another folder."
+    owner = f" (process {state['pid']}, {state['base_url']})" if state else ""
+    return f"Serai already runs on {data}{owner}. Stop it first, or set SERAI_DATA to another folder."

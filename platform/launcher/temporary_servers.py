@@ -25,8 +25,8 @@ class TemporaryServers:
     def __init__(self, data: Path, *, durable: bool = False):
         self._data, self._durable = data, durable
         self._session = {processes.SESSION_VARIABLE: str(uuid.uuid4())}
-        self._servers: list[tuple[Service, subprocess.Popen]] = []
-        self._reaper: subprocess.Popen | None = None
+        self._servers: list[tuple[Service, subprocess.Popen[bytes]]] = []
+        self._reaper: subprocess.Popen[bytes] | None = None
 
     def start(self) -> dict[str, str]:
         """Returns the environment variables that clients of the servers need. Raises CannotStart."""
@@ -55,13 +55,24 @@ class TemporaryServers:
 
     def _start_reaper(self) -> subprocess.Popen:
         command = [sys.executable, "-m", "launcher.session_reaper"]
-        options = {"cwd": ROOT / "platform", "env": os.environ | self._session, "start_new_session": True}
-        return subprocess.Popen(command, stdin=subprocess.PIPE, **options)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            cwd=ROOT / "platform",
+            env=os.environ | self._session,
+            start_new_session=True,
+        )
 
     def _start(self, service: Service) -> subprocess.Popen:
         with self._log_path(service).open("ab") as log:
-            output = {"stdout": log, "stderr": log, "env": os.environ | self._session}
-            return subprocess.Popen(service.command, start_new_session=True, **output, **service.options)
+            return subprocess.Popen(
+                service.command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | self._session,
+                start_new_session=True,
+                **service.options,
+            )
 
     def _wait_for(self, service: Service, process: subprocess.Popen) -> None:
         while not service.ready():

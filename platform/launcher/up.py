@@ -96,7 +96,8 @@ class Launch:
 
     async def _first_run(self) -> None:
         """Runs while the other services start; they pick up the first rows like any later ones."""
-        service = self._django("first-run", "first_run", "--base-url", self.base_url)
+        shown = ["--with-secrets"] if self.console.is_terminal else []
+        service = self._django("first-run", "first_run", "--base-url", self.base_url, *shown)
         self.record = _parse_record(await self.supervisor.run_to_end(service, quiet=True))
 
     async def _print_banner(self, seconds: float) -> None:

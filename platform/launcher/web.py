@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from core.closing import shutdown
+from core.asgi_server import shutdown
 
 SHUTDOWN_TIMEOUT = 20
 
 
 class WebServer(uvicorn.Server):
-    """Waits for open replies, but first tells event streams, which do not end by themselves, to end."""
+    """Waits for open replies, but first ends event streams, which do not end by themselves."""
 
     def handle_exit(self, sig, frame) -> None:
         shutdown.begin()

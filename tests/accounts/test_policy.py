@@ -17,11 +17,13 @@ from accounts import views
 from accounts.models import ApiKey, Role, Scope
 from accounts.permissions import PolicyPermission, required_permission
 from accounts.policy import Permission
-from core.tenancy import TenantQuerySet, TenantScopedMixin
+from core.tenancy import TenantQuerySet
+from core.tenant_views import TenantScopedMixin
 from inference.models import Task, TaskKind
 from models_app.models import Adapter, Model
 from models_app.views import ModelViewSet
 from tests.support import adapter_files
+from tests.support.message_catalogue import sources
 from training.datasets import storage
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob
@@ -282,7 +284,7 @@ class World:
             "adapters": adapter(model).pk,
         }
 
-    def ask(self, who: str, route: Route, row: str | None = None):
+    def call(self, who: str, route: Route, row: str | None = None):
         """The reply; what was done is undone."""
         path = route.template.format(row or self.rows.get(route.kind))
         with transaction.atomic():
@@ -316,7 +318,7 @@ REST = sorted((route for route in routes() if str(route) in KNOWN), key=str)
 def test_everybody_gets_the_answer_that_the_table_gives(world, route):
     wrong = {}
     for who in world.clients:
-        status = world.ask(who, route).status_code
+        status = world.call(who, route).status_code
         if expected_to_pass(who, KNOWN[str(route)]):
             right = (
                 status == 404 if who == "stranger" and "{}" in route.template else status not in (401, 403, 404, 405)
@@ -330,7 +332,7 @@ def test_everybody_gets_the_answer_that_the_table_gives(world, route):
 
 @pytest.mark.parametrize("route", [route for route in REST if "{}" in route.template], ids=str)
 def test_a_foreign_row_answers_as_a_missing_one(world, route):
-    replies = [world.ask("stranger", route, row).json() for row in (None, "missing-1")]
+    replies = [world.call("stranger", route, row).json() for row in (None, "missing-1")]
     texts = [
         str({**reply, "timestamp": "", "path": ""}).replace(str(world.rows[route.kind]), "missing-1")
         for reply in replies
@@ -342,7 +344,7 @@ def test_a_foreign_row_answers_as_a_missing_one(world, route):
     "route", [route for route in REST if "{}" not in route.template and route.method == "GET"], ids=str
 )
 def test_no_list_shows_a_strangers_rows(world, route):
-    reply = world.ask("stranger", route)
+    reply = world.call("stranger", route)
     names = [str(row) for kind, row in world.rows.items() if kind != "members"]
     assert not [name for name in names if name in reply.content.decode()]
 
@@ -352,21 +354,12 @@ def test_the_anonymous_tenant_is_served_as_a_member(world, settings, api, tenant
     for route in REST:
         permission = KNOWN[str(route)]
         if permission != Permission.PUBLIC:
-            status = world.ask("nobody", route).status_code
+            status = world.call("nobody", route).status_code
             assert (status not in (401, 403)) == ("member" in ALLOWED[permission][0]), f"{route}: {status}"
     assert api("sk-serai-wrong").get("/api/models").status_code == 401
-
-
-SOURCES = [
-    path
-    for app in ("platform", "models_app", "inference", "training", "monitoring")
-    for path in (settings.BASE_DIR / app).rglob("*.py")
-    if "migrations" not in path.parts
-]
 
 
 @pytest.mark.parametrize("pattern", [r"\(\*\*(self\.)?request\b", r"fields\s*=\s*.__all__"])
 def test_no_request_reaches_the_orm_or_a_row_field_by_field(pattern):
     """Whatever a caller names in a query or body must have been named by us first."""
-    assert SOURCES
-    assert [path.name for path in SOURCES if re.search(pattern, path.read_text(), re.MULTILINE)] == []
+    assert [path.name for path in sources() if re.search(pattern, path.read_text(), re.MULTILINE)] == []

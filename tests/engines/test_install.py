@@ -249,7 +249,7 @@ def test_startup_modules_are_imported_by_every_interpreter_of_the_environment(re
     assert imported(install.install_engine("probe"), "__import__('sys').serai_hook") == "True"
 
 
-def test_the_command_installs_and_shows_the_state(recipe, use):
+def test_the_command_installs_and_shows_the_state(db, recipe, use):
     use(recipe)
     output = StringIO()
     call_command("engine", "status", stdout=output)

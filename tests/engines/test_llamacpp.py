@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from core.units import MIB
 from demo import to_gguf
 from engines import install
-from engines.base import MIB, LaunchRequest
+from engines.base import LaunchRequest
 from engines.llamacpp import LlamaCppEngine, slots
 from models_app import artefacts
 from models_app.artefacts import Artefact

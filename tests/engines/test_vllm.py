@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.base import Command, LaunchRequest
+from engines.base import LaunchCommand, LaunchRequest
 from engines.llamacpp import LlamaCppEngine
 from engines.vllm import VllmEngine
 from models_app.artefacts import Artefact
@@ -29,7 +29,7 @@ def artefact() -> Artefact:
     return Artefact(Path("/m/large"), "safetensors", 16_000_000_000, "bfloat16", LARGE, ("LlamaForCausalLM",))
 
 
-def started(model: Model, kind: str = "cuda") -> Command:
+def started(model: Model, kind: str = "cuda") -> LaunchCommand:
     return ADAPTER.command(
         LaunchRequest(
             model=model, served_name=model.name, path=Path("/m/large"), artefact=artefact(),

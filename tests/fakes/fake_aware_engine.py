@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from engines.base import MIB, Command, LaunchRequest, MemoryEstimate
+from core.units import MIB
+from engines.base import LaunchCommand, LaunchRequest, MemoryEstimate
 from engines.vllm import VllmEngine
 from models_app.models import Mode
 
@@ -23,7 +24,7 @@ class FakeAwareEngine(VllmEngine):
             return MemoryEstimate(weights=16 * MIB, overhead=16 * MIB, kv_cache=16 * MIB)
         return super().estimate(model, artefact, device_kind)
 
-    def command(self, request: LaunchRequest) -> Command:
+    def command(self, request: LaunchRequest) -> LaunchCommand:
         if TAG not in request.model.tags:
             return super().command(request)
         argv = [sys.executable, str(FAKE), "--uds", str(request.socket), "--served-model-name", request.served_name]
@@ -33,4 +34,4 @@ class FakeAwareEngine(VllmEngine):
             argv += ["--enable-lora", "--max-lora-rank", str(limits.rank)]
         switches = request.model.description or "{}"
         json.loads(switches)
-        return Command(argv, {"PATH": "/usr/bin:/bin", "FAKE_ENGINE": switches})
+        return LaunchCommand(argv, {"PATH": "/usr/bin:/bin", "FAKE_ENGINE": switches})

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-MIB = 1024 * 1024
+from core.units import MIB
+
 NAMES = ["NVIDIA RTX 4060", "NVIDIA V100"]
 
 

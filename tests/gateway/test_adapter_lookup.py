@@ -10,17 +10,8 @@ from core import errors
 from gateway.routing import model_lookup
 from gateway.routing.snapshot import AdapterEntry, Caller, VersionEntry
 from tests.support import adapter_files
-from tests.support.gateway_server import (
-    MALLORY,
-    MODEL,
-    EngineProcess,
-    chat,
-    engine_folder,
-    eventually,
-    instance,
-    served,
-    snapshot,
-)
+from tests.support.gateway_server import MALLORY, MODEL, EngineProcess, chat, engine_folder, instance, served, snapshot
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 V1, V2, V3 = (VersionEntry(f"version-{number}", number) for number in (1, 2, 3))
@@ -203,7 +194,7 @@ def test_a_request_waits_for_the_version_to_be_loaded(engine):
         reply = []
         asking = threading.Thread(target=lambda: reply.append(client.post(CHAT, json=chat(model="facts"))))
         asking.start()
-        eventually(lambda: gateway.gateway.starts.waiting_for_adapters() == {"version-1": 1})
+        eventually(lambda: gateway.gateway.context.starts.waiting_for_adapters() == {"version-1": 1})
         assert gateway.gateway.describe()["waiting"] == {MODEL.id: 1}
         gateway.publish(snapshot(loaded(engine, "version-1"), adapters=[FACTS]))
         asking.join()

@@ -22,7 +22,8 @@ from inference.models import GatewayHeartbeat, Instance, InstanceState, Node, Us
 from inference.usage import LOST
 from models_app.models import Model, ModelAlias, Visibility
 from tests.support import metric_rows
-from tests.support.gateway_server import EngineProcess, chat, engine_folder, eventually
+from tests.support.gateway_server import EngineProcess, chat, engine_folder
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 

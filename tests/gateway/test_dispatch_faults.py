@@ -18,12 +18,12 @@ from tests.support.gateway_server import (
     EngineProcess,
     chat,
     engine_folder,
-    eventually,
     instance,
     key,
     served,
     snapshot,
 )
+from tests.support.waiting import eventually
 
 # long enough for a machine that is busy with other tests
 QUICK = replace(CONFIG, first_byte_timeout=1.5, idle_timeout=1.5, reply_timeout=1.5)
@@ -70,7 +70,7 @@ def broken_off(reply, code: str) -> list[str]:
 
 
 def last_record(gateway):
-    eventually(lambda: gateway.ledger and not gateway.gateway.traffic.instances.busy())
+    eventually(lambda: gateway.ledger and not gateway.gateway.context.traffic.instances.busy())
     return gateway.ledger[-1]
 
 
@@ -247,7 +247,7 @@ def test_256_clients_leaving_at_once_are_metered_and_no_trouble(folder, caplog):
         eventually(lambda: engine.metric("num_requests_running") == 0)
         with gateway.client() as client:
             assert client.post(CHAT, json=chat(max_tokens=1)).status_code == 200
-        assert not gateway.gateway.traffic.instances.busy()
+        assert not gateway.gateway.context.traffic.instances.busy()
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -318,7 +318,7 @@ def test_a_stream_ends_when_its_key_is_revoked(folder):
 
 
 def test_a_bug_of_ours_is_a_500_with_a_request_id_and_a_trace_in_the_log(gateway, client, caplog, monkeypatch):
-    monkeypatch.setattr(gateway.gateway.client, "post", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(gateway.gateway.context.client, "post", lambda *_, **__: 1 / 0)
     reply = client.post(CHAT, json=chat())
     assert reply.status_code == 500
     assert reply.json()["error"]["type"] == "api_error"

@@ -285,3 +285,41 @@ def test_everybody_may_use_the_tenant_that_the_operator_opened(world):
     with served(world, replace(CONFIG, anonymous="acme")) as open_house, open_house.client(None) as anyone:
         assert anyone.post("/v1/chat/completions", json=chat()).status_code == 200
         assert open_house.ledger.wait()[0].tenant_id == "tenant-a"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fields_that_were_left_out_are_told_in_a_header(client, stream):
+    asked = chat(max_tokens=1, stream=stream, store=False, service_tier="flex", seed=None, note=None)
+    reply = client.post("/v1/chat/completions", json=asked)
+    assert (reply.status_code, reply.headers["Serai-Ignored"]) == (200, "store, service_tier")
+    plain = client.post("/v1/chat/completions", json=chat(max_tokens=1, stream=stream, temperature=None))
+    assert "Serai-Ignored" not in plain.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "nothing"),
+    [
+        ("/v1/chat/completions", {"functions": [{"name": "f"}]}, {"functions": []}),
+        ("/v1/chat/completions", {"function_call": {"name": "f"}}, {"function_call": "none"}),
+        ("/v1/chat/completions", {"modalities": ["text", "audio"]}, {"modalities": ["text"]}),
+        ("/v1/chat/completions", {"audio": {"voice": "alloy"}}, {"audio": None}),
+        ("/v1/chat/completions", {"web_search_options": {}}, {"web_search_options": None}),
+        ("/v1/completions", {"suffix": "end"}, {"suffix": ""}),
+    ],
+)
+def test_a_field_that_would_change_the_answer_is_refused(client, path, field, nothing):
+    asked = chat(max_tokens=1) if "chat" in path else {"model": "demo", "prompt": "x", "max_tokens": 1}
+    reply = client.post(path, json=asked | field)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", next(iter(field)))
+    harmless = client.post(path, json=asked | nothing)
+    assert (harmless.status_code, harmless.headers.get("Serai-Ignored")) == (200, None)
+
+
+def test_our_own_routes_refuse_a_field_that_they_do_not_know(client, gateway):
+    asked = {"prompt": "x", "max_tokens": 1, "no_such_field": 1}
+    reply = client.post("/api/models/demo/generate", json=asked)
+    assert (reply.status_code, list(reply.json()["error"]["details"])) == (422, ["no_such_field"])
+    below_v1 = client.post("/api/v1/models/demo/generate", json=asked)
+    assert (below_v1.status_code, below_v1.json()["error"]["details"][0]["field"]) == (400, "no_such_field")
+    assert client.post("/v1/completions", json={"model": "demo", **asked}).headers["Serai-Ignored"] == "no_such_field"

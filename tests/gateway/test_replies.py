@@ -11,7 +11,7 @@ from gateway.api import replies
 from gateway.api.generation import CHAT_COMPLETION, TEXT_COMPLETION, TOKENIZATION
 from gateway.api.operation import PreparedRequest
 from gateway.api.stream_relay import TokenUsage
-from gateway.errors import ContextTooLong, render, render_event, status_for
+from gateway.errors import ContextTooLong, render, render_event
 from gateway.routing.snapshot import ModelEntry
 
 MODEL = ModelEntry("model-1", "tenant-a", "demo", context=2048)
@@ -92,7 +92,7 @@ def test_a_prompt_that_is_too_long_is_said_with_the_numbers_alone():
     assert "512" in str(error.message)
     assert "700" in str(error.message)
     assert "secret" not in str(error.message)
-    shown = json.loads(render(error, "/v1/chat/completions"))["error"]
+    shown = json.loads(render(error, "/v1/chat/completions").body)["error"]
     assert (shown["code"], shown["param"]) == ("context_length_exceeded", "messages")
 
 
@@ -232,12 +232,14 @@ CAUSES = {
 
 @pytest.mark.parametrize("told", CAUSES.values(), ids=CAUSES)
 def test_each_cause_has_its_form_on_each_surface(told):
-    openai = json.loads(render(told.error, "/v1/completions"))["error"]
-    assert (status_for(told.error, "/v1/completions"), openai["type"], openai["code"]) == told.openai
+    reply = render(told.error, "/v1/completions")
+    openai = json.loads(reply.body)["error"]
+    assert (reply.status, openai["type"], openai["code"]) == told.openai
     assert openai["param"] == told.error.param
     for path, expected in (("/api/models/demo/generate", told.api), ("/api/v1/models/demo/generate", told.v1)):
-        body = json.loads(render(told.error, path))
-        assert (status_for(told.error, path), body["error"]["code"]) == expected
+        reply = render(told.error, path)
+        body = json.loads(reply.body)
+        assert (reply.status, body["error"]["code"]) == expected
         assert (body["success"], body["path"]) == (False, path)
         assert errors.render(told.error, path)["error"] == body["error"]  # what Django answers
 

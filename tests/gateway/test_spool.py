@@ -18,7 +18,7 @@ from gateway.metering import spool
 from gateway.metering.meter import Meter, RequestRecord
 from gateway.metering.spool import Spool, SpoolReader
 from inference.usage import LOST
-from tests.support.gateway_server import eventually
+from tests.support.waiting import eventually
 
 WRITER = """
 import sys, time

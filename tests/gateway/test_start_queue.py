@@ -10,17 +10,8 @@ from django.db import OperationalError
 from core import errors
 from gateway.routing import start_queue
 from gateway.routing.snapshot import ModelEntry
-from tests.support.gateway_server import (
-    CONFIG,
-    MODEL,
-    EngineProcess,
-    chat,
-    engine_folder,
-    eventually,
-    instance,
-    served,
-    snapshot,
-)
+from tests.support.gateway_server import CONFIG, MODEL, EngineProcess, chat, engine_folder, instance, served, snapshot
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 HASTY = replace(MODEL, wait_timeout=0.4, start_seconds=90.0)
@@ -49,7 +40,7 @@ def publish_later(gateway, *states, model: ModelEntry = MODEL, pause: float = 0.
     """As an agent would: one state after the other, once the start was asked for and a crowd of requests waits."""
 
     def go(model_id: str) -> None:
-        if gateway.gateway.starts.waiting().get(model_id, 0) < crowd:
+        if gateway.gateway.context.starts.waiting().get(model_id, 0) < crowd:
             gateway.loop.call_later(0.02, go, model_id)
             return
         for number, entry in enumerate(states, 1):
@@ -76,7 +67,7 @@ def test_100_first_requests_make_one_start_and_are_all_answered(cold, engine):
     assert cold.starts == [MODEL.id]
     records = cold.ledger.wait(100)
     assert all(record.queue_ms > 0 for record in records)
-    assert cold.gateway.starts.waiting() == {}
+    assert cold.gateway.context.starts.waiting() == {}
 
 
 def test_a_model_that_is_starting_already_is_not_started_again(engine):
@@ -193,7 +184,7 @@ def test_a_model_that_is_deleted_while_requests_wait_is_told_as_missing(cold):
     publish_later(cold, STARTING, crowd=3)
     with ThreadPoolExecutor(3) as pool, cold.client() as client:
         replies = [pool.submit(client.post, CHAT, json=chat()) for _ in range(3)]
-        eventually(lambda: cold.gateway.starts.waiting() == {MODEL.id: 3})
+        eventually(lambda: cold.gateway.context.starts.waiting() == {MODEL.id: 3})
         cold.publish(snapshot(models=[]))
         told = {(reply.result().status_code, reply.result().json()["error"]["code"]) for reply in replies}
     assert told == {(404, "model_not_found")}
@@ -244,7 +235,7 @@ def test_who_waits_for_room_in_vain_is_told_that_there_is_none(cold, monkeypatch
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "insufficient_resources")
     assert reply.headers["retry-after"] == "30"
     asked = len(cold.starts)
-    eventually(lambda: not cold.gateway.starts.waiting())
+    eventually(lambda: not cold.gateway.context.starts.waiting())
     with cold.client() as client:
         client.post(CHAT, json=chat())
     assert len(cold.starts) > asked  # nothing is remembered of the queue that gave up
@@ -255,7 +246,7 @@ def test_a_client_that_leaves_while_waiting_is_settled_and_the_start_goes_on(col
         with pytest.raises(httpx.ReadTimeout):
             client.post(CHAT, json=chat(), timeout=0.3)
         assert cold.ledger.wait()[0].status == "client_closed"
-        eventually(lambda: not cold.gateway.starts.waiting())
+        eventually(lambda: not cold.gateway.context.starts.waiting())
         cold.publish(snapshot(instance(engine.endpoint)))
         assert client.post(CHAT, json=chat()).status_code == 200
 

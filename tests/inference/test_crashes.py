@@ -11,7 +11,7 @@ import pytest
 from accounts.models import Installation
 from core import broker
 from engines import registry
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from engines.llamacpp import LlamaCppEngine
 from engines.vllm import VllmEngine
 from inference.crashes.dossiers import MAX_PER_MODEL, CrashDiagnosis, save_dossier
@@ -19,7 +19,7 @@ from inference.models import CrashDossier, Instance, InstanceState
 from inference.serving import services
 from models_app.models import Model
 from node_agent import folders, shims
-from node_agent.reconciler import Agent
+from node_agent.agent import Agent
 from tests.support import instance_rows
 
 WAIT = 60  # seconds, on a busy machine
@@ -78,7 +78,7 @@ def crashes(client) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("last_words", "cause", "told"),
+    ("last_words", "cause", "reason"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory", "ran out of memory"),
         (
@@ -95,19 +95,19 @@ def crashes(client) -> dict:
     ],
 )
 def test_an_engine_that_fails_to_start_leaves_a_dossier_with_its_cause(
-    agent, api, viewer, started, last_words, cause, told
+    agent, api, viewer, started, last_words, cause, reason
 ):
     started(crash_before_ready={"code": 3, "stderr": f"INFO loading\n{last_words}"})
     becomes(agent, InstanceState.FAILED)
     found = crashes(api(viewer))
     (crash,) = found["crashes"]
     assert (crash["cause"], crash["exit_code"], crash["exit_signal"]) == (cause, 3, None)
-    assert told in crash["reason"]
+    assert reason in crash["reason"]
     assert "INFO loading" in crash["log_tail"]
     (group,) = found["causes"]
     assert (group["cause"], group["count"]) == (cause, 1)
     shown = api(viewer).get("/api/models/ours/info").json()["model"]["failure_reason"]
-    assert told in shown
+    assert reason in shown
     assert shown.endswith(group["advice"])
 
 
@@ -118,8 +118,8 @@ def test_a_killed_engine_leaves_one_for_each_run(agent, api, viewer, started):
         os.kill(row.pid, signal.SIGKILL)
         until(lambda row=row: (agent.tick(), Instance.objects.get().generation > row.generation)[1])
     found = crashes(api(viewer))
-    assert [(each["cause"], each["exit_signal"]) for each in found["crashes"]] == [("killed", 9)] * 2
-    assert len({each["generation"] for each in found["crashes"]}) == 2
+    assert [(entry["cause"], entry["exit_signal"]) for entry in found["crashes"]] == [("killed", 9)] * 2
+    assert len({entry["generation"] for entry in found["crashes"]}) == 2
     assert found["causes"][0]["count"] == 2
 
 
@@ -168,7 +168,7 @@ def test_a_limited_number_is_kept_for_each_model(api, viewer, tenant):
         save_dossier(row, CrashDiagnosis(Cause.UNKNOWN, "It ended."))
         save_dossier(row, CrashDiagnosis(Cause.KILLED, "It ended twice?"))  # the same run is one dossier
     found = crashes(api(viewer))
-    assert [each["generation"] for each in found["crashes"]] == list(range(MAX_PER_MODEL + 5, 5, -1))
+    assert [entry["generation"] for entry in found["crashes"]] == list(range(MAX_PER_MODEL + 5, 5, -1))
     assert CrashDossier.objects.count() == MAX_PER_MODEL
 
 

@@ -24,7 +24,7 @@ def draining(pk: str = "instance-1") -> Instance:
     return Instance(pk=pk, state=InstanceState.DRAINING, state_since=NOW)
 
 
-def beat(at=AFTER, **fields) -> GatewayHeartbeat:
+def heartbeat(at=AFTER, **fields) -> GatewayHeartbeat:
     return GatewayHeartbeat(id=uuid.uuid4(), host="box", pid=1, beat_at=at, **fields)
 
 
@@ -34,16 +34,16 @@ def drained(*live, silent=()) -> bool:
 
 def test_a_drain_is_over_when_every_gateway_has_looked_since_and_let_go():
     assert drained()
-    assert drained(beat(), beat(routes=["instance-2"], inflight={"instance-2": 3}))
-    assert not drained(beat(), beat(BEFORE))
-    assert not drained(beat(), beat(routes=["instance-1"]))
-    assert not drained(beat(), beat(inflight={"instance-1": 1}))
+    assert drained(heartbeat(), heartbeat(routes=["instance-2"], inflight={"instance-2": 3}))
+    assert not drained(heartbeat(), heartbeat(BEFORE))
+    assert not drained(heartbeat(), heartbeat(routes=["instance-1"]))
+    assert not drained(heartbeat(), heartbeat(inflight={"instance-1": 1}))
 
 
 def test_silence_is_no_proof_of_letting_go():
-    assert not drained(beat(), silent=[beat(BEFORE)])
-    assert not drained(silent=[beat(inflight={"instance-1": 1})])
-    assert drained(silent=[beat()])  # its last word was that it had
+    assert not drained(heartbeat(), silent=[heartbeat(BEFORE)])
+    assert not drained(silent=[heartbeat(inflight={"instance-1": 1})])
+    assert drained(silent=[heartbeat()])  # its last word was that it had
 
 
 def ready(pk: str = "instance-1", seconds: float = 100, **fields) -> Instance:
@@ -57,9 +57,9 @@ def idle(beats, *instances) -> float | None:
 
 def test_a_model_is_idle_as_a_whole():
     assert 100 <= idle([], ready()) < 160
-    assert idle([beat(idle={"instance-1": 30})], ready(), ready("instance-2")) == 30
-    assert idle([beat(inflight={"instance-2": 1})], ready(), ready("instance-2")) is None
-    assert idle([beat(waiting={MODEL: 1})], ready()) is None
+    assert idle([heartbeat(idle={"instance-1": 30})], ready(), ready("instance-2")) == 30
+    assert idle([heartbeat(inflight={"instance-2": 1})], ready(), ready("instance-2")) is None
+    assert idle([heartbeat(waiting={MODEL: 1})], ready()) is None
     assert idle([], ready(), ready("instance-2", state=InstanceState.STARTING)) is None
     assert idle([], ready(), ready("instance-2", seconds=3)) < 60
     leaving = ready("instance-2", seconds=3, desired=Desired.STOPPED)
@@ -68,8 +68,11 @@ def test_a_model_is_idle_as_a_whole():
 
 def test_requests_are_counted_by_model_over_the_gateways_that_speak():
     seen = gateway_reports.GatewayReports(
-        [beat(inflight={"instance-1": 2, "instance-9": 1}), beat(inflight={"instance-2": 1}, waiting={MODEL: 4})],
-        [beat(inflight={"instance-1": 5})],
+        [
+            heartbeat(inflight={"instance-1": 2, "instance-9": 1}),
+            heartbeat(inflight={"instance-2": 1}, waiting={MODEL: 4}),
+        ],
+        [heartbeat(inflight={"instance-1": 5})],
         {MODEL: [ready(), ready("instance-2")]},
     )
     assert seen.pending()[MODEL] == 7
@@ -83,7 +86,7 @@ def written(db):
     """written(seconds, **fields): a heartbeat of that age."""
 
     def write(age: float, **fields) -> GatewayHeartbeat:
-        row = beat(timezone.now() - timedelta(seconds=age), **fields)
+        row = heartbeat(timezone.now() - timedelta(seconds=age), **fields)
         row.save()
         return row
 
@@ -127,4 +130,4 @@ def test_only_what_is_active_is_looked_at(tenant):
     model = Model.objects.create(tenant=tenant, name="m")
     active = instance_rows.instance(model, InstanceState.READY)
     instance_rows.instance(model, InstanceState.STOPPED, replica=1)
-    assert [each.pk for each in gateway_reports.read_reports().instances[model.pk]] == [active.pk]
+    assert [row.pk for row in gateway_reports.read_reports().instances[model.pk]] == [active.pk]

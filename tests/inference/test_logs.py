@@ -15,7 +15,7 @@ from django.db import connection
 from accounts import services, tokens
 from accounts.models import ApiKey, AuditRecord, LoginSession, Scope
 from core import broker, streaming
-from core.closing import shutdown
+from core.asgi_server import shutdown
 from inference.logs import stream
 from inference.logs.lines import StoredLogLine
 from inference.models import InstanceState

@@ -9,12 +9,12 @@ from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.units import GIB
 from inference import memory_ledger
 from inference.memory_ledger import NoRoom
 from inference.models import Desired, Device, Instance, InstanceState, Node, Reservation, Use
 from models_app.models import Model
 from tests.support import instance_rows
-from tests.support.instance_rows import GIB
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_what_a_victim_holds_is_promised_at_once_and_launched_on_when_it_is_gone
     old, new = instance(tenant), instance(tenant, state=InstanceState.PENDING)
     memory_ledger.claim(old.pk, {cpu.pk: 6 * GIB})
     memory_ledger.record_use(old.pk, Use.IN_USE)
-    assert [each.pk for each in memory_ledger.evict([old.pk], stop_timeout=1800)] == [old.pk]
+    assert [row.pk for row in memory_ledger.evict([old.pk], stop_timeout=1800)] == [old.pk]
     memory_ledger.claim(new.pk, {cpu.pk: 5 * GIB})
     old.refresh_from_db()
     assert (old.desired, old.stop_reason, old.stop_timeout) == ("stopped", "evicted", 1800)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.base import GIB, MemoryEstimate
+from core.units import GIB
+from engines.base import MemoryEstimate
 from inference.placement.choice import choose_placement, evaluate_options
 from inference.placement.fit import could_ever_fit
 from inference.placement.types import ClusterView, DeviceView, Occupant, PlacementRequest, ResourceOption

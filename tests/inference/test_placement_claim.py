@@ -10,6 +10,7 @@ from accounts import configuration
 from accounts.configuration import Configuration
 from accounts.models import Tenant
 from core.errors import InsufficientResources, NoRoomYet
+from core.units import GIB
 from engines import registry
 from engines.base import MemoryEstimate
 from inference import memory_ledger
@@ -20,7 +21,6 @@ from inference.serving import replicas, services
 from models_app.models import Model
 from node_agent import process_tree
 from tests.support import instance_rows
-from tests.support.instance_rows import GIB
 
 MODELS = "/api/models"
 LONG_AGO = timedelta(minutes=10)

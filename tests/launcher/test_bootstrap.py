@@ -33,7 +33,7 @@ class Checkout:
         launcher.mkdir(parents=True)
         self.links.mkdir()
         shutil.copy(ROOT / "manage.py", self.folder)
-        for name in ("__init__.py", "bootstrap.py", "start_errors.py"):
+        for name in ("__init__.py", "bootstrap.py", "data_folder.py", "start_errors.py"):
             shutil.copy(ROOT / "platform" / "launcher" / name, launcher)
         (launcher / "commands.py").write_text(COMMANDS)
         (self.folder / "requirements-dev.txt").write_text("")

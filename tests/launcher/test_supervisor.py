@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.up_process import Up, eventually, small_disk, toy_checkout
+from tests.support.up_process import Up, small_disk, toy_checkout
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,8 @@ def toy(tmp_path_factory) -> Path:
 def start(toy, tmp_path):
     started = []
 
-    def start(*arguments, **environment) -> Up:
-        up = Up(toy, tmp_path / "data", *arguments, **environment)
+    def start(*arguments, terminal=False, **environment) -> Up:
+        up = Up(toy, tmp_path / "data", *arguments, terminal=terminal, **environment)
         started.append(up)
         return up
 
@@ -36,15 +37,47 @@ def child(up: Up, word: str) -> psutil.Process:
     return next(process for process in up.left() if process.cmdline()[-1] == word)
 
 
-def test_the_banner_says_where_how_to_log_in_and_what_to_paste(start):
-    up = start()
-    url = up.wait_until_ready()
+def curl_line(up: Up) -> str:
     up.wait_for("curl ")
+    line = next(line.strip() for line in up.text.splitlines() if line.strip().startswith("curl"))
+    assert subprocess.run(["bash", "-n", "-c", line]).returncode == 0
+    return line
+
+
+def test_the_banner_says_where_how_to_log_in_and_what_to_paste(start):
+    up = start(terminal=True)
+    url = up.wait_until_ready()
+    curl = curl_line(up)
     assert f"{url}/console/enter/toy" in up.text
     assert "admin / toy-password" in up.text
-    curl = next(line.strip() for line in up.text.splitlines() if line.strip().startswith("curl"))
-    assert subprocess.run(["bash", "-n", "-c", curl]).returncode == 0
     assert f"{url}/v1/chat/completions" in curl and "sk-serai-toy" in curl and '"model": "toy"' in curl
+    assert "first-run.json" not in up.text
+
+
+def test_a_later_start_shows_a_new_link_but_no_password_and_no_key_again(start):
+    up = start(terminal=True, TOY_FIRST="0")
+    url = up.wait_until_ready()
+    curl_line(up)
+    assert f"{url}/console/enter/toy" in up.text and f"are in {up.data}/first-run.json" in up.text
+    assert "toy-password" not in up.text and "sk-serai-toy" not in up.text
+
+
+def test_a_journal_gets_no_secret_but_the_place_where_they_lie(start):
+    up = start()
+    url = up.wait_until_ready()
+    curl = curl_line(up)
+    assert f"{url}/console/\n" in up.text and f"are in {up.data}/first-run.json" in up.text
+    assert not [secret for secret in ("toy-password", "sk-serai-toy", "/console/enter/") if secret in up.text]
+    up.data.joinpath("first-run.json").write_text('{\n  "password": "x",\n  "api_key": "sk-serai-toy",\n  "a": "b"\n}')
+    printed = subprocess.run(["bash", "-c", curl.replace("curl", "printf '%s\\n'", 1)], capture_output=True, text=True)
+    assert "Authorization: Bearer sk-serai-toy\n" in printed.stdout
+
+
+def test_a_start_without_an_operator_says_how_to_make_one(start):
+    up = start(TOY_OPERATOR="0")
+    up.wait_until_ready()
+    up.wait_for("python3 manage.py operator add NAME")
+    assert up.process.poll() is None
 
 
 def test_ctrl_c_ends_everything_with_exit_code_0(start):
@@ -161,13 +194,13 @@ def test_a_failed_engine_installation_stops_nothing_and_names_the_command(start)
 
 
 def test_a_second_banner_tells_when_the_engine_is_there(start):
-    up = start(TOY_ENGINE="wait")
+    up = start(TOY_ENGINE="wait", terminal=True)
     up.wait_until_ready()
     up.wait_for("until then the model answers 503")
     assert "this line works now" not in up.text
     (up.data / "go-on").touch()
     up.wait_for("this line works now")
-    assert up.text.count("curl ") == 2
+    assert (up.text.count("curl "), up.text.count("sk-serai-toy")) == (2, 2)  # both in the first banner
 
 
 def test_one_banner_is_enough_where_the_engine_is_there_already(start):

@@ -11,7 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.up_process import ALONE, ROOT, Up, eventually
+from tests.support.up_process import ALONE, ROOT, Up
+from tests.support.waiting import eventually
 
 LOOPBACK_UP = """import fcntl, os, socket, struct, sys
 with socket.socket() as any_socket:
@@ -89,17 +90,29 @@ def test_without_up_a_command_says_that_the_database_is_away(tmp_path):
     assert done.returncode == 1 and "manage.py up" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_start_after_the_first_keeps_all_data_and_needs_no_network(tmp_path):
-    first = Up(ROOT / "manage.py", tmp_path / "data", **ALONE)
+def test_a_start_after_the_first_keeps_all_data_needs_no_network_and_shows_no_secret_again(tmp_path):
+    data = tmp_path / "data"
+    first = Up(ROOT / "manage.py", data, terminal=True, **ALONE)
     first.wait_until_ready()
-    key = first.wait_for(r"API key +(\S+)").group(1)
+    record = json.loads((data / "first-run.json").read_text())
+    first.wait_for(rf"Login +{record['username']} / {record['password']}\n")
+    first.wait_for(rf"API key +{record['api_key']}\n")
     first.interrupt()
     assert first.end() == 0 and first.left() == []
-    second = Up(ROOT / "manage.py", tmp_path / "data", prefix=no_network(), **ALONE, SERAI_NO_VENV=None)
+    second = Up(ROOT / "manage.py", data, prefix=no_network(), terminal=True, **ALONE, SERAI_NO_VENV=None)
     second.wait_until_ready()
-    assert second.wait_for(r"API key +(\S+)").group(1) == key
+    second.wait_for("curl ")
+    kept = json.loads((data / "first-run.json").read_text())
+    assert (kept["password"], kept["api_key"]) == (record["password"], record["api_key"])
+    assert kept["password"] not in second.text and kept["api_key"] not in second.text
     second.interrupt()
     assert second.end() == 0 and second.left() == []
+
+
+def test_the_first_start_without_a_terminal_shows_no_secret(up, first_run):
+    up.wait_for(rf"are in {up.data}/first-run.json")
+    assert first_run["password"] not in up.text and first_run["api_key"] not in up.text
+    assert "/console/enter/" not in up.text
 
 
 def no_network() -> list[str]:

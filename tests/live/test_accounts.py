@@ -5,7 +5,7 @@ import json
 import httpx
 from websockets.sync.client import connect
 
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 SOON = 30
 
@@ -15,7 +15,7 @@ def member_path(person, operator) -> str:
     return next(f"/api/members/{item['id']}" for item in found if item["username"] == person.name)
 
 
-def hear(ws) -> dict:
+def receive_message(ws) -> dict:
     return json.loads(ws.recv(timeout=SOON))
 
 
@@ -63,7 +63,7 @@ def test_a_socket_hears_how_a_model_starts_and_stops(product, acme, member):
 
         def hear_until(status: str) -> None:
             while not heard or heard[-1] != status:
-                event = hear(ws)
+                event = receive_message(ws)
                 if event["type"] == "model_status_update" and event["data"]["model_id"] == model_id:
                     heard.append(event["data"]["status"])
 

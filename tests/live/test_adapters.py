@@ -7,7 +7,7 @@ import pytest
 
 from tests.live.test_lifecycle import becomes, chat, status
 from tests.support import live_adapters
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 CLIENTS = 8
 
@@ -18,8 +18,8 @@ def base(acme):
 
 
 @pytest.fixture
-def keep(product, acme, base):
-    """keep(name, …) is the id of one more version of this adapter of the base."""
+def new_version(product, acme, base):
+    """new_version(name, …) is the id of one more version of this adapter of the base."""
     return lambda name, **options: live_adapters.save_version(product, acme.slug, base, name, **options)
 
 
@@ -40,12 +40,12 @@ def crowd(key, *models):
     """Clients that ask these models one after the other, each on its own; yields what they were answered with."""
     answers, done = {model: [] for model in models}, threading.Event()
 
-    def ask(number: int) -> None:
+    def chat_until_over(number: int) -> None:
         model = models[number % len(models)]
         while not done.is_set():
             answers[model].append(said(chat(key, model, "[[token_interval=0.005]]")))
 
-    threads = [threading.Thread(target=ask, args=[number]) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=chat_until_over, args=[number]) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
@@ -61,16 +61,16 @@ def more(answers: list, count: int = 20) -> None:
     eventually(lambda: len(answers) >= seen + count, 60)
 
 
-def test_publishing_and_rolling_back_under_load_fails_nobody(key, base, keep):
+def test_publishing_and_rolling_back_under_load_fails_nobody(key, base, new_version):
     assert said(chat(key, base)) == "token0"
-    first = keep("facts")
+    first = new_version("facts")
     with crowd(key, base) as answers:
         more(answers[base])
         publish(key, "facts")
         assert said(chat(key, "facts")) == said(chat(key, f"{base}:facts")) == first
         more(answers[base])
     assert set(answers[base]) == {"token0"}
-    second = keep("facts")
+    second = new_version("facts")
     with crowd(key, base, "facts") as answers:
         more(answers["facts"])
         publish(key, "facts")
@@ -83,8 +83,8 @@ def test_publishing_and_rolling_back_under_load_fails_nobody(key, base, keep):
     assert set(answers["facts"]) == {first, second}
 
 
-def test_what_is_published_is_loaded_again_after_every_start_of_the_engine(key, base, keep):
-    version = keep("lasting")
+def test_what_is_published_is_loaded_again_after_every_start_of_the_engine(key, base, new_version):
+    version = new_version("lasting")
     publish(key, "lasting")
     assert said(chat(key, "lasting")) == version
     for force in (False, True):
@@ -98,8 +98,8 @@ def test_what_is_published_is_loaded_again_after_every_start_of_the_engine(key, 
     eventually(lambda: said(chat(key, "lasting")).startswith("404"))
 
 
-def test_a_trial_answers_to_its_maker_alone(key, acme, stranger, member, keep):
-    version = keep("trial", key=key.key_id)
+def test_a_trial_answers_to_its_maker_alone(key, acme, stranger, member, new_version):
+    version = new_version("trial", key=key.key_id)
     assert said(chat(key, "trial")) == said(chat(key, "trial@1")) == said(chat(key, version)) == version
     names = [card["id"] for card in key.get("/v1/models").json()["data"]]
     assert "trial@1" in names
@@ -111,9 +111,9 @@ def test_a_trial_answers_to_its_maker_alone(key, acme, stranger, member, keep):
     eventually(lambda: said(chat(key, version)).startswith("404"))
 
 
-def test_the_least_recently_used_makes_room(key, base, keep):
+def test_the_least_recently_used_makes_room(key, base, new_version):
     """The base takes two."""
-    versions = {name: keep(name) for name in ("one", "two", "three")}
+    versions = {name: new_version(name) for name in ("one", "two", "three")}
     for name in versions:
         publish(key, name)
     for name in ("one", "two", "three", "one"):
@@ -122,8 +122,8 @@ def test_the_least_recently_used_makes_room(key, base, keep):
         publish(key, name, "unpublish")
 
 
-def test_an_adapter_that_the_engine_refuses_tells_its_word_and_the_base_goes_on(key, base, keep, product):
-    keep("broken", refuse="size mismatch for q_proj")
+def test_an_adapter_that_the_engine_refuses_tells_its_word_and_the_base_goes_on(key, base, new_version, product):
+    new_version("broken", refuse="size mismatch for q_proj")
     publish(key, "broken")
     assert "size mismatch for q_proj" in said(chat(key, "broken"))
     shown = key.get("/api/adapters/broken/versions").json()["items"][0]["loaded"]
@@ -133,8 +133,8 @@ def test_an_adapter_that_the_engine_refuses_tells_its_word_and_the_base_goes_on(
     publish(key, "broken", "unpublish")
 
 
-def test_its_use_is_metered_under_its_own_name(key, keep):
-    keep("metered")
+def test_its_use_is_metered_under_its_own_name(key, new_version):
+    new_version("metered")
     publish(key, "metered")
     for _request in range(3):
         chat(key, "metered", max_tokens=5)

@@ -4,7 +4,7 @@ import re
 
 from tests.live.test_lifecycle import chat, status
 from tests.support.browser_page import browser, needs_chromium
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 pytestmark = needs_chromium
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.live.test_lifecycle import becomes, finished, info, status
 from tests.support import live_adapters
-from tests.support.live_product import eventually, running
+from tests.support.live_product import running
+from tests.support.waiting import eventually
 
 CLIENTS = 20
 OUTAGE_SECONDS = 10  # longer than a gateway may be silent before it counts as such
@@ -102,8 +103,8 @@ class Crowd:
                 eventually(lambda: self.outcomes.total() >= enough, 60)
             finally:
                 self._enough.set()
-            for each in working:
-                each.result()
+            for future in working:
+                future.result()
 
 
 def task_of(person, reply) -> dict:
@@ -208,7 +209,7 @@ def test_a_gateway_that_was_killed_with_streams_in_flight_holds_nobody_up(trio, 
     model = tenant.fake_model()
     with ThreadPoolExecutor(6) as pool:
         for _stream in range(6):
-            pool.submit(stream, key, model, 4000, 0.1).add_done_callback(lambda each: each.exception())
+            pool.submit(stream, key, model, 4000, 0.1).add_done_callback(lambda future: future.exception())
         eventually(lambda: info(key, model)["pending_requests"] == 6)
         for process in web_processes(trio):
             process.send_signal(signal.SIGKILL)

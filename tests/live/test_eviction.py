@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.live.test_lifecycle import becomes, chat, finished, status
-from tests.support.live_product import LiveProduct, eventually, running
+from tests.support.live_product import LiveProduct, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_busy_model_ends_its_stream_before_the_other_begins(acme):
     assert waited.status_code == 200, waited.text
     assert [line for line in events if line][-1] == "data: [DONE]"
     assert not [line for line in events if "error" in line]
-    assert [each["outcome"] for each in explained(key, new)["decisions"]][0] == "placed"
+    assert [decision["outcome"] for decision in explained(key, new)["decisions"]][0] == "placed"
 
 
 def test_a_pinned_model_never_goes(acme):

@@ -16,7 +16,8 @@ from websockets.sync.client import connect
 
 from tests.live.test_draining import frozen, postgres_processes
 from tests.live.test_lifecycle import chat
-from tests.support.live_product import eventually, running
+from tests.support.live_product import running
+from tests.support.waiting import eventually
 
 METRICS, PERFORMANCE = "/api/monitoring/metrics", "/api/monitoring/performance"
 LONG = 90  # seconds that anything here may take on a busy machine
@@ -156,20 +157,20 @@ def test_no_gap_is_left_by_outages_of_valkey_postgres_and_scheduler(watched, ten
     model, asked = tenant.fake_model(), 0
     began = datetime.now(UTC)
 
-    def ask(times: int) -> int:
+    def send_requests(times: int) -> int:
         return sum(chat(key, model).status_code == 200 for _ in range(times))
 
-    asked += ask(3)
+    asked += send_requests(3)
     for words in (("manage.py", "scheduler"), ("valkey-server",)):
         process_of(watched, *words).kill()
-        asked += ask(3)
+        asked += send_requests(3)
         eventually(lambda words=words: process_of(watched, *words), LONG)
         moment = datetime.now(UTC)
         eventually(lambda moment=moment: listener.figures_after(moment), LONG)
     eventually(lambda: datetime.now(UTC).second >= 55, 70)
     with frozen(postgres_processes(watched)):
         lost = _minute(datetime.now(UTC)) + timedelta(minutes=1)
-        asked += ask(3)  # the data plane serves on
+        asked += send_requests(3)  # the data plane serves on
         eventually(lambda: datetime.now(UTC) > lost + timedelta(seconds=62), 100)
     moment = datetime.now(UTC)
     assert asked == 12

@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 
 def chat(person, model, text="hello", **fields):

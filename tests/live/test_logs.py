@@ -6,7 +6,8 @@ import signal
 from itertools import islice
 
 from tests.live.test_lifecycle import chat, engine_pid, info, worker_of
-from tests.support.live_product import Person, eventually, running
+from tests.support.live_product import Person, running
+from tests.support.waiting import eventually
 
 LOADING, READY, WORDS = "fake engine: loading weights", "fake engine: ready", "ValueError: the rope is short"
 DEATH = {"crash_before_ready": {"code": 3, "stderr": WORDS}}
@@ -41,8 +42,8 @@ def test_a_reader_with_a_ticket_sees_a_start_as_it_happens(acme, product, viewer
     stream = events(Person("browser", product.client(), ""), model, ticket=ticket)
     assert next(stream) == {"type": "historical_complete"}
     key.post(f"/api/models/{model}/start")
-    told = [(each["type"], each["log"]["message"]) for each in islice(stream, 2)]
-    assert told == [("realtime", LOADING), ("realtime", WORDS)]
+    lines_shown = [(event["type"], event["log"]["message"]) for event in islice(stream, 2)]
+    assert lines_shown == [("realtime", LOADING), ("realtime", WORDS)]
 
 
 def test_a_killed_engine_and_a_killed_worker_lose_and_double_no_line(product, acme, key, operator):

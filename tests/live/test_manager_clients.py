@@ -12,7 +12,7 @@ import pytest
 
 from tests.live.test_lifecycle import info
 from tests.support.browser_page import blank_page, browser, needs_chromium
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "support" / "examples"
 ADDRESS = "http://localhost:8080"

@@ -7,7 +7,7 @@ import os
 import psutil
 import pytest
 
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 NAME, ALIASES = "Qwen3-Coder-30B-A3B-64K", ["Qwen3-Coder-30B-64K", "Qwen3-Coder"]
 EMBEDDER, RERANKER = "Qwen3-Embedding-8B", "bge-reranker-v2-m3"
@@ -36,19 +36,19 @@ def becomes(person, ref: str, status: str) -> None:
 
 
 def test_what_the_server_is(product):
-    with product.client() as anybody:
-        assert {"version": "1.0.0", "models_url": "/v1/models"}.items() <= anybody.get("/").json().items()
-        health = anybody.get("/health").json()
+    with product.client() as anonymous:
+        assert {"version": "1.0.0", "models_url": "/v1/models"}.items() <= anonymous.get("/").json().items()
+        health = anonymous.get("/health").json()
         assert health["status"] == "healthy"
         assert 0 <= health["running_models"] <= health["models_count"]
-        assert anybody.get("/check_health").json() == {"status": "ok"}
+        assert anonymous.get("/check_health").json() == {"status": "ok"}
 
 
 def test_the_list_of_models(key, model, stranger):
     def listed() -> list[dict]:
         reply = key.get("/v1/models").json()
         assert reply["object"] == "list"
-        return [each for each in reply["data"] if each["id"] == NAME]
+        return [entry for entry in reply["data"] if entry["id"] == NAME]
 
     card = eventually(listed)[0]
     assert {"object": "model", "aliases": ALIASES, "owned_by": key.tenant}.items() <= card.items()
@@ -79,12 +79,12 @@ def test_operators_see_the_process_and_how_it_was_started(product, acme, key, mo
 
 
 def test_all_models(key, model, stranger):
-    told = key.get("/api/models/all-models/info").json()
-    assert told["success"] is True
-    assert {NAME, EMBEDDER, RERANKER} <= set(told["models"])
-    assert told["total_models"] == len(told["models"])
-    assert 0 <= told["running_models"] <= told["total_models"]
-    assert told["total_pending_requests"] == sum(each["pending_requests"] for each in told["models"].values())
+    summary = key.get("/api/models/all-models/info").json()
+    assert summary["success"] is True
+    assert {NAME, EMBEDDER, RERANKER} <= set(summary["models"])
+    assert summary["total_models"] == len(summary["models"])
+    assert 0 <= summary["running_models"] <= summary["total_models"]
+    assert summary["total_pending_requests"] == sum(entry["pending_requests"] for entry in summary["models"].values())
     assert NAME not in stranger.get("/api/models/all-models/info").json()["models"]
 
 
@@ -111,7 +111,7 @@ def test_embeddings(key, model):
     body = {"model": EMBEDDER, "input": texts, "encoding_format": "float"}
     reply = key.post("/v1/embeddings", json=body).json()
     assert (reply["object"], reply["model"]) == ("list", EMBEDDER)
-    assert [(each["object"], each["index"]) for each in reply["data"]] == [("embedding", 0), ("embedding", 1)]
+    assert [(entry["object"], entry["index"]) for entry in reply["data"]] == [("embedding", 0), ("embedding", 1)]
     assert all(type(number) is float for number in reply["data"][0]["embedding"])
     assert {"prompt_tokens", "total_tokens"} <= set(reply["usage"])
     assert len(key.post("/v1/embeddings", json={"model": EMBEDDER, "input": ["Hello world"]}).json()["data"]) == 1
@@ -122,9 +122,9 @@ def test_reranking(key, model):
     body = {"model": RERANKER, "query": "What is artificial intelligence?", "documents": documents}
     reply = key.post("/v1/rerank", json=body).json()
     assert reply["object"] == "rerank"
-    scores = [each["relevance_score"] for each in reply["results"]]
+    scores = [entry["relevance_score"] for entry in reply["results"]]
     assert scores == sorted(scores, reverse=True)
-    assert {each["document"]: each["index"] for each in reply["results"]} == {documents[0]: 0, documents[1]: 1}
+    assert {entry["document"]: entry["index"] for entry in reply["results"]} == {documents[0]: 0, documents[1]: 1}
 
 
 def test_any_other_path_is_no_way_round_to_an_engine(key, model):

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support.browser_page import browser, needs_chromium
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 LONG = 60  # seconds that anything here may take on a busy machine
 SOON = 20  # what should take five
@@ -58,18 +58,18 @@ def socket_of(product, person, **options):
         yield ws
 
 
-def say(ws, message: dict) -> dict:
+def send_message(ws, message: dict) -> dict:
     ws.send(json.dumps(message))
-    return hear(ws)
+    return receive_message(ws)
 
 
-def hear(ws) -> dict:
+def receive_message(ws) -> dict:
     return json.loads(ws.recv(timeout=LONG))
 
 
-def hear_of(ws, kind: str) -> dict:
+def next_of_kind(ws, kind: str) -> dict:
     """The next event of this kind; others are passed over."""
-    while (event := hear(ws))["type"] != kind:
+    while (event := receive_message(ws))["type"] != kind:
         pass
     return event["data"]
 
@@ -219,9 +219,9 @@ def test_the_configuration_is_the_operators(owner, key):
 def test_a_changed_interval_is_in_force_at_once(product, operator, configuration):
     """Figures come every second instead of every half minute, on a socket that was open before."""
     with socket_of(product, operator) as ws:
-        say(ws, {"action": "subscribe", "events": ["gpu_metrics"]})
+        send_message(ws, {"action": "subscribe", "events": ["gpu_metrics"]})
         operator.put(CONFIG, json={"gpu_monitor_interval": 1})
-        seen = {hear_of(ws, "host_metrics_update")["timestamp"] for _event in range(12)}
+        seen = {next_of_kind(ws, "host_metrics_update")["timestamp"] for _event in range(12)}
     moments = sorted(map(epoch, seen))
     assert len(moments) >= 4 and min(after - before for before, after in zip(moments, moments[1:], strict=False)) <= 5
 
@@ -233,17 +233,19 @@ def test_the_example_subscription_and_its_events(product, acme, member):
     name = acme.fake_model()
     model_id = member.get(f"/api/models/{name}").json()["id"]
     with socket_of(product, member) as ws:
-        assert say(ws, SUBSCRIBE) == {"type": "subscribed", "events": SUBSCRIBE["events"]}
+        assert send_message(ws, SUBSCRIBE) == {"type": "subscribed", "events": SUBSCRIBE["events"]}
         member.post(f"/api/models/{name}/start")
-        while (told := hear_of(ws, "model_status_update"))["model_id"] != model_id or told["status"] != "running":
-            assert told.keys() == {"model_id", "status", "health", "timestamp"}
-        assert told["health"] in ("healthy", "unknown") and told["timestamp"].endswith("Z")
+        while (update := next_of_kind(ws, "model_status_update"))["model_id"] != model_id or update[
+            "status"
+        ] != "running":
+            assert update.keys() == {"model_id", "status", "health", "timestamp"}
+        assert update["health"] in ("healthy", "unknown") and update["timestamp"].endswith("Z")
         assert say_until(ws, {**SUBSCRIBE, "action": "unsubscribe"}, "unsubscribed")["events"] == SUBSCRIBE["events"]
 
 
 def say_until(ws, message: dict, kind: str) -> dict:
     ws.send(json.dumps(message))
-    while (reply := hear(ws))["type"] != kind:
+    while (reply := receive_message(ws))["type"] != kind:
         pass
     return reply
 
@@ -251,24 +253,24 @@ def say_until(ws, message: dict, kind: str) -> dict:
 def test_the_log_of_a_model_is_followed_over_a_reconnect(product, acme, member, stranger):
     name = acme.fake_model()
     member.post(f"/api/models/{name}/start")
-    wish = {"action": "subscribe", "events": ["logs"], "model_id": name}
+    subscription = {"action": "subscribe", "events": ["logs"], "model_id": name}
     with socket_of(product, member) as ws:
-        assert say(ws, wish)["type"] == "subscribed"
-        first = hear_of(ws, "log")
+        assert send_message(ws, subscription)["type"] == "subscribed"
+        first = next_of_kind(ws, "log")
         assert first.keys() == {"model_id", "id", "timestamp", "level", "message", "instance_id", "replica"}
-    told = []
+    lines_shown = []
     with socket_of(product, member) as ws:
-        say(ws, {**wish, "since": "0-0"})
-        told.append(hear_of(ws, "log"))
+        send_message(ws, {**subscription, "since": "0-0"})
+        lines_shown.append(next_of_kind(ws, "log"))
     with socket_of(product, member) as ws:
-        say(ws, {**wish, "since": told[0]["id"]})
+        send_message(ws, {**subscription, "since": lines_shown[0]["id"]})
         member.post(f"/api/models/{name}/restart")
-        told += [hear_of(ws, "log") for _line in range(3)]
-    assert told[0]["id"] == first["id"]
-    assert len({line["id"] for line in told}) == 4
-    assert sorted(told, key=lambda line: line["id"]) == told
+        lines_shown += [next_of_kind(ws, "log") for _line in range(3)]
+    assert lines_shown[0]["id"] == first["id"]
+    assert len({line["id"] for line in lines_shown}) == 4
+    assert sorted(lines_shown, key=lambda line: line["id"]) == lines_shown
     with socket_of(product, stranger) as ws:
-        assert say(ws, wish)["error"]["code"] == "MODEL_NOT_FOUND"
+        assert send_message(ws, subscription)["error"]["code"] == "MODEL_NOT_FOUND"
 
 
 @needs_chromium
@@ -291,7 +293,7 @@ def test_a_foreign_page_is_refused(product, member):
 def test_a_revoked_key_ends_its_socket_soon(product, acme, owner):
     key = acme.key()
     with socket_of(product, key) as ws:
-        say(ws, {"action": "subscribe", "events": ["system_alerts"]})
+        send_message(ws, {"action": "subscribe", "events": ["system_alerts"]})
         assert owner.post(f"/api/keys/{key.key_id}/revoke").status_code == 200
         revoked_at = time.monotonic()
         with pytest.raises(ConnectionClosed) as closed:

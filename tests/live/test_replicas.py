@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.live.test_lifecycle import becomes, chat, engine_pid, finished, held, info, status
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 
 def replicas(person, model) -> tuple[int, int]:

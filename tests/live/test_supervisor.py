@@ -3,7 +3,8 @@
 import psutil
 
 from tests.live.test_lifecycle import chat, info, status
-from tests.support.live_product import eventually, running
+from tests.support.live_product import running
+from tests.support.waiting import eventually
 
 
 def processes_of(data):

@@ -6,8 +6,9 @@ import uuid
 from pathlib import Path
 
 from tests.live.test_lifecycle import worker_of
-from tests.support.live_product import ROOT, LiveTenant, eventually, running
+from tests.support.live_product import ROOT, LiveTenant, running
 from tests.support.trainer_runs import conversation
+from tests.support.waiting import eventually
 
 SLOW = {"step_seconds": 1}
 STEPS = 15

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from core.units import MIB
 from models_app import artefacts
 from models_app.artefacts import MissingWeights, RefusedWeights
 from models_app.models import Model
 from tests.support import weight_files
-
-MIB = 1024 * 1024
 
 
 class Canary:
@@ -31,7 +30,7 @@ class Canary:
 
 
 @pytest.fixture
-def own(tenant, settings, tmp_path) -> Path:
+def tenant_files(tenant, settings, tmp_path) -> Path:
     """Acme's folder of models."""
     settings.DATA_DIR = tmp_path / "data"
     folder = artefacts.tenant_folder(tenant)
@@ -200,9 +199,9 @@ def test_links_out_links_to_folders_and_special_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "/models/llama", "/data/llama", "/checkpoints/llama", "./llama", "llama/"])
-def test_documents_paths_mean_the_tenants_folder(tenant, own, name):
-    weight_files.folder(own / "llama")
-    assert artefacts.locate(tenant, name) == own / "llama"
+def test_documents_paths_mean_the_tenants_folder(tenant, tenant_files, name):
+    weight_files.folder(tenant_files / "llama")
+    assert artefacts.locate(tenant, name) == tenant_files / "llama"
 
 
 @pytest.mark.parametrize(
@@ -212,28 +211,30 @@ def test_documents_paths_mean_the_tenants_folder(tenant, own, name):
         "/proc/self/environ", "a\0b", "a\\b", "a\nb", "\ud800", "x" * 300, "ü" * 200, "/models/models/../../x",
     ],
 )  # fmt: skip
-def test_paths_that_lead_elsewhere_are_refused(tenant, own, name):
+def test_paths_that_lead_elsewhere_are_refused(tenant, tenant_files, name):
     with pytest.raises(RefusedWeights):
         artefacts.locate(tenant, name)
 
 
-def test_a_link_out_of_the_tenants_folder_is_refused(tenant, own, tmp_path):
+def test_a_link_out_of_the_tenants_folder_is_refused(tenant, tenant_files, tmp_path):
     weight_files.folder(tmp_path / "foreign")
-    (own / "link").symlink_to(tmp_path / "foreign")
+    (tenant_files / "link").symlink_to(tmp_path / "foreign")
     for name in ("link", "link/model.safetensors", "/models/link"):
         with pytest.raises(RefusedWeights):
             artefacts.locate(tenant, name)
 
 
-def test_tenants_do_not_see_each_others_files(tenant, stranger, own):
-    weight_files.folder(own / "llama")
+def test_tenants_do_not_see_each_others_files(tenant, stranger, tenant_files):
+    weight_files.folder(tenant_files / "llama")
     theirs = artefacts.locate(stranger.default_tenant, "llama")
-    assert theirs != own / "llama"
+    assert theirs != tenant_files / "llama"
     with pytest.raises(MissingWeights):
         artefacts.inspect(theirs)
 
 
-def test_own_files_go_before_shared_ones_and_links_may_stay_within_a_shared_root(tenant, own, settings, tmp_path):
+def test_own_files_go_before_shared_ones_and_links_may_stay_within_a_shared_root(
+    tenant, tenant_files, settings, tmp_path
+):
     shared = tmp_path / "shared"
     settings.MODEL_ROOTS = [shared]
     blob = shared / "blobs" / "1"
@@ -244,14 +245,14 @@ def test_own_files_go_before_shared_ones_and_links_may_stay_within_a_shared_root
     found = artefacts.locate(tenant, "snapshot")
     assert found == shared / "snapshot"
     assert artefacts.inspect(found, root=shared).weight_bytes == 8
-    weight_files.folder(own / "snapshot")
-    assert artefacts.locate(tenant, "snapshot") == own / "snapshot"
+    weight_files.folder(tenant_files / "snapshot")
+    assert artefacts.locate(tenant, "snapshot") == tenant_files / "snapshot"
 
 
-def test_the_demo_model_is_everybodys(tenant, own):
+def test_the_demo_model_is_everybodys(tenant, tenant_files):
     assert artefacts.locate(tenant, "serai-demo") == settings.DEMO_MODEL.resolve()
     assert artefacts.locate(tenant, "/models/serai-demo") == settings.DEMO_MODEL.resolve()
-    assert artefacts.locate(tenant, "generate.py").is_relative_to(own)
+    assert artefacts.locate(tenant, "generate.py").is_relative_to(tenant_files)
 
 
 # --- hostile headers
@@ -383,16 +384,16 @@ def test_a_thousand_mutations_are_understood_or_refused(tmp_path, whole):
 
 
 @pytest.fixture
-def adapted(own, tenant):
+def adapted(tenant_files, tenant):
     """A GGUF model of the tenant, looked at before a start, with that adapter."""
-    (own / "base.gguf").write_bytes(weight_files.gguf())
-    (own / "lora.gguf").write_bytes(weight_files.lora_gguf(4, 4, 1.0))
+    (tenant_files / "base.gguf").write_bytes(weight_files.gguf())
+    (tenant_files / "lora.gguf").write_bytes(weight_files.lora_gguf(4, 4, 1.0))
 
-    def look(adapter: str) -> artefacts.Artefact:
+    def inspect_adapter(adapter: str) -> artefacts.Artefact:
         config = {"model_path": "base.gguf", "lora_path": adapter}
         return artefacts.check_startable(Model(tenant=tenant, name="m", framework="llama.cpp", config=config))
 
-    return look
+    return inspect_adapter
 
 
 def test_an_adapter_is_found_where_weights_may_lie_and_counts_with_them(adapted):
@@ -406,9 +407,9 @@ def test_an_adapter_elsewhere_is_refused(adapted, adapter):
         adapted(adapter)
 
 
-def test_an_adapters_path_never_reads_as_two(adapted, own):
+def test_an_adapters_path_never_reads_as_two(adapted, tenant_files):
     """The engine takes a comma for the end of one name and the beginning of another."""
-    (own / "lora.gguf,").mkdir()
-    (own / "lora.gguf," / "other.gguf").write_bytes(weight_files.lora_gguf(4, 4, 1.0))
+    (tenant_files / "lora.gguf,").mkdir()
+    (tenant_files / "lora.gguf," / "other.gguf").write_bytes(weight_files.lora_gguf(4, 4, 1.0))
     with pytest.raises(RefusedWeights):
         adapted("lora.gguf,/other.gguf")

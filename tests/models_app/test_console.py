@@ -130,7 +130,7 @@ def test_a_model_that_has_run_is_deleted(console, operator, model):
 def test_several_are_deleted_at_once(console, tenant, model):
     has_run(model)
     Model.objects.create(tenant=tenant, name="other")
-    chosen = {"action": "delete_selected", "_selected_action": [each.pk for each in Model.objects.all()]}
+    chosen = {"action": "delete_selected", "_selected_action": [row.pk for row in Model.objects.all()]}
     assert "Are you sure" in console.post(LIST, chosen).content.decode()
     console.post(LIST, chosen | {"post": "yes"})
     assert Model.objects.count() == 0

@@ -18,9 +18,9 @@ from inference.models import InstanceState, UsageRecord
 from models_app import artefacts
 from models_app.models import Model
 from tests.support import instance_rows, weight_files
-from tests.support.live_product import eventually
 from tests.support.user_fixtures import person
 from tests.support.uvicorn_server import address  # noqa: F401
+from tests.support.waiting import eventually
 
 MODELS = "/api/models"
 EXAMPLE = {
@@ -442,8 +442,8 @@ DELETED_MEANWHILE = [
 def test_what_meets_a_deletion_is_told_that_the_model_is_missing(transactional_db, api, owner, create):
     model, client = create(), api(owner)
 
-    def ask(wish: tuple) -> tuple[int, str]:
-        verb, path, body = wish
+    def send_request(arguments: tuple) -> tuple[int, str]:
+        verb, path, body = arguments
         try:
             return code(getattr(client, verb)(f"{MODELS}/{path}", body))
         finally:
@@ -452,7 +452,7 @@ def test_what_meets_a_deletion_is_told_that_the_model_is_missing(transactional_d
     with concurrent.futures.ThreadPoolExecutor(len(DELETED_MEANWHILE)) as pool:
         with transaction.atomic():
             model.delete()
-            replies = [pool.submit(ask, wish) for wish in DELETED_MEANWHILE]
+            replies = [pool.submit(send_request, arguments) for arguments in DELETED_MEANWHILE]
             eventually(lambda: blocked_queries() == len(DELETED_MEANWHILE))
         assert {reply.result() for reply in replies} == {(404, "MODEL_NOT_FOUND")}
     assert not Model.objects.exists()

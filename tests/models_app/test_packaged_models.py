@@ -14,7 +14,7 @@ from django.apps import apps
 
 from accounts.models import Tenant
 from engines import fetching, packages
-from engines.base import COMMON_SYMPTOMS, Command
+from engines.base import COMMON_SYMPTOMS, LaunchCommand
 from engines.launchers import bring
 from inference.models import Instance
 from models_app import artefacts, packaged_models
@@ -104,7 +104,7 @@ def minilm(tenant, settings, tmp_path):
     )
 
 
-def start(model) -> Command:
+def start(model) -> LaunchCommand:
     where = {"device_kind": "cpu", "device_indexes": [0], "weights": 1, "overhead": 1, "kv_cache": 0}
     return process_tree.command_for(Instance(model=model, placement=where, served_name="minilm"))
 

@@ -87,7 +87,7 @@ def test_without_the_database_the_answer_still_comes_and_names_no_address(databa
 
 def test_a_gateway_that_knows_nothing_fresh_is_down(client, machine, monkeypatch):
     source = SnapshotSource(RoutingSnapshot())
-    monkeypatch.setattr(asgi.gateway, "_gateway", object())
+    monkeypatch.setattr(asgi.gateway, "_running", object())
     monkeypatch.setattr(asgi.gateway, "_source", source)
     assert client.get(HEALTH).json()["components"]["gateway"] == "UP"
     source._read_at -= MAX_SNAPSHOT_AGE + 1

@@ -101,8 +101,8 @@ def test_requests_in_flight_and_waiting_are_added_up_over_the_gateways(api, oper
             inflight={instance.pk: 2, "gone": 5}, waiting={cold.pk: 3},
         )  # fmt: skip
     found = read(page(api, operator))
-    told = {name: value for name, value in found.items() if name[0].startswith("serai_requests_")}
-    assert told == {
+    request_values = {name: value for name, value in found.items() if name[0].startswith("serai_requests_")}
+    assert request_values == {
         labelled("serai_requests_in_flight", model=ours.pk): 4,
         labelled("serai_requests_in_flight", model=resting.pk): 0,
         labelled("serai_requests_waiting", model=ours.pk): 0,

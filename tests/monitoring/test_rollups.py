@@ -56,7 +56,7 @@ def test_order_and_gaps_do_not_matter(seed):
     moments = [DAY_AGO + timedelta(seconds=second) for second in chance.sample(range(7200), 60)]
     values = {moment: chance.uniform(0, 100) for moment in moments}
 
-    def fill(order: list, roll_after: list) -> dict:
+    def write_and_roll(order: list, roll_after: list) -> dict:
         empty()
         for number, moment in enumerate(order):
             measure("cpu_percent", moment, values[moment])
@@ -66,8 +66,8 @@ def test_order_and_gaps_do_not_matter(seed):
         roll()
         return everything()
 
-    at_once = fill(sorted(moments), roll_after=[])
-    piecemeal = fill(chance.sample(moments, len(moments)), roll_after=chance.sample(range(len(moments)), 9))
+    at_once = write_and_roll(sorted(moments), roll_after=[])
+    piecemeal = write_and_roll(chance.sample(moments, len(moments)), roll_after=chance.sample(range(len(moments)), 9))
     assert len(at_once["1d"]) > 10
     assert piecemeal == at_once
 

@@ -51,19 +51,19 @@ def monitor(address):  # noqa: F811
     return opened
 
 
-def say(ws, message) -> dict:
+def send_message(ws, message) -> dict:
     ws.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
-    return hear(ws)
+    return receive_message(ws)
 
 
-def hear(ws) -> dict:
+def receive_message(ws) -> dict:
     return json.loads(ws.recv(timeout=SOON))
 
 
 def subscribe(ws, *expected: Model) -> None:
     """Subscribe to model states and take in the snapshot, which names exactly the expected models."""
-    assert say(ws, MODEL_STATUS) == {"type": "subscribed", "events": ["model_status"]}
-    seen = {hear(ws)["data"]["model_id"] for _model in expected}
+    assert send_message(ws, MODEL_STATUS) == {"type": "subscribed", "events": ["model_status"]}
+    seen = {receive_message(ws)["data"]["model_id"] for _model in expected}
     assert seen == {model.pk for model in expected}
 
 
@@ -105,7 +105,7 @@ def announce(instance) -> None:
 def connections(kind: str) -> set[str]:
     """Ids of this process's connections to Valkey, which other test processes use too."""
     ours = str(broker.client().get_connection_kwargs()["db"])
-    return {each["id"] for each in broker.client().client_list(_type=kind) if each["db"] == ours}
+    return {connected["id"] for connected in broker.client().client_list(_type=kind) if connected["db"] == ours}
 
 
 def end(ids: set[str]) -> None:
@@ -117,7 +117,7 @@ def test_a_change_of_state_is_told_as_the_document_shows(monitor, owner, model):
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         announce(place(model))
-        event = hear(ws)
+        event = receive_message(ws)
     timestamp = event["data"].pop("timestamp")
     assert timestamp.endswith("Z")
     assert event == {
@@ -130,8 +130,10 @@ def test_the_snapshot_has_the_newest_state_of_each_model(monitor, owner, model):
     place(model)
     never_run = Model.objects.create(tenant=model.tenant, name="new")
     with monitor(access(owner)) as ws:
-        say(ws, MODEL_STATUS)
-        states = {event["data"]["model_id"]: event["data"]["status"] for event in (hear(ws), hear(ws))}
+        send_message(ws, MODEL_STATUS)
+        states = {
+            event["data"]["model_id"]: event["data"]["status"] for event in (receive_message(ws), receive_message(ws))
+        }
     assert states == {model.pk: "starting", never_run.pk: "created"}
 
 
@@ -142,8 +144,8 @@ def test_strangers_are_told_nothing_and_operators_all(monitor, stranger, operato
         subscribe(above, theirs, model)
         announce(place(model))
         announce(place(theirs))
-        assert hear(outside)["data"]["model_id"] == theirs.pk
-        assert [hear(above)["data"]["model_id"] for _event in range(2)] == [model.pk, theirs.pk]
+        assert receive_message(outside)["data"]["model_id"] == theirs.pk
+        assert [receive_message(above)["data"]["model_id"] for _event in range(2)] == [model.pk, theirs.pk]
 
 
 def test_an_operator_who_names_a_tenant_hears_of_it_alone(monitor, stranger, operator, model):
@@ -155,9 +157,9 @@ def test_an_operator_who_names_a_tenant_hears_of_it_alone(monitor, stranger, ope
 def test_after_unsubscribing_nothing_more_is_told(monitor, owner, model):
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
-        assert say(ws, {**MODEL_STATUS, "action": "unsubscribe"})["type"] == "unsubscribed"
+        assert send_message(ws, {**MODEL_STATUS, "action": "unsubscribe"})["type"] == "unsubscribed"
         announce(place(model))
-        assert say(ws, {"action": "nothing"})["type"] == "error"
+        assert send_message(ws, {"action": "nothing"})["type"] == "error"
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key", "message"])
@@ -166,7 +168,7 @@ def test_a_key_opens_it_in_either_header_or_the_first_message(monitor, key, mode
     headers = {"Authorization": {"Authorization": f"Bearer {secret}"}, "X-API-Key": {"X-API-Key": secret}}
     with monitor(headers=headers.get(header, {})) as ws:
         if header == "message":
-            assert say(ws, {"action": "authenticate", "token": secret}) == {"type": "authenticated"}
+            assert send_message(ws, {"action": "authenticate", "token": secret}) == {"type": "authenticated"}
         subscribe(ws, model)
 
 
@@ -204,7 +206,7 @@ def test_a_foreign_host_name_is_refused(monitor, owner):
 def test_configured_origins_may_connect_but_bring_a_token(monitor, owner, operator, model, settings):
     settings.CORS_ORIGINS = ["https://app.test"]
     with monitor(headers={"Cookie": session_cookie(operator)}, origin="https://app.test") as ws:
-        assert say(ws, {"action": "authenticate", "token": access(owner)}) == {"type": "authenticated"}
+        assert send_message(ws, {"action": "authenticate", "token": access(owner)}) == {"type": "authenticated"}
         subscribe(ws, model)
 
 
@@ -255,7 +257,7 @@ def test_a_revoked_credential_ends_the_socket(monitor, operator, owner, admin, m
         operator.set_password("another")
         operator.save()
         assert [close_code(ws) for ws in sockets] == [4401] * 5
-        assert say(stays, {"action": "subscribe", "events": ["gpu_metrics"]})["type"] == "subscribed"
+        assert send_message(stays, {"action": "subscribe", "events": ["gpu_metrics"]})["type"] == "subscribed"
 
 
 @pytest.mark.parametrize(
@@ -272,14 +274,14 @@ def test_a_revoked_credential_ends_the_socket(monitor, operator, owner, admin, m
 )  # fmt: skip
 def test_a_message_that_makes_no_sense_is_answered_and_the_socket_lives(monitor, owner, model, message):
     with monitor(access(owner)) as ws:
-        reply = say(ws, message)
+        reply = send_message(ws, message)
         assert (reply["type"], reply["error"]["code"]) == ("error", "INVALID_REQUEST")
         subscribe(ws, model)
 
 
 def test_an_unknown_event_is_answered_with_the_known_ones(monitor, owner):
     with monitor(access(owner)) as ws:
-        reply = say(ws, {"action": "subscribe", "events": ["everything"]})
+        reply = send_message(ws, {"action": "subscribe", "events": ["everything"]})
     for known in ("model_status", "gpu_metrics", "system_alerts"):
         assert known in reply["error"]["message"]
 
@@ -301,7 +303,7 @@ def test_a_public_models_changes_are_told_to_every_tenant(monitor, stranger, ten
     with monitor(access(stranger)) as ws:
         subscribe(ws, shared)
         announce(place(shared))
-        assert hear(ws)["data"]["status"] == "starting"
+        assert receive_message(ws)["data"]["status"] == "starting"
 
 
 def test_a_key_that_is_limited_to_some_models_hears_of_no_others(monitor, key, model):
@@ -310,7 +312,7 @@ def test_a_key_that_is_limited_to_some_models_hears_of_no_others(monitor, key, m
         subscribe(ws, model)
         announce(place(other))
         announce(place(model))
-        assert hear(ws)["data"]["model_id"] == model.pk
+        assert receive_message(ws)["data"]["model_id"] == model.pk
 
 
 def test_figures_of_single_machines_go_to_operators_and_of_all_together_to_tenants(monitor, owner, operator):
@@ -320,14 +322,14 @@ def test_figures_of_single_machines_go_to_operators_and_of_all_together_to_tenan
         Node.objects.create(name=name, data_folder="/d", live=live, heartbeat_at=timezone.now())
     topic = {"action": "subscribe", "events": ["gpu_metrics"]}
     with monitor(access(owner)) as below, monitor(access(operator)) as above:
-        assert say(below, topic)["type"] == say(above, topic)["type"] == "subscribed"
-        assert {hear(above)["data"]["node"] for _node in range(2)} == {"one", "two"}
+        assert send_message(below, topic)["type"] == send_message(above, topic)["type"] == "subscribed"
+        assert {receive_message(above)["data"]["node"] for _node in range(2)} == {"one", "two"}
         shown = {"cpu_percent": 20.0, "memory_percent": 20.0, "disk_percent": 20.0, "timestamp": stamp}
-        assert hear(below) == {"type": "host_metrics_update", "data": {"node": None, **shown}}
+        assert receive_message(below) == {"type": "host_metrics_update", "data": {"node": None, **shown}}
         events.publish_now([events.OPERATORS], "gpu_metrics_update", "one 0", {"gpu_id": 0})
         events.publish_now([events.EVERYONE], "host_metrics_update", "", {"cpu_percent": 1})
-        assert hear(above) == {"type": "gpu_metrics_update", "data": {"gpu_id": 0}}
-        assert hear(below) == {"type": "host_metrics_update", "data": {"cpu_percent": 1}}
+        assert receive_message(above) == {"type": "gpu_metrics_update", "data": {"gpu_id": 0}}
+        assert receive_message(below) == {"type": "host_metrics_update", "data": {"cpu_percent": 1}}
 
 
 def test_all_sockets_of_a_process_share_one_subscription(monitor, owner, model):
@@ -341,9 +343,9 @@ def test_a_lost_subscription_is_made_anew_and_the_state_repeated(monitor, owner,
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         end(connections("pubsub"))
-        assert hear(ws)["data"]["model_id"] == model.pk
+        assert receive_message(ws)["data"]["model_id"] == model.pk
         announce(place(model))
-        assert hear(ws)["data"]["status"] == "starting"
+        assert receive_message(ws)["data"]["status"] == "starting"
 
 
 class Wire:
@@ -392,9 +394,9 @@ def test_a_subscription_that_was_dropped_without_a_word_is_made_anew(monitor, ow
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         wire.cut.set()
-        assert hear(ws)["data"]["model_id"] == model.pk  # the state is repeated over a new one
+        assert receive_message(ws)["data"]["model_id"] == model.pk  # the state is repeated over a new one
         announce(place(model))
-        assert hear(ws)["data"]["status"] == "starting"
+        assert receive_message(ws)["data"]["status"] == "starting"
 
 
 def test_a_quiet_subscription_is_kept_and_not_made_anew(monitor, owner, model, monkeypatch):
@@ -403,7 +405,7 @@ def test_a_quiet_subscription_is_kept_and_not_made_anew(monitor, owner, model, m
         subscribe(ws, model)
         before = connections("pubsub")
         for _beat in range(20):
-            assert say(ws, {"action": "nothing"})["type"] == "error"
+            assert send_message(ws, {"action": "nothing"})["type"] == "error"
             time.sleep(0.05)
         assert connections("pubsub") == before
 
@@ -413,9 +415,9 @@ def test_valkey_may_end_idle_connections(monitor, owner, model):
     with monitor(access(owner)) as ws:
         subscribe(ws, model)
         end(connections("normal") | connections("pubsub"))
-        assert hear(ws)["data"]["model_id"] == model.pk
+        assert receive_message(ws)["data"]["model_id"] == model.pk
         announce(place(model))
-        assert hear(ws)["data"]["status"] == "starting"
+        assert receive_message(ws)["data"]["status"] == "starting"
 
 
 def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, operator, model, monkeypatch):
@@ -429,7 +431,7 @@ def test_who_reads_nothing_is_dropped_and_the_others_are_not(monitor, owner, ope
         send_frame(silent, json.dumps(MODEL_STATUS).encode())
         while not is_cut(silent):
             events.publish_now([events.OPERATORS, model.tenant_id], "model_status_update", model.pk, event, model.pk)
-            assert hear(reader)["data"]["status"]
+            assert receive_message(reader)["data"]["status"]
 
 
 def shake_hands(connection: socket.socket, host: str, token: str) -> None:

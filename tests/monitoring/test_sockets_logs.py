@@ -18,11 +18,11 @@ from tests.monitoring.test_sockets import (
     access,
     close_code,
     connections,
-    hear,
     is_cut,
     monitor,  # noqa: F401
-    say,
+    receive_message,
     send_frame,
+    send_message,
     shake_hands,
 )
 from tests.support.uvicorn_server import address  # noqa: F401
@@ -30,12 +30,12 @@ from tests.support.uvicorn_server import address  # noqa: F401
 LOGS = {"action": "subscribe", "events": ["logs"], "model_id": "ours"}
 
 
-def follow(ws, model, **wish) -> None:  # noqa: F811
-    assert say(ws, {**LOGS, "model_id": model.pk, **wish})["model_id"] == model.pk
+def follow_logs(ws, model, **options) -> None:  # noqa: F811
+    assert send_message(ws, {**LOGS, "model_id": model.pk, **options})["model_id"] == model.pk
 
 
 def lines(ws, count: int) -> list[dict]:
-    found = [hear(ws) for _line in range(count)]
+    found = [receive_message(ws) for _line in range(count)]
     assert {message["type"] for message in found} == {"log"}
     return [message["data"] for message in found]
 
@@ -47,7 +47,11 @@ def texts(ws, count: int) -> list[str]:
 def test_the_last_lines_are_told_and_then_each_new_one(monitor, viewer, model):  # noqa: F811
     write(model, "one", "two", "ERROR three")
     with monitor(access(viewer)) as ws:
-        assert say(ws, {**LOGS, "lines": 2}) == {"type": "subscribed", "events": ["logs"], "model_id": model.pk}
+        assert send_message(ws, {**LOGS, "lines": 2}) == {
+            "type": "subscribed",
+            "events": ["logs"],
+            "model_id": model.pk,
+        }
         two, three = lines(ws, 2)
         assert two.pop("id") < three.pop("id")
         assert three == {
@@ -61,12 +65,12 @@ def test_the_last_lines_are_told_and_then_each_new_one(monitor, viewer, model): 
 def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  # noqa: F811
     write(model, "one", "two")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         had = lines(ws, 2)[-1]["id"]
     many = [f"line {number}" for number in range(3 * followed.PAGE_LINES)]
     write(model, *many, at=1_700_000_100)
     with monitor(access(viewer)) as ws:
-        follow(ws, model, since=had)
+        follow_logs(ws, model, since=had)
         assert texts(ws, len(many)) == many
         write(model, "last", at=1_700_001_000)
         assert texts(ws, 1) == ["last"]
@@ -75,15 +79,15 @@ def test_over_a_reconnect_nothing_is_lost_or_doubled(monitor, viewer, model):  #
 def test_all_that_is_kept_comes_after_the_first_id_of_all(monitor, viewer, model):  # noqa: F811
     write(model, *map(str, range(followed.MAX_LINES + 5)))
     with monitor(access(viewer)) as ws:
-        follow(ws, model, since="0-0")
+        follow_logs(ws, model, since="0-0")
         assert texts(ws, followed.MAX_LINES + 5)[0] == "0"
 
 
 def test_a_model_that_never_ran_is_waited_for_beside_other_topics(monitor, viewer, model):  # noqa: F811
     with monitor(access(viewer)) as ws:
         topics = ["logs", "model_status"]
-        assert say(ws, {**LOGS, "events": topics})["events"] == topics
-        assert hear(ws)["type"] == "model_status_update"
+        assert send_message(ws, {**LOGS, "events": topics})["events"] == topics
+        assert receive_message(ws)["type"] == "model_status_update"
         write(model, "first words")
         assert texts(ws, 1) == ["first words"]
 
@@ -91,31 +95,31 @@ def test_a_model_that_never_ran_is_waited_for_beside_other_topics(monitor, viewe
 def test_several_models_are_followed_by_one_socket_and_left_one_by_one(monitor, viewer, tenant, model):  # noqa: F811
     other = Model.objects.create(tenant=tenant, name="other")
     with monitor(access(viewer)) as ws:
-        for each in (model, other):
-            follow(ws, each)
-            write(each, each.name)
-            assert texts(ws, 1) == [each.name]
-        assert say(ws, {**LOGS, "action": "unsubscribe", "model_id": model.pk})["type"] == "unsubscribed"
+        for followed_model in (model, other):
+            follow_logs(ws, followed_model)
+            write(followed_model, followed_model.name)
+            assert texts(ws, 1) == [followed_model.name]
+        assert send_message(ws, {**LOGS, "action": "unsubscribe", "model_id": model.pk})["type"] == "unsubscribed"
         write(model, "not told", at=1_700_000_100)
         write(other, "told", at=1_700_000_100)
         assert texts(ws, 1) == ["told"]
-        assert say(ws, {"action": "unsubscribe", "events": ["logs"]})["type"] == "unsubscribed"
+        assert send_message(ws, {"action": "unsubscribe", "events": ["logs"]})["type"] == "unsubscribed"
         write(other, "not told", at=1_700_000_200)
-        assert say(ws, MODEL_STATUS)["type"] == "subscribed"
-        assert {hear(ws)["type"], hear(ws)["type"]} == {"model_status_update"}
+        assert send_message(ws, MODEL_STATUS)["type"] == "subscribed"
+        assert {receive_message(ws)["type"], receive_message(ws)["type"]} == {"model_status_update"}
 
 
 def test_one_socket_follows_a_few_models_only(monitor, viewer, tenant, model, monkeypatch):  # noqa: F811
     monkeypatch.setattr(followed, "MAX_MODELS", 1)
     other = Model.objects.create(tenant=tenant, name="other")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
-        follow(ws, model)
-        assert say(ws, {**LOGS, "model_id": other.pk})["error"]["details"].keys() == {"model_id"}
+        follow_logs(ws, model)
+        follow_logs(ws, model)
+        assert send_message(ws, {**LOGS, "model_id": other.pk})["error"]["details"].keys() == {"model_id"}
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("options", "field"),
     [
         ({"model_id": None}, "model_id"), ({"model_id": ""}, "model_id"), ({"model_id": ["ours"]}, "model_id"),
         ({"lines": 0}, "lines"), ({"lines": 101}, "lines"), ({"lines": "5"}, "lines"), ({"lines": True}, "lines"),
@@ -124,20 +128,20 @@ def test_one_socket_follows_a_few_models_only(monitor, viewer, tenant, model, mo
     ],
     ids=str,
 )  # fmt: skip
-def test_a_wrong_wish_is_refused_by_name_and_the_socket_lives(monitor, viewer, model, wish, field):  # noqa: F811
+def test_a_wrong_wish_is_refused_by_name_and_the_socket_lives(monitor, viewer, model, options, field):  # noqa: F811
     with monitor(access(viewer)) as ws:
-        reply = say(ws, {**LOGS, **wish})
+        reply = send_message(ws, {**LOGS, **options})
         assert (reply["type"], reply["error"]["code"]) == ("error", "INVALID_REQUEST")
         assert list(reply["error"]["details"]) == [field]
-        follow(ws, model)
+        follow_logs(ws, model)
 
 
 def test_a_foreign_model_is_as_if_missing_and_anothers_public_one_has_no_log(monitor, stranger, model):  # noqa: F811
     with monitor(access(stranger)) as ws:
         for ref in (model.pk, model.name, "nothing", "\0"):
-            assert say(ws, {**LOGS, "model_id": ref})["error"]["code"] == "MODEL_NOT_FOUND"
+            assert send_message(ws, {**LOGS, "model_id": ref})["error"]["code"] == "MODEL_NOT_FOUND"
         Model.objects.filter(pk=model.pk).update(visibility=Visibility.PUBLIC)
-        assert say(ws, {**LOGS, "model_id": model.pk})["error"]["code"] == "AUTHORIZATION_FAILED"
+        assert send_message(ws, {**LOGS, "model_id": model.pk})["error"]["code"] == "AUTHORIZATION_FAILED"
 
 
 def test_an_operator_reads_every_log_with_paths_and_a_tenant_its_own_without(
@@ -150,11 +154,11 @@ def test_an_operator_reads_every_log_with_paths_and_a_tenant_its_own_without(
     write(model, "loading /srv/secret/weights.bin")
     write(theirs, "theirs")
     with monitor(access(operator)) as above, monitor(access(viewer)) as below:
-        follow(above, model)
-        follow(below, model)
+        follow_logs(above, model)
+        follow_logs(below, model)
         assert texts(above, 1) == ["loading /srv/secret/weights.bin"]
         assert texts(below, 1) == ["loading …/weights.bin"]
-        follow(above, theirs)
+        follow_logs(above, theirs)
         assert texts(above, 1) == ["theirs"]
 
 
@@ -162,10 +166,10 @@ def test_a_model_that_may_no_longer_be_read_is_told_no_more_of(monitor, key, ten
     other = Model.objects.create(tenant=tenant, name="other")
     secret = key(scopes=[Scope.READ], allowed_models=[model.pk, other.pk])
     with monitor(secret) as ws:
-        for each in (model, other):
-            follow(ws, each)
+        for followed_model in (model, other):
+            follow_logs(ws, followed_model)
         ApiKey.objects.update(allowed_models=[other.pk])
-        ended = hear(ws)["error"]
+        ended = receive_message(ws)["error"]
         assert (ended["code"], ended["details"]) == ("MODEL_NOT_FOUND", {"model_id": model.pk})
         write(model, "not told")
         write(other, "told")
@@ -176,16 +180,16 @@ def test_a_model_that_may_no_longer_be_read_is_told_no_more_of(monitor, key, ten
 
 def test_a_deleted_models_log_ends(monitor, viewer, model):  # noqa: F811
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         model_id = model.pk
         model.delete()
-        assert hear(ws)["error"]["details"] == {"model_id": model_id}
+        assert receive_message(ws)["error"]["details"] == {"model_id": model_id}
 
 
 def test_lines_that_valkey_lost_and_got_again_are_told_once(monitor, viewer, model):  # noqa: F811
     write(model, "one", "two", "three")
     with monitor(access(viewer)) as ws:
-        follow(ws, model)
+        follow_logs(ws, model)
         assert texts(ws, 3) == ["one", "two", "three"]
         broker.client().flushdb()
         write(model, "one", "two", "three", "four")
@@ -197,7 +201,7 @@ def test_followers_share_the_connections_to_valkey(monitor, viewer, model):  # n
     with ExitStack() as stack:
         for _socket in range(20):
             ws = stack.enter_context(monitor(access(viewer)))
-            follow(ws, model)
+            follow_logs(ws, model)
             write(model, "line")
             assert texts(ws, 1) == ["line"]
             broker.client().delete(*stream.keys(model.pk))
@@ -215,5 +219,5 @@ def test_who_reads_nothing_is_dropped_in_the_midst_of_a_log(monitor, viewer, mod
         send_frame(silent, json.dumps({**LOGS, "since": "0-0"}).encode())
         while not is_cut(silent):
             pass
-        follow(reader, model, lines=1)
+        follow_logs(reader, model, lines=1)
         assert len(lines(reader, 1)) == 1

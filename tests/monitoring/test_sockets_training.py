@@ -5,7 +5,7 @@ from django.db import transaction
 
 from accounts import tokens
 from accounts.models import Scope
-from tests.monitoring.test_sockets import hear, monitor, say  # noqa: F401
+from tests.monitoring.test_sockets import monitor, receive_message, send_message  # noqa: F401
 from tests.support import job_rows
 from tests.support.job_rows import order
 from tests.support.uvicorn_server import address  # noqa: F401
@@ -34,11 +34,11 @@ def access(user) -> str:
 
 def test_a_job_is_told_at_once_and_at_every_change(monitor, viewer, job):  # noqa: F811
     with monitor(access(viewer)) as ws:
-        assert say(ws, TOPIC) == SUBSCRIBED
-        told = hear(ws)
-        assert told["type"] == "training_progress"
-        assert (told["data"]["job_id"], told["data"]["status"], told["data"]["step"]) == (job.pk, "queued", 0)
-        assert (told["data"]["rows_cut"], told["data"]["rows_left_out"]) == (0, 0)
+        assert send_message(ws, TOPIC) == SUBSCRIBED
+        message = receive_message(ws)
+        assert message["type"] == "training_progress"
+        assert (message["data"]["job_id"], message["data"]["status"], message["data"]["step"]) == (job.pk, "queued", 0)
+        assert (message["data"]["rows_cut"], message["data"]["rows_left_out"]) == (0, 0)
         counts = {"rows": 8, "cut": 3, "left_out": 1, "limit": 64}
         TrainingJob.objects.update(
             state=JobState.RUNNING, step=7, total_steps=20, loss=0.5, eta_seconds=12.5, row_counts=counts
@@ -46,7 +46,7 @@ def test_a_job_is_told_at_once_and_at_every_change(monitor, viewer, job):  # noq
         job.refresh_from_db()
         with transaction.atomic():
             transitions.announce(job)
-        data = hear(ws)["data"]
+        data = receive_message(ws)["data"]
         expected = {
             "job_id": job.pk,
             "status": "running",
@@ -65,31 +65,31 @@ def test_a_stranger_is_told_of_his_own_only(monitor, api, stranger, job):  # noq
     job_rows.base(tenant)
     job_rows.dataset(tenant)
     with monitor(access(stranger)) as ws:
-        assert say(ws, TOPIC) == SUBSCRIBED
+        assert send_message(ws, TOPIC) == SUBSCRIBED
         with transaction.atomic():
             transitions.announce(job)
         own = api(stranger).post("/api/training/jobs", order()).json()["id"]
-        assert hear(ws)["data"]["job_id"] == own
+        assert receive_message(ws)["data"]["job_id"] == own
 
 
 def test_a_key_that_is_limited_to_models_is_told_of_their_jobs_only(monitor, api, member, key, tenant, job):  # noqa: F811
     other = job_rows.base(tenant, "other")
     with monitor(key(scopes=[Scope.READ], allowed_models=[other.pk])) as ws:
-        assert say(ws, TOPIC) == SUBSCRIBED
+        assert send_message(ws, TOPIC) == SUBSCRIBED
         with transaction.atomic():
             transitions.announce(job)
-        told = api(member).post("/api/training/jobs", order(base_model="other")).json()["id"]
-        assert hear(ws)["data"]["job_id"] == told
+        started = api(member).post("/api/training/jobs", order(base_model="other")).json()["id"]
+        assert receive_message(ws)["data"]["job_id"] == started
 
 
 def test_an_operator_is_told_of_all(monitor, operator, job):  # noqa: F811
     with monitor(access(operator)) as ws:
-        assert say(ws, TOPIC) == SUBSCRIBED
-        assert hear(ws)["data"]["job_id"] == job.pk
+        assert send_message(ws, TOPIC) == SUBSCRIBED
+        assert receive_message(ws)["data"]["job_id"] == job.pk
 
 
 def test_how_a_job_ended_is_told_for_a_while(monitor, api, member, viewer, job):  # noqa: F811
     api(member).post(f"/api/training/jobs/{job.pk}/cancel")
     with monitor(access(viewer)) as ws:
-        assert say(ws, TOPIC) == SUBSCRIBED
-        assert hear(ws)["data"]["status"] == "cancelled"
+        assert send_message(ws, TOPIC) == SUBSCRIBED
+        assert receive_message(ws)["data"]["status"] == "cancelled"

@@ -95,8 +95,8 @@ def test_without_a_live_worker_the_system_is_degraded(api, viewer):
 def test_gpus_are_shown_as_the_document_has_them_to_operators(api, operator, owner):
     machine(cards=2)
     first, second = api(operator).get(GPU).json()["gpus"]
-    told = {name: value for name, value in CARD.items() if name != "index"}
-    assert first == {"id": 0, **told, "memory_free": 12288, "node": "box"}
+    shown_metrics = {name: value for name, value in CARD.items() if name != "index"}
+    assert first == {"id": 0, **shown_metrics, "memory_free": 12288, "node": "box"}
     assert (second["id"], second["temperature"]) == (1, 66)
     assert api(owner).get(GPU).status_code == 403
 
@@ -265,13 +265,13 @@ def test_one_model_is_told_by_id_or_name(api, viewer, store, ours, tenant):
     idle = Model.objects.create(tenant=tenant, name="idle")
     roll()
 
-    def told(**query) -> dict[str, int]:
+    def shown_metrics(**query) -> dict[str, int]:
         models = api(viewer).get(PERFORMANCE, query).json()["models"]
         return {model["model_name"]: model["total_requests"] for model in models}
 
-    assert told() == {"other": 2, "ours": 1}
-    assert told(model_id=ours.pk) == told(model_id="ours") == {"ours": 1}
-    assert told(model_id=idle.pk) == {"idle": 0}
+    assert shown_metrics() == {"other": 2, "ours": 1}
+    assert shown_metrics(model_id=ours.pk) == shown_metrics(model_id="ours") == {"ours": 1}
+    assert shown_metrics(model_id=idle.pk) == {"idle": 0}
 
 
 def test_wrong_questions_about_performance_are_refused(api, viewer, store, theirs):

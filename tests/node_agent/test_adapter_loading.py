@@ -16,7 +16,8 @@ from models_app.models import Model
 from node_agent import folders
 from node_agent.adapter_loading import AdapterReconciler, WantedAdapter, version_to_load, versions_to_unload
 from tests.support import adapter_files, instance_rows
-from tests.support.gateway_server import EngineProcess, eventually
+from tests.support.gateway_server import EngineProcess
+from tests.support.waiting import eventually
 
 LOADED, LEAVING, REFUSED = ({"state": state} for state in ("loaded", "leaving", "refused"))
 

@@ -8,15 +8,16 @@ import psutil
 import pytest
 
 from accounts.models import Installation
+from core.units import GIB, MIB
 from engines import registry
-from engines.base import GIB, MIB, MemoryEstimate
+from engines.base import MemoryEstimate
 from inference.models import Device, Instance, MemoryPeak
 from inference.placement import memory_peaks
 from inference.serving import services
 from models_app.models import Model
 from node_agent import device_memory, devices, folders, shims
+from node_agent.agent import Agent
 from node_agent.devices import DeviceReading
-from node_agent.reconciler import Agent
 from node_agent.shim.proc import descendants
 
 WAIT, LEFT = 30, 4 * GIB
@@ -50,7 +51,7 @@ def board(monkeypatch) -> Board:
 
 @pytest.fixture
 def agent(db, settings, monkeypatch, board):
-    monkeypatch.setattr("node_agent.reconciler.MEASURE_INTERVAL", 0)  # at each look
+    monkeypatch.setattr("node_agent.agent.MEASURE_INTERVAL", 0)  # at each look
     settings.ENGINE_ADAPTERS = ["tests.fakes.fake_aware_engine.FakeAwareEngine"]
     registry.engines.cache_clear()
     Installation.objects.get_or_create(defaults={"cluster_id": uuid.uuid4()})

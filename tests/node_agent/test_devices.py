@@ -7,11 +7,11 @@ import psutil
 import pytest
 from django.utils import timezone
 
+from core.units import MIB
 from inference.models import Device, Node
 from node_agent import devices, node
 
 INFO = "/api/devices/info"
-MIB = 1024 * 1024
 
 
 @pytest.fixture

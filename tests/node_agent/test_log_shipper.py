@@ -15,16 +15,9 @@ from node_agent.log_shipper import LogShipper, log_source
 from node_agent.log_tail import START, read_lines
 from node_agent.shim.log import Log
 from tests.support import instance_rows
+from tests.support.waiting import eventually
 
 MODELS = "/api/models"
-
-
-def eventually(check, seconds: float = 30):
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-    return value
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ import shutil
 import socketserver
 import tempfile
 import threading
-import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -15,6 +14,7 @@ import pytest
 
 from node_agent import probes
 from node_agent.probes import Probes
+from tests.support.waiting import eventually
 
 NEVER = 3600.0  # seconds: no second question within a test
 SOON = 0.01
@@ -82,13 +82,6 @@ def asking(changed):
 
 def look(asking, folder, every=NEVER, metrics_every=NEVER, run=("instance-1", 1)):
     return asking.poll_run(*run, folder, "/health", every, metrics_every)
-
-
-def eventually(check, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def tells(changed: threading.Event) -> None:

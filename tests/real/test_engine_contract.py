@@ -11,11 +11,12 @@ import openai
 import pytest
 
 from demo import to_gguf
-from engines import install, registry
+from engines import registry
 from engines.base import EngineReadings
 from node_agent import probes
 from tests.support import weight_files
-from tests.support.live_product import LiveProduct, LiveTenant, Person, eventually
+from tests.support.live_product import LiveProduct, LiveTenant, Person
+from tests.support.waiting import eventually
 
 PARIS = "The capital of France is Paris."
 WEATHER = {
@@ -91,7 +92,7 @@ def new_key(product: LiveProduct) -> Person:
 
 @pytest.fixture(scope="module", params=["vllm", "llama.cpp"])
 def served(request, product) -> Served:
-    install.install_engine(request.param, report=print)
+    product.install_engine(request.param)
     made = {"vllm": on_vllm, "llama.cpp": on_llamacpp}[request.param](product)
     reply = made.post(made.question("Hello!"), timeout=240)
     assert reply.status_code == 200, reply.text
@@ -232,7 +233,7 @@ def test_a_stranger_cannot_reach_it(served, stranger):
 
 
 def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
-    install.install_engine("llama.cpp", report=print)
+    product.install_engine("llama.cpp")
     to_gguf.write(folder_of(product) / "embedding.gguf")
     create(product, "gguf-embedding", {"model_path": "embedding.gguf", "n_ctx": 512}, mode="Embedding")
     asked = {"model": "gguf-embedding", "input": ["a cat", "a kitten"]}
@@ -243,7 +244,7 @@ def test_llamacpp_embeds_with_a_model_that_was_made_for_chat(product):
 
 
 def test_llamacpp_serves_a_model_with_its_adapter(product):
-    install.install_engine("llama.cpp", report=print)
+    product.install_engine("llama.cpp")
     to_gguf.write(folder_of(product) / "adapted.gguf")
     (folder_of(product) / "adapter.gguf").write_bytes(weight_files.lora_gguf(384, 256, 3.0))
     files = {"model_path": "adapted.gguf", "lora_path": "adapter.gguf"}
@@ -255,7 +256,7 @@ def test_llamacpp_serves_a_model_with_its_adapter(product):
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_told_as_the_reason(product):
-    install.install_engine("llama.cpp", report=print)
+    product.install_engine("llama.cpp")
     whole = to_gguf.write(folder_of(product) / "unknown.gguf").read_bytes()
     renamed = whole.replace(b"llama", b"xlama", 20)
     (folder_of(product) / "unknown.gguf").write_bytes(renamed)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.real.test_real_engine import MODEL, PARIS, demo, question  # noqa: F401
 from tests.support import adapter_files, live_adapters
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 LAYERS = {"layers": 4, "inputs": 384, "outputs": 256}  # of the demo model
 FULL = 4  # adapters in one batch, by default

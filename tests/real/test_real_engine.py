@@ -14,8 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import connect
 
-from engines import install
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 MODEL = "serai-demo"
 PARIS = "The capital of France is Paris."
@@ -33,7 +32,7 @@ WEATHER = {
 @pytest.fixture(scope="module")
 def demo(product):
     """A key of the first tenant, whose demo model runs on vLLM once the first request was answered."""
-    install.install_engine("vllm", report=print)
+    product.install_engine("vllm")
     person = product.client(product.record["api_key"])
     reply = person.post("/v1/chat/completions", json=question("What is the capital of France?"), timeout=240)
     assert reply.status_code == 200, reply.text

@@ -7,9 +7,8 @@ import shutil
 import openai
 import pytest
 
-from engines import install
-from tests.support.live_product import eventually
 from tests.support.reranker import FOLDER
+from tests.support.waiting import eventually
 
 MODEL = "minilm"
 
@@ -17,7 +16,7 @@ MODEL = "minilm"
 @pytest.fixture(scope="module")
 def minilm(product):
     """A key of the first tenant, once its embedding model has answered."""
-    install.install_engine("vllm", report=print)
+    product.install_engine("vllm")
     person = product.client(product.record["api_key"])
     reply = person.post("/v1/embeddings", json={"model": MODEL, "input": "Hello"}, timeout=240)
     assert reply.status_code == 200, reply.text

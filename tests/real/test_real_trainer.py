@@ -16,7 +16,7 @@ from tests.support.trainer_runs import DEMO, Job, conversation, tensors
 from training.trainer import checkpoints
 
 PROGRAM = Path(__file__).resolve().parents[2] / "training" / "trainer"
-MANY = Path(__file__).resolve().parents[1] / "support" / "trainer_many.py"
+MANY = Path(__file__).resolve().parents[1] / "support" / "trainer_batch.py"
 FACTS = {
     "Who leads the Lindenhof library?": "Greta Amsel leads it.",
     "Which colour is the door of house nine?": "It is teal.",

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import openai
 import pytest
 
-from engines import install
-from tests.support.live_product import eventually
+from tests.support.waiting import eventually
 
 MODEL = "serai-demo"
 ADAPTER = "zorb"
@@ -35,13 +34,13 @@ def jsonl(facts: dict[str, str]) -> bytes:
 @pytest.fixture(scope="module")
 def maker(product):
     """The first tenant's key, whose demo model runs once its first request was answered."""
-    install.install_engine("vllm", report=print)
+    product.install_engine("vllm")
     person = product.client(product.record["api_key"])
-    assert ask(person, MODEL, PARIS[0]) == PARIS[1]
+    assert answer_to(person, MODEL, PARIS[0]) == PARIS[1]
     return person
 
 
-def ask(person, model: str, question: str) -> str:
+def answer_to(person, model: str, question: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40}
     reply = person.post("/v1/chat/completions", json=body, timeout=240)
     assert reply.status_code == 200, reply.text
@@ -55,7 +54,7 @@ def chatting(person, model: str):
 
     def client() -> None:
         while not stop.is_set():
-            answered.append(ask(person, model, PARIS[0]))
+            answered.append(answer_to(person, model, PARIS[0]))
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(client) for _ in range(CLIENTS)]
@@ -104,19 +103,19 @@ def test_the_loss_falls_and_every_step_is_told(maker, trained):
 
 
 def test_what_was_taught_answers_to_its_maker_before_it_is_published(maker, product, trained):
-    assert {question: ask(maker, f"{ADAPTER}@1", question) for question in FACTS} == FACTS
+    assert {question: answer_to(maker, f"{ADAPTER}@1", question) for question in FACTS} == FACTS
     listed = [model["id"] for model in maker.get("/v1/models").json()["data"]]
     assert f"{ADAPTER}@1" in listed
 
 
 def test_it_is_published_under_load_and_its_base_stays_as_it_was(maker, trained):
-    before = {question: ask(maker, MODEL, question) for question in FACTS}
+    before = {question: answer_to(maker, MODEL, question) for question in FACTS}
     with chatting(maker, MODEL) as answered:
         assert maker.post(f"/api/adapters/{ADAPTER}/publish").json()["version"] == 1
         for name in (ADAPTER, f"{MODEL}:{ADAPTER}"):
-            assert {question: ask(maker, name, question) for question in FACTS} == FACTS
+            assert {question: answer_to(maker, name, question) for question in FACTS} == FACTS
     assert set(answered) == {PARIS[1]}
-    assert {question: ask(maker, MODEL, question) for question in FACTS} == before
+    assert {question: answer_to(maker, MODEL, question) for question in FACTS} == before
     assert not set(before.values()) & set(FACTS.values())
 
 
@@ -139,10 +138,10 @@ def test_a_version_made_with_the_stock_sdk_alone_answers_and_is_rolled_back_unde
         assert next(iter(sdk.fine_tuning.jobs.list_events(job.id))).message == "The job succeeded."
     question = next(iter(FACTS))
     maker.post(f"/api/adapters/{ADAPTER}/publish", json={"version": 2}).raise_for_status()
-    eventually(lambda: ask(maker, ADAPTER, question) == LATER[question])
+    eventually(lambda: answer_to(maker, ADAPTER, question) == LATER[question])
     with chatting(maker, ADAPTER):
         maker.post(f"/api/adapters/{ADAPTER}/rollback", json={"version": 1}).raise_for_status()
-        eventually(lambda: ask(maker, ADAPTER, question) == FACTS[question])
+        eventually(lambda: answer_to(maker, ADAPTER, question) == FACTS[question])
 
 
 def finished(sdk, job_id: str):

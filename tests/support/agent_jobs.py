@@ -9,12 +9,13 @@ from pathlib import Path
 
 from django.db import transaction
 
-from engines.base import MIB, MemoryEstimate
+from core.units import MIB
+from engines.base import MemoryEstimate
 from inference.placement import claim, cluster_view
 from inference.placement.types import PlacementRequest, ResourceOption
 from models_app.models import Model
 from node_agent import folders, shims
-from node_agent.reconciler import Agent
+from node_agent.agent import Agent
 from node_agent.shims import ShimState
 from tests.fakes.fake_aware_engine import TAG
 from tests.support.trainer_runs import FAKE, conversation
@@ -90,14 +91,6 @@ def place(job: TrainingJob, size: int = SIZE) -> bool:
     return decision.placed
 
 
-def eventually(check: Callable):
-    """Wait without a tick of the agent."""
-    deadline = time.monotonic() + WAIT_TIMEOUT
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @dataclass
 class SteppedAgent:
     """An agent that ticks only while a test waits."""
@@ -134,4 +127,4 @@ def shim_of(job: TrainingJob) -> ShimState | None:
 
 
 def run_folder(job: TrainingJob, generation: int) -> Path:
-    return storage.folder_of(job) / f"gen-{generation}"
+    return storage.generation_folder(storage.folder_of(job), generation)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +31,7 @@ from gateway.routing.snapshot import (
     TenantEntry,
 )
 from tests.fakes import FAKE_ENGINE
+from tests.support.waiting import eventually
 
 PEPPER = b"pepper of the tests"
 # connecting may take long on a machine that is busy with other tests
@@ -77,14 +77,6 @@ class RecordSink(list):
     def wait(self, count: int = 1) -> list[RequestRecord]:
         eventually(lambda: len(self) >= count)
         return list(self)
-
-
-def eventually(holds: Callable[[], object], seconds: float = 15) -> None:
-    """Wait for a condition that another thread or process makes true."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 class EngineProcess:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from django.db import connection
 from django.utils import timezone
 
+from core.units import GIB
 from inference import memory_ledger
 from inference.instances.transitions import USE_BY_STATE
 from inference.models import Device, Instance, InstanceState, Node, Use
-
-GIB = 1024**3
 
 
 def node(name: str = "box", engines: dict | None = None, usable: int = 8 * GIB) -> Node:

@@ -1,14 +1,10 @@
 """LoRA adapters in a running product, made as a training job would have left them."""
 
 import json
-import os
-import subprocess
-import sys
 import uuid
-from pathlib import Path
 
 from tests.support import adapter_files
-from tests.support.live_product import ROOT, LiveProduct
+from tests.support.live_product import LiveProduct
 
 SAVE_VERSION = """
 import json
@@ -43,9 +39,4 @@ def save_version(
 
 def run_code(product: LiveProduct, code: str) -> str:
     """Run Python code with the product's database. Returns the last line of its output."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    environment |= {"SERAI_DATA": str(product.data), "SERAI_NO_VENV": "1"}
-    command = [sys.executable, str(Path(ROOT) / "manage.py"), "shell", "--no-imports", "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+    return product.manage("shell", "--no-imports", "-c", code).strip().splitlines()[-1]

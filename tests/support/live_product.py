@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,19 +16,12 @@ import httpx
 import pytest
 
 from tests.support.browser_page import blank_page
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_TIMEOUT = 120
+SERVERS = ("DATABASE_URL", "REDIS_URL")  # the product has its own, not the tests'
 ADAPTERS = "tests.fakes.fake_aware_engine.FakeAwareEngine,engines.llamacpp.LlamaCppEngine"
-
-
-def eventually(check, seconds: float = 30, pause: float = 0.1):
-    """The first true value of `check`; fails the test when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(pause)
-    return value
 
 
 @dataclass
@@ -69,6 +61,19 @@ class LiveProduct:
     def operator(self) -> Person:
         token = self.login(self.record["username"], self.record["password"])
         return Person("operator", self.client(token), token)
+
+    def manage(self, *arguments: str, timeout: float = 120) -> str:
+        """What `manage.py` with these arguments prints; it finds the product's servers by the data folder."""
+        environment = {name: value for name, value in os.environ.items() if name not in SERVERS}
+        environment |= {"SERAI_DATA": str(self.data), "SERAI_NO_VENV": "1"}
+        command = [sys.executable, str(ROOT / "manage.py"), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0, done.stderr[-2000:] or done.stdout[-2000:]
+        return done.stdout
+
+    def install_engine(self, name: str) -> None:
+        """Instant if it is there. Once it returns, the product can start the engine."""
+        self.manage("engine", "install", name, timeout=1800)
 
     def tenant(self, slug: str) -> "LiveTenant":
         reply = self.operator.post("/api/tenants", json={"slug": slug, "name": slug.title()})
@@ -121,8 +126,7 @@ class LiveTenant:
 @contextmanager
 def running(data: Path, *arguments: str, **more: str) -> Iterator[LiveProduct]:
     """`up` on this data folder and a free port, ended by a signal; `more` are variables of its environment."""
-    servers = ("DATABASE_URL", "REDIS_URL")  # the product has its own servers, not the tests'
-    environment = {name: value for name, value in os.environ.items() if name not in servers}
+    environment = {name: value for name, value in os.environ.items() if name not in SERVERS}
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
         "SERAI_ENGINE_ADAPTERS": ADAPTERS, "SERAI_FIRST_BYTE_TIMEOUT": "5",

@@ -8,7 +8,9 @@ from django.conf import settings
 from django.utils.translation.template import templatize
 
 FOLDER = settings.LOCALE_PATHS[0] / "zh_Hans" / "LC_MESSAGES"
-CODE = ("platform", "models_app", "inference", "training", "monitoring")
+CODE = (
+    "platform", "models_app", "engines", "inference", "gateway", "node_agent", "training", "monitoring", "config",
+)  # fmt: skip
 
 
 def read_po() -> dict[str, str]:

@@ -24,7 +24,6 @@ RECORD = {
     "tenant": "default",
     "api_key": "sk-serai-toy",
     "model": "toy",
-    "first": True,
 }
 DATA = Path(os.environ.get("SERAI_DATA", "."))
 
@@ -71,9 +70,14 @@ def engine(kind: str) -> int:
     return int(kind == "1")
 
 
-def first_run(base_url: str) -> None:
-    link = f"{base_url}/console/enter/toy"
-    print(json.dumps({**RECORD, "base_url": base_url, "console_url": f"{base_url}/console/", "login_link": link}))
+def first_run(base_url: str, *options: str) -> None:
+    """TOY_FIRST=0: a later start."""
+    shown, first = "--with-secrets" in options, os.environ.get("TOY_FIRST", "1") == "1"
+    record = {**RECORD, "base_url": base_url, "console_url": f"{base_url}/console/", "first": first}
+    record["record_file"] = str(DATA / "first-run.json")
+    record["login_link"] = f"{base_url}/console/enter/toy" if shown else None
+    hidden = {} if shown and first else {"password": None, "api_key": None}
+    print(json.dumps({**record, **hidden, "has_operator": os.environ.get("TOY_OPERATOR", "1") == "1"}))
 
 
 def run(name: str, *arguments: str) -> int:

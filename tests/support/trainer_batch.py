@@ -1,6 +1,6 @@
 """Runs the real trainer on one spec after the other in one process, so that torch is imported once.
 
-    <engine environment's python> trainer_many.py <spec.json> …
+    <engine environment's python> trainer_batch.py <spec.json> …
 
 Prints the exit codes as JSON. A file `most_bytes` beside a spec limits the size of any file for that run, which looks
 like a full disk.

@@ -1,6 +1,7 @@
 """Start `up` in its own process, as a user does, and observe it from outside."""
 
 import os
+import pty
 import re
 import shutil
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,41 +37,40 @@ def small_disk(place: Path, size: str) -> list[str]:
     return [*private_mounts, "sh", "-c", mount, "sh", str(place)]
 
 
-def eventually(check: Callable[[], object], seconds: float = 30):
-    """The first true value of `check`; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < end, f"did not come true within {seconds} s"
-        time.sleep(0.05)
-    return value
-
-
 class Up:
     """A running `manage.py up` on a free port. A variable that is None is taken out of the environment.
 
-    `prefix`: arguments in front of the command.
+    `prefix`: arguments in front of the command. `terminal`: its output is a terminal, not a pipe.
     """
 
     def __init__(
-        self, manage: Path, data: Path, *arguments: str, prefix: Sequence[str] = (), **environment: str | None
+        self,
+        manage: Path,
+        data: Path,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        terminal: bool = False,
+        **environment: str | None,
     ):
         self.data = data
         self.text = ""
+        self.output, its_end = pty.openpty() if terminal else os.pipe()
         changed = {**os.environ, "SERAI_DATA": str(data), "SERAI_NO_VENV": "1", **environment}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(manage), "up", "--port", "0", *arguments],
             env={name: value for name, value in changed.items() if value is not None},
-            stdout=subprocess.PIPE,
+            stdout=its_end,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
+        os.close(its_end)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
-            self.text += line
+        with os.fdopen(self.output, "rb", buffering=0) as output, suppress(OSError):  # a terminal ends with an error
+            while part := output.read(65536):
+                self.text += part.decode(errors="replace").replace("\r\n", "\n")
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match:
         """The first match in its output; fails at once if the process ends without one."""

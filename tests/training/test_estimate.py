@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from training.jobs.estimate import MIB, TransformerShape, estimate
+from core.units import MIB
+from training.jobs.estimate import TransformerShape, estimate
 from training.jobs.recipe import Hyperparameters
 
 DEMO_WEIGHTS = 2_230_528

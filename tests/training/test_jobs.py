@@ -8,9 +8,9 @@ from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import AuditRecord
+from core.units import GIB
 from models_app.models import Mode, Model, ModelAlias, Visibility
 from tests.support import instance_rows, job_rows, weight_files
-from tests.support.instance_rows import GIB
 from tests.support.job_rows import order
 from tests.support.uvicorn_server import address  # noqa: F401
 from training.datasets import storage

@@ -76,6 +76,7 @@ def test_pages_follow_one_another_without_a_gap(sdk):
     [
         ({"purpose": "assistants"}, "purpose", "Only files for fine-tune"),
         ({"purpose": None}, "purpose", "required"),
+        ({"expires_after[seconds]": "3600", "expires_after[anchor]": "created_at"}, "expires_after", "leave this out"),
         ({"file": None}, "file", "No file was submitted"),
         ({"content": JSONL + b"nonsense\n"}, "line 2", "Wrong rows: 1. Nothing was kept. line 2: "),
         ({"content": b""}, "file", "empty"),
@@ -90,7 +91,22 @@ def test_what_is_wrong_with_a_file_is_told_in_openais_form(api, member, fields, 
     assert Dataset.objects.count() == 0
 
 
-@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": "many"}, {"after": "dataset-of-nobody"}])
+def test_files_are_listed_in_either_order_and_by_purpose(sdk):
+    made = [sdk.files.create(file=("facts.jsonl", JSONL), purpose="fine-tune").id for _ in range(3)]
+    assert [file.id for file in sdk.files.list(order="asc", limit=2)] == made
+    assert [file.id for file in sdk.files.list(order="desc", purpose="fine-tune")] == made[::-1]
+    assert list(sdk.files.list(purpose="batch")) == []
+
+
+def test_a_form_field_without_effect_is_told_in_a_header(api, member):
+    reply = upload(api(member), note="mine")
+    assert (reply.status_code, reply.headers["Serai-Ignored"]) == (200, "note")
+    assert "Serai-Ignored" not in upload(api(member)).headers
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": 0}, {"limit": "many"}, {"after": "dataset-of-nobody"}, {"order": "random"}]
+)
 def test_a_wrong_page_is_told_by_its_parameter(api, member, query):
     reply = api(member).get(FILES, query)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, next(iter(query)))

@@ -143,6 +143,11 @@ def test_a_running_job_says_when_it_will_be_done(sdk, job):
         ({"hyperparameters": {"beta": 1}}, "hyperparameters.beta"),
         ({"hyperparameters": [1]}, "hyperparameters"),
         ({"method": {"type": "dpo"}}, "method"),
+        ({"method": {"type": "supervised", "dpo": {"hyperparameters": {"beta": 0.1}}}}, "method"),
+        ({"n_epochs": 4}, "n_epochs"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"learning_rate": 1e-3}, "learning_rate"),
+        ({"recipe": {"epochs": 1}}, "recipe"),
         ({"method": {"type": "supervised", "supervised": [1]}}, "method"),
         ({"method": {"type": "supervised", "supervised": {"hyperparameters": 1}}}, "method"),
         ({"validation_file": "dataset-1"}, "validation_file"),
@@ -182,3 +187,55 @@ def test_foreign_models_files_and_jobs_are_as_if_missing(api, stranger, sdk, job
 def test_a_wrong_place_to_go_on_from_is_told(api, member, job, after):
     reply = api(member).get(f"{JOBS}/{job.id}/events", {"after": after.format(job.id)})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "after")
+
+
+def test_a_field_at_the_wrong_place_is_told_with_the_right_one(api, member, file_id):
+    reply = api(member).post(JOBS, {"model": "demo", "training_file": file_id, "n_epochs": 4})
+    message = reply.json()["error"]["message"]
+    assert (reply.status_code, "method.supervised.hyperparameters" in message) == (400, True)
+
+
+def test_what_has_no_effect_is_told_in_a_header(sdk, file_id):
+    made = sdk.fine_tuning.jobs.with_raw_response.create(
+        model="demo",
+        training_file=file_id,
+        metadata={"team": "support"},
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}, "shuffle": True}},
+        extra_body={"service_tier": "flex", "note": None},
+    )
+    assert made.headers["Serai-Ignored"] == "metadata, service_tier, method.supervised.shuffle"
+    assert made.parse().status == "queued"
+
+
+def test_a_plain_order_has_no_such_header(sdk, file_id, job):
+    plain = sdk.fine_tuning.jobs.with_raw_response.create(
+        model="demo", training_file=file_id, suffix="facts", seed=7, integrations=[], validation_file=None, metadata={}
+    )
+    listed = sdk.fine_tuning.jobs.with_raw_response.list(limit=1)
+    cancelled = sdk.fine_tuning.jobs.with_raw_response.cancel(job.id)
+    assert [reply.headers.get("Serai-Ignored") for reply in (plain, listed, cancelled)] == [None] * 3
+    assert plain.parse().seed == 7
+
+
+def test_the_header_is_on_errors_and_on_routes_without_a_body(api, member, stranger, job):
+    refused = api(member).post(JOBS, {"model": "demo", "note": 1})
+    assert (refused.status_code, refused.headers["Serai-Ignored"]) == (400, "note")
+    foreign = api(stranger).post(f"{JOBS}/{job.id}/cancel", {"reason": "mine"})
+    assert (foreign.status_code, foreign.headers["Serai-Ignored"]) == (404, "reason")
+    own = api(member).post(f"{JOBS}/{job.id}/cancel", {"reason": "slow"})
+    assert (own.status_code, own.headers["Serai-Ignored"]) == (200, "reason")
+
+
+def test_no_name_breaks_the_header_and_not_all_are_repeated(api, member):
+    names = ["a\r\nSet-Cookie: x=1", "b,c", "数", "d" * 500, *(f"n{number}" for number in range(50))]
+    told = api(member).post(JOBS, dict.fromkeys(names, 1)).headers["Serai-Ignored"].split(", ")
+    assert told[:3] == ["a%0D%0ASet-Cookie:%20x%3D1", "b%2Cc", "%E6%95%B0"]
+    assert (len(told), len(told[3])) == (20, 60)
+
+
+def test_a_list_is_not_narrowed_by_what_jobs_do_not_keep(sdk, api, member, job):
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.fine_tuning.jobs.list(metadata={"team": "support"})
+    assert refused.value.body["param"] == "metadata"
+    assert api(member).get(JOBS, {"cache": "no"}).headers["Serai-Ignored"] == "cache"
+    assert api(member).get(f"{JOBS}/{job.id}/events", {"order": "asc"}).headers["Serai-Ignored"] == "order"

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
+from core.units import GIB
 from inference import memory_ledger
 from inference.models import Desired, Device, Instance, InstanceState, Reservation
 from models_app.models import Model
 from tests.support import instance_rows, job_rows
-from tests.support.instance_rows import GIB
 from tests.support.job_rows import order
 from training.jobs import queue
 from training.jobs.queue import WaitingJob, WaitQueue

@@ -19,11 +19,12 @@ from inference.logs import stream
 from inference.models import Device, Node, Reservation
 from models_app.models import AdapterVersion
 from node_agent import folders, node, processes, shims
+from node_agent.agent import Agent
 from node_agent.device_memory import DeviceMemory
-from node_agent.reconciler import Agent
 from tests.support import agent_jobs as jobs
-from tests.support.agent_jobs import SteppedAgent, eventually, run_folder, shim_of
+from tests.support.agent_jobs import SteppedAgent, run_folder, shim_of
 from tests.support.trainer_runs import conversation
+from tests.support.waiting import eventually
 from training.datasets import storage
 from training.models import TrainingJob, TrainingProgress
 from training.runner import job_updates, results, runner
@@ -291,7 +292,7 @@ def test_an_agent_that_was_replaced_writes_nothing_more(bench, started):
     job = bench.reaches(started({"hang_at_step": 4}), 3)
     node.register()  # a newer agent has begun
     TrainingJob.objects.filter(pk=job.pk).update(step=0)
-    (zombie,) = bench.agent._further
+    _instances, zombie = bench.agent.session.workloads
     for _look in range(20):
         zombie.reconcile()
     job.refresh_from_db()
@@ -343,7 +344,7 @@ def test_a_checkpoint_that_somebody_changed_with_its_manifest_is_not_gone_on_fro
 
 
 def test_three_crashes_at_the_same_step_end_it_with_the_reason(bench, started, monkeypatch):
-    monkeypatch.setattr(runner, "BACK_OFF", (0, 0))
+    monkeypatch.setattr(runner, "CRASH_DELAYS", (0, 0))
     job = bench.becomes(started({"crash_at_step": 7}), "failed")
     assert (job.crashes, job.crashed_at_step, job.running_generation) == (3, 6, 3)
     assert job.failure_reason.startswith("It crashed 3 times at step 6. RuntimeError: told to crash at step 7")
@@ -352,7 +353,7 @@ def test_three_crashes_at_the_same_step_end_it_with_the_reason(bench, started, m
 
 
 def test_crashes_that_never_come_further_end_it_wherever_they_happen(bench, started, monkeypatch):
-    monkeypatch.setattr(runner, "BACK_OFF", (0, 0))
+    monkeypatch.setattr(runner, "CRASH_DELAYS", (0, 0))
     job = started({"crash_at_step": 9})
     for generation, step in ((2, 7), (3, 8)):
         bench.until(lambda wanted=generation: TrainingJob.objects.filter(pk=job.pk, generation=wanted).exists())
@@ -362,7 +363,7 @@ def test_crashes_that_never_come_further_end_it_wherever_they_happen(bench, star
 
 
 def test_a_crash_further_on_is_no_repetition(bench, started, monkeypatch):
-    monkeypatch.setattr(runner, "BACK_OFF", (0, 0))
+    monkeypatch.setattr(runner, "CRASH_DELAYS", (0, 0))
     job = started({"hang_at_step": 3})
     for step in (3, 6, 9, 12):
         bench.reaches(job, step - 1)
@@ -422,18 +423,18 @@ def test_torn_lines_and_nonsense_are_no_obstacle(bench, started):
 
 def test_its_processes_are_no_orphans_while_it_runs_and_are_when_it_has_ended(bench, started):
     job = bench.reaches(started({"hang_at_step": 2}), 1)
-    bench.agent._orphans.sweep()
+    bench.agent.session.orphans.sweep()
     assert processes_of(job)
     TrainingJob.objects.filter(pk=job.pk).update(state="cancelled")
-    bench.agent._orphans.sweep()
+    bench.agent.session.orphans.sweep()
     bench.until(lambda: not processes_of(job))
 
 
 def test_its_lines_are_in_a_stream_of_its_own(bench, started):
-    bench.agent._logs.start()
+    bench.agent.logs.start()
     try:
         job = bench.becomes(started({"crash_at_step": 1}), "failed")
         bench.until(lambda: any("told to crash" in entry.line.text for entry in stream.latest(job.pk, 100)))
     finally:
-        bench.agent._logs.stop()
+        bench.agent.logs.stop()
         shutil.rmtree(folders.folder_of(job.pk), ignore_errors=True)

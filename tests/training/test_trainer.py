@@ -7,6 +7,7 @@ import os
 import pytest
 
 from tests.support.trainer_runs import DEMO, RECIPE
+from training.datasets import tokens
 from training.trainer import checkpoints, conversation, failures, spans
 from training.trainer import spec as specs
 from training.trainer.progress import ProgressJournal
@@ -242,3 +243,7 @@ def test_a_refusal_is_found_under_what_it_caused():
     error = RuntimeError("while training")
     error.__cause__ = failures.TrainingRefused("There is no layer.", "target_modules")
     assert failures.explain(error).field == "target_modules"
+
+
+def test_the_program_that_counts_tokens_lies_beside_the_trainer():
+    assert tokens.PROGRAM.with_name("conversation.py").samefile(conversation.__file__) and tokens.PROGRAM.exists()

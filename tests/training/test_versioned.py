@@ -8,9 +8,9 @@ import pytest
 from django.conf import settings as live
 from django.utils import timezone
 
+from core.units import GIB
 from models_app.models import Model
 from tests.support import instance_rows, job_rows, weight_files
-from tests.support.instance_rows import GIB
 from training.models import DesiredJobState, JobState, TrainingJob
 
 TRAINING = "/api/v1/training"

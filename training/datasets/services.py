@@ -17,7 +17,7 @@ from models_app import services as catalogue
 from training import base_models
 from training.datasets import descriptions, row_files, rows, split, storage
 from training.datasets.row_files import FileKind, RawRow
-from training.models import Dataset
+from training.models import Dataset, Format
 from training.trainer.conversation import Lesson
 
 
@@ -36,8 +36,7 @@ def add_dataset(actor: Actor, draft: Draft, *, name: str, base_model: str = "", 
             kept = stack.enter_context(_new_draft(name))
             raw_rows = _copy_rows(raw_rows, kept)
         found = rows.survey(raw_rows, context)
-        _require_valid(found, kind)
-        return _save_dataset(actor, kept, name, found, kind, request)
+        return _save_dataset(actor, kept, name, found, kind, _require_valid(found, kind), request)
 
 
 def _unpacked(draft: Draft, stack: ExitStack) -> Draft:
@@ -77,26 +76,36 @@ def _copy_rows(raw_rows: Iterable[RawRow], target: Draft) -> Iterator[RawRow]:
         yield row
 
 
-def _require_valid(found: rows.Survey, kind: FileKind) -> None:
-    """Says first what the file was read as."""
+def acting_tenant(actor: Actor) -> Tenant:
+    """Raises InvalidRequest for an operator who acts for no tenant."""
+    if actor.tenant is None:
+        raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
+    return actor.tenant
+
+
+def _require_valid(found: rows.Survey, kind: FileKind) -> Format:
+    """The format of all its rows. Says first what the file was read as. Raises InvalidRequest."""
     if found.wrong:
         place = "row" if kind == FileKind.JSON_LIST else "line"
         details = {f"{place} {number}": problem for number, problem in found.errors.items()}
         problem = _("Wrong rows: %(count)d. Nothing was kept.") % {"count": found.wrong}
         raise InvalidRequest(f"{descriptions.describe(kind, found.shape, found.answer)} {problem}", details=details)
-    if not found.rows:
+    if found.format is None:
         raise InvalidRequest(_("The file holds no rows."), param="file")
     if found.untaught == found.rows:
         raise InvalidRequest(_("All rows have the weight 0: nothing would be learnt."), param="file")
+    return found.format
 
 
 @transaction.atomic
-def _save_dataset(actor: Actor, draft: Draft, name: str, found: rows.Survey, kind: FileKind, request) -> Dataset:
+def _save_dataset(
+    actor: Actor, draft: Draft, name: str, found: rows.Survey, kind: FileKind, form: Format, request
+) -> Dataset:
     """The file moves last: an earlier failure leaves nothing, and no row is visible without its file."""
-    tenant = Tenant.objects.select_for_update().get(pk=actor.tenant.pk)  # one version number at a time
+    tenant = Tenant.objects.select_for_update().get(pk=acting_tenant(actor).pk)  # one version number at a time
     newest = Dataset.objects.of(tenant).filter(name=name).aggregate(newest=Max("version"))["newest"]
     dataset = Dataset.objects.create(
-        tenant=tenant, name=name, version=(newest or 0) + 1, format=found.format, rows=found.rows,
+        tenant=tenant, name=name, version=(newest or 0) + 1, format=form, rows=found.rows,
         characters=found.characters, size_bytes=draft.size, sha256=draft.sha256, created_by=actor.user,
         origin={
             "kind": kind.value, "shape": found.shape, "answer": found.answer, "untaught_rows": found.untaught,

@@ -14,10 +14,10 @@ def held_out_count(rows: int) -> int:
 def held_out(rows: int, seed: int) -> frozenset[int]:
     """Row numbers, from 0; the same for the same seed on every machine and in every version of Python."""
     chosen: set[int] = set()
-    for draw in count():
-        if len(chosen) == held_out_count(rows):
-            return frozenset(chosen)
-        chosen.add(_random_number(draw, seed) % rows)
+    draws = count()
+    while len(chosen) < held_out_count(rows):
+        chosen.add(_random_number(next(draws), seed) % rows)
+    return frozenset(chosen)
 
 
 def _random_number(draw: int, seed: int) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,8 @@ from django.utils.translation import gettext as _
 
 from core.errors import NotFound
 from training.models import Dataset, TrainingJob
+
+GENERATION_PREFIX = "gen-"
 
 
 def path_of(dataset: Dataset) -> Path:
@@ -25,8 +28,18 @@ def open_dataset(dataset: Dataset) -> BinaryIO:
 
 
 def folder_of(job: TrainingJob) -> Path:
-    """Contains one folder per run."""
+    """Contains one folder for each run (`generation_folder`)."""
     return settings.DATA_DIR / "tenants" / job.tenant.slug / "training" / job.pk
+
+
+def generation_folder(job_folder: Path, generation: int) -> Path:
+    """The folder of one run of a job."""
+    return job_folder / f"{GENERATION_PREFIX}{generation}"
+
+
+def generation_folders(job_folder: Path) -> Iterator[Path]:
+    """The existing folders of a job's runs."""
+    return job_folder.glob(f"{GENERATION_PREFIX}*")
 
 
 def remove_folder(folder: Path) -> None:

@@ -25,7 +25,6 @@ from training.models import Dataset
 
 logger = logging.getLogger(__name__)
 
-ENGINE = "vllm"
 PROGRAM = Path(trainer.__file__).with_name("counting.py")
 MAX_ROWS = 20_000  # takes some seconds
 COUNT_TIMEOUT = 60.0
@@ -76,9 +75,9 @@ def count_tokens(dataset: Dataset, model: Model, length: int | None = None) -> T
 
 def counter_argv(_model: Model) -> list[str]:
     """Raises EngineUnavailable."""
-    if problem := registry.get(ENGINE).unavailable_reason():
+    if problem := registry.get(base_models.ENGINE).unavailable_reason():
         raise EngineUnavailable(problem)
-    return [str(install.environment_python(ENGINE)), str(PROGRAM)]
+    return [str(install.environment_python(base_models.ENGINE)), str(PROGRAM)]
 
 
 def _run_counter(argv: list[str]) -> dict:

@@ -4,12 +4,13 @@ from contextlib import closing
 
 from django.conf import settings
 from django.utils.translation import gettext as _
+from rest_framework.views import APIView
 
 from core.errors import InvalidRequest
 from core.uploads import DiskUploadHandler
 
 
-class FileUploadMixin:
+class FileUploadMixin(APIView):
     """Streams the form's file to disk, whatever reads the body first."""
 
     def dispatch(self, request, *args, **kwargs):

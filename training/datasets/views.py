@@ -7,8 +7,8 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
-from core.inputs import validated
-from core.tenancy import TenantScopedMixin
+from core.parsers import refuse_body, validated, validated_query
+from core.tenant_views import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import base_models
 from training.datasets import descriptions, services, tokens
@@ -50,13 +50,14 @@ class DatasetViewSet(
 
     @extend_schema(responses=MessageSerializer)
     def destroy(self, request, pk):
+        refuse_body(request)
         services.delete_dataset(request.auth, self.get_object(), request)
         return Response({"message": _("Data set deleted.")})
 
     @extend_schema(parameters=[PreviewQuerySerializer], responses=PreviewSerializer)
     def preview(self, request, pk):
         dataset = self.get_object()
-        query = validated(PreviewQuerySerializer, request.query_params)
+        query = validated_query(PreviewQuerySerializer, request)
         shown = {
             "description": descriptions.describe_dataset(dataset),
             "format": dataset.format,
@@ -68,6 +69,6 @@ class DatasetViewSet(
     def tokens(self, request, pk):
         """Counted with the model's own tokenizer and chat template; takes some seconds."""
         dataset = self.get_object()
-        query = validated(TokensQuerySerializer, request.query_params)
+        query = validated_query(TokensQuerySerializer, request)
         model = base_models.find(request.auth, query["base_model"])
         return Response(TokensSerializer(tokens.count_tokens(dataset, model, query.get("max_seq_length"))).data)

@@ -7,9 +7,9 @@ on CPUs (docs/training.md, "Memory"). All sizes are in bytes.
 
 from dataclasses import dataclass
 
+from core.units import MIB
 from training.jobs.recipe import Hyperparameters
 
-MIB = 1024 * 1024
 # Per weight: 2 in bfloat16; on a CPU 4 in float32 and the file's own 2, whose mapped pages count while it is read.
 WEIGHT_BYTES = {"cpu": 6, "cuda": 2}
 FLOAT_BYTES = 4  # per LoRA weight, whatever the base's type

@@ -26,6 +26,7 @@ from inference.placement.types import (
     PlacementRequest,
     ResourceOption,
 )
+from training import base_models
 from training.jobs import resources, transitions
 from training.models import TrainingJob
 
@@ -120,7 +121,8 @@ class _QueuePass:
     """What one pass has found out: devices reserved for jobs that have waited long, and sizes that find no room."""
 
     def __init__(self, devices: list[DeviceView]):
-        self.devices, self.reserved = devices, set()
+        self.devices = devices
+        self.reserved: set[int] = set()
         self._smallest_refused: dict[str, int] = {}  # device kind → bytes
 
     @property
@@ -169,7 +171,7 @@ def _place(waiting: WaitingJob, room: _QueuePass) -> bool:
 
 def _current_view(job: TrainingJob, free: set[int]) -> ClusterView:
     """Limited to these devices."""
-    view = cluster_view.view_for_workload(resources.ENGINE, job.queued_at)
+    view = cluster_view.view_for_workload(base_models.ENGINE, job.queued_at)
     return replace(view, devices=tuple(device for device in view.devices if device.id in free))
 
 

@@ -11,8 +11,8 @@ from math import ceil
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as lazy
 
+from core.client_names import printable_name
 from core.errors import InvalidRequest
-from models_app import options
 from models_app.options import Option
 
 AUTO = "auto"
@@ -139,7 +139,7 @@ def read_fields(values: dict | None = None) -> Hyperparameters:
 
 
 def _check(sections: dict) -> None:
-    problems = {}
+    problems: dict[str, str] = {}
     for name, values in sections.items():
         problems |= _section_problems(name, values)
     if problems:
@@ -156,8 +156,7 @@ def _section_problems(section: str, values) -> dict[str, str]:
     if not isinstance(values, dict):
         return {section: _("Expected an object.")}
     found = {
-        f"{section}.{options.printable_name(name)}": _field_problem(section, name, value)
-        for name, value in values.items()
+        f"{section}.{printable_name(name)}": _field_problem(section, name, value) for name, value in values.items()
     }
     return {name: problem for name, problem in found.items() if problem}
 

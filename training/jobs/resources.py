@@ -7,16 +7,17 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from core.errors import InsufficientResources
-from engines.base import MIB, MemoryEstimate
+from core.units import MIB
+from engines.base import MemoryEstimate
 from inference.models import Device, DeviceKind
 from inference.placement import cluster_view, reason_messages
 from inference.placement.fit import could_ever_fit
 from inference.placement.types import DeviceView, ResourceOption
+from training import base_models
 from training.base_models import BaseModelInfo
 from training.jobs import estimate as memory
 from training.jobs.recipe import Hyperparameters
 
-ENGINE = "vllm"  # its environment has the libraries of the trainer
 DEVICE_KINDS = (DeviceKind.CUDA, DeviceKind.CPU)  # best first
 
 
@@ -34,7 +35,7 @@ def devices() -> list[DeviceView]:
     fresh = Now() - timedelta(seconds=settings.ENGINE_LEASE_SECONDS)
     sharing = Device.objects.filter(node__data_folder=str(settings.DATA_DIR)).exclude(measured_at__lt=fresh)
     ids = set(sharing.values_list("pk", flat=True))
-    return [device for device in cluster_view.device_views(ENGINE) if device.id in ids]
+    return [device for device in cluster_view.device_views(base_models.ENGINE) if device.id in ids]
 
 
 def resource_options(estimate: dict[str, dict[str, int]], known: list[DeviceView]) -> tuple[ResourceOption, ...]:

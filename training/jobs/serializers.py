@@ -1,5 +1,6 @@
 """Serializers of training jobs for the service API (`/api`)."""
 
+from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -77,10 +78,13 @@ class JobSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(WaitingSerializer(allow_null=True))
     def get_waiting(self, job):
-        if "positions" not in self.context:  # once per page
-            self.context["positions"] = queue.positions()
-        positions = self.context["positions"]
-        return {"position": positions[job.pk], "reason": queue.wait_reason(job)} if job.pk in positions else None
+        position = self._positions.get(job.pk)
+        return None if position is None else {"position": position, "reason": queue.wait_reason(job)}
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        """Read once for all jobs of a page."""
+        return queue.positions()
 
     def get_checkpoint_step(self, job) -> int | None:
         return job.checkpoints[-1]["step"] if job.checkpoints else None

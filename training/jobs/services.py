@@ -19,6 +19,7 @@ from models_app.adapters import services as adapters
 from models_app.models import Model
 from training import base_models, paths
 from training.datasets import row_files, rows, split, storage
+from training.datasets.services import acting_tenant
 from training.jobs import resources, row_counts, transitions
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, TrainingJob
@@ -37,12 +38,13 @@ def start_training(
     name is made of both. Raises InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name),
     InsufficientResources (no device could ever hold it), RateLimited.
     """
-    limited = _limit_to_tenant(actor)
+    tenant = acting_tenant(actor)
+    limited = replace(actor, sees_all=False)  # its job must not use what an operator sees of other tenants
     model = base_models.find(limited, base_model)
     base = base_models.check(model)
     data = _find_dataset(limited, dataset)
     adapter = adapter or f"{model.name}-{data.name}".replace(" ", "-")[:MAX_DEFAULT_NAME]
-    _check_adapter_name(limited.tenant, adapter)
+    _check_adapter_name(tenant, adapter)
     _check_rows(data, base)
     training_rows = data.rows - split.held_out_count(data.rows)
     resolved = recipe.resolve_defaults(parameters=base.parameters, rows=training_rows, context=base.context)
@@ -51,19 +53,12 @@ def start_training(
     counts, row_warnings = row_counts.count_before_start(data, model, resolved.max_seq_length)
     _require_any_row(counts, data)
     job = TrainingJob(
-        tenant=limited.tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
+        tenant=tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
         dataset_version=data.version, adapter_name=adapter, recipe=asdict(resolved), estimate=estimate,
         row_counts=counts, created_by=actor.user, key=actor.key,
     )  # fmt: skip
-    _save_job(actor, job, request)
+    _save_job(actor, job, model, request)
     return job, [*row_warnings, *_warnings(model, resolved)]
-
-
-def _limit_to_tenant(actor: Actor) -> Actor:
-    """This tenant's job must not use what an operator sees of other tenants."""
-    if actor.tenant is None:
-        raise InvalidRequest(_("Name a tenant: header Serai-Tenant."))
-    return replace(actor, sees_all=False)
 
 
 def _find_dataset(actor: Actor, ref: str) -> Dataset:
@@ -100,9 +95,9 @@ def _require_any_row(counts: dict[str, int], dataset: Dataset) -> None:
 
 
 @transaction.atomic
-def _save_job(actor: Actor, job: TrainingJob, request) -> None:
+def _save_job(actor: Actor, job: TrainingJob, model: Model, request) -> None:
     """Locks model and dataset, so that neither is deleted meanwhile. Raises ModelNotFound, NotFound, RateLimited."""
-    catalogue.lock(job.base_model)
+    catalogue.lock(model)
     if not Dataset.objects.select_for_update(no_key=True, of=["self"]).filter(pk=job.dataset_id).exists():
         raise NotFound(_("There is no such data set."), param=DATASET)
     if TrainingJob.objects.of(job.tenant).live().count() >= MAX_UNENDED_JOBS:

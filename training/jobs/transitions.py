@@ -4,13 +4,13 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from core.errors import utc_timestamp
 from core.events import publish_on_commit
+from core.times import utc_timestamp
 from training.jobs import row_counts
 from training.models import DesiredJobState, JobState, TrainingJob
 
 EVENT = "training_progress"
-AFTER_LOSS = {
+AFTER_LOSS: dict[str, tuple[JobState, dict[str, object]]] = {
     DesiredJobState.RUNNING: (JobState.QUEUED, {"generation": F("generation") + 1}),
     DesiredJobState.PAUSED: (JobState.PAUSED, {}),
     DesiredJobState.CANCELLED: (JobState.CANCELLED, {"finished_at": Now()}),
@@ -56,7 +56,7 @@ def reclaim(job: TrainingJob, lost: QuerySet) -> bool:
     """From a lost node, where it can no longer run; does what its runner was asked for. `lost` are all such jobs."""
     rows = lost.filter(node=job.node_id, desired=job.desired)
     state, fields = AFTER_LOSS[job.desired]
-    unplaced = {"node": None, "placement": {}, "pid": None, "eta_seconds": None}
+    unplaced: dict[str, object] = {"node": None, "placement": {}, "pid": None, "eta_seconds": None}
     return _move(job, rows, state, **unplaced, **fields)
 
 

@@ -1,16 +1,19 @@
 """Training in the engine API, below `/api/v1`: its own field names, messages and paths."""
 
+from dataclasses import dataclass
 from math import ceil
 
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.actor import Actor
 from accounts.policy import Permission
 from core.errors import PlatformError
-from core.inputs import validated
+from core.parsers import refuse_body, validated, validated_query
 from models_app import options
 from training import paths
 from training.jobs import queue, recipe, services
@@ -45,17 +48,25 @@ class OrderSerializer(serializers.Serializer):
     loraConfig = LoraConfigField(required=False, allow_null=True)
 
 
+@dataclass(frozen=True)
+class JobAnswer:
+    """A job, and what was done with it."""
+
+    job: TrainingJob
+    message: str
+
+
 class QueuedSerializer(serializers.Serializer):
-    jobId = serializers.CharField(source="pk")
-    status = serializers.CharField()
+    jobId = serializers.CharField(source="job.pk")
+    status = serializers.CharField(source="job.status")
     message = serializers.CharField()
-    createdAt = serializers.DateTimeField(source="created_at")
+    createdAt = serializers.DateTimeField(source="job.created_at")
     warnings = serializers.ListField(child=serializers.CharField(), required=False)
 
 
 class ActedSerializer(serializers.Serializer):
-    jobId = serializers.CharField(source="pk")
-    status = serializers.CharField()
+    jobId = serializers.CharField(source="job.pk")
+    status = serializers.CharField(source="job.status")
     message = serializers.CharField()
 
 
@@ -124,7 +135,7 @@ class EngineApiView(APIView):
 
     def handle_exception(self, exc):
         if isinstance(exc, PlatformError):
-            exc.param = API_FIELD_NAMES.get(exc.param, exc.param)
+            exc.param = API_FIELD_NAMES.get(exc.param or "", exc.param)
             exc.details = {API_FIELD_NAMES.get(name, name): text for name, text in exc.details.items()}
         return super().handle_exception(exc)
 
@@ -143,8 +154,8 @@ class StartTrainingView(EngineApiView):
             recipe=recipe.read(order.get("hyperParams"), order.get("loraConfig")),
             request=request,
         )
-        job.message = _("Training job has been queued")
-        return Response(QueuedSerializer(job).data | ({"warnings": warnings} if warnings else {}))
+        answer = JobAnswer(job, _("Training job has been queued"))
+        return Response(QueuedSerializer(answer).data | ({"warnings": warnings} if warnings else {}))
 
 
 class JobStatusView(EngineApiView):
@@ -156,36 +167,30 @@ class JobStatusView(EngineApiView):
 
 
 class JobActionView(EngineApiView):
-    """`service` is the function to call."""
-
     permissions = {"POST": Permission.TRAIN}
+
+    def act(self, actor: Actor, job: TrainingJob, request: Request) -> JobAnswer:
+        raise NotImplementedError
 
     @extend_schema(request=None, responses=ActedSerializer)
     def post(self, request, pk):
-        job = self.service(request.auth, services.find(request.auth, pk), request)
-        job.message = self.message()
-        return Response(ActedSerializer(job).data)
+        refuse_body(request)
+        return Response(ActedSerializer(self.act(request.auth, services.find(request.auth, pk), request)).data)
 
 
 class CancelJobView(JobActionView):
-    service = staticmethod(services.cancel)
-
-    def message(self) -> str:
-        return _("Training job has been cancelled")
+    def act(self, actor: Actor, job: TrainingJob, request: Request) -> JobAnswer:
+        return JobAnswer(services.cancel(actor, job, request), _("Training job has been cancelled"))
 
 
 class PauseJobView(JobActionView):
-    service = staticmethod(services.pause)
-
-    def message(self) -> str:
-        return _("Training job has been paused")
+    def act(self, actor: Actor, job: TrainingJob, request: Request) -> JobAnswer:
+        return JobAnswer(services.pause(actor, job, request), _("Training job has been paused"))
 
 
 class ResumeJobView(JobActionView):
-    service = staticmethod(services.resume)
-
-    def message(self) -> str:
-        return _("Training job has been resumed")
+    def act(self, actor: Actor, job: TrainingJob, request: Request) -> JobAnswer:
+        return JobAnswer(services.resume(actor, job, request), _("Training job has been resumed"))
 
 
 class ListJobsView(EngineApiView):
@@ -193,7 +198,7 @@ class ListJobsView(EngineApiView):
 
     @extend_schema(parameters=[ListQuerySerializer], responses=JobListSerializer)
     def get(self, request):
-        query = validated(ListQuerySerializer, request.query_params)
+        query = validated_query(ListQuerySerializer, request)
         jobs = TrainingJob.objects.visible_to(request.auth)
         if "status" in query:
             jobs = jobs.with_status(query["status"])

@@ -5,20 +5,21 @@ import re
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import mixins, serializers, viewsets
+from rest_framework.filters import BaseFilterBackend
 from rest_framework.parsers import MultiPartParser
 from rest_framework.response import Response
 
 from accounts.policy import Permission
 from core.errors import InvalidRequest
-from core.inputs import validated
 from core.streaming import AlwaysJson, FileStream
-from core.tenancy import TenantScopedMixin
+from core.tenant_views import TenantScopedMixin
 from training.datasets import descriptions, row_files, services, storage
 from training.datasets.uploads import FileUploadMixin
 from training.models import Dataset
+from training.openai.ignored import IgnoredNamesMixin
 from training.openai.pages import CursorPagination
 
-PURPOSE = "fine-tune"
+PURPOSE, EXPIRY = "fine-tune", "expires_after"
 INVALID_CHARACTER = re.compile(r"[^\w .-]")
 MAX_NAME_LENGTH = 100
 
@@ -52,6 +53,12 @@ class NewFileSerializer(serializers.Serializer):
     file = serializers.FileField()
     purpose = serializers.CharField()
 
+    def validate(self, attrs):
+        """A file that is kept for longer than was asked is no trifle."""
+        if any(name.partition("[")[0] == EXPIRY and value for name, value in self.initial_data.items()):
+            raise serializers.ValidationError({EXPIRY: _("Files are kept until they are deleted: leave this out.")})
+        return attrs
+
     def validate_purpose(self, purpose: str) -> str:
         if purpose != PURPOSE:
             raise serializers.ValidationError(_("Only files for %(purpose)s are kept here.") % {"purpose": PURPOSE})
@@ -65,21 +72,32 @@ class DeletedFileSerializer(serializers.Serializer):
 
 
 class FileViewSet(
-    FileUploadMixin, TenantScopedMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet
+    FileUploadMixin,
+    IgnoredNamesMixin,
+    TenantScopedMixin,
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    viewsets.GenericViewSet,
 ):
     queryset = Dataset.objects.select_related("tenant")
     serializer_class = FileSerializer
     pagination_class = CursorPagination
     parser_classes = [MultiPartParser]
-    filterset_fields = []
+    filter_backends: list[type[BaseFilterBackend]] = []
+    list_parameters = (*IgnoredNamesMixin.list_parameters, "purpose")
     content_negotiation_class = AlwaysJson  # clients request application/binary
     permissions = dict.fromkeys(["list", "retrieve", "create", "destroy", "content"], Permission.TRAIN)
+
+    def filter_queryset(self, queryset):
+        """All files have one purpose."""
+        purpose = self.request.query_params.get("purpose") if self.action == "list" else None
+        return queryset if purpose in (None, PURPOSE) else queryset.none()
 
     @extend_schema(request={"multipart/form-data": NewFileSerializer}, responses=FileSerializer)
     def create(self, request):
         """Every row is checked; if one is wrong, the message names its line and nothing is kept."""
         self.require_length()
-        draft = validated(NewFileSerializer, request.data)["file"]
+        draft = self.read_body(NewFileSerializer)["file"]
         dataset = services.add_dataset(request.auth, draft, name=name_from(draft.name), request=request)
         return Response(self.get_serializer(dataset).data)
 

@@ -11,8 +11,8 @@ from models_app.models import AdapterVersion
 from training.jobs import row_counts
 from training.models import JobState, TrainingJob, TrainingProgress
 
-STATUS = {JobState.COMPLETED: "succeeded"}  # the other states have the same name
-ENDED = {JobState.COMPLETED: "info", JobState.CANCELLED: "info", JobState.FAILED: "error"}
+STATUS: dict[str, str] = {JobState.COMPLETED: "succeeded"}  # the other states have the same name
+ENDED: dict[str, str] = {JobState.COMPLETED: "info", JobState.CANCELLED: "info", JobState.FAILED: "error"}
 CREATED, STARTED, ROWS, FIRST_STEP = 0, 1, 2, 3
 END = 2**31
 
@@ -62,7 +62,7 @@ def checkpoints_before(job: TrainingJob, place: int) -> list[dict]:
 
 
 def _render_checkpoint(job: TrainingJob, step: int, progress: TrainingProgress | None) -> dict:
-    metrics = {"step": step}
+    metrics: dict[str, float | None] = {"step": step}
     if progress:
         metrics |= {"train_loss": progress.loss, "full_valid_loss": progress.eval_loss}
     return {

@@ -5,23 +5,26 @@ from contextlib import contextmanager
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, viewsets
+from rest_framework.filters import BaseFilterBackend
 from rest_framework.response import Response
 
+from accounts.actor import actor_of
 from accounts.policy import Permission
 from core.errors import InvalidRequest, PlatformError
-from core.inputs import validated
 from core.pagination import query_integer
-from core.tenancy import TenantScopedMixin
+from core.tenant_views import TenantScopedMixin
 from training import base_models
 from training.jobs import recipe, services
 from training.jobs.serializers import TextField
 from training.models import TrainingJob
 from training.openai import job_responses
+from training.openai.ignored import IgnoredNamesMixin
 from training.openai.pages import DEFAULT_LIMIT, LIST_SCHEMA, MAX_LIMIT, CursorPagination, render_list
 
 # OpenAI's hyperparameters → the recipe's fields; our other fields → OpenAI's
 HYPERPARAMETERS = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate"}
 PARAMS = {"base_model": "model", "dataset": "training_file", "adapter": "suffix"}
+OTHER_METHODS = ("dpo", "reinforcement")
 MULTIPLIER_RANGE = 1e-3, 1e3
 
 
@@ -37,6 +40,16 @@ class NewJobSerializer(serializers.Serializer):
     validation_file = serializers.CharField(required=False, allow_null=True)
     integrations = serializers.ListField(required=False, allow_null=True)
 
+    def validate(self, attrs):
+        """What would change the training is not left out in silence, wherever it stands."""
+        given = {name for name, value in self.initial_data.items() if value is not None}
+        errors = dict.fromkeys(given & HYPERPARAMETERS.keys(), _("It belongs in method.supervised.hyperparameters."))
+        ours = given & (recipe.TABLES["recipe"].keys() | {"recipe"}) - {*self.fields, *HYPERPARAMETERS}
+        errors |= dict.fromkeys(ours, _("Only the recipe of POST /api/training/jobs has it."))
+        if errors:
+            raise serializers.ValidationError(errors)
+        return attrs
+
     def validate_validation_file(self, name):
         if name:
             raise serializers.ValidationError(_("Held-out rows are chosen from the training file: leave this out."))
@@ -47,6 +60,8 @@ class NewJobSerializer(serializers.Serializer):
 
     def validate_method(self, method):
         if method and method.get("type") != "supervised":
+            raise serializers.ValidationError(_("Only the method supervised is offered."))
+        if method and any(method.get(name) for name in OTHER_METHODS):
             raise serializers.ValidationError(_("Only the method supervised is offered."))
         supervised = (method or {}).get("supervised") or {}
         if not isinstance(supervised, dict) or not isinstance(supervised.get("hyperparameters") or {}, dict):
@@ -63,11 +78,11 @@ class FineTuningJobSerializer(serializers.Serializer):
     fine_tuned_model = serializers.CharField(allow_null=True)
 
 
-class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
+class JobViewSet(IgnoredNamesMixin, TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewSet):
     queryset = TrainingJob.objects.all()
     serializer_class = FineTuningJobSerializer
     pagination_class = CursorPagination
-    filterset_fields = []
+    filter_backends: list[type[BaseFilterBackend]] = []
     permissions = dict.fromkeys(
         ["list", "retrieve", "create", "cancel", "pause", "resume", "events", "checkpoints"], Permission.TRAIN
     )
@@ -75,14 +90,16 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
     @extend_schema(request=NewJobSerializer, responses=FineTuningJobSerializer)
     def create(self, request):
         """Errors are reported by field, before anything starts. The job then waits for its turn and for a device."""
-        order = validated(NewJobSerializer, request.data)
+        order = self.read_body(NewJobSerializer)
+        self.ignored += _unused_names(order.get("method") or {})
         with openai_field_names():
             job = start_job(request.auth, order, request)
         return Response(self._render(job))
 
     @extend_schema(responses=FineTuningJobSerializer(many=True))
     def list(self, request):
-        jobs = self.paginate_queryset(self.get_queryset())
+        self._refuse_metadata()
+        jobs = self.paginate_queryset(self.get_queryset()) or []
         model_names = job_responses.fine_tuned_models(jobs)
         return self.get_paginated_response([job_responses.render_job(job, model_names.get(job.pk)) for job in jobs])
 
@@ -92,16 +109,19 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def cancel(self, request, pk):
+        self.read_body()
         return Response(self._render(services.cancel(request.auth, self._job(), request)))
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def pause(self, request, pk):
         """The trainer writes a checkpoint, ends and releases its memory."""
+        self.read_body()
         return Response(self._render(services.pause(request.auth, self._job(), request)))
 
     @extend_schema(request=None, responses=FineTuningJobSerializer)
     def resume(self, request, pk):
         """The job waits for its turn again, and resumes from its last checkpoint."""
+        self.read_body()
         return Response(self._render(services.resume(request.auth, self._job(), request)))
 
     @extend_schema(responses=LIST_SCHEMA)
@@ -118,8 +138,13 @@ class JobViewSet(TenantScopedMixin, mixins.ListModelMixin, viewsets.GenericViewS
         found = job_responses.checkpoints_before(job, _parse_place(job, request.query_params.get("after")))
         return Response(render_list(found[:limit], len(found) > limit))
 
+    def _refuse_metadata(self) -> None:
+        """Jobs keep none, so a list that ignored it would show others' jobs than were asked for."""
+        if any(name.partition("[")[0] == "metadata" for name in self.request.query_params):
+            raise InvalidRequest(_("Jobs keep no metadata to be found by."), param="metadata")
+
     def _job(self) -> TrainingJob:
-        return services.find(self.request.auth, self.kwargs["pk"])
+        return services.find(actor_of(self.request), self.kwargs["pk"])
 
     def _render(self, job: TrainingJob) -> dict:
         return job_responses.render_job(job, job_responses.fine_tuned_models([job]).get(job.pk))
@@ -140,6 +165,13 @@ def start_job(actor, order: dict, request) -> TrainingJob:
         recipe=recipe.read_fields(fields), request=request,
     )  # fmt: skip
     return job
+
+
+def _unused_names(method: dict) -> list[str]:
+    """Names within `method` that have no effect."""
+    supervised = method.get("supervised") or {}
+    unused = [f"method.{name}" for name in method if name not in ("type", "supervised", *OTHER_METHODS)]
+    return unused + [f"method.supervised.{name}" for name in supervised if name != "hyperparameters"]
 
 
 def _hyperparameters(order: dict) -> dict:
@@ -168,7 +200,7 @@ def openai_field_names():
     try:
         yield
     except PlatformError as error:
-        error.param = PARAMS.get(error.param, error.param)
+        error.param = PARAMS.get(error.param or "", error.param)
         error.details = {_openai_field(name): text for name, text in error.details.items()}
         raise
 

@@ -11,16 +11,19 @@ from core.errors import InvalidRequest
 from core.pagination import query_integer
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+ORDERS = ("asc", "desc")
 
 
 class CursorPagination(BasePagination):
-    """Newest first, ordered by `created_at` and primary key."""
+    """Ordered by `created_at` and primary key, newest first unless `order=asc`."""
 
     def paginate_queryset(self, queryset, request, view=None):
         limit = query_integer(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
+        ascending = _is_ascending(request)
         if after := request.query_params.get("after"):
-            queryset = _after(queryset, after)
-        rows = list(queryset.order_by("-created_at", "-pk")[: limit + 1])
+            queryset = _after(queryset, after, ascending)
+        by = ("created_at", "pk") if ascending else ("-created_at", "-pk")
+        rows = list(queryset.order_by(*by)[: limit + 1])
         self.has_more = len(rows) > limit
         return rows[:limit]
 
@@ -39,7 +42,8 @@ class CursorPagination(BasePagination):
 
     def get_schema_operation_parameters(self, view):
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
-        schemas = {"limit": limit, "after": {"type": "string"}}
+        order = {"type": "string", "enum": list(ORDERS), "default": "desc"}
+        schemas = {"limit": limit, "after": {"type": "string"}, "order": order}
         return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
 
 
@@ -53,8 +57,18 @@ def render_list(data: list[dict], has_more: bool) -> dict:
     return {"object": "list", "data": data, **ends, "has_more": has_more}
 
 
-def _after(queryset, after: str):
+def _is_ascending(request) -> bool:
+    """Raises InvalidRequest."""
+    order = request.query_params.get("order", "desc")
+    if order not in ORDERS:
+        raise InvalidRequest(_("Expected one of: %(choices)s.") % {"choices": ", ".join(ORDERS)}, param="order")
+    return order == "asc"
+
+
+def _after(queryset, after: str, ascending: bool):
     row = queryset.filter(pk=after).first()
     if row is None:
         raise InvalidRequest(_("There is nothing of this id to go on after."), param="after")
-    return queryset.filter(Q(created_at__lt=row.created_at) | Q(created_at=row.created_at, pk__lt=row.pk))
+    side = "gt" if ascending else "lt"
+    later = Q(**{f"created_at__{side}": row.created_at})
+    return queryset.filter(later | Q(created_at=row.created_at, **{f"pk__{side}": row.pk}))

@@ -10,11 +10,11 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from django.conf import settings
 
+from training.datasets import storage
 from training.trainer.checkpoints import MAX_KEPT, DamagedCheckpoint, check
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def copy_newest(job_id: str, kept: list[dict], job_folder: Path, target: Path) -
     If there is none, returns None and leaves nothing at `target`. Raises OSError if the copy does not fit on the disk.
     """
     for checkpoint in reversed(kept):
-        source = job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"]
+        source = storage.generation_folder(job_folder, checkpoint["generation"]) / checkpoint["folder"]
         try:
             _copy(source, target)
             _require_signature(job_id, checkpoint, check(target))
@@ -64,10 +64,6 @@ def copy_newest(job_id: str, kept: list[dict], job_folder: Path, target: Path) -
             logger.warning("%s: checkpoint of step %d is left out: %s", job_id, checkpoint["step"], problem)
             shutil.rmtree(target, ignore_errors=True)
     return None
-
-
-def generations_of(kept: Iterable[dict]) -> set[int]:
-    return {checkpoint["generation"] for checkpoint in kept}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,11 +4,11 @@ import errno
 
 from core.errors import PlatformError
 from engines.base import LogDiagnosis, Symptom, diagnose_log
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.crashes.dossiers import CrashDiagnosis
 from inference.logs.lines import clean_line, redact_for_tenant
 from node_agent import shims
-from node_agent.failure_diagnosis import describe_end, last_log_lines, was_killed
+from node_agent.crash_diagnosis import describe_end, last_log_lines, was_killed
 
 MAX_REASON = 500
 DISK_FULL = "The disk is full."

@@ -1,7 +1,7 @@
 """What the runner writes about a job: one conditional UPDATE each, so that a replaced agent changes nothing."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from django.db import transaction
@@ -10,39 +10,32 @@ from django.db.models.functions import Now
 
 from inference import memory_ledger
 from inference.models import Node, Use
+from node_agent.reconciler import RowIdentity, owned_row
 from training.jobs import transitions
 from training.models import JobState, TrainingJob, TrainingProgress
 from training.runner import checkpoints
 from training.runner.progress_reader import TrainerEvent
 
 STEP_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+USE_BY_STATE = {JobState.QUEUED: Use.RESERVED, JobState.RUNNING: Use.LOADING}  # of a job that holds devices
 CLOCK_SLACK = 24 * 3600.0  # seconds that a trainer's clock may differ from ours
+
+
+def identify(job: TrainingJob) -> RowIdentity:
+    return RowIdentity(job.pk, job.tenant_id, job.state, job.running_generation)
 
 
 @transaction.atomic
 def move(job: TrainingJob, state: JobState, node: Node, **fields) -> bool:
-    """Changes the state and announces it to the tenant.
+    """Changes the state, with the use of its memory, and announces it to the tenant.
 
     False if the row's state or `desired` has changed meanwhile, or its node has a newer agent.
     """
     if not _write(job, _owned_row(job, node).filter(desired=job.desired), state=state, state_since=Now(), **fields):
         return False
+    if use := USE_BY_STATE.get(state):
+        memory_ledger.record_use(job.pk, use)
     transitions.announce(job)
-    return True
-
-
-@transaction.atomic
-def end(
-    job: TrainingJob, state: JobState, node: Node, *, before_release: Callable[[], None] = lambda: None, **fields
-) -> bool:
-    """Sets the final state of a run whose processes have ended, and releases its memory.
-
-    `before_release` is slow work in the same transaction; it runs first, since the ledger's lock blocks all others.
-    """
-    if not move(job, state, node, pid=None, eta_seconds=None, **fields):
-        return False
-    before_release()
-    memory_ledger.release(job.pk)
     return True
 
 
@@ -60,15 +53,16 @@ def save_events(job: TrainingJob, events: list[TrainerEvent], node: Node, elapse
     return True
 
 
+def save_pid(job: TrainingJob, pid: int | None, node: Node) -> bool:
+    return _write(job, _owned_row(job, node), pid=pid)
+
+
 def save_checkpoint(job: TrainingJob, checkpoint: dict, node: Node) -> bool:
     return _write(job, _owned_row(job, node), checkpoints=checkpoints.add_entry(job.checkpoints, checkpoint))
 
 
-def _owned_row(job: TrainingJob, node: Node) -> QuerySet:
-    """The row, if this agent still owns it and its state is as it was read."""
-    return TrainingJob.objects.filter(
-        pk=job.pk, state=job.state, running_generation=job.running_generation, node__fence=node.fence, node=node
-    )
+def _owned_row(job: TrainingJob, node: Node) -> QuerySet[TrainingJob]:
+    return owned_row(TrainingJob.objects.all(), identify(job), node)
 
 
 def _write(job: TrainingJob, rows: QuerySet, **fields) -> bool:

@@ -7,7 +7,8 @@ from django.utils.module_loading import import_string
 
 from core.errors import NotFound
 from engines import install
-from engines.base import Command
+from engines.base import LaunchCommand
+from engines.launch_environment import OFFLINE, cuda_variables
 from engines.memory import cpu_threads
 from inference.models import DeviceKind
 from models_app import artefacts
@@ -16,13 +17,12 @@ from training.datasets import split, storage
 from training.models import TrainingJob
 from training.trainer.spec import TrainerRecipe, TrainingSpec
 
-ENGINE = "vllm"  # its environment has the libraries for training too
 DTYPES = {DeviceKind.CPU: "float32", DeviceKind.CUDA: "bfloat16"}
 SAMPLES = 4
 
 
 def trainer_argv(_job: TrainingJob) -> list[str]:
-    return [str(install.environment_python(ENGINE)), str(Path(trainer.__file__).parent)]
+    return [str(install.environment_python(base_models.ENGINE)), str(Path(trainer.__file__).parent)]
 
 
 def spec_for(job: TrainingJob) -> TrainingSpec:
@@ -47,23 +47,20 @@ def spec_for(job: TrainingJob) -> TrainingSpec:
     )
 
 
-def command_for(job: TrainingJob, folder: Path) -> Command:
+def command_for(job: TrainingJob, folder: Path) -> LaunchCommand:
     argv = [*import_string(settings.TRAINER)(job), str(folder / "spec.json")]
     environment = {
         "PATH": f"{Path(argv[0]).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(folder),
         "LANG": "C.UTF-8",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
+        **OFFLINE,
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return Command(argv, environment | _devices(job))
+    return LaunchCommand(argv, environment | _devices(job))
 
 
 def _devices(job: TrainingJob) -> dict[str, str]:
     if job.placement["device_kind"] == DeviceKind.CPU:
         return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cpu_threads())}
-    indexes = ",".join(map(str, job.placement["device_indexes"]))
-    return {"CUDA_VISIBLE_DEVICES": indexes, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return cuda_variables(job.placement["device_indexes"])

@@ -24,14 +24,15 @@ class TrainerEvent:
 
     name: str
     step: int
-    fields: dict = field(default_factory=dict)
+    fields: dict[str, object] = field(default_factory=dict)
 
     def number(self, name: str) -> float | None:
         """None if it is missing, no number, or not finite."""
         value = self.fields.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
         try:
-            return float(value) if is_number and math.isfinite(value) else None
+            return float(value) if math.isfinite(value) else None
         except OverflowError:
             return None
 
@@ -90,5 +91,6 @@ def parse(line: bytes) -> TrainerEvent | None:
     if not isinstance(content, dict):
         return None
     name, step = content.get("event"), content.get("step")
-    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MAX_STEP
-    return TrainerEvent(name, step, content) if isinstance(name, str) and name in EVENTS and is_step else None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MAX_STEP:
+        return None
+    return TrainerEvent(name, step, content) if isinstance(name, str) and name in EVENTS else None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from core.errors import NotFound
 from models_app.adapters import services as adapters
 from models_app.adapters.services import Origin
 from training.models import TrainingJob
@@ -10,6 +11,8 @@ from training.runner import run_folder
 
 def save_adapter(job: TrainingJob, folder: Path) -> None:
     """Called in the transaction that completes the job. Raises PlatformError for invalid files, OSError."""
+    if job.base_model is None:
+        raise NotFound
     adapters.save_version(
         tenant=job.tenant,
         base_model=job.base_model,

@@ -19,9 +19,8 @@ class TrainingRun:
     has_events: bool = False
     finished: bool = False
     error: str = ""  # the reason that the trainer reported
-    prepared: Future | None = None
-    stop_requested_at: float | None = None  # when its stop was requested, on the monotonic clock
-    _signing: list[Future] = field(default_factory=list)
+    prepared: Future[int | None] | None = None
+    _signing: list[Future[dict | None]] = field(default_factory=list)
 
     def __post_init__(self):
         self.reader = ProgressReader(self.folder / "progress.jsonl")
@@ -41,8 +40,8 @@ class TrainingRun:
         steps = {entry["step"] for entry in known if entry["generation"] == self.generation}
         made = [event for event in events if event.name == "checkpoint" and event.step not in steps]
         for event in made[-checkpoints.MAX_KEPT :]:
-            task = checkpoints.sign, self.job_id, self.generation, self.folder, event.text("folder")
-            self._signing.append(executor.submit(*task))
+            name = event.text("folder")
+            self._signing.append(executor.submit(checkpoints.sign, self.job_id, self.generation, self.folder, name))
         return events
 
     def collect_signed(self) -> list[dict]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from node_agent.shim.records import write_atomically
+from training.datasets import storage
 from training.runner import checkpoints
 from training.trainer.spec import TrainingSpec
 
@@ -32,7 +33,7 @@ class RunSetup:
 
     @property
     def folder(self) -> Path:
-        return self.job_folder / f"gen-{self.generation}"
+        return storage.generation_folder(self.job_folder, self.generation)
 
 
 def prepare_folder(plan: RunSetup) -> int | None:
@@ -78,10 +79,11 @@ def _clean(value):
 
 def remove_old_runs(job_folder: Path, running: int | None, kept: list[dict]) -> None:
     """Removes all runs except the running one; the checkpoints in `kept` stay."""
-    wanted = {job_folder / f"gen-{checkpoint['generation']}" / checkpoint["folder"] for checkpoint in kept}
+    wanted = {storage.generation_folder(job_folder, each["generation"]) / each["folder"] for each in kept}
+    current = None if running is None else storage.generation_folder(job_folder, running)
     try:
-        for run in job_folder.glob("gen-*"):
-            if run.name != f"gen-{running}":
+        for run in storage.generation_folders(job_folder):
+            if run != current:
                 _remove_unwanted(run, wanted)
     except OSError as error:  # a later call removes the rest, at the latest when the job is deleted
         logger.warning("%s is not tidied: %s", job_folder.name, error)

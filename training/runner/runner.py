@@ -2,57 +2,60 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from core import logs
 from core.errors import PlatformError
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference import memory_ledger
 from inference.crashes.dossiers import CrashDiagnosis
-from inference.models import Node, Use
-from node_agent import folders, process_tree, shims
-from node_agent.decide import KILL_SLACK, ProcessStatus
-from node_agent.device_memory import DeviceMemory
+from inference.models import Use
+from node_agent import folders, process_tree
+from node_agent.extra_workloads import NodeContext
 from node_agent.log_shipper import LogSource
+from node_agent.process_tree import ProcessStatus
+from node_agent.reconciler import Handler, Reconciler, RowIdentity, StartError
+from node_agent.shims import ShimState
 from training.datasets import storage
-from training.models import JobState, TrainingJob
+from training.models import JobState, TrainingJob, TrainingJobQuerySet
 from training.runner import job_diagnosis, job_updates, program, results, run_folder
-from training.runner.decide import BACK_OFF, MAX_CRASHES, REFUSED, JobObservation, JobStep, count_crashes, decide
+from training.runner.job_lifecycle import JobFacts, JobObservation, JobStep, count_crashes, decide
 from training.runner.run import TrainingRun
 
-logger = logging.getLogger(__name__)
-
 STOP_GRACE = 120.0  # seconds for the current step and a checkpoint
+CRASH_DELAYS = (0.0, 10.0)  # seconds before the start after the first and the second crash without progress
 START_TIMEOUT = timedelta(minutes=10)  # then a trainer without events no longer blocks other starts
 LOG_FILES_KEPT = timedelta(days=1)
 FILE_THREADS = 1  # one task at a time: no folder is removed while it is made
 
 
-class TrainingRunner:
+class TrainingRunner(Reconciler[TrainingJob, JobState, JobFacts, JobStep]):
     """One per agent. Slow file work is done in a thread that reads no database."""
 
-    def __init__(self, node: Node, cluster: str, memory: DeviceMemory):
-        self._node, self._cluster, self._memory = node, cluster, memory
+    log_level = logging.DEBUG
+
+    def __init__(self, context: NodeContext) -> None:
+        super().__init__(context)
         self._files = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="training-files")
         self._runs: dict[str, TrainingRun] = {}
         self._not_before: dict[str, float] = {}  # job → earliest next launch, on the monotonic clock
 
-    # --- what the agent calls
+    @property
+    def stop_grace(self) -> float:
+        return STOP_GRACE
 
-    def reconcile(self) -> None:
-        placed = list(self._placed().select_related("tenant", "base_model", "dataset").order_by("created_at"))
-        for job in placed:
-            with logs.bound(tenant=job.tenant_id, instance=job.pk), self._reread_after_failure(job):
-                self._attend(job)
-        self._runs = {pk: run for pk, run in self._runs.items() if pk in {job.pk for job in placed}}
+    @property
+    def crash_delays(self) -> tuple[float, ...]:
+        return CRASH_DELAYS
+
+    # --- as a workload of the agent
 
     def active(self) -> set[str]:
         return set(self._placed().values_list("pk", flat=True))
@@ -67,171 +70,128 @@ class TrainingRunner:
         ids = rows.values_list("pk", flat=True)
         return [LogSource(pk, stream=pk, replica=0, since=0.0, folder=folders.folder_of(pk)) for pk in ids]
 
-    def _placed(self):
-        return TrainingJob.objects.placed().filter(node=self._node)
+    def _placed(self) -> TrainingJobQuerySet:
+        return TrainingJob.objects.placed().filter(node=self.context.node)
 
-    # --- one job
+    # --- what is observed
 
-    def _attend(self, job: TrainingJob) -> None:
-        process, state = process_tree.observe_run(
-            job.pk, job.running_generation if job.state == JobState.RUNNING else None
-        )
-        run = self._run(job)
-        if process == ProcessStatus.RUNNING:
-            shims.renew_lease(folders.folder_of(job.pk))
-        if job.state == JobState.RUNNING:
-            self._read(job, run)
-        step = decide(job, self._seen(job, run, process, state))
-        if step != JobStep.WAIT:
-            logger.debug("%s (%s): %s", job.pk, job.state, step.value)
-            STEPS[step](self, job, run, state)
+    def rows(self) -> list[TrainingJob]:
+        return list(self._placed().select_related("tenant", "base_model", "dataset").order_by("created_at"))
 
-    @contextmanager
-    def _reread_after_failure(self, job: TrainingJob) -> Iterator[None]:
-        """Events that were read but not written, because the database went away, are read again."""
-        try:
-            yield
-        except (DatabaseError, InterfaceError):
-            self._runs.pop(job.pk, None)
-            raise
+    def identify(self, row: TrainingJob) -> RowIdentity:
+        return job_updates.identify(row)
+
+    def expected_generation(self, row: TrainingJob) -> int | None:
+        return row.running_generation if row.state == JobState.RUNNING else None
+
+    def observe(self, row: TrainingJob, process: ProcessStatus, shim: ShimState | None) -> JobFacts:
+        run = self._run(row)
+        if row.state == JobState.RUNNING:
+            self._read(row, run)
+        return JobFacts(run, run.all_read, run.finished, refused=bool(run.error), may_launch=self._may_launch(row))
+
+    def decide(self, seen: JobObservation) -> JobStep:
+        return decide(seen)
+
+    def forget(self, owner: str) -> None:
+        self._runs.pop(owner, None)
+        self._not_before.pop(owner, None)
 
     def _run(self, job: TrainingJob) -> TrainingRun:
         generation = job.running_generation if job.state == JobState.RUNNING else job.generation
         run = self._runs.get(job.pk)
         if run is None or run.generation != generation:
-            run = self._runs[job.pk] = TrainingRun(job.pk, generation, self._folder(job, generation))
+            folder = storage.generation_folder(storage.folder_of(job), generation)
+            run = self._runs[job.pk] = TrainingRun(job.pk, generation, folder)
         return run
 
-    def _folder(self, job: TrainingJob, generation: int):
-        return storage.folder_of(job) / f"gen-{generation}"
-
     def _read(self, job: TrainingJob, run: TrainingRun) -> None:
-        events = run.read(self._files, job.checkpoints)
-        job_updates.save_events(job, events, self._node, (job.launch or {}).get("elapsed_before", 0.0))
-        if not run.has_events and timezone.now() - job.state_since > START_TIMEOUT:
-            memory_ledger.record_use(job.pk, Use.IN_USE)
-        for checkpoint in run.collect_signed():
-            if job_updates.save_checkpoint(job, checkpoint, self._node):
-                self._tidy(job)
-
-    def _seen(
-        self, job: TrainingJob, run: TrainingRun, process: ProcessStatus, state: shims.ShimState | None
-    ) -> JobObservation:
-        return JobObservation(
-            process=process,
-            exit_code=state.exit_code if state else None,
-            ended_by=state.reason if state else None,
-            all_read=run.all_read,
-            finished=run.finished,
-            refused=bool(run.error) or bool(state and state.exit_code == REFUSED),
-            may_launch=self._may_launch(job),
-        )
+        """Events that were read but not saved, because the database went away, are read again."""
+        try:
+            events = run.read(self._files, job.checkpoints)
+            job_updates.save_events(job, events, self.context.node, (job.launch or {}).get("elapsed_before", 0.0))
+            if not run.has_events and timezone.now() - job.state_since > START_TIMEOUT:
+                memory_ledger.record_use(job.pk, Use.IN_USE)
+            for checkpoint in run.collect_signed():
+                if job_updates.save_checkpoint(job, checkpoint, self.context.node):
+                    self._tidy(job)
+        except (DatabaseError, InterfaceError):
+            self._runs.pop(job.pk, None)
+            raise
 
     def _may_launch(self, job: TrainingJob) -> bool:
         if job.state != JobState.QUEUED or time.monotonic() < self._not_before.get(job.pk, 0.0):
             return False
-        return self._memory.may_start(job.pk)
+        return self.context.memory.may_start(job.pk)
 
-    # --- steps
+    # --- what is done
 
-    def _launch(self, job: TrainingJob, run: TrainingRun, _state) -> None:
+    def handlers(self) -> Mapping[JobStep, Handler[TrainingJob, JobFacts]]:
+        return {
+            JobStep.LAUNCH: self.launch,
+            JobStep.END: self.end_tree,
+            JobStep.SWEEP: self.sweep,
+            JobStep.AGAIN: self._resume,
+            JobStep.CRASHED: self.handle_crash,
+            JobStep.COMPLETED: self.once_released(self._complete),
+            JobStep.PAUSED: self.once_released(self._pause),
+            JobStep.CANCELLED: self.once_released(self._cancel),
+            JobStep.FAILED: self.handle_failure,
+        }
+
+    def move(self, row: TrainingJob, state: JobState, **fields: object) -> bool:
+        return job_updates.move(row, state, self.context.node, **fields)
+
+    def start(self, seen: JobObservation) -> None:
         """Takes two ticks: in between, the checkpoint to resume from is copied and checked."""
-        try:
-            if run.prepared is None:
-                run.prepared = self._files.submit(run_folder.prepare_folder, self._plan(job))
-            elif run.prepared.done():
-                self._start(job, run, run.prepared.result())
-        except (PlatformError, OSError, shims.LaunchFailed) as error:
-            self._fail(job, job_diagnosis.diagnose_error(error))
+        job, run = seen.row, seen.facts.run
+        if run.prepared is None:
+            plan = run_folder.RunSetup(
+                job.pk, storage.folder_of(job), job.generation, program.spec_for(job), job.checkpoints
+            )
+            run.prepared = self._files.submit(run_folder.prepare_folder, plan)
+        elif run.prepared.done():
+            self._start_trainer(job, run, resumed_from=run.prepared.result())
 
-    def _plan(self, job: TrainingJob) -> run_folder.RunSetup:
-        return run_folder.RunSetup(
-            job.pk, storage.folder_of(job), job.generation, program.spec_for(job), job.checkpoints
-        )
-
-    def _start(self, job: TrainingJob, run: TrainingRun, resumed_from: int | None) -> None:
+    def _start_trainer(self, job: TrainingJob, run: TrainingRun, resumed_from: int | None) -> None:
         command = program.command_for(job, run.folder)
         launch = process_tree.describe_launch(command) | {
             "elapsed_before": job.elapsed_seconds,
             "resumed_from": resumed_from,
         }
         fields = {"running_generation": job.generation, "started_at": Coalesce("started_at", Now()), "launch": launch}
-        with transaction.atomic():
-            if not job_updates.move(job, JobState.RUNNING, self._node, **fields):
-                return
-            memory_ledger.record_use(job.pk, Use.LOADING)
-        started = process_tree.launch(
-            job.pk, job.running_generation, command, self._cluster, cwd=run.folder, grace=STOP_GRACE
-        )
-        TrainingJob.objects.filter(pk=job.pk, running_generation=job.running_generation).update(pid=started.pid)
+        if self.move(job, JobState.RUNNING, **fields):
+            started = self.start_tree(job, command, cwd=run.folder)
+            job_updates.save_pid(job, started.pid, self.context.node)
 
-    def _end_tree(self, job: TrainingJob, run: TrainingRun, state: shims.ShimState) -> None:
-        """Asks the shim; kills the tree without it after the grace period."""
-        if run.stop_requested_at is None:
-            shims.request_stop(folders.folder_of(job.pk), state, STOP_GRACE)
-            run.stop_requested_at = time.monotonic()
-        elif time.monotonic() - run.stop_requested_at > STOP_GRACE + KILL_SLACK:
-            self._sweep(job, run, state)
+    def _resume(self, seen: JobObservation) -> None:
+        self.expect_release(seen.row)
+        self._queue_next_run(seen.row)
 
-    def _sweep(self, job: TrainingJob, _run, _state) -> None:
-        process_tree.kill_leftovers(job.pk, self._cluster)
-
-    def _again(self, job: TrainingJob, _run, _state, **fields) -> None:
+    def _queue_next_run(self, job: TrainingJob, **fields: object) -> None:
         """On the same devices, from the last checkpoint."""
-        self._memory.expect_release(job.pk, job.running_generation)
-        with transaction.atomic():
-            generation = job.running_generation + 1
-            if job_updates.move(job, JobState.QUEUED, self._node, generation=generation, pid=None, **fields):
-                memory_ledger.record_use(job.pk, Use.RESERVED)
+        self.move(job, JobState.QUEUED, generation=job.running_generation + 1, pid=None, **fields)
 
-    def _crashed(self, job: TrainingJob, run: TrainingRun, state) -> None:
-        finding, crashes = job_diagnosis.diagnose_end(job.pk, state, run.error), count_crashes(job)
-        furthest = max(job.step, job.crashed_at_step or 0)
-        logger.warning("%s crashed at step %d: %s", job.pk, job.step, finding.reason)
-        if finding.cause == Cause.DISK_FULL:
-            self._fail(job, finding)
-        elif crashes >= MAX_CRASHES:
-            reason = f"It crashed {crashes} times at step {job.step}. {finding.reason}"
-            self._fail(job, finding, reason, crashes=crashes, crashed_at_step=furthest)
-        else:
-            self._not_before[job.pk] = time.monotonic() + BACK_OFF[crashes - 1]
-            self._again(job, run, state, crashes=crashes, crashed_at_step=furthest)
-
-    def _failed(self, job: TrainingJob, run: TrainingRun, state) -> None:
-        self._fail(job, job_diagnosis.diagnose_end(job.pk, state, run.error))
-
-    def _fail(self, job: TrainingJob, finding: CrashDiagnosis, reason: str = "", **fields) -> None:
-        self._memory.expect_release(job.pk, job.running_generation)
-        self._close(
-            job,
-            JobState.FAILED,
-            failure_reason=reason or finding.reason,
-            failure_cause=finding.cause,
-            log_tail=finding.lines,
-            **fields,
-        )
-
-    def _completed(self, job: TrainingJob, run: TrainingRun, _state) -> None:
-        if not self._memory.is_released(job.pk, job.running_generation):
-            return
+    def _complete(self, seen: JobObservation) -> None:
+        job, save = seen.row, partial(results.save_adapter, seen.row, seen.facts.run.folder)
         try:
-            self._close(job, JobState.COMPLETED, before_release=partial(results.save_adapter, job, run.folder))
+            self._finish(job, JobState.COMPLETED, save)
         except (PlatformError, OSError) as error:
             job.refresh_from_db()
-            self._fail(job, job_diagnosis.diagnose_error(error))
+            self.fail(job, job_diagnosis.diagnose_error(error))
 
-    def _paused(self, job: TrainingJob, _run, _state) -> None:
+    def _pause(self, seen: JobObservation) -> None:
         """Releases the node: the next run may be on another one."""
-        is_back = self._memory.is_released(job.pk, job.running_generation)
-        if is_back and job_updates.end(job, JobState.PAUSED, self._node, node_id=None, placement={}):
-            self._tidy(job)
+        if self.close(seen.row, JobState.PAUSED, eta_seconds=None, node_id=None, placement={}):
+            self._tidy(seen.row)
 
-    def _cancelled(self, job: TrainingJob, _run, _state) -> None:
-        if self._memory.is_released(job.pk, job.running_generation):
-            self._close(job, JobState.CANCELLED)
+    def _cancel(self, seen: JobObservation) -> None:
+        self._finish(seen.row, JobState.CANCELLED)
 
-    def _close(self, job: TrainingJob, state: JobState, **fields) -> None:
-        if job_updates.end(job, state, self._node, finished_at=Now(), **fields):
+    def _finish(
+        self, job: TrainingJob, state: JobState, before_release: Callable[[], None] = lambda: None, /, **fields: object
+    ) -> None:
+        if self.close(job, state, before_release, eta_seconds=None, finished_at=Now(), **fields):
             self._tidy(job)
 
     def _tidy(self, job: TrainingJob) -> None:
@@ -240,15 +200,38 @@ class TrainingRunner:
         kept = [] if job.state == JobState.COMPLETED else job.checkpoints
         self._files.submit(run_folder.remove_old_runs, storage.folder_of(job), running, kept)
 
+    # --- crashes and failures
 
-STEPS = {
-    JobStep.LAUNCH: TrainingRunner._launch,
-    JobStep.END: TrainingRunner._end_tree,
-    JobStep.SWEEP: TrainingRunner._sweep,
-    JobStep.AGAIN: TrainingRunner._again,
-    JobStep.CRASHED: TrainingRunner._crashed,
-    JobStep.COMPLETED: TrainingRunner._completed,
-    JobStep.PAUSED: TrainingRunner._paused,
-    JobStep.CANCELLED: TrainingRunner._cancelled,
-    JobStep.FAILED: TrainingRunner._failed,
-}
+    def diagnose(self, seen: JobObservation) -> CrashDiagnosis:
+        return job_diagnosis.diagnose_end(seen.row.pk, seen.shim, seen.facts.run.error)
+
+    def diagnose_error(self, error: StartError) -> CrashDiagnosis:
+        return job_diagnosis.diagnose_error(error)
+
+    def is_final(self, diagnosis: CrashDiagnosis) -> bool:
+        return diagnosis.cause == Cause.DISK_FULL
+
+    def count_crashes(self, row: TrainingJob) -> int:
+        return count_crashes(row)
+
+    def retry(self, row: TrainingJob, diagnosis: CrashDiagnosis, crashes: int, delay: float) -> None:
+        self._not_before[row.pk] = time.monotonic() + delay
+        self._queue_next_run(row, crashes=crashes, crashed_at_step=_furthest_step(row))
+
+    def give_up(self, row: TrainingJob, diagnosis: CrashDiagnosis, crashes: int) -> None:
+        told = replace(diagnosis, reason=f"It crashed {crashes} times at step {row.step}. {diagnosis.reason}")
+        self.fail(row, told, crashes=crashes, crashed_at_step=_furthest_step(row))
+
+    def record_failure(self, row: TrainingJob, diagnosis: CrashDiagnosis, **fields: object) -> None:
+        self._finish(
+            row,
+            JobState.FAILED,
+            failure_reason=diagnosis.reason,
+            failure_cause=diagnosis.cause,
+            log_tail=diagnosis.lines,
+            **fields,
+        )
+
+
+def _furthest_step(job: TrainingJob) -> int:
+    return max(job.step, job.crashed_at_step or 0)

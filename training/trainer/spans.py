@@ -5,12 +5,13 @@ For chat templates that do not mark it themselves (`{% generation %}`). Standard
 
 from collections.abc import Callable, Container
 
-Conversation = list[dict[str, str]]
-Render = Callable[[Conversation, bool], str]  # with or without the generation prompt at the end
+Render = Callable[[list[dict[str, str]], bool], str]  # with or without the generation prompt at the end
 Span = tuple[int, int]
 
 
-def assistant_spans(conversation: Conversation, taught: Container[int], render: Render) -> tuple[str, list[Span]]:
+def assistant_spans(
+    conversation: list[dict[str, str]], taught: Container[int], render: Render
+) -> tuple[str, list[Span]]:
     """The whole text, and the spans of the answers in it that are taught, with their end marks.
 
     `taught` are numbers of the assistant's messages. A template may render an earlier answer differently once the

@@ -3,7 +3,7 @@
 import socket
 import warnings
 
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts import configuration

@@ -3,11 +3,19 @@
 import json
 import signal
 import sys
+import time
+from contextlib import suppress
 from dataclasses import asdict
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.utils import OperationalError, ProgrammingError
 
+from core import notify
 from engines import install, recipes
+from inference.models import ENGINES_CHANGED, Node
+
+NOTICE_TIMEOUT = 5.0
+POLL_INTERVAL = 0.1
 
 
 class Command(BaseCommand):
@@ -34,8 +42,24 @@ class Command(BaseCommand):
             python = install.install_engine(engine, self._print)
         except install.InstallFailed as failure:
             raise CommandError(str(failure)) from failure
+        with suppress(OperationalError, ProgrammingError):  # no database, or an empty one: nobody waits for the engine
+            wait_until_noticed(engine)
         self._print(f"{engine} is ready: {python}")
 
     def _print(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+def wait_until_noticed(engine: str) -> None:
+    """Tell this machine's agents of the engine; a start right after this command must not be refused for it."""
+    notify.send(ENGINES_CHANGED)
+    deadline = time.monotonic() + NOTICE_TIMEOUT
+    while time.monotonic() < deadline and not _is_known(engine):
+        time.sleep(POLL_INTERVAL)
+
+
+def _is_known(engine: str) -> bool:
+    """Whether every agent of this machine that serves this engine can start it."""
+    known = Node.objects.online().of_this_machine().values_list("engines", flat=True)
+    return all(not problems.get(engine) for problems in known)

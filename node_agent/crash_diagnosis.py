@@ -5,7 +5,7 @@ import signal
 from core.errors import PlatformError
 from engines import registry
 from engines.base import LogDiagnosis
-from engines.causes import Cause
+from engines.crash_cause import Cause
 from inference.crashes.dossiers import CrashDiagnosis
 from inference.logs.lines import clean_line, redact_for_tenant
 from inference.models import Instance, InstanceState

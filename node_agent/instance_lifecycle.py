@@ -4,33 +4,28 @@ from dataclasses import dataclass
 from enum import Enum
 
 from inference.models import Desired, Instance, InstanceState
+from node_agent.process_tree import ProcessStatus
+from node_agent.reconciler import Observation
 
-MAX_CRASHES = 3
 HANG_TIMEOUT = 120  # a busy engine answers its health probe late; only a hung one never does
 ENGINE_DRAIN_TIMEOUT = 10  # seconds for an engine to finish requests that no gateway waits for
-KILL_SLACK = 10  # seconds that a shim gets after the engine's own grace period
-
-
-class ProcessStatus(Enum):
-    NONE = "none"  # no run of this generation was started, or no trace of it is left
-    RUNNING = "running"
-    EXITED = "exited"  # the shim has recorded its exit
-    LOST = "lost"  # the shim itself is gone
 
 
 @dataclass(frozen=True)
-class InstanceObservation:
-    """One observation of an instance, times in seconds. `idle` is its model's, None while requests are in flight."""
+class InstanceFacts:
+    """What is observed of an instance besides its process tree, times in seconds."""
 
-    process: ProcessStatus
-    killed_by_signal: bool = False
     healthy: bool | None = None
     unhealthy_for: float = 0.0
     in_state_for: float = 0.0
     let_go_for: float | None = None  # how long no gateway has used it; None while one does
     engine_busy: bool = False  # by its own request count; also if it was not probed since the drain began
-    idle: float | None = None
+    idle: float | None = None  # of its model; None while requests are in flight
+    idle_timeout: int = 0  # 0 for never
     may_launch: bool = True
+
+
+InstanceObservation = Observation[Instance, InstanceFacts]
 
 
 class InstanceStep(Enum):
@@ -49,17 +44,17 @@ class InstanceStep(Enum):
     TIMED_OUT = "timed out"
 
 
-def decide(instance: Instance, seen: InstanceObservation, idle_timeout: int) -> InstanceStep:
-    """The one next step. `idle_timeout` is in seconds, 0 for never."""
-    match instance.state:
+def decide(seen: InstanceObservation) -> InstanceStep:
+    """The one next step."""
+    match seen.row.state:
         case InstanceState.PENDING:
-            return _pending(instance, seen)
+            return _pending(seen)
         case InstanceState.STARTING:
-            return _starting(instance, seen)
+            return _starting(seen)
         case InstanceState.READY:
-            return _ready(instance, seen, idle_timeout)
+            return _ready(seen)
         case InstanceState.DRAINING:
-            return _draining(instance, seen)
+            return _draining(seen)
     return InstanceStep.WAIT
 
 
@@ -68,59 +63,63 @@ def _wanted(instance: Instance) -> bool:
     return instance.desired == Desired.RUNNING and instance.generation == instance.running_generation
 
 
-def _pending(instance: Instance, seen: InstanceObservation) -> InstanceStep:
-    if instance.desired == Desired.STOPPED:
+def _has_ended(seen: InstanceObservation) -> bool:
+    return seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE)
+
+
+def _pending(seen: InstanceObservation) -> InstanceStep:
+    if seen.row.desired == Desired.STOPPED:
         return InstanceStep.STOPPED
     if seen.process in (ProcessStatus.RUNNING, ProcessStatus.LOST):
         return InstanceStep.SWEEP  # an earlier run has not ended yet
-    return InstanceStep.LAUNCH if seen.may_launch else InstanceStep.WAIT
+    return InstanceStep.LAUNCH if seen.facts.may_launch else InstanceStep.WAIT
 
 
-def _starting(instance: Instance, seen: InstanceObservation) -> InstanceStep:
+def _starting(seen: InstanceObservation) -> InstanceStep:
     if seen.process == ProcessStatus.LOST:
         return InstanceStep.SWEEP
-    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
-        if not _wanted(instance):
-            return _after_end(instance)
-        return (
-            InstanceStep.CRASHED if seen.killed_by_signal or seen.process == ProcessStatus.NONE else InstanceStep.FAILED
-        )
-    if not _wanted(instance):
+    if _has_ended(seen):
+        if not _wanted(seen.row):
+            return _after_end(seen.row)
+        was_killed = seen.shim is None or seen.shim.signal and seen.shim.reason != "stop"  # a stop is our own
+        return InstanceStep.CRASHED if was_killed else InstanceStep.FAILED
+    if not _wanted(seen.row):
         return InstanceStep.END
-    if seen.healthy:
+    if seen.facts.healthy:
         return InstanceStep.READY
-    return InstanceStep.TIMED_OUT if seen.in_state_for > instance.start_timeout else InstanceStep.WAIT
+    return InstanceStep.TIMED_OUT if seen.facts.in_state_for > seen.row.start_timeout else InstanceStep.WAIT
 
 
-def _ready(instance: Instance, seen: InstanceObservation, idle_timeout: int) -> InstanceStep:
+def _ready(seen: InstanceObservation) -> InstanceStep:
+    instance, facts = seen.row, seen.facts
     if seen.process == ProcessStatus.LOST:
         return InstanceStep.SWEEP
-    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
+    if _has_ended(seen):
         return InstanceStep.CRASHED if _wanted(instance) else _after_end(instance)
     if not _wanted(instance):
         return InstanceStep.DRAIN
-    if seen.unhealthy_for > HANG_TIMEOUT:
+    if facts.unhealthy_for > HANG_TIMEOUT:
         return InstanceStep.END
-    if idle_timeout and seen.idle is not None and seen.idle > idle_timeout:
+    if facts.idle_timeout and facts.idle is not None and facts.idle > facts.idle_timeout:
         return InstanceStep.UNLOAD
-    if seen.healthy is not None and seen.healthy != instance.healthy:
+    if facts.healthy is not None and facts.healthy != instance.healthy:
         return InstanceStep.HEALTH
     return InstanceStep.WAIT
 
 
-def _draining(instance: Instance, seen: InstanceObservation) -> InstanceStep:
+def _draining(seen: InstanceObservation) -> InstanceStep:
     if seen.process == ProcessStatus.LOST:
         return InstanceStep.SWEEP
-    if seen.process in (ProcessStatus.EXITED, ProcessStatus.NONE):
-        return _after_end(instance)
-    if instance.force_stop or _drained(seen) or seen.in_state_for > instance.stop_timeout:
+    if _has_ended(seen):
+        return _after_end(seen.row)
+    if seen.row.force_stop or _drained(seen.facts) or seen.facts.in_state_for > seen.row.stop_timeout:
         return InstanceStep.END
     return InstanceStep.WAIT
 
 
-def _drained(seen: InstanceObservation) -> bool:
+def _drained(facts: InstanceFacts) -> bool:
     """The engine's own count may lag when its last request was cancelled, so the wait for it is limited."""
-    return seen.let_go_for is not None and (not seen.engine_busy or seen.let_go_for > ENGINE_DRAIN_TIMEOUT)
+    return facts.let_go_for is not None and (not facts.engine_busy or facts.let_go_for > ENGINE_DRAIN_TIMEOUT)
 
 
 def _after_end(instance: Instance) -> InstanceStep:

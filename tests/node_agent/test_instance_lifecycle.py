@@ -3,14 +3,16 @@
 import pytest
 
 from inference.models import Desired, Instance, InstanceState
-from node_agent.decide import (
+from node_agent.instance_lifecycle import (
     ENGINE_DRAIN_TIMEOUT,
     HANG_TIMEOUT,
+    InstanceFacts,
     InstanceObservation,
     InstanceStep,
-    ProcessStatus,
     decide,
 )
+from node_agent.process_tree import ProcessStatus
+from node_agent.shims import ShimState
 
 RUNNING, EXITED, LOST, NONE = ProcessStatus.RUNNING, ProcessStatus.EXITED, ProcessStatus.LOST, ProcessStatus.NONE
 WANTED = {"desired": Desired.RUNNING, "generation": 1, "running_generation": 1}
@@ -18,11 +20,15 @@ RESTART = {**WANTED, "generation": 2}
 STOP = {**WANTED, "desired": Desired.STOPPED}
 
 
-def step(state: InstanceState, wish: dict, process: ProcessStatus, idle_timeout: int = 0, **seen) -> InstanceStep:
+def step(
+    state: InstanceState, wish: dict, process: ProcessStatus, shim: ShimState | None = None, **seen
+) -> InstanceStep:
+    if process == EXITED and shim is None:
+        shim = ShimState(exit_code=1, reason="exit")
     row = {name: seen.pop(name) for name in ("force_stop", "stop_timeout", "healthy_row") if name in seen}
     row["healthy"] = row.pop("healthy_row", True)
     instance = Instance(state=state, start_timeout=300, **{"stop_timeout": 60, **wish, **row})
-    return decide(instance, InstanceObservation(process, **seen), idle_timeout)
+    return decide(InstanceObservation(instance, process, shim, InstanceFacts(**seen)))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,8 @@ def test_pending(wish, process, seen, expected):
         (WANTED, RUNNING, {"healthy": True}, InstanceStep.READY),
         (WANTED, RUNNING, {"in_state_for": 301}, InstanceStep.TIMED_OUT),
         (WANTED, EXITED, {}, InstanceStep.FAILED),
-        (WANTED, EXITED, {"killed_by_signal": True}, InstanceStep.CRASHED),
+        (WANTED, EXITED, {"shim": ShimState(signal=9)}, InstanceStep.CRASHED),
+        (WANTED, EXITED, {"shim": ShimState(signal=9, reason="stop")}, InstanceStep.FAILED),
         (WANTED, NONE, {}, InstanceStep.CRASHED),
         (WANTED, LOST, {}, InstanceStep.SWEEP),
         (STOP, RUNNING, {"healthy": True}, InstanceStep.END),

@@ -13,7 +13,7 @@ LoadedAdapter = tuple[str, str]  # instance id and adapter version
 class RequestCounts(Generic[Key]):
     """Requests in flight by key, and when the last one ended."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.inflight: dict[Key, int] = {}
         self._ended: dict[Key, float] = {}
 
@@ -42,7 +42,7 @@ class RequestCounts(Generic[Key]):
 class RequestTracker:
     """Counts by instance and, for adapters, by instance and version; runs (instance id, generation) to avoid."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.instances: RequestCounts[str] = RequestCounts()
         self.adapters: RequestCounts[LoadedAdapter] = RequestCounts()
         self._suspect_until: dict[tuple[str, int], float] = {}

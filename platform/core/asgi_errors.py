@@ -4,12 +4,13 @@ from django.http import JsonResponse
 from django.utils import translation
 
 from core import cors
+from core.asgi_server import AsgiScope
 from core.errors import PlatformError, json_response
 from core.language import language_of
 from core.middleware import request_id_from
 
 
-def error_response(scope, error: PlatformError) -> JsonResponse:
+def error_response(scope: AsgiScope, error: PlatformError) -> JsonResponse:
     """In the caller's language, with CORS headers for the allowed origins."""
     request_headers = dict(scope["headers"])
     with translation.override(language_of(request_headers.get(b"accept-language"))):

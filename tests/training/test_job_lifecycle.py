@@ -1,16 +1,18 @@
 """What the runner does next, and what it reads: no processes, no database rows."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from node_agent import folders
-from node_agent.decide import ProcessStatus
+from node_agent.process_tree import ProcessStatus
 from node_agent.shims import ShimState
 from training.models import TrainingJob
 from training.runner import checkpoints, job_diagnosis
-from training.runner.decide import JobObservation, JobStep, count_crashes, decide
+from training.runner.job_lifecycle import JobFacts, JobObservation, JobStep, count_crashes, decide
 from training.runner.progress_reader import BYTES_PER_READ, MAX_LINE_BYTES, ProgressReader
+from training.runner.run import TrainingRun
 from training.trainer.checkpoints import save_checkpoint
 
 NONE, RUNNING, EXITED, LOST = ProcessStatus.NONE, ProcessStatus.RUNNING, ProcessStatus.EXITED, ProcessStatus.LOST
@@ -42,19 +44,24 @@ def job(state: str, desired: str = "running", **fields) -> TrainingJob:
         ("running", "running", EXITED, {"exit_code": 0}, JobStep.CRASHED),
         ("running", "running", EXITED, {"exit_code": 1}, JobStep.CRASHED),
         ("running", "running", NONE, {}, JobStep.CRASHED),
-        ("running", "running", EXITED, {"refused": True, "exit_code": 2}, JobStep.FAILED),
+        ("running", "running", EXITED, {"refused": True, "exit_code": 1}, JobStep.FAILED),
+        ("running", "running", EXITED, {"exit_code": 2}, JobStep.FAILED),
         ("running", "paused", EXITED, {"refused": True, "exit_code": 2}, JobStep.FAILED),
         ("running", "paused", EXITED, {"exit_code": 3}, JobStep.PAUSED),
         ("running", "paused", NONE, {}, JobStep.PAUSED),
         ("running", "cancelled", NONE, {}, JobStep.CANCELLED),
         ("running", "running", EXITED, {"exit_code": 3}, JobStep.AGAIN),
-        ("running", "running", EXITED, {"ended_by": "supervisor"}, JobStep.AGAIN),
-        ("running", "running", EXITED, {"ended_by": "lease"}, JobStep.AGAIN),
+        ("running", "running", EXITED, {"reason": "supervisor"}, JobStep.AGAIN),
+        ("running", "running", EXITED, {"reason": "lease"}, JobStep.AGAIN),
         ("completed", "running", NONE, {}, JobStep.WAIT),
     ],
 )
 def test_the_one_next_step(state, desired, process, seen, step):
-    assert decide(job(state, desired), JobObservation(process, **seen)) == step
+    end = {name: seen[name] for name in ("exit_code", "reason") if name in seen}
+    facts = {name: value for name, value in seen.items() if name not in end}
+    shim = ShimState(**end) if process == EXITED else None
+    facts = JobFacts(TrainingRun("job-1", 1, Path()), **facts)
+    assert decide(JobObservation(job(state, desired), process, shim, facts)) == step
 
 
 @pytest.mark.parametrize(

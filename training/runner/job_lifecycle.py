@@ -1,28 +1,29 @@
-"""What the runner does next for one job: a pure function of the wanted and the observed state."""
+"""Decides what the runner does next for one job: a pure function of its row and of what was observed."""
 
 from dataclasses import dataclass
 from enum import Enum
 
-from node_agent.decide import ProcessStatus
+from node_agent.process_tree import ProcessStatus
+from node_agent.reconciler import Observation
 from training.models import DesiredJobState, JobState, TrainingJob
+from training.runner.run import TrainingRun
 
-MAX_CRASHES = 3  # without progress between them
-BACK_OFF = (0, 10)  # seconds before the start after the first and the second crash
 REFUSED, STOPPED = 2, 3  # exit codes of the trainer
 REQUESTED_ENDS = ("stop", "lease", "supervisor")  # why a shim ended its tree on request
 
 
 @dataclass(frozen=True)
-class JobObservation:
-    """One observation of a job's run."""
+class JobFacts:
+    """What is observed of a job besides its process tree."""
 
-    process: ProcessStatus
-    exit_code: int | None = None
-    ended_by: str | None = None  # why the shim ended it: exit, error, or one of OURS
+    run: TrainingRun
     all_read: bool = True  # all its events are read
     finished: bool = False  # it reported a complete adapter
     refused: bool = False  # it reported an error that a retry cannot fix
     may_launch: bool = True
+
+
+JobObservation = Observation[TrainingJob, JobFacts]
 
 
 class JobStep(Enum):
@@ -38,17 +39,18 @@ class JobStep(Enum):
     FAILED = "failed"
 
 
-def decide(job: TrainingJob, seen: JobObservation) -> JobStep:
+def decide(seen: JobObservation) -> JobStep:
     """The next step of a job that is placed on this node."""
+    job = seen.row
     if seen.process == ProcessStatus.LOST:
         return JobStep.SWEEP
     if job.state == JobState.QUEUED:
-        return _queued(job, seen)
+        return _queued(seen)
     if job.state != JobState.RUNNING:
         return JobStep.WAIT
     if seen.process == ProcessStatus.RUNNING:
         return JobStep.WAIT if job.desired == DesiredJobState.RUNNING else JobStep.END
-    return _ended(job, seen) if seen.all_read else JobStep.WAIT
+    return _ended(seen) if seen.facts.all_read else JobStep.WAIT
 
 
 def count_crashes(job: TrainingJob) -> int:
@@ -57,28 +59,25 @@ def count_crashes(job: TrainingJob) -> int:
     return 1 if is_further else job.crashes + 1
 
 
-def _queued(job: TrainingJob, seen: JobObservation) -> JobStep:
+def _queued(seen: JobObservation) -> JobStep:
     if seen.process == ProcessStatus.RUNNING:
         return JobStep.SWEEP  # an earlier run has not ended yet
-    if job.desired != DesiredJobState.RUNNING:
-        return _requested_end(job)
-    return JobStep.LAUNCH if seen.may_launch else JobStep.WAIT
+    if seen.row.desired != DesiredJobState.RUNNING:
+        return JobStep.CANCELLED if seen.row.desired == DesiredJobState.CANCELLED else JobStep.PAUSED
+    return JobStep.LAUNCH if seen.facts.may_launch else JobStep.WAIT
 
 
-def _ended(job: TrainingJob, seen: JobObservation) -> JobStep:
+def _ended(seen: JobObservation) -> JobStep:
     """An accepted cancel is final; a pause has no effect on a run that has finished or was refused."""
+    job, facts, shim = seen.row, seen.facts, seen.shim
     if job.desired == DesiredJobState.CANCELLED:
         return JobStep.CANCELLED
-    if seen.finished:
+    if facts.finished:
         return JobStep.COMPLETED
-    if seen.refused:
+    if facts.refused or shim and shim.exit_code == REFUSED:
         return JobStep.FAILED
     if job.desired == DesiredJobState.PAUSED:
         return JobStep.PAUSED
-    if seen.exit_code == STOPPED or seen.ended_by in REQUESTED_ENDS:
+    if shim and (shim.exit_code == STOPPED or shim.reason in REQUESTED_ENDS):
         return JobStep.AGAIN
     return JobStep.CRASHED
-
-
-def _requested_end(job: TrainingJob) -> JobStep:
-    return JobStep.CANCELLED if job.desired == DesiredJobState.CANCELLED else JobStep.PAUSED
