@@ -67,7 +67,7 @@ def adopt_trainer_counts(job: TrainingJob) -> None:
 
 def _read_counts(job: TrainingJob) -> dict[str, int] | None:
     """None until the trainer has reported them."""
-    path = storage.folder_of(job) / f"gen-{job.running_generation}" / "progress.jsonl"
+    path = storage.generation_folder(storage.folder_of(job), job.running_generation) / "progress.jsonl"
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             event = _start_event(file)
