@@ -234,6 +234,8 @@ ENGINE_THREADS = env.int("SERAI_ENGINE_THREADS", 0)  # 0: chosen from the machin
 DATASET_MAX_BYTES = env.int("SERAI_MAX_DATASET", 256 * 1024 * 1024)
 JOBS_PER_TENANT = env.int("SERAI_TRAINING_JOBS", 2)  # jobs that may hold devices at the same time
 TRAINER = env.str("SERAI_TRAINER", "training.runner.program.trainer_argv")  # the function that returns its command line
+# the function that returns the command line of the program that counts tokens
+TOKEN_COUNTER = env.str("SERAI_TOKEN_COUNTER", "training.datasets.tokens.counter_argv")
 
 # Set by `up` for its children, which end when that supervisor ends
 SESSION = env.str("SERAI_SESSION", "")

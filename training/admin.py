@@ -47,10 +47,11 @@ class TrainingJobAdmin(ReadOnlyAdmin):
     readonly_fields = ["show_status", "show_why", "show_steps", "show_curve", "show_lines"]
     fields = [
         "show_status", "show_why", "show_steps", "show_curve", "tenant", "created_by", "key", "base_model", "base_name",
-        "dataset", "dataset_name", "dataset_version", "adapter_name", "recipe", "estimate", "state", "desired", "node",
-        "generation", "running_generation", "placement", "launch", "pid", "epoch", "loss", "eval_loss", "learning_rate",
-        "grad_norm", "tokens_per_second", "elapsed_seconds", "eta_seconds", "checkpoints", "crashes", "crashed_at_step",
-        "failure_cause", "show_lines", "state_since", "queued_at", "started_at", "finished_at",
+        "dataset", "dataset_name", "dataset_version", "adapter_name", "recipe", "row_counts", "estimate", "state",
+        "desired", "node", "generation", "running_generation", "placement", "launch", "pid", "epoch", "loss",
+        "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds", "eta_seconds", "checkpoints",
+        "crashes", "crashed_at_step", "failure_cause", "show_lines", "state_since", "queued_at", "started_at",
+        "finished_at",
     ]  # fmt: skip
 
     @display(description=_("Status"), label=STATUS_COLOURS, ordering="state")

@@ -30,6 +30,10 @@ class Dataset(TenantModel):
     characters = models.PositiveBigIntegerField()
     size_bytes = models.PositiveBigIntegerField()
     sha256 = models.CharField(max_length=64)
+    origin = models.JSONField(
+        default=dict,
+        help_text=_("The uploaded file: its kind, the fields of its rows, those without a meaning, rows of weight 0."),
+    )
     created_by = models.ForeignKey("accounts.User", null=True, on_delete=models.SET_NULL, related_name="+")
 
     class Meta:
@@ -108,6 +112,9 @@ class TrainingJob(TenantModel):
     dataset_version = models.PositiveIntegerField()
     adapter_name = models.CharField(max_length=200, help_text=_("What comes of it is a version of this adapter."))
     recipe = models.JSONField(help_text=_("Hyperparameters, with numbers for what was automatic."))
+    row_counts = models.JSONField(
+        default=dict, help_text=_("Rows that are cut or left out: counted before the start, then by the trainer.")
+    )
     estimate = models.JSONField(default=dict, help_text=_("Bytes of device memory that it will need, by part."))
     created_by = models.ForeignKey("accounts.User", null=True, on_delete=models.SET_NULL, related_name="+")
     key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="+")
@@ -158,6 +165,16 @@ class TrainingJob(TenantModel):
         """What users see: an accepted pause or cancel counts at once, though its trainer may still be stopping."""
         is_stopping = self.state in ACTIVE_STATES and self.desired != DesiredJobState.RUNNING
         return self.desired if is_stopping else self.state
+
+    @property
+    def rows_cut(self) -> int | None:
+        """Rows that lose their end at the recipe's length. None until they are counted."""
+        return self.row_counts.get("cut")
+
+    @property
+    def rows_left_out(self) -> int | None:
+        """Rows of which nothing is learnt. None until they are counted."""
+        return self.row_counts.get("left_out")
 
     @property
     def is_waiting(self) -> bool:

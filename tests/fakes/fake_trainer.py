@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training" / "train
 
 import checkpoints
 import conversation
+import fake_encoder
+import row_losses
 import spec as specs
 from progress import ProgressJournal
 
@@ -70,7 +72,10 @@ class Trainer:
         self.recipe, self.journal = self.spec.recipe, ProgressJournal(path.parent / "progress.jsonl")
         self.faults = read_faults(self.folder, Path(self.spec.base))
         self.rows = [line for line in Path(self.spec.data).read_bytes().splitlines() if line.strip()]
-        self.train_rows = len(self.rows) - len(self.spec.held_out)
+        read = conversation.BY_FORM[self.spec.format]
+        self.lessons = [read(json.loads(row)) for row in self.rows]
+        self.truncated, self.left_out = self.row_losses()
+        self.train_rows = len(set(range(len(self.rows))) - self.spec.held_out - self.left_out)
         self.total = self.faults.steps or self.recipe.total_steps(self.train_rows)
         self.step, self.weights, self.stopped = 0, "", False
         self.begun = time.monotonic()
@@ -78,8 +83,8 @@ class Trainer:
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self.on_sigterm)
         time.sleep(self.faults.start_seconds)
-        if self.faults.refuse:
-            self.journal.write_event("error", 0, **self.faults.refuse)
+        if refusal := self.refusal():
+            self.journal.write_event("error", 0, **refusal)
             return REFUSED
         self.resume()
         self.report_start()
@@ -90,6 +95,23 @@ class Trainer:
                 self.journal.write_event("stopped", self.step)
                 return STOPPED
         return self.finish()
+
+    def refusal(self) -> dict | None:
+        if self.train_rows:
+            return self.faults.refuse
+        longest = self.recipe.max_seq_length
+        return {"reason": f"No row has an answer within the first {longest} tokens.", "field": "max_seq_length"}
+
+    def row_losses(self) -> tuple[int, frozenset[int]]:
+        """How many rows lose their end, and the numbers of those of which nothing is learnt; a word is a token."""
+        longest, cut, left_out = self.recipe.max_seq_length, 0, set()
+        for number, lesson in enumerate(self.lessons):
+            row = fake_encoder.encode(number, lesson)
+            if not row.cut(longest).learnt_tokens:
+                left_out.add(number)
+            elif len(row.ids) > longest:
+                cut += 1
+        return cut, frozenset(left_out)
 
     def on_sigterm(self, _signum, _frame) -> None:
         self.stopped = not self.faults.deaf
@@ -103,7 +125,12 @@ class Trainer:
     def report_start(self) -> None:
         held_out = len(self.spec.held_out)
         tokens = sum(len(row.split()) for row in self.rows)
-        counts = {"rows": self.train_rows, "held_out_rows": held_out, "tokens": tokens, "truncated": 0, "left_out": 0}
+        for sentence in row_losses.sentences(self.truncated, len(self.left_out), self.recipe.max_seq_length):
+            print(sentence)
+        counts = {
+            "rows": self.train_rows, "held_out_rows": held_out, "tokens": tokens, "truncated": self.truncated,
+            "left_out": len(self.left_out), "limit": self.recipe.max_seq_length,
+        }  # fmt: skip
         self.journal.write_event("start", self.step, total_steps=self.total, **counts)
         if self.step == 0:
             self.measure("before")
@@ -187,9 +214,11 @@ class Trainer:
         return DONE
 
     def samples(self):
-        chosen = sorted(self.spec.held_out) or range(len(self.rows))
-        for number in list(chosen)[: self.spec.samples]:
-            *prompt, answer = conversation.BY_FORM[self.spec.format](json.loads(self.rows[number]))
+        chosen = [
+            number for number in sorted(self.spec.held_out) or range(len(self.rows)) if number not in self.left_out
+        ]
+        for number in chosen[: self.spec.samples]:
+            *prompt, answer = self.lessons[number].last_taught
             expected = answer["content"]
             yield {"prompt": prompt, "expected": expected, "before": "Nothing.", "after": expected}
 

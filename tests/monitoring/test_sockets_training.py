@@ -38,7 +38,11 @@ def test_a_job_is_told_at_once_and_at_every_change(monitor, viewer, job):  # noq
         message = receive_message(ws)
         assert message["type"] == "training_progress"
         assert (message["data"]["job_id"], message["data"]["status"], message["data"]["step"]) == (job.pk, "queued", 0)
-        TrainingJob.objects.update(state=JobState.RUNNING, step=7, total_steps=20, loss=0.5, eta_seconds=12.5)
+        assert (message["data"]["rows_cut"], message["data"]["rows_left_out"]) == (0, 0)
+        counts = {"rows": 8, "cut": 3, "left_out": 1, "limit": 64}
+        TrainingJob.objects.update(
+            state=JobState.RUNNING, step=7, total_steps=20, loss=0.5, eta_seconds=12.5, row_counts=counts
+        )
         job.refresh_from_db()
         with transaction.atomic():
             transitions.announce(job)
@@ -50,6 +54,8 @@ def test_a_job_is_told_at_once_and_at_every_change(monitor, viewer, job):  # noq
             "total_steps": 20,
             "loss": 0.5,
             "eta_seconds": 12.5,
+            "rows_cut": 3,
+            "rows_left_out": 1,
         }
         assert expected.items() <= data.items()
 

@@ -20,10 +20,12 @@ from node_agent.shims import ShimState
 from tests.fakes.fake_aware_engine import TAG
 from tests.support.trainer_runs import FAKE, conversation
 from training.datasets import storage
+from training.datasets.tokens import counter_argv
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, Format, TrainingJob
 from training.runner.program import trainer_argv
 
+FAKE_COUNTER = FAKE.with_name("fake_counter.py")
 WAIT_TIMEOUT = 60  # seconds, on a busy machine
 SIZE = 64 * MIB
 
@@ -31,6 +33,15 @@ SIZE = 64 * MIB
 def trainer(job: TrainingJob) -> list[str]:
     """The command of the fake trainer for base models with the tag `fake`, else of the real one."""
     return [sys.executable, str(FAKE)] if TAG in job.base_model.tags else trainer_argv(job)
+
+
+def counter(model: Model) -> list[str]:
+    """The command of the fake counter of tokens for base models with the tag `fake`, else of the real one."""
+    return [sys.executable, str(FAKE_COUNTER)] if TAG in model.tags else counter_argv(model)
+
+
+def fake_counter(_model: Model) -> list[str]:
+    return [sys.executable, str(FAKE_COUNTER)]
 
 
 def dataset(tenant, rows: int = 20) -> Dataset:

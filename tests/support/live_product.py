@@ -130,7 +130,8 @@ def running(data: Path, *arguments: str, **more: str) -> Iterator[LiveProduct]:
     environment |= {
         "SERAI_DATA": str(data), "SERAI_PORT": "0", "SERAI_NO_VENV": "1", "SERAI_SKIP_ENGINE_INSTALL": "1",
         "SERAI_ENGINE_ADAPTERS": ADAPTERS, "SERAI_FIRST_BYTE_TIMEOUT": "5",
-        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.support.agent_jobs.trainer", **more,
+        "SERAI_IDLE_TIMEOUT": "5", "SERAI_TRAINER": "tests.support.agent_jobs.trainer",
+        "SERAI_TOKEN_COUNTER": "tests.support.agent_jobs.counter", **more,
     }  # fmt: skip
     with (data.parent / f"{data.name}.log").open("wb") as log:
         process = subprocess.Popen(

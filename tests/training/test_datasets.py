@@ -38,6 +38,11 @@ def chat(*turns: tuple[str, str]) -> dict:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
+def answered(**answer) -> dict:
+    """A chat whose answer has these fields."""
+    return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **answer}]}
+
+
 @pytest.fixture(autouse=True)
 def folders(settings, tmp_path):
     settings.DATA_DIR = tmp_path
@@ -104,12 +109,15 @@ WRONG = {
     "a list": (b'[{"prompt": "a", "completion": "b"}]', "not a list"),
     "not UTF-8": ('{"prompt": "ä", "completion": "ö"}'.encode("latin-1"), "not UTF-8 (byte 13)"),
     "half of a surrogate": (b'{"prompt": "\\ud800", "completion": "b"}', "not JSON"),
-    "no known form": ({"question": "a", "answer": "b"}, "A row has messages, or prompt"),
+    "no known form": ({"title": "a", "body": "b"}, "A row has messages, or conversations, or a question"),
+    "plain text": ({"text": "a"}, "Rows of plain text cannot be taught"),
     "two forms": (GOOD | chat(("user", "a"), ("assistant", "b")), "not several"),
     "another form": (chat(("user", "a"), ("assistant", "b")), "have the form prompt, this one messages"),
     "empty answer": ({"prompt": "a", "completion": " "}, "completion is empty"),
     "empty question": ({"prompt": "", "completion": "b"}, "prompt is empty"),
-    "no answer": ({"prompt": "a"}, "completion must be a text"),
+    "no answer": ({"prompt": "a"}, "The answer is missing: one of completion, response"),
+    "two answers": (GOOD | {"answer": "b"}, "Only one of these may be given: completion, answer."),
+    "another question": ({"question": "a", "answer": "b"}, "have the form prompt, this one question"),
     "a number": ({"prompt": "a", "completion": 1}, "completion must be a text"),
     "input that is no text": ({"instruction": "a", "input": 1, "output": "b"}, "input must be a text"),
     "no messages": ({"messages": []}, "messages must be a list"),
@@ -119,10 +127,37 @@ WRONG = {
     "empty message": (chat(("user", "a"), ("assistant", "")), "Message 2: content is empty"),
     "no answer at the end": (chat(("assistant", "a"), ("user", "b")), "The last message must be the assistant's"),
     "nobody asks": (chat(("assistant", "a")), "no message of the user"),
-    "tool calls": (
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": []}]},
-        "not tool_calls",
+    "tool calls": (answered(tool_calls=[{"id": "call-1"}]), "Message 2: only role, content and weight can be taught"),
+    "a refusal": (answered(refusal="No."), "not refusal"),
+    "an image": (answered(content=[{"type": "image_url", "image_url": {}}]), "only parts of type text"),
+    "two names of a role": (answered(**{"from": "gpt"}), "Message 2: Only one of these may be given: role, from."),
+    "half a weight": (answered(weight=0.5), "Message 2: weight must be 0 or 1"),
+    "a weight of yes": (answered(weight=True), "Message 2: weight must be 0 or 1"),
+    "weights at odds": (answered(weight=0, loss_weight=1), "Only one of these may be given: weight, loss_weight."),
+    "a question to learn": (
+        {"messages": [{"role": "user", "content": "a", "weight": 1}, {"role": "assistant", "content": "b"}]},
+        "only the assistant's messages can have a weight",
     ),
+    "a row's weight": (GOOD | {"weight": 2}, "weight must be 0 or 1"),
+    "a bad answer": (GOOD | {"label": False}, "label: an answer that is marked as bad cannot be taught"),
+    "a bad answer in numbers": (GOOD | {"kto_tag": 0}, "kto_tag: an answer that is marked as bad"),
+    "a label that says anything": (GOOD | {"label": "urgent"}, "label must be true"),
+    "tools": (chat(("user", "a"), ("assistant", "b")) | {"tools": [{"type": "function"}]}, "tools: tools cannot be"),
+    "functions": (GOOD | {"functions": [{"name": "f"}]}, "functions: tools cannot be taught"),
+    "a preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "chosen: pairs of a preferred"),
+    "images": (GOOD | {"images": ["cat.jpg"]}, "images: only text can be taught"),
+    "thoughts": (GOOD | {"reasoning_content": "Hm."}, "reasoning_content: write thoughts into the answer"),
+    "a mask": (GOOD | {"train": False}, "train is not known here. Say what is not to be learnt by weight 0"),
+    "two systems": (GOOD | {"system": "a", "system_prompt": "b"}, "given: system, system_prompt"),
+    "a system beside one": (
+        chat(("system", "a"), ("user", "b"), ("assistant", "c")) | {"system": "d"},
+        "The system message is given twice",
+    ),
+    "a system that is no text": (GOOD | {"system": 1}, "system must be a text"),
+    "a history that is none": (GOOD | {"history": "a"}, "history must be a list of pairs"),
+    "half a turn": (GOOD | {"history": [["a"]]}, "history: item 1 is no pair"),
+    "an empty turn": (GOOD | {"history": [["a", "b"], ["a", " "]]}, "history: item 2 is no pair"),
+    "a chat with a history": (chat(("user", "a"), ("assistant", "b")) | {"history": [["c", "d"]]}, "messages, history"),
     "a long line": ({"prompt": "a" * 1024 * 1024, "completion": "b"}, "longer than 1048576 bytes"),
 }
 
@@ -140,7 +175,7 @@ def test_a_wrong_row_is_told_by_its_line_and_nothing_is_kept(api, member, files,
 
 def test_the_first_errors_of_many_are_told(api, member):
     error = upload(api(member), jsonl(*[b"wrong"] * 30)).json()["error"]
-    assert error["message"] == "Wrong rows: 30. Nothing was kept."
+    assert error["message"] == "This was read as a JSONL file. Wrong rows: 30. Nothing was kept."
     assert list(error["details"]) == [f"line {number}" for number in range(1, 21)]
 
 
@@ -152,7 +187,7 @@ def test_the_engine_documents_form_of_errors_lists_the_lines(api, member):
 
 
 def test_json_over_several_lines_is_said_to_be_so(api, member):
-    details = upload(api(member), json.dumps([GOOD], indent=1).encode()).json()["error"]["details"]
+    details = upload(api(member), json.dumps(GOOD, indent=1).encode()).json()["error"]["details"]
     assert "spread over several lines" in details["line 1"]
 
 
@@ -273,8 +308,10 @@ def test_a_preview_shows_what_each_row_teaches(api, member, viewer):
     assert len(shown["rows"]) == 50
     assert shown["rows"][0]["line"] == 2
     assert shown["rows"][0]["messages"] == [
-        {"role": "user", "content": "Translate.\n\nHaus"}, {"role": "assistant", "content": "house"},
-    ]  # fmt: skip
+        {"role": "user", "content": "Translate.\n\nHaus", "taught": False},
+        {"role": "assistant", "content": "house", "taught": True},
+    ]
+    assert shown["description"] == "This is a JSONL file of Alpaca rows."
     held_out = [row["line"] for row in shown["rows"] if row["held_out"]]
     assert held_out
     other = api(viewer).get(preview, {"rows": 50, "seed": 1}).json()["rows"]

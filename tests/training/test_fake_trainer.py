@@ -101,3 +101,19 @@ def test_a_refusal_is_told_with_its_field(job):
     run = job.fake(0, {"refuse": {"reason": "There is no such layer.", "field": "target_modules"}})
     assert run.finish() == 2
     assert json.loads((run.folder / "progress.jsonl").read_text())["field"] == "target_modules"
+
+
+def test_rows_are_cut_and_left_out_as_the_real_trainer_does(tmp_path):
+    rows = [conversation("Q", "A"), conversation("Q", "word " * 30), conversation("word " * 30, "A")]
+    untaught = conversation("Q", "A") | {"weight": 0}
+    run = Job(tmp_path / "job", [*rows, untaught]).fake(max_seq_length=16)
+    assert run.finish() == 0
+    (start,) = run.events("start")
+    assert (start["rows"], start["truncated"], start["left_out"], start["limit"]) == (2, 1, 2, 16)
+    assert len(run.evaluation["samples"]) == 2
+
+
+def test_rows_that_are_all_too_long_are_an_error(tmp_path):
+    run = Job(tmp_path / "job", [conversation("word " * 30, "A")]).fake(max_seq_length=16)
+    assert run.finish() == 2
+    assert run.events("error")[0]["field"] == "max_seq_length"

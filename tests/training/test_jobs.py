@@ -214,6 +214,99 @@ def test_a_tenant_has_no_more_unended_jobs_than_it_may(api, member, job, monkeyp
     assert api(member).post(JOBS, order()).status_code == 201
 
 
+# --- rows that are cut or left out
+
+# Words are tokens here, and each message has one more: these have 6, 36 and 36, of which the last has 1 to be learnt.
+SHORT, LONG_ANSWER = {"prompt": "a b", "completion": "c d"}, {"prompt": "a", "completion": "word " * 33}
+LONG_PROMPT = {"prompt": "word " * 33, "completion": "c"}
+LENGTH = {**job_rows.SMALL, "max_seq_length": 16}
+
+
+def mixed(tenant, *rows: dict, name: str = "mixed"):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    made = job_rows.dataset(tenant, name, text=text, rows=1)
+    made.rows = len(rows)
+    made.save()
+    return made
+
+
+def test_rows_that_are_cut_or_left_out_are_counted_before_the_start(api, member, stranger, tenant, base):
+    mixed(tenant, SHORT, LONG_ANSWER, LONG_PROMPT, LONG_PROMPT, SHORT | {"weight": 0})
+    made = api(member).post(JOBS, order(dataset="mixed", recipe=LENGTH)).json()
+    assert made["warnings"] == [
+        "1 of 5 rows are longer than 16 tokens and are taught without their end.",
+        "3 of 5 rows have nothing to learn within 16 tokens: left out.",
+    ]
+    shown = api(member).get(f"{JOBS}/{made['id']}").json()
+    assert (shown["rows_cut"], shown["rows_left_out"]) == (1, 3)
+    versioned = api(member).get(f"/api/v1/training/status/{made['id']}").json()
+    assert (versioned["rowsCut"], versioned["rowsLeftOut"]) == (1, 3)
+    assert api(stranger).get(f"{JOBS}/{made['id']}").status_code == 404
+    (event,) = [
+        event
+        for event in api(member).get(f"/v1/fine_tuning/jobs/{made['id']}/events").json()["data"]
+        if event["level"] == "warn"
+    ]
+    assert event["message"] == "1 of 5 rows are cut and 3 of 5 rows are left out at 16 tokens."
+
+
+def test_the_engine_documents_start_warns_as_well(api, member, tenant, base):
+    mixed(tenant, SHORT, LONG_PROMPT)
+    body = {"baseModel": "base", "datasetPath": "/data/mixed.jsonl", "outputDir": "/checkpoints/x",
+            "hyperParams": {"maxSeqLength": 16, "loraRank": 8}}  # fmt: skip
+    assert api(member).post("/api/v1/training/start", body).json()["warnings"] == [
+        "1 of 2 rows have nothing to learn within 16 tokens: left out."
+    ]
+
+
+def test_a_job_whose_rows_are_all_too_long_is_refused(api, member, tenant, base):
+    mixed(tenant, LONG_PROMPT, LONG_PROMPT)
+    reply = api(member).post(JOBS, order(dataset="mixed", recipe=LENGTH))
+    assert (reply.status_code, list(details(reply))) == (422, ["recipe.max_seq_length"])
+    assert details(reply)["recipe.max_seq_length"] == "No row has an answer within the first 16 tokens."
+    assert TrainingJob.objects.count() == 0
+
+
+def test_more_rows_than_are_counted_are_said_so(api, member, base, facts, monkeypatch):
+    monkeypatch.setattr("training.datasets.tokens.MAX_ROWS", 3)
+    assert api(member).post(JOBS, order()).json()["warnings"] == ["Only the first 3 rows were counted."]
+
+
+def test_where_rows_cannot_be_counted_it_is_said_and_the_job_starts(api, member, base, facts, settings):
+    settings.TOKEN_COUNTER = "tests.training.test_jobs.no_counter"
+    made = api(member).post(JOBS, order()).json()
+    assert made["warnings"] == [
+        "Rows longer than 64 tokens are cut or left out. "
+        "They could not be counted: The program that counts tokens could not be started."
+    ]
+    assert (made["rows_cut"], made["rows_left_out"]) == (None, None)
+
+
+def no_counter(_model) -> list[str]:
+    return ["/nowhere/python"]
+
+
+def test_a_base_without_a_chat_template_is_refused_before_the_start(api, member, tenant, base, facts, folders):
+    (folders / "tenants" / tenant.slug / "models" / "base" / "no_chat_template").touch()
+    reply = api(member).post(JOBS, order())
+    assert (reply.status_code, list(details(reply))) == (422, ["base_model"])
+    assert details(reply)["base_model"] == "The base model has no chat template."
+
+
+def test_tokens_are_counted_at_the_recipes_length(api, viewer, stranger, tenant, base):
+    made = mixed(tenant, SHORT, LONG_ANSWER, LONG_PROMPT)
+    path = f"/api/datasets/{made.pk}/tokens"
+    counted = api(viewer).get(path, {"base_model": "base", "max_seq_length": 16}).json()
+    assert counted == {
+        "rows": 3, "tokens": 78, "learnt_tokens": 36, "longest": 36, "limit": 16, "rows_cut": 1, "rows_left_out": 1,
+        "too_long_rows": 2, "too_long": {"2": 36, "3": 36},
+    }  # fmt: skip
+    whole = api(viewer).get(path, {"base_model": "base", "max_seq_length": 10_000}).json()
+    assert (whole["limit"], whole["rows_cut"], whole["rows_left_out"]) == (512, 0, 0)
+    assert api(stranger).get(path, {"base_model": "base"}).status_code == 404
+    assert api(viewer).get(path, {"base_model": "base", "max_seq_length": 0}).status_code == 422
+
+
 # --- strangers
 
 

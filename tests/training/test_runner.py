@@ -104,6 +104,24 @@ def test_samples_of_anything_that_rows_hold_are_kept_in_short(bench, tenant):
     assert len(sample["prompt"][0]["content"]) == 8000
 
 
+def test_rows_that_the_trainer_cuts_or_leaves_out_are_told_everywhere(bench, started, tenant, api, member, monkeypatch):
+    sent: list = []
+    monkeypatch.setattr("training.jobs.transitions.publish_on_commit", lambda *told, **_options: sent.append(told))
+    job = jobs.waiting(tenant, max_seq_length=16)
+    rows = [conversation("Q", "A"), conversation("Q", "word " * 30), *[conversation("word " * 30, "A")] * 2]
+    storage.path_of(job.dataset).write_text("".join(json.dumps(row) + "\n" for row in rows * 5))
+    assert jobs.place(job)
+    bench.becomes(job, "completed")
+    shown = api(member).get(f"/api/training/jobs/{job.pk}").json()
+    assert (shown["rows_cut"], shown["rows_left_out"], shown["total_steps"]) == (5, 10, 9)
+    events = api(member).get(f"/v1/fine_tuning/jobs/{job.pk}/events").json()["data"]
+    assert events[-3]["message"] == "5 of 20 rows are cut and 10 of 20 rows are left out at 16 tokens."
+    assert (events[-3]["level"], events[-2]["message"]) == ("warn", "The job has started.")
+    assert (sent[-1][2]["rows_cut"], sent[-1][2]["rows_left_out"]) == (5, 10)
+    log = (folders.folder_of(job.pk) / "engine.log").read_text()
+    assert "Rows of which nothing is learnt within 16 tokens, which are left out: 10." in log
+
+
 def test_what_the_trainer_is_told(bench, started):
     job = bench.reaches(started({"hang_at_step": 2}, rows=60, target_modules=("q_proj",)), 1)
     spec = json.loads((run_folder(job, 1) / "spec.json").read_text())

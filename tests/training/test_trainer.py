@@ -36,8 +36,10 @@ def thinking(messages, begin_answer):
     return text + "<|assistant|>" * begin_answer
 
 
-def spoken(render, messages=CHAT):
-    whole, found = spans.assistant_spans(messages, render)
+def spoken(render, row=None):
+    """What is learnt of a row of messages."""
+    lesson = conversation.of_chat(row or {"messages": CHAT})
+    whole, found = spans.assistant_spans(lesson.messages, lesson.taught, render)
     return [whole[start:end] for start, end in found]
 
 
@@ -51,7 +53,57 @@ def test_an_answer_that_looks_different_later_is_not_learnt():
 
 def test_a_greeting_that_answers_nothing_is_not_learnt():
     greeting = {"role": "assistant", "content": "Welcome!"}
-    assert spoken(chatml, [greeting, *CHAT[1:]]) == ["Pippa.<|end|>", "Orso.<|end|>"]
+    assert spoken(chatml, {"messages": [greeting, *CHAT[1:]]}) == ["Pippa.<|end|>", "Orso.<|end|>"]
+    assert spoken(chatml, {"messages": [CHAT[0], greeting, *CHAT[1:]]}) == ["Pippa.<|end|>", "Orso.<|end|>"]
+
+
+def weighted(*weights, name="weight"):
+    """The chat with weights for its two answers."""
+    given = iter(weights)
+    return [part | ({name: next(given)} if part["role"] == "assistant" else {}) for part in CHAT]
+
+
+@pytest.mark.parametrize(
+    ("weights", "learnt"),
+    [
+        ((0, 1), ["Orso.<|end|>"]),
+        ((1, 0), ["Pippa.<|end|>"]),
+        ((0.0, None), ["Orso.<|end|>"]),
+        ((1, 1.0), ["Pippa.<|end|>", "Orso.<|end|>"]),
+        ((0, 0), []),
+    ],
+)
+def test_a_message_of_weight_0_is_read_and_not_learnt(weights, learnt):
+    for name in ("weight", "loss_weight"):
+        assert spoken(chatml, {"messages": weighted(*weights, name=name)}) == learnt
+
+
+def test_nothing_is_learnt_of_a_row_of_weight_0():
+    assert spoken(chatml, {"messages": CHAT, "weight": 0}) == []
+    assert not conversation.of_question({"prompt": "Q", "completion": "A", "loss_weight": 0.0}).taught
+    assert conversation.of_question({"prompt": "Q", "completion": "A", "weight": 1}).taught
+
+
+def test_the_template_sees_roles_and_texts_only():
+    row = {"messages": [
+        {"role": "developer", "content": "Be brief.", "name": None}, {"from": "human", "value": "Q", "weight": 0},
+        {"role": "assistant", "content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}], "weight": 1},
+    ]}  # fmt: skip
+    assert conversation.of_chat(row).messages == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "A\nB"},
+    ]  # fmt: skip
+
+
+def test_system_and_history_come_first_and_their_answers_are_learnt():
+    row = {"query": "And the dog?", "response": "Orso.", "history": [["Which cat?", "Pippa."]], "system": "Be brief."}
+    lesson = conversation.of_question(row)
+    assert (lesson.messages, lesson.taught) == (CHAT, {2, 4})
+    assert conversation.of_chat({"messages": CHAT[1:], "system": "Be brief."}).messages == CHAT
+
+
+def test_a_sample_ends_with_the_last_answer_that_is_learnt():
+    assert conversation.of_chat({"messages": weighted(1, 0)}).last_taught == CHAT[:3]
 
 
 def test_a_template_that_rewrites_everything_leaves_nothing_to_learn():
@@ -67,12 +119,26 @@ def test_tokens_are_learnt_where_they_touch_an_answer():
     [
         ("messages", {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "id": 3}),
         ("prompt", {"prompt": "Q", "completion": "A"}),
+        ("prompt", {"question": "Q", "answer": "A", "id": 3}),
+        ("prompt", {"query": "Q", "response": "A", "history": None, "system": ""}),
         ("instruction", {"instruction": "Q", "output": "A", "input": " "}),
+        ("instruction", {"input": "Q", "output": "A"}),
+        ("messages", {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}),
+        (
+            "messages",
+            {"messages": None, "conversations": [{"role": "user", "content": "Q"}, {"from": "gpt", "value": "A"}]},
+        ),
     ],
 )
 def test_a_row_of_every_form_is_a_conversation(form, row):
-    messages = conversation.BY_FORM[form](row)
-    assert [message["content"] for message in messages] == ["Q", "A"]
+    lesson = conversation.BY_FORM[form](row)
+    assert lesson.messages == [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    assert (lesson.taught, lesson.is_taught_whole) == ({1}, True)
+
+
+def test_details_follow_the_question_after_an_empty_line():
+    row = {"instruction": "Who?", "context": "Mira keeps it.", "response": "Mira."}
+    assert conversation.of_question(row).messages[0]["content"] == "Who?\n\nMira keeps it."
 
 
 def test_a_spec_is_read_with_its_recipe(tmp_path):

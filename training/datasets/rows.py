@@ -1,64 +1,77 @@
-"""Dataset rows: the accepted formats, and the checks of a row.
+"""Surveys the rows of a file: how many there are of which shape, which are wrong, and what of them is not used."""
 
-JSONL in UTF-8, one object per line, all in one format:
-
-    {"messages": [{"role": "system" | "user" | "assistant", "content": "…"}, …]}   ending with the assistant
-    {"prompt": "…", "completion": "…"}
-    {"instruction": "…", "input": "…", "output": "…"}                              `input` may be left out or empty
-
-Unknown fields of a row are ignored; unknown fields of a message are refused, because they would change its meaning.
-"""
-
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import orjson
 from django.utils.translation import gettext as _
 
+from training.datasets import row_files
+from training.datasets.row_checks import InvalidRow, check_row, used_fields
+from training.datasets.row_files import MAX_LINE_BYTES, RawRow
 from training.models import Format
 from training.trainer import conversation
-from training.trainer.conversation import Conversation
+from training.trainer.conversation import ANSWERS, Lesson
 
-MAX_LINE_BYTES = 1024 * 1024
 MAX_ERRORS = 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-ROLES = ("system", "user", "assistant")
+MAX_IGNORED_FIELDS, MAX_FIELD_NAME = 50, 100
+FORMATS = {"messages": Format.MESSAGES, "conversations": Format.MESSAGES} | dict.fromkeys(
+    ("instruction", "input"), Format.INSTRUCTION
+)
 # The most that any tokenizer packs into a token, except for runs of spaces: a text with more per token is too long.
 MAX_CHARACTERS_PER_TOKEN = 16
 
 
-class InvalidRow(ValueError):
-    """What is wrong with a row, in the caller's language."""
-
-
 @dataclass(frozen=True)
 class Row:
-    """`line` counts from 1, as editors do."""
+    """`line` counts from 1, as editors do; `shape` is the field that holds its chat or question, `answer` its answer's.
+
+    `ignored` are fields without a meaning here.
+    """
 
     line: int
-    format: Format
-    conversation: Conversation
+    shape: str
+    answer: str
+    lesson: Lesson
+    ignored: frozenset[str]
+
+    @property
+    def format(self) -> Format:
+        return FORMATS.get(self.shape, Format.PROMPT)
 
     @property
     def characters(self) -> int:
-        return sum(len(message["content"]) for message in self.conversation)
+        return sum(len(message["content"]) for message in self.lesson.messages)
 
 
 @dataclass
 class Survey:
-    """Summary of a whole file. `errors` maps line to problem, for the first of the `wrong` rows."""
+    """Summary of a whole file. `errors` maps line to problem, for the first of the `wrong` rows.
+
+    `untaught` rows have the weight 0. `ignored` counts the rows that have a field without a meaning here.
+    """
 
     format: Format | None = None
+    shape: str = ""
+    answer: str = ""
     rows: int = 0
+    untaught: int = 0
     characters: int = 0
     wrong: int = 0
     errors: dict[int, str] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row) -> None:
-        self.format = self.format or row.format
+        if not self.rows:
+            self.format, self.shape, self.answer = row.format, row.shape, row.answer
         self.rows += 1
+        self.untaught += not row.lesson.taught
         self.characters += row.characters
+        for name in row.ignored:
+            if name in self.ignored or len(self.ignored) < MAX_IGNORED_FIELDS:
+                self.ignored[name] += 1
 
     def refuse(self, line: int, problem: str) -> None:
         self.wrong += 1
@@ -66,16 +79,16 @@ class Survey:
             self.errors[line] = problem
 
 
-def survey(file: BinaryIO, context: int | None = None) -> Survey:
+def survey(raw_rows: Iterable[RawRow], context: int | None = None) -> Survey:
     """Checks every row; `context` is the base model's context length in tokens."""
     found = Survey()
-    for line, raw in _lines(file):
+    for raw in raw_rows:
         try:
-            row = read(line, raw)
-            _check_same_format(row, found.format)
+            row = read(raw)
+            _check_same_shape(row, found.shape)
             _check_length(row, context)
         except InvalidRow as problem:
-            found.refuse(line, str(problem))
+            found.refuse(raw.number, str(problem))
         else:
             found.add(row)
     return found
@@ -83,32 +96,22 @@ def survey(file: BinaryIO, context: int | None = None) -> Survey:
 
 def first_rows(file: BinaryIO, count: int) -> Iterator[Row]:
     """The first rows of a file that is already checked."""
-    for (line, raw), _number in zip(_lines(file), range(count), strict=False):
-        yield read(line, raw)
+    for raw, _number in zip(row_files.read_lines(file), range(count), strict=False):
+        yield read(raw)
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers. Only the beginning of an overlong line is kept in memory."""
-    number = 0
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        rest = raw
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        if number == 1:
-            raw = raw.removeprefix(BYTE_ORDER_MARK)
-        if raw.strip():
-            yield number, raw
-
-
-def read(line: int, raw: bytes) -> Row:
+def read(raw: RawRow) -> Row:
     """Raises InvalidRow."""
-    if len(raw) > MAX_LINE_BYTES:
+    if raw.problem:
+        raise InvalidRow(raw.problem)
+    if len(raw.content) > MAX_LINE_BYTES:
         raise InvalidRow(_("The line is longer than %(most)d bytes.") % {"most": MAX_LINE_BYTES})
-    content = _parse_object(raw)
-    form = _detect_format(content)
-    CHECKS[form](content)
-    return Row(line, form, conversation.BY_FORM[form.value](content))
+    content = _parse_object(raw.content)
+    shape = check_row(content)
+    lesson = conversation.BY_FORM[FORMATS.get(shape, Format.PROMPT).value](content)
+    ignored = {name for name, value in content.items() if value is not None} - used_fields(content, shape)
+    answer = next((name for name in ANSWERS if content.get(name) is not None), "")
+    return Row(raw.number, shape, answer, lesson, frozenset(name[:MAX_FIELD_NAME] for name in ignored))
 
 
 def _parse_object(raw: bytes) -> dict:
@@ -131,20 +134,11 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
     return _("The line is not JSON (character %(position)d).") % {"position": error.pos + 1}
 
 
-def _detect_format(content: dict) -> Format:
-    found = [form for form in Format if form.value in content]
-    if not found:
-        raise InvalidRow(_("A row has messages, or prompt and completion, or instruction and output."))
-    if len(found) > 1:
-        raise InvalidRow(_("A row has one form, not several: %(forms)s.") % {"forms": ", ".join(found)})
-    return found[0]
-
-
-def _check_same_format(row: Row, wanted: Format | None) -> None:
-    if wanted and row.format != wanted:
+def _check_same_shape(row: Row, wanted: str) -> None:
+    if wanted and row.shape != wanted:
         raise InvalidRow(
             _("The rows before it have the form %(wanted)s, this one %(found)s.")
-            % {"wanted": wanted.value, "found": row.format.value}
+            % {"wanted": wanted, "found": row.shape}
         )
 
 
@@ -154,60 +148,3 @@ def _check_length(row: Row, context: int | None) -> None:
             _("%(characters)d characters are too long for a model of %(context)d tokens.")
             % {"characters": row.characters, "context": context}
         )
-
-
-# --- the checks of each format; the trainer's own module then turns a row into a conversation
-
-
-def _check_messages(content: dict) -> None:
-    messages = content["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRow(_("messages must be a list of at least one question and its answer."))
-    for number, message in enumerate(messages, 1):
-        _check_message(number, message)
-    if messages[-1]["role"] != "assistant":
-        raise InvalidRow(_("The last message must be the assistant's: it is what the model is taught."))
-    if not any(message["role"] == "user" for message in messages):
-        raise InvalidRow(_("There is no message of the user."))
-
-
-def _check_message(number: int, message) -> None:
-    if not isinstance(message, dict):
-        raise InvalidRow(_("Message %(number)d is not an object.") % {"number": number})
-    if message.get("role") not in ROLES:
-        raise InvalidRow(
-            _("Message %(number)d: role must be one of %(roles)s.") % {"number": number, "roles": ", ".join(ROLES)}
-        )
-    if unknown := sorted(set(message) - {"role", "content"}):
-        raise InvalidRow(
-            _("Message %(number)d: only role and content can be taught, not %(name)s.")
-            % {"number": number, "name": unknown[0][:60]}
-        )
-    _check_text(message, "content", number)
-
-
-def _check_prompt(content: dict) -> None:
-    _check_text(content, "prompt")
-    _check_text(content, "completion")
-
-
-def _check_instruction(content: dict) -> None:
-    _check_text(content, "instruction")
-    if not isinstance(content.get("input"), str | None):
-        raise InvalidRow(_("%(name)s must be a text.") % {"name": "input"})
-    _check_text(content, "output")
-
-
-def _check_text(content: dict, name: str, message: int | None = None) -> None:
-    text = content.get(name)
-    if not isinstance(text, str):
-        raise InvalidRow(_message_prefix(message) + _("%(name)s must be a text.") % {"name": name})
-    if not text.strip():
-        raise InvalidRow(_message_prefix(message) + _("%(name)s is empty.") % {"name": name})
-
-
-def _message_prefix(message: int | None) -> str:
-    return _("Message %d: ") % message if message else ""
-
-
-CHECKS = {Format.MESSAGES: _check_messages, Format.PROMPT: _check_prompt, Format.INSTRUCTION: _check_instruction}

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.conf import settings
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
 from core.errors import EngineUnavailable, InvalidRequest, OperationTimeout, RateLimited
@@ -34,7 +36,8 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 class TokenCount:
     """Counts of the first `rows`, chat template included; `learnt_tokens` are the assistant's.
 
-    `limit` is the most tokens per row that the model takes; `too_long` maps the first lines with more to their tokens.
+    `limit` is the most tokens per row that are taken; `too_long` maps the first lines with more to their tokens.
+    `rows_cut` are learnt without their end, of `rows_left_out` nothing is learnt.
     """
 
     rows: int
@@ -42,37 +45,51 @@ class TokenCount:
     learnt_tokens: int
     longest: int
     limit: int
+    rows_cut: int
+    rows_left_out: int
     too_long_rows: int
     too_long: dict[str, int]
 
 
-def count_tokens(dataset: Dataset, model: Model) -> TokenCount:
-    """Raises InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited, OperationTimeout."""
+class NotTeachable(InvalidRequest):
+    """The model's template cannot take the rows, or it has none: the trainer would refuse them too."""
+
+
+def count_tokens(dataset: Dataset, model: Model, length: int | None = None) -> TokenCount:
+    """For rows of at most `length` tokens, by default as many as the model takes.
+
+    Raises NotTeachable, InvalidRequest for a model that cannot be trained, EngineUnavailable, RateLimited,
+    OperationTimeout.
+    """
     base = base_models.check(model)
-    if problem := registry.get(base_models.ENGINE).unavailable_reason():
-        raise EngineUnavailable(problem)
-    limit = base.context or DEFAULT_CONTEXT_LIMIT
+    limit = min(found for found in (length, base.context or length or DEFAULT_CONTEXT_LIMIT) if found)
     folder = artefacts.locate(model.tenant, model.config["model_path"])
-    result = _run_counter([str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)])
+    argv = import_string(settings.TOKEN_COUNTER)(model)
+    result = _run_counter(
+        [*argv, str(folder), str(storage.path_of(dataset)), dataset.format, str(limit), str(MAX_ROWS)]
+    )
     if "refused" in result:
-        raise InvalidRequest(result["refused"], param=base_models.FIELD)
+        raise NotTeachable(result["refused"], param=result["field"] or base_models.FIELD)
     return TokenCount(**result, limit=limit)
 
 
-def _run_counter(arguments: list[str]) -> dict:
-    python = install.environment_python(base_models.ENGINE)
-    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
+def counter_argv(_model: Model) -> list[str]:
+    """Raises EngineUnavailable."""
+    if problem := registry.get(base_models.ENGINE).unavailable_reason():
+        raise EngineUnavailable(problem)
+    return [str(install.environment_python(base_models.ENGINE)), str(PROGRAM)]
+
+
+def _run_counter(argv: list[str]) -> dict:
+    environment = {"PATH": f"{Path(argv[0]).parent}:/usr/bin:/bin", "PYTHONPATH": str(Path(shim.__file__).parent)}
     with _slot():
         try:
-            process = subprocess.run(
-                [str(python), str(PROGRAM), *arguments],
-                env=environment,
-                capture_output=True,
-                timeout=COUNT_TIMEOUT,
-                cwd="/",
-            )
+            process = subprocess.run(argv, env=environment, capture_output=True, timeout=COUNT_TIMEOUT, cwd="/")
         except subprocess.TimeoutExpired:
             raise OperationTimeout(_("Counting took longer than %(seconds)d s.") % {"seconds": COUNT_TIMEOUT}) from None
+        except OSError as error:
+            logger.error("counting tokens could not be started: %s", error)
+            raise EngineUnavailable(_("The program that counts tokens could not be started.")) from None
     if process.returncode:
         logger.error("counting tokens failed: %s", process.stderr[-2000:].decode(errors="replace"))
         raise InvalidRequest(

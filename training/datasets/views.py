@@ -11,7 +11,7 @@ from core.parsers import refuse_body, validated, validated_query
 from core.tenant_views import TenantScopedMixin
 from models_app.serializers import MessageSerializer
 from training import base_models
-from training.datasets import services, tokens
+from training.datasets import descriptions, services, tokens
 from training.datasets.serializers import (
     DatasetSerializer,
     PreviewQuerySerializer,
@@ -58,8 +58,12 @@ class DatasetViewSet(
     def preview(self, request, pk):
         dataset = self.get_object()
         query = validated_query(PreviewQuerySerializer, request)
-        shown = services.preview(dataset, query["rows"], query["seed"])
-        return Response(PreviewSerializer({"format": dataset.format, "rows": shown}).data)
+        shown = {
+            "description": descriptions.describe_dataset(dataset),
+            "format": dataset.format,
+            "rows": services.preview(dataset, query["rows"], query["seed"]),
+        }
+        return Response(PreviewSerializer(shown).data)
 
     @extend_schema(parameters=[TokensQuerySerializer], responses=TokensSerializer)
     def tokens(self, request, pk):
@@ -67,4 +71,4 @@ class DatasetViewSet(
         dataset = self.get_object()
         query = validated_query(TokensQuerySerializer, request)
         model = base_models.find(request.auth, query["base_model"])
-        return Response(TokensSerializer(tokens.count_tokens(dataset, model)).data)
+        return Response(TokensSerializer(tokens.count_tokens(dataset, model, query.get("max_seq_length"))).data)

@@ -50,7 +50,8 @@ class WaitingSerializer(serializers.Serializer):
 class JobSerializer(serializers.ModelSerializer):
     """`status` is that of the engine API; `state` lags behind it while a trainer is stopping.
 
-    `node` is shown to operators only. `estimate` is in bytes, by device kind.
+    `node` is shown to operators only. `estimate` is in bytes, by device kind. `rows_cut` lose their end at the recipe's
+    length, of `rows_left_out` nothing is learnt; null until they are counted.
     """
 
     tenant = serializers.CharField(source="tenant.slug")
@@ -62,15 +63,17 @@ class JobSerializer(serializers.ModelSerializer):
     checkpoint_step = serializers.SerializerMethodField()
     node = serializers.SerializerMethodField()
     created_by = serializers.CharField(source="created_by.username", allow_null=True, default=None)
+    rows_cut = serializers.IntegerField(allow_null=True, read_only=True)
+    rows_left_out = serializers.IntegerField(allow_null=True, read_only=True)
 
     class Meta:
         model = TrainingJob
         fields = [
             "id", "tenant", "status", "state", "base_model", "base_model_name", "dataset", "dataset_name",
-            "dataset_version", "adapter", "recipe", "waiting", "step", "total_steps", "epoch", "loss", "eval_loss",
-            "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds", "eta_seconds", "checkpoint_step",
-            "estimate", "crashes", "failure_reason", "failure_cause", "node", "created_by", "created_at", "started_at",
-            "finished_at",
+            "dataset_version", "adapter", "recipe", "rows_cut", "rows_left_out", "waiting", "step", "total_steps",
+            "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "elapsed_seconds",
+            "eta_seconds", "checkpoint_step", "estimate", "crashes", "failure_reason", "failure_cause", "node",
+            "created_by", "created_at", "started_at", "finished_at",
         ]  # fmt: skip
 
     @extend_schema_field(WaitingSerializer(allow_null=True))
@@ -92,7 +95,7 @@ class JobSerializer(serializers.ModelSerializer):
 
 
 class StartedSerializer(JobSerializer):
-    """`warnings` say why the base model could not serve the adapter yet."""
+    """`warnings` say which rows are cut or left out, and why the base model could not serve the adapter yet."""
 
     warnings = serializers.ListField(child=serializers.CharField(), required=False)
 

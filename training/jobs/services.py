@@ -18,9 +18,9 @@ from models_app import services as catalogue
 from models_app.adapters import services as adapters
 from models_app.models import Model
 from training import base_models, paths
-from training.datasets import rows, split, storage
+from training.datasets import row_files, rows, split, storage
 from training.datasets.services import acting_tenant
-from training.jobs import resources, transitions
+from training.jobs import resources, row_counts, transitions
 from training.jobs.recipe import Hyperparameters
 from training.models import Dataset, TrainingJob
 
@@ -32,7 +32,7 @@ MAX_DEFAULT_NAME = 100  # characters of a generated adapter name
 def start_training(
     actor: Actor, *, base_model: str, dataset: str, adapter: str = "", recipe: Hyperparameters, request=None
 ) -> tuple[TrainingJob, list[str]]:
-    """Checks everything, then queues a new job. Returns it with warnings about serving its adapter.
+    """Checks everything, then queues a new job. Returns it with warnings about its rows and about serving its adapter.
 
     `base_model` is a reference or a path, `dataset` an id, a name (its newest version) or a path; without `adapter` a
     name is made of both. Raises InvalidRequest, ModelNotFound, NotFound, ModelAlreadyExists (the adapter's name),
@@ -50,13 +50,15 @@ def start_training(
     resolved = recipe.resolve_defaults(parameters=base.parameters, rows=training_rows, context=base.context)
     estimate = resources.estimate(base, resolved, data.size_bytes)
     resources.require_possible(estimate)
+    counts, row_warnings = row_counts.count_before_start(data, model, resolved.max_seq_length)
+    _require_any_row(counts, data)
     job = TrainingJob(
         tenant=tenant, base_model=model, base_name=model.name, dataset=data, dataset_name=data.name,
         dataset_version=data.version, adapter_name=adapter, recipe=asdict(resolved), estimate=estimate,
-        created_by=actor.user, key=actor.key,
+        row_counts=counts, created_by=actor.user, key=actor.key,
     )  # fmt: skip
     _save_job(actor, job, model, request)
-    return job, _warnings(model, resolved)
+    return job, [*row_warnings, *_warnings(model, resolved)]
 
 
 def _find_dataset(actor: Actor, ref: str) -> Dataset:
@@ -79,11 +81,17 @@ def _check_adapter_name(tenant: Tenant, name: str) -> None:
 def _check_rows(dataset: Dataset, base: base_models.BaseModelInfo) -> None:
     """Checks again, because the upload may not have named this model. Raises InvalidRequest with the lines."""
     with storage.open_dataset(dataset) as file:
-        found = rows.survey(file, base.context)
+        found = rows.survey(row_files.read_lines(file), base.context)
     if found.wrong:
         details = {f"line {line}": problem for line, problem in found.errors.items()}
         message = _("Rows of the data set that cannot be taught to this model: %(count)d.") % {"count": found.wrong}
         raise InvalidRequest(message, details=details)
+
+
+def _require_any_row(counts: dict[str, int], dataset: Dataset) -> None:
+    if counts and counts["left_out"] == dataset.rows:
+        problem = _("No row has an answer within the first %(limit)d tokens.")
+        raise InvalidRequest(problem % {"limit": counts["limit"]}, param="recipe.max_seq_length")
 
 
 @transaction.atomic

@@ -6,6 +6,7 @@ from django.db.models.functions import Now
 
 from core.events import publish_on_commit
 from core.times import utc_timestamp
+from training.jobs import row_counts
 from training.models import DesiredJobState, JobState, TrainingJob
 
 EVENT = "training_progress"
@@ -77,7 +78,8 @@ def _change(job: TrainingJob, rows: QuerySet, **fields) -> bool:
 
 
 def announce(job: TrainingJob) -> None:
-    """Publishes the job's state to its tenant."""
+    """Publishes the job's state to its tenant, with the row counts of its trainer."""
+    row_counts.adopt_trainer_counts(job)
     publish_on_commit(job.tenant_id, EVENT, event_data(job), key=job.pk, model=job.base_model_id or "")
 
 
@@ -95,5 +97,7 @@ def event_data(job: TrainingJob) -> dict:
         "tokens_per_second": job.tokens_per_second,
         "elapsed_seconds": job.elapsed_seconds,
         "eta_seconds": job.eta_seconds,
+        "rows_cut": job.rows_cut,
+        "rows_left_out": job.rows_left_out,
         "timestamp": utc_timestamp(),
     }

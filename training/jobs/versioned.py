@@ -24,7 +24,7 @@ MAX_LISTED = 1000
 # our field name → the engine API's, where they differ
 API_FIELD_NAMES = {
     "base_model": "baseModel", "config.model_path": "baseModel", "model_id": "baseModel", "dataset": "datasetPath",
-    "adapter": "outputDir", "name": "outputDir",
+    "adapter": "outputDir", "name": "outputDir", "recipe.max_seq_length": "hyperParams.maxSeqLength",
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class CurrentSerializer(serializers.Serializer):
 
 
 class JobStatusSerializer(serializers.Serializer):
-    """`message` says why a job waits or failed."""
+    """`message` says why a job waits or failed. `rowsCut` lose their end, of `rowsLeftOut` nothing is learnt."""
 
     jobId = serializers.CharField(source="pk")
     status = serializers.CharField()
@@ -93,6 +93,8 @@ class JobStatusSerializer(serializers.Serializer):
     progress = CurrentSerializer(source="*")
     elapsedTimeSeconds = serializers.SerializerMethodField()
     estimatedTimeRemainingSeconds = serializers.SerializerMethodField()
+    rowsCut = serializers.IntegerField(source="rows_cut", allow_null=True)
+    rowsLeftOut = serializers.IntegerField(source="rows_left_out", allow_null=True)
     createdAt = serializers.DateTimeField(source="created_at")
     startedAt = serializers.DateTimeField(source="started_at", allow_null=True)
     completedAt = serializers.DateTimeField(source="finished_at", allow_null=True)

@@ -13,7 +13,7 @@ from accounts.policy import Permission
 from core.errors import InvalidRequest
 from core.streaming import AlwaysJson, FileStream
 from core.tenant_views import TenantScopedMixin
-from training.datasets import services, storage
+from training.datasets import descriptions, row_files, services, storage
 from training.datasets.uploads import FileUploadMixin
 from training.models import Dataset
 from training.openai.ignored import IgnoredNamesMixin
@@ -25,7 +25,10 @@ MAX_NAME_LENGTH = 100
 
 
 class FileSerializer(serializers.Serializer):
-    """Every stored file was checked row by row, so its status is always `processed`."""
+    """Every stored file was checked row by row, so its status is always `processed`.
+
+    `status_details` says which kind of file it was, and which parts of it are not learnt.
+    """
 
     id = serializers.CharField()
     object = serializers.CharField(default="file", read_only=True)
@@ -34,12 +37,16 @@ class FileSerializer(serializers.Serializer):
     filename = serializers.SerializerMethodField()
     purpose = serializers.CharField(default=PURPOSE, read_only=True)
     status = serializers.CharField(default="processed", read_only=True)
+    status_details = serializers.SerializerMethodField()
 
     def get_created_at(self, dataset) -> int:
         return int(dataset.created_at.timestamp())
 
     def get_filename(self, dataset) -> str:
         return f"{dataset.name}.jsonl"
+
+    def get_status_details(self, dataset: Dataset) -> str:
+        return descriptions.describe_reading(dataset)
 
 
 class NewFileSerializer(serializers.Serializer):
@@ -101,14 +108,14 @@ class FileViewSet(
 
     @extend_schema(responses={(200, "application/jsonl"): OpenApiResponse(response=bytes)})
     def content(self, request, pk):
-        """The file as it was uploaded."""
+        """The file as it was uploaded, other kinds as JSON lines."""
         dataset = self.get_object()
         return FileStream(storage.path_of(dataset), "application/jsonl")
 
 
 def name_from(filename: str) -> str:
     """A valid dataset name, as close to the file's as possible."""
-    name = INVALID_CHARACTER.sub("-", filename.removesuffix(".jsonl")).lstrip(" .-")[:MAX_NAME_LENGTH]
+    name = INVALID_CHARACTER.sub("-", row_files.without_suffix(filename)).lstrip(" .-")[:MAX_NAME_LENGTH]
     if not name:
         raise InvalidRequest(_("Give the file a name."), param="file")
     return name

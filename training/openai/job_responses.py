@@ -8,11 +8,12 @@ from itertools import chain, islice
 from django.utils import timezone
 
 from models_app.models import AdapterVersion
+from training.jobs import row_counts
 from training.models import JobState, TrainingJob, TrainingProgress
 
 STATUS: dict[str, str] = {JobState.COMPLETED: "succeeded"}  # the other states have the same name
 ENDED: dict[str, str] = {JobState.COMPLETED: "info", JobState.CANCELLED: "info", JobState.FAILED: "error"}
-CREATED, STARTED, FIRST_STEP = 0, 1, 2
+CREATED, STARTED, ROWS, FIRST_STEP = 0, 1, 2, 3
 END = 2**31
 
 
@@ -125,6 +126,8 @@ def _step_event(job: TrainingJob, row: TrainingProgress) -> FineTuningEvent:
 
 
 def _start_events(job: TrainingJob) -> Iterator[FineTuningEvent]:
+    if message := row_counts.event_message(job):
+        yield FineTuningEvent(ROWS, job.started_at or job.created_at, message, "warn")
     if job.started_at:
         yield FineTuningEvent(STARTED, job.started_at, "The job has started.")
     yield FineTuningEvent(CREATED, job.created_at, f"Created fine-tuning job: {job.pk}")

@@ -7,50 +7,92 @@ before it reads anything.
 import json
 import os
 import sys
+from collections.abc import Callable, Sized
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
 
 import conversation
 import privileges
+from conversation import Lesson
 from failures import TrainingRefused
 
 MAX_SHOWN = 20
 
 
-def main(base: str, data: str, form: str, limit: int, max_rows: int) -> dict:
-    """Of the first `max_rows` rows; `too_long` maps the first lines with more than `limit` tokens to their tokens."""
-    from data import Encoder
-    from transformers import AutoTokenizer
+class EncodedRow(Protocol):
+    """The tokens of a row, and how many of them are learnt."""
 
-    encoder = Encoder(AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False), limit)
-    found = {"rows": 0, "tokens": 0, "learnt_tokens": 0, "longest": 0, "too_long_rows": 0, "too_long": {}}
-    with Path(data).open(encoding="utf-8-sig", newline="\n") as file:
+    ids: Sized
+
+    @property
+    def learnt_tokens(self) -> int: ...
+
+    def cut(self, longest: int) -> "EncodedRow": ...
+
+
+Encode = Callable[[int, Lesson], EncodedRow]
+
+
+@dataclass
+class RowCounts:
+    """Of the first `rows`. `rows_cut` lose their end at the limit, of `rows_left_out` nothing is learnt.
+
+    `too_long` maps the first lines with more tokens than the limit to their tokens.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    learnt_tokens: int = 0
+    longest: int = 0
+    rows_cut: int = 0
+    rows_left_out: int = 0
+    too_long_rows: int = 0
+    too_long: dict[int, int] = field(default_factory=dict)
+
+    def add(self, line: int, row: EncodedRow, limit: int) -> None:
+        tokens = len(row.ids)
+        is_long, is_learnt = tokens > limit, row.cut(limit).learnt_tokens > 0
+        self.rows += 1
+        self.tokens += tokens
+        self.learnt_tokens += row.learnt_tokens
+        self.longest = max(self.longest, tokens)
+        self.rows_cut += is_long and is_learnt
+        self.rows_left_out += not is_learnt
+        self.too_long_rows += is_long
+        if is_long and len(self.too_long) < MAX_SHOWN:
+            self.too_long[line] = tokens
+
+
+def count_rows(encode: Encode, data: Path, form: str, limit: int, max_rows: int) -> RowCounts:
+    found = RowCounts()
+    with data.open(encoding="utf-8-sig", newline="\n") as file:
         rows = ((line, text) for line, text in enumerate(file, 1) if text.strip())
         for number, (line, text) in enumerate(islice(rows, max_rows)):
-            example = encoder.encode(number, conversation.BY_FORM[form](json.loads(text)))
-            add_row(found, line, len(example.ids), example.learnt_tokens, limit)
+            found.add(line, encode(number, conversation.BY_FORM[form](json.loads(text))), limit)
     return found
 
 
-def add_row(found: dict, line: int, tokens: int, learnt: int, limit: int) -> None:
-    found["rows"] += 1
-    found["tokens"] += tokens
-    found["learnt_tokens"] += learnt
-    found["longest"] = max(found["longest"], tokens)
-    if tokens > limit:
-        found["too_long_rows"] += 1
-        if len(found["too_long"]) < MAX_SHOWN:
-            found["too_long"][line] = tokens
+def model_encoder(base: str, limit: int) -> Encode:
+    from data import Encoder
+    from transformers import AutoTokenizer
+
+    return Encoder(AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False), limit).encode
+
+
+def main(arguments: list[str], make_encoder: Callable[[str, int], Encode] = model_encoder) -> None:
+    base, data, form, limit, max_rows = arguments
+    try:
+        result = asdict(count_rows(make_encoder(base, int(limit)), Path(data), form, int(limit), int(max_rows)))
+    except TrainingRefused as refusal:
+        result = {"refused": refusal.reason, "field": refusal.field}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
     if os.geteuid() == 0:
         privileges.drop()
-    base, data, form, limit, max_rows = sys.argv[1:]
-    try:
-        result = main(base, data, form, int(limit), int(max_rows))
-    except TrainingRefused as refusal:
-        result = {"refused": refusal.reason}
-    print(json.dumps(result))
+    main(sys.argv[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 import conversation
 import numpy
 import spans
-from conversation import Conversation
+from conversation import Conversation, Lesson
 from datasets import Dataset
 from failures import TrainingRefused
 from jinja2 import TemplateError
@@ -33,10 +33,16 @@ class TokenizedRow:
     def learnt_tokens(self) -> int:
         return int((self.labels != IGNORED).sum())
 
+    def cut(self, longest: int) -> "TokenizedRow":
+        return TokenizedRow(self.ids[:longest], self.labels[:longest])
+
 
 @dataclass
 class Data:
-    """`shown` are the conversations for samples: held-out rows, or training rows if none are held out."""
+    """`shown` are the conversations for samples: held-out rows, or training rows if none are held out.
+
+    `truncated` rows are learnt without their end; of those `left_out` nothing is learnt.
+    """
 
     training_rows: list[TokenizedRow] = field(default_factory=list)
     held_out: list[TokenizedRow] = field(default_factory=list)
@@ -66,23 +72,23 @@ class Data:
 def read(spec: TrainingSpec, encoder: "Encoder") -> Data:
     """Raises TrainingRefused if no row has tokens to learn."""
     data = Data()
-    for number, messages in _conversations(Path(spec.data), spec.format):
+    for number, lesson in _lessons(Path(spec.data), spec.format):
         held_out = number in spec.held_out
-        example = encoder.encode(number, messages)
-        data.truncated += len(example.ids) > encoder.longest
-        example = TokenizedRow(example.ids[: encoder.longest], example.labels[: encoder.longest])
+        whole = encoder.encode(number, lesson)
+        example = whole.cut(encoder.longest)
         if not example.learnt_tokens:
             data.left_out += 1
             continue
+        data.truncated += len(whole.ids) > encoder.longest
         (data.held_out if held_out else data.training_rows).append(example)
         if held_out or not spec.held_out:
-            data.add_sample(messages, spec.samples)
+            data.add_sample(lesson.last_taught, spec.samples)
     if not data.training_rows:
         raise TrainingRefused(f"No row has an answer within the first {encoder.longest} tokens.", "max_seq_length")
     return data
 
 
-def _conversations(path: Path, form: str) -> Iterator[tuple[int, Conversation]]:
+def _lessons(path: Path, form: str) -> Iterator[tuple[int, Lesson]]:
     """With row numbers, from 0; blank lines do not count."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(line for line in file if line.strip()):
@@ -102,9 +108,9 @@ class Encoder:
         if not (self.marks_itself or tokenizer.is_fast):
             raise TrainingRefused("The base model's tokenizer cannot tell where the assistant speaks.", "base_model")
 
-    def encode(self, number: int, messages: Conversation) -> TokenizedRow:
+    def encode(self, number: int, lesson: Lesson) -> TokenizedRow:
         try:
-            ids, learnt = self._encode_by_template(messages) if self.marks_itself else self._encode_by_spans(messages)
+            ids, learnt = self._encode_by_template(lesson) if self.marks_itself else self._encode_by_spans(lesson)
         except TemplateError as error:
             raise TrainingRefused(
                 f"Row {number + 1} does not suit the model's chat template: {error}", "dataset"
@@ -117,14 +123,20 @@ class Encoder:
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
 
-    def _encode_by_template(self, messages: Conversation) -> tuple[list[int], list[bool]]:
+    def _encode_by_template(self, lesson: Lesson) -> tuple[list[int], list[bool]]:
+        """The template marks every answer; where some are not taught, their places are looked for as well."""
         encoded = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            lesson.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-        return encoded["input_ids"], [bool(mask) for mask in encoded["assistant_masks"]]
+        learnt = [bool(mask) for mask in encoded["assistant_masks"]]
+        if not lesson.is_taught_whole:
+            learnt = [both == (True, True) for both in zip(learnt, self._encode_by_spans(lesson)[1], strict=True)]
+        return encoded["input_ids"], learnt
 
-    def _encode_by_spans(self, messages: Conversation) -> tuple[list[int], list[bool]]:
-        text, found = spans.assistant_spans(messages, self._render)
+    def _encode_by_spans(self, lesson: Lesson) -> tuple[list[int], list[bool]]:
+        if not self.tokenizer.is_fast:
+            raise TrainingRefused("The base model's tokenizer cannot tell which answer is to be learnt.", "base_model")
+        text, found = spans.assistant_spans(lesson.messages, lesson.taught, self._render)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], spans.marked(encoded["offset_mapping"], found)
 

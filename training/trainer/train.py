@@ -7,6 +7,7 @@ from pathlib import Path
 import checkpoints
 import data as rows
 import evaluation
+import row_losses
 import torch
 from adapting import adapter_config
 from data import Data, Encoder
@@ -47,7 +48,7 @@ def run(spec: TrainingSpec, folder: Path, journal: ProgressJournal, stop: Stop) 
     resume = folder / spec.resume if spec.resume else None
     step = checkpoints.check(resume)["step"] if resume else 0
     stop.step = step
-    report_start(spec, data, step, journal)
+    report_start(spec, data, step, encoder.longest, journal)
     trainer = make_trainer(spec, folder, tokenizer, model, data)
     trainer.held_out, trainer.journal = data.held_out, journal
     before = json.loads((resume / BEFORE).read_text()) if resume else measure_fields(trainer.measure("before"))
@@ -94,10 +95,13 @@ def max_row_tokens(spec: TrainingSpec, model: PreTrainedModel) -> int:
     return min(spec.recipe.max_seq_length, context or spec.recipe.max_seq_length)
 
 
-def report_start(spec: TrainingSpec, data: Data, step: int, journal: ProgressJournal) -> None:
+def report_start(spec: TrainingSpec, data: Data, step: int, longest: int, journal: ProgressJournal) -> None:
+    for sentence in row_losses.sentences(data.truncated, data.left_out, longest):
+        print(sentence)
     journal.write_event(
         "start", step, total_steps=spec.recipe.total_steps(len(data.training_rows)), rows=len(data.training_rows),
         held_out_rows=len(data.held_out), tokens=data.tokens, truncated=data.truncated, left_out=data.left_out,
+        limit=longest,
     )  # fmt: skip
 
 
