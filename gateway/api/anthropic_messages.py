@@ -121,10 +121,11 @@ def _leave_out_budget(prepared: PreparedRequest) -> None:
 
 def _check_tools(payload: JsonObject) -> None:
     choice = payload.get("tool_choice", {"type": "none"})
-    if choice["type"] in ("any", "tool") and not payload.get("tools"):
-        raise field_error("tool_choice", _("needs tools."))
     if choice["type"] == "tool":
         require_field(choice, "name", "tool_choice.")
+    chosen = choice["name"] if choice["type"] == "tool" else None
+    names = {tool["name"] for tool in payload.get("tools", ())}
+    validators.check_tool_choice(payload, chosen, names, needed=choice["type"] in ("any", "tool"))
 
 
 # --- replies
