@@ -84,7 +84,7 @@ def handles(scope: AsgiScope) -> bool:
     if scope["type"] != "http":
         return False
     path = scope["path"]
-    return path.startswith("/v1/") or path == "/v1" or find_route(path) is not None
+    return path.lstrip("/").split("/", 1)[0] == "v1" or find_route(path) is not None
 
 
 class Gateway:
@@ -145,17 +145,17 @@ class Gateway:
         elif listed:
             await out.json(await self._list_models(out))
         else:
-            raise errors.NotFound(format_lazy(_("There is no route {path}."), path=out.path[:200]))
+            raise _no_route(out.path)
 
     async def _list_models(self, out: Responder) -> JsonObject:
         source = self.context.source
         caller = await self.context.authenticate(out.headers)
         authentication.require_permission(caller, Permission.LIST_MODELS)
-        if out.path == MODEL_LIST_PATH:
+        ref = out.path[len(MODEL_LIST_PATH) + 1 :]
+        if not ref:
             snapshot = source.current()
             found = model_lookup.visible_models(caller, snapshot)
             return {"object": "list", "data": [_model_card(model, snapshot) for model in found]}
-        ref = out.path[len(MODEL_LIST_PATH) + 1 :]
         find = partial(model_lookup.resolve_model, caller, ref)
         return _model_card(await source.decide(find, wait_for_changes=True), source.current())
 
@@ -232,6 +232,13 @@ class Gateway:
                 return caller.key_id in snapshot.key_ids
             return caller.user_id is None or caller.user_id in snapshot.users
         return True
+
+
+def _no_route(path: str) -> errors.NotFound:
+    text = _("There is no route {path}.")
+    if path.startswith("//"):
+        text = _("There is no route {path}: end the base URL without a slash.")
+    return errors.NotFound(format_lazy(text, path=path[:200]))
 
 
 def _model_card(model: ModelEntry, snapshot: RoutingSnapshot) -> JsonObject:

@@ -18,7 +18,7 @@ from gateway.json_types import JsonObject
 Headers = list[tuple[bytes, bytes]]
 
 READ_ENCODINGS = "gzip, deflate"
-ANTHROPIC_PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_TYPES = {  # by status; a client's other mistakes are invalid requests, our other failures API errors
     401: "authentication_error",
     403: "permission_error",
@@ -97,7 +97,7 @@ def _render_anthropic(error: errors.PlatformError, status: int, request_id: str)
 
 
 def is_anthropic(path: str) -> bool:
-    return path in ANTHROPIC_PATHS
+    return path == ANTHROPIC_PATH or path.startswith(ANTHROPIC_PATH + "/")
 
 
 def _is_openai(path: str) -> bool:

@@ -49,6 +49,10 @@ class RootView(PublicView):
             return redirect("/console/")
         return Response(DESCRIPTION)
 
+    def perform_content_negotiation(self, request, force=False):
+        """Never 406: who takes nothing but HTML is redirected, everybody else is sent JSON."""
+        return super().perform_content_negotiation(request, force=True)
+
 
 class HealthView(PublicView):
     @extend_schema(auth=[], responses={200: HealthSerializer, 503: OpenApiTypes.OBJECT})

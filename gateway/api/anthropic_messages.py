@@ -121,10 +121,11 @@ def _leave_out_budget(prepared: PreparedRequest) -> None:
 
 def _check_tools(payload: JsonObject) -> None:
     choice = payload.get("tool_choice", {"type": "none"})
-    if choice["type"] in ("any", "tool") and not payload.get("tools"):
-        raise field_error("tool_choice", _("needs tools."))
     if choice["type"] == "tool":
         require_field(choice, "name", "tool_choice.")
+    chosen = choice["name"] if choice["type"] == "tool" else None
+    names = {tool["name"] for tool in payload.get("tools", ())}
+    validators.check_tool_choice(payload, chosen, names, needed=choice["type"] in ("any", "tool"))
 
 
 # --- replies
@@ -132,14 +133,15 @@ def _check_tools(payload: JsonObject) -> None:
 TOP_LEVEL = ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "usage")
 USAGE = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 # What Anthropic's schema has beside that. It applies to no engine, but clients that check the schema expect it.
-MESSAGE_DEFAULTS: JsonObject = dict.fromkeys(("stop_reason", "stop_sequence", "stop_details", "container"))
-USAGE_DEFAULTS: JsonObject = {
-    "cache_creation": None, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-    "server_tool_use": None, "service_tier": None, "inference_geo": None,
-}  # fmt: skip
+END_DEFAULTS: JsonObject = dict.fromkeys(("stop_reason", "stop_sequence", "stop_details", "container"))
+MESSAGE_DEFAULTS: JsonObject = END_DEFAULTS | {"diagnostics": None}
 DELTA_USAGE_DEFAULTS: JsonObject = {
     "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "server_tool_use": None,
+    "output_tokens_details": None,
 }  # fmt: skip
+USAGE_DEFAULTS: JsonObject = DELTA_USAGE_DEFAULTS | dict.fromkeys(
+    ("cache_creation", "inference_geo", "service_tier", "speed")
+)
 BLOCK_DEFAULTS: dict[str, JsonObject] = {
     "text": {"citations": None}, "tool_use": {"caller": {"type": "direct"}}, "thinking": {"signature": ""},
 }  # fmt: skip
@@ -180,7 +182,7 @@ def _convert_event(data: JsonObject) -> JsonObject:
     if data["type"] == "message_start":
         return data | {"message": _message_fields(data["message"])}
     return data | {
-        "delta": MESSAGE_DEFAULTS | data["delta"],
+        "delta": END_DEFAULTS | data["delta"],
         "usage": DELTA_USAGE_DEFAULTS | replies.select_fields(data["usage"], USAGE),
     }
 

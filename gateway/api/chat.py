@@ -8,6 +8,7 @@ from gateway.api.validators import (
     Fields,
     boolean,
     check_fields,
+    check_tool_choice,
     field_error,
     function_name,
     json_object,
@@ -68,7 +69,10 @@ MESSAGE_FIELDS: Fields = {
 
 def message(value: object, param: str) -> JsonObject:
     where = f"{param}."
-    found = check_fields(MESSAGE_FIELDS, json_object(value, param), where)
+    given = json_object(value, param)
+    if given.get("content") == [] and given.get("role") == "assistant":
+        given = given | {"content": None}  # as some clients write a turn that has tool calls alone
+    found = check_fields(MESSAGE_FIELDS, given, where)
     require_field(found, "role", where)
     if found["role"] != "assistant":
         require_field(found, "content", where)
@@ -97,6 +101,13 @@ def tool_choice_of(named_tool: Check[JsonObject]) -> Check[str | JsonObject]:
 
 
 tool_choice = tool_choice_of(named_tool)
+
+
+def check_tools(payload: JsonObject) -> None:
+    choice = payload.get("tool_choice", "none")
+    chosen = None if type(choice) is str else choice["function"]["name"]
+    names = {tool["function"]["name"] for tool in payload.get("tools", ())}
+    check_tool_choice(payload, chosen, names, needed=choice not in ("none", "auto"))
 
 
 named_schema = object_of(

@@ -83,7 +83,16 @@ CHAT: Fields = SAMPLING | {
     "reasoning_effort": validators.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
     "chat_template_kwargs": chat.template_switches,
 }
-COMPLETION: Fields = SAMPLING | {"prompt": prompt, "logprobs": integer(0, 20), "echo": boolean}
+
+
+def no_suffix(value: object, param: str) -> None:
+    if value != "":
+        raise field_error(param, _("is not offered: engines only continue a text, they fill no gap."))
+
+
+COMPLETION: Fields = SAMPLING | {
+    "prompt": prompt, "logprobs": integer(0, 20), "echo": boolean, "suffix": no_suffix,
+}  # fmt: skip
 TOKENIZE: Fields = {
     "prompt": text(),
     "messages": chat.messages,
@@ -146,6 +155,7 @@ def _check_mode(operation: Operation, model: ModelEntry) -> None:
 
 def _complete_generation(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
+    payload.pop("suffix", None)
     _check_combinations(payload)
     apply_token_limits(payload, model, "max_completion_tokens", "max_tokens")
     prepared.stream, prepared.choices = payload.get("stream", False), payload.get("n", 1)
@@ -162,8 +172,7 @@ def _check_combinations(payload: JsonObject) -> None:
         raise field_error("top_logprobs", _("needs logprobs to be true."))
     if payload.get("min_tokens", 0) > payload.get("max_tokens", MAX_CONTEXT_TOKENS):
         raise field_error("min_tokens", _("must not be greater than max_tokens."))
-    if payload.get("tool_choice") not in (None, "none") and not payload.get("tools"):
-        raise field_error("tool_choice", _("needs tools."))
+    chat.check_tools(payload)
     if "response_format" in payload and "structured_outputs" in payload:
         raise field_error("structured_outputs", _("cannot go together with response_format."))
 

@@ -134,8 +134,10 @@ RESPONSE: Fields = {name: SAMPLING[name] for name in FROM_SAMPLING} | {
 
 def complete_response(prepared: PreparedRequest, model: ModelEntry) -> None:
     payload = prepared.payload
-    if payload.get("tool_choice") not in (None, "none", "auto") and not payload.get("tools"):
-        raise field_error("tool_choice", _("needs tools."))
+    choice = payload.get("tool_choice", "none")
+    chosen = None if type(choice) is str else choice["name"]
+    names = {tool["name"] for tool in payload.get("tools", ())}
+    validators.check_tool_choice(payload, chosen, names, needed=choice not in ("none", "auto"))
     answer_format = payload.get("text", {}).get("format", {})
     if answer_format.get("type") == "json_schema":
         for name in ("name", "schema"):

@@ -76,7 +76,8 @@ CHAT = SAMPLING | {
     "reasoning_effort": TEXT,
     "chat_template_kwargs": OBJECT,
 }
-COMPLETION = SAMPLING | {"prompt": PROMPT, "logprobs": _integer(0, 20), "echo": FLAG}
+NO_SUFFIX = {**TEXT, "maxLength": 0, "description": "Refused unless it is empty: engines fill no gap."}
+COMPLETION = SAMPLING | {"prompt": PROMPT, "logprobs": _integer(0, 20), "echo": FLAG, "suffix": NO_SUFFIX}
 TOKENIZE = {
     "prompt": TEXT,
     "messages": _list(MESSAGE),

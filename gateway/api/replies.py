@@ -144,7 +144,11 @@ CONSTRAINT_FIELDS = ("response_format", "structured_outputs", "tools")
 HIDDEN_STATUS = re.compile(r"for ChatCompletionStreamResponse\b.*'code': ([45]\d\d)\}\}", re.DOTALL)
 NOT_OFFERED = (404, 405, 501)
 REFUSALS = (  # pattern of an engine's message, the fields that it can mean, our message
-    (r"tool", ("tools",), _("This model is not set up for these tools.")),
+    (
+        r"requires .*(tool|--jinja)|tool.*(parser|not support)",
+        ("tools",),
+        _("This model is not set up for these tools."),
+    ),
     (r"matryoshka", ("dimensions",), _("This model's vectors have one length only.")),
     (r"out of vocabulary", ("input", "prompt", "tokens"), _("A token id is none of the model's.")),
     (r"truncate", ("truncate_prompt_tokens",), _("This is more than the model's context.")),

@@ -1,7 +1,7 @@
 """Checks of request fields: each returns the value to be forwarded or raises InvalidRequest with `param`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -80,10 +80,12 @@ def text(max_length: int | None = None, *, min_length: int = 0) -> Check[str]:
     def check(value: object, param: str) -> str:
         if type(value) is not str:
             raise field_error(param, _("must be a text."))
-        if len(value) < min_length or (max_length is not None and len(value) > max_length):
-            raise field_error(
-                param, _("must have between {low} and {high} characters."), low=min_length, high=max_length
-            )
+        if max_length is None:
+            if len(value) < min_length:
+                raise field_error(param, _("must not be empty."))
+        elif not min_length <= len(value) <= max_length:
+            sentence = _("must have between {low} and {high} characters.")
+            raise field_error(param, sentence, low=min_length, high=max_length)
         return value
 
     return check
@@ -138,6 +140,18 @@ def typed_object(kinds: Kinds, default: str | None = None) -> Check[JsonObject]:
         return {"type": kind, **object_of(fields, *required)(value, param)}
 
     return check
+
+
+def check_tool_choice(payload: JsonObject, chosen: str | None, names: Collection[str], *, needed: bool) -> None:
+    """Leave out an empty list of tools and a free choice among none; another choice needs tools of these `names`."""
+    if not names:
+        payload.pop("tools", None)
+        if not needed:
+            payload.pop("tool_choice", None)
+    if needed and not names:
+        raise field_error("tool_choice", _("needs tools."))
+    if chosen is not None and chosen not in names:
+        raise field_error("tool_choice", _("names no tool of this request."))
 
 
 def token_ids(value: object, param: str) -> list[int]:

@@ -42,6 +42,13 @@ def test_the_root_sends_browsers_to_the_console(client):
     assert (reply.status_code, reply.headers["Location"]) == (302, "/console/")
 
 
+def test_the_root_refuses_nobody_for_what_he_accepts(client):
+    for accept in ("text/html", "text/html;q=0.9", "application/xhtml+xml, text/html"):
+        reply = client.get("/", headers={"Accept": accept})
+        assert (reply.status_code, reply.headers["Location"]) == (302, "/console/")
+    assert client.get("/", headers={"Accept": "image/png"}).json()["models_url"] == "/v1/models"
+
+
 def test_health_counts_and_names_nothing(client, owner):
     assert client.get("/health").json() == {"status": "healthy", "models_count": 0, "running_models": 0}
     assert client.get("/check_health").json() == {"status": "ok"}

@@ -108,8 +108,9 @@ def test_a_message_comes_in_anthropics_form_and_is_metered_with_what_was_cached(
     assert body["usage"] == {
         "input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 1, "cache_creation_input_tokens": 0,
         "cache_creation": None, "server_tool_use": None, "service_tier": None, "inference_geo": None,
+        "output_tokens_details": None, "speed": None,
     }  # fmt: skip
-    assert {"stop_details", "container"} <= set(body)
+    assert {"stop_details", "container", "diagnostics"} <= set(body)
     assert gateway.ledger.wait()[0].usage == TokenUsage(3, 3, cached=1)
 
 
@@ -273,13 +274,19 @@ def test_a_stranger_meets_no_such_model(gateway, route, body):
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/systemone", "/v1/chat/completions/render", "/v1/responses/resp_1/cancel", "/v1/messages/batches",
-     "/v1/unload_lora_adapter", "/v1/embeddings/x"],
+    ["/v1/systemone", "/v1/chat/completions/render", "/v1/responses/resp_1/cancel", "/v1/unload_lora_adapter",
+     "/v1/embeddings/x"],
 )  # fmt: skip
 def test_other_routes_of_an_engine_are_not_there(client, gateway, path):
     reply = client.post(path, json=message())
     assert (reply.status_code, error_of(reply)["type"]) == (404, "invalid_request_error")
     assert gateway.ledger == []
+
+
+def test_other_routes_of_anthropics_api_are_not_there_in_its_own_form(client):
+    for path in ("/v1/messages/batches", "/v1/messages/"):
+        reply = client.post(path, json=message())
+        assert (reply.status_code, reply.json()["error"]["type"]) == (404, "not_found_error")
 
 
 # --- what is forwarded

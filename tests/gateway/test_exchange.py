@@ -1,6 +1,7 @@
 """The data plane over HTTP under a real server, with a fake engine behind it."""
 
 import json
+import socket
 import time
 import uuid
 from dataclasses import replace
@@ -12,6 +13,7 @@ from accounts.models import Scope
 from accounts.tokens import Claims
 from core import errors
 from gateway.api.stream_relay import TokenUsage
+from gateway.app import handles
 from gateway.routing.snapshot import UserEntry
 from tests.support.gateway_server import (
     ALICE,
@@ -211,6 +213,78 @@ def test_what_is_no_json_or_too_large_is_refused(client, gateway):
     parts = (b"x" * 10_000 for _ in range(20))
     assert client.post("/v1/chat/completions", content=parts).status_code == 413
     assert gateway.ledger == []
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+RESPONSE_TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+MESSAGE_TOOL = {"name": "f", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}, {"tool_choice": "none"}])
+def test_an_empty_list_of_tools_counts_as_none_at_all(client, choice):
+    reply = client.post("/v1/chat/completions", json=chat("[[echo]]", tools=[], **choice))
+    received = json.loads(reply.json()["choices"][0]["message"]["content"])
+    assert not {"tools", "tool_choice"} & set(received)
+    for path, fields in (("/v1/responses", {"input": "x"}), ("/v1/messages", chat(max_tokens=2))):
+        assert client.post(path, json={"model": "demo", "tools": [], **fields}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "choice"),
+    [
+        ("/v1/chat/completions", chat(tools=[TOOL]), {"type": "function", "function": {"name": "g"}}),
+        ("/v1/responses", {"input": "x", "tools": [RESPONSE_TOOL]}, {"type": "function", "name": "g"}),
+        ("/v1/messages", chat(max_tokens=2, tools=[MESSAGE_TOOL]), {"type": "tool", "name": "g"}),
+    ],
+)
+def test_a_choice_of_a_tool_that_is_not_there_is_named(client, path, fields, choice):
+    reply = client.post(path, json={"model": "demo", **fields, "tool_choice": choice})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert reply.json()["error"]["message"] == "tool_choice: names no tool of this request."
+    known = json.loads(json.dumps(choice).replace('"g"', '"f"'))
+    assert client.post(path, json={"model": "demo", **fields, "tool_choice": known}).status_code == 200
+
+
+def test_an_assistants_empty_list_of_content_counts_as_no_content(client):
+    turns = [{"role": "assistant", "content": [], "tool_calls": [CALL]},
+             {"role": "tool", "tool_call_id": "c", "content": "7"}]  # fmt: skip
+    body = chat() | {"messages": [*chat()["messages"], *turns, *chat("[[echo]]")["messages"]]}
+    reply = client.post("/v1/chat/completions", json=body)
+    received = json.loads(reply.json()["choices"][0]["message"]["content"])
+    assert received["messages"][1] == {"role": "assistant", "tool_calls": [CALL]}
+    for turn in ({"role": "user", "content": []}, {"role": "assistant", "content": []}):
+        refused = client.post("/v1/chat/completions", json=chat() | {"messages": [turn]})
+        assert (refused.status_code, error_of(refused)["param"][:11]) == (400, "messages[0]")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/models/demo/generate"])
+def test_a_suffix_is_refused_and_not_dropped(client, path):
+    body = {"model": "demo", "prompt": "def f(", "max_tokens": 2}
+    assert "suffix" in client.post(path, json={**body, "suffix": ")"}).json()["error"]["message"]
+    for nothing in ("", None):
+        assert client.post(path, json={**body, "suffix": nothing}).status_code == 200
+
+
+def test_a_text_with_two_limits_is_told_both(client):
+    reply = client.post("/v1/chat/completions", json=chat(model=""))
+    assert error_of(reply)["message"] == "model: must have between 1 and 300 characters."
+
+
+def test_the_list_of_models_may_end_with_a_slash(client):
+    assert client.get("/v1/models/").json() == client.get("/v1/models").json()
+
+
+@pytest.mark.parametrize("path", ["//v1/models", "//v1/chat/completions", "///v1"])
+def test_a_base_url_with_a_slash_at_its_end_is_told_in_openais_form(client, path):
+    with socket.create_connection(("127.0.0.1", client.base_url.port)) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404")
+    error = json.loads(body)["error"]
+    assert (error["type"], "end the base URL without a slash" in error["message"]) == ("invalid_request_error", True)
+    assert handles({"type": "http", "path": path})
+    assert not handles({"type": "http", "path": "/v10/models"})
 
 
 def test_unknown_routes_and_methods_have_openais_error_form(client):

@@ -132,6 +132,11 @@ def test_what_cannot_be_embedded_is_refused_by_the_name_of_the_field(client, fie
     assert error_of(reply)["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("given", ["", ["a", ""]])
+def test_an_empty_text_is_called_empty(client, given):
+    assert "must not be empty" in error_of(embed(client, given))["message"]
+
+
 def test_a_body_beyond_the_limit_is_refused_unread(client):
     reply = embed(client, "x" * 300_001)
     assert (reply.status_code, error_of(reply)["type"]) == (413, "invalid_request_error")

@@ -105,6 +105,8 @@ def test_an_answer_that_is_too_long_names_its_own_field():
     ("message", "param"),
     [
         ('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser', "tools"),
+        ('tools: unknown field "x"', None),
+        ("tools param requires --jinja flag", "tools"),
         ("Invalid grammar at line 7 of /opt/vllm/x.py", "tools"),
         ("At most 0 image(s) may be provided", "messages"),
         ("Conversation roles must alternate", "messages"),
