@@ -135,7 +135,8 @@ def test_messages_are_answered_streamed_and_counted_in_anthropics_form(demo):
     talk = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
     asked = {**talk, "max_tokens": 50, "temperature": 0}
     whole = demo.post("/v1/messages", json=asked).json()
-    assert (whole["content"], whole["stop_reason"]) == ([{"type": "text", "text": PARIS}], "end_turn")
+    said = [{"type": "text", "text": PARIS, "citations": None}]
+    assert (whole["content"], whole["stop_reason"]) == (said, "end_turn")
     used = whole["usage"]
     prompt = used["input_tokens"] + used.get("cache_read_input_tokens", 0)
     assert demo.post("/v1/messages/count_tokens", json=talk).json()["input_tokens"] == prompt
@@ -143,6 +144,17 @@ def test_messages_are_answered_streamed_and_counted_in_anthropics_form(demo):
         events = [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: ")]
     text = "".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta")
     assert (text, events[0]["type"], events[-1]["type"]) == (PARIS, "message_start", "message_stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thinking_budget_fails_no_message(demo, stream):
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    talk = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    reply = demo.post(
+        "/v1/messages", json={**talk, "max_tokens": 1100, "temperature": 0, "thinking": thinking, "stream": stream}
+    )
+    assert reply.status_code == 200
+    assert "event: error" not in reply.text
 
 
 def test_errors_of_the_sdk_are_typed(product, sdk):
